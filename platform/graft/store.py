@@ -1,0 +1,534 @@
+"""The store: one layout over a local directory or an S3 bucket.
+
+Two kinds of object live in it. A *payload* carries its SHA-256 in its name
+(`Store.put`), so writing it twice is harmless. A *marker* makes a thing exist:
+it is created exclusively (`Store.create`), lists the payloads it commits as
+`ObjectRef`, and never changes. Only *pointers* (`latest`, aliases, `head.json`)
+move, by compare and swap (`Store.replace`). Whoever reads starts from a marker
+or a pointer, so a writer killed at any byte leaves nothing to mistake for a result.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict
+
+from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+CHUNK = 1 << 20
+PART_SIZE = 16 << 20
+"""Objects larger than this many bytes travel in parallel parts."""
+
+
+class ObjectRef(BaseModel):
+    """A payload as the marker that commits it lists it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Key relative to the marker's folder."""
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """An object's bytes and the tag that `Store.replace` compares."""
+
+    data: bytes
+    etag: str
+
+
+def sha256(data: bytes) -> str:
+    """Hex SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in chunks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """The node-local cache of fetched objects: ``GRAFT_CACHE``, else ``~/.cache/graft``."""
+    return Path(os.environ.get("GRAFT_CACHE") or Path.home() / ".cache" / "graft")
+
+
+class Backend(Protocol):
+    """What a kind of storage must do; keys are '/'-separated and relative to the root."""
+
+    uri: str
+
+    def read(self, key: str) -> Versioned:
+        """Return the whole object; `ObjectNotFound` where there is none."""
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Return `length` bytes from offset `start`."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write the object atomically, over whatever is there."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write the object atomically if the key is free, else raise `ObjectExists`."""
+
+    def replace(self, key: str, data: bytes, etag: str) -> None:
+        """Write over the object read with `etag`; `ObjectChanged` if it is another by now."""
+
+    def upload(self, key: str, path: Path) -> None:
+        """Write a file's content atomically."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object to a local file."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where the object already lies as a local file, if it does."""
+
+    def size(self, key: str) -> int | None:
+        """Return the object's size in bytes, None where there is none."""
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield key and size of every object whose key starts with `prefix`, in key order."""
+
+    def children(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly below the folder `prefix` (ends with '/')."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens where there is none."""
+
+
+class Store:
+    """Everything Graft keeps, under one root URI."""
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+        self.uri = backend.uri
+        self.read = backend.read
+        self.read_range = backend.read_range
+        self.write = backend.write
+        self.size = backend.size
+        self.scan = backend.scan
+        self.children = backend.children
+        self.delete = backend.delete
+
+    @classmethod
+    def open(cls, uri: str) -> "Store":
+        """Open ``s3://bucket/prefix`` or a local directory (created on first write)."""
+        scheme = urlsplit(uri).scheme
+        if scheme == "s3":
+            return cls(_S3(uri))
+        if scheme and "://" in uri:
+            raise InputError(f"store '{uri}': expected s3://bucket/prefix or a local directory")
+        return cls(_Directory(Path(uri).expanduser().absolute()))
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether other machines see the store only through a shared file system."""
+        return isinstance(self._backend, _Directory)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object at `key`."""
+        return self.size(key) is not None
+
+    def create(self, key: str, data: bytes) -> None:
+        """Create a marker exclusively.
+
+        Finding one's own bytes counts as success, since a retried request may meet
+        its first try; what must be exclusive therefore has to hold something unique.
+
+        Raises:
+            ObjectExists: another object has the key.
+        """
+        try:
+            self._backend.create(key, data)
+        except ObjectExists:
+            if self.read(key).data != data:
+                raise
+
+    def replace(self, key: str, data: bytes, etag: str) -> None:
+        """Move a pointer, if it still is what was read with `etag`.
+
+        Raises:
+            ObjectChanged: it moved meanwhile.
+        """
+        try:
+            self._backend.replace(key, data, etag)
+        except ObjectChanged:
+            if self.read(key).data != data:
+                raise
+
+    def point(self, key: str, data: bytes) -> None:
+        """Set a pointer to `data`, whatever it was; the last writer wins."""
+        while True:
+            try:
+                current = self.read(key)
+            except ObjectNotFound:
+                with contextlib.suppress(ObjectExists):
+                    return self.create(key, data)
+            else:
+                with contextlib.suppress(ObjectChanged):
+                    return self.replace(key, data, current.etag)
+
+    def put(self, folder: str, name: str, content: bytes | Path) -> ObjectRef:
+        """Write a payload into `folder` and return the reference its marker must hold.
+
+        `name` gets the content's SHA-256 before its suffix: ``tail.safetensors``
+        becomes ``tail-<sha256>.safetensors``. A payload that is there is not sent again.
+        """
+        stem, dot, suffix = name.partition(".")
+        if isinstance(content, Path):
+            digest, size = sha256_file(content), content.stat().st_size
+        else:
+            digest, size = sha256(content), len(content)
+        ref = ObjectRef(name=f"{stem}-{digest}{dot}{suffix}", size=size, sha256=digest)
+        key = f"{folder}/{ref.name}"
+        if self.size(key) != size:
+            if isinstance(content, Path):
+                self._backend.upload(key, content)
+            else:
+                self._backend.write(key, content)
+        return ref
+
+    def get(self, folder: str, ref: ObjectRef) -> bytes:
+        """Return a payload's bytes, verified against its SHA-256."""
+        data = self.read(f"{folder}/{ref.name}").data
+        self._verify(f"{folder}/{ref.name}", sha256(data), ref)
+        return data
+
+    def fetch(self, folder: str, ref: ObjectRef) -> Path:
+        """Return a local file with a payload's bytes, verified against its SHA-256.
+
+        A directory store's own file, else a copy in the node-local cache, where it
+        is named by its SHA-256 and shared by all that runs on the node.
+        """
+        key = f"{folder}/{ref.name}"
+        if local := self._backend.local_path(key):
+            if not local.exists():
+                raise ObjectNotFound(f"{self.uri}/{key} does not exist")
+            self._verify(key, sha256_file(local), ref)
+            return local
+        cached = cache_folder() / ref.sha256[:2] / ref.sha256
+        if cached.exists() and cached.stat().st_size == ref.size:
+            return cached
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cached.parent, prefix=".tmp-") as partial:
+            self._backend.download(key, Path(partial.name))
+            self._verify(key, sha256_file(Path(partial.name)), ref)
+            os.chmod(partial.name, 0o644)
+            with contextlib.suppress(FileExistsError):
+                os.link(partial.name, cached)
+        return cached
+
+    def _verify(self, key: str, digest: str, ref: ObjectRef) -> None:
+        if digest != ref.sha256:
+            raise StoreError(
+                f"{self.uri}/{key} is damaged: its SHA-256 is {digest[:12]}…, "
+                f"the marker that committed it says {ref.sha256[:12]}…"
+            )
+
+
+class _Directory:
+    """A directory: exclusive create by hard link, compare and swap under a lock."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.uri = str(root)
+
+    def read(self, key: str) -> Versioned:
+        with self._explained(key):
+            data = self._path(key).read_bytes()
+        return Versioned(data, sha256(data))
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._explained(key), self._path(key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._explained(key), self._temporary(key, data) as temporary:
+            os.replace(temporary, self._path(key))
+
+    def create(self, key: str, data: bytes) -> None:
+        with self._explained(key), self._temporary(key, data) as temporary:
+            os.link(temporary, self._path(key))
+
+    def replace(self, key: str, data: bytes, etag: str) -> None:
+        path = self._path(key)
+        lock = path.with_name(f".tmp-{path.name}.lock")
+        with self._explained(key), lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if self.read(key).etag != etag:
+                raise ObjectChanged(f"{self.uri}/{key} was changed by someone else")
+            self.write(key, data)
+
+    def upload(self, key: str, path: Path) -> None:
+        with self._explained(key), self._temporary(key, path) as temporary:
+            os.replace(temporary, self._path(key))
+
+    def download(self, key: str, path: Path) -> None:
+        with self._explained(key):
+            shutil.copyfile(self._path(key), path)
+
+    def local_path(self, key: str) -> Path | None:
+        return self._path(key)
+
+    def size(self, key: str) -> int | None:
+        path = self._path(key)
+        return path.stat().st_size if path.is_file() else None
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+        folder = self.root / prefix.rpartition("/")[0]
+        found = []
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = Path(parent, name)
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not name.startswith(".tmp-"):
+                    found.append((key, path.stat().st_size))
+        yield from sorted(found)
+
+    def children(self, prefix: str) -> list[str]:
+        folder = self.root / prefix
+        if not folder.is_dir():
+            return []
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.root / key
+
+    @contextlib.contextmanager
+    def _temporary(self, key: str, content: bytes | Path) -> Iterator[Path]:
+        """Write `content` beside its destination, flushed to disk, under a name no reader lists."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            with temporary.open("wb") as file:
+                if isinstance(content, Path):
+                    with content.open("rb") as source:
+                        shutil.copyfileobj(source, file, CHUNK)
+                else:
+                    file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        where = f"{self.uri}/{key}"
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectNotFound(f"{where} does not exist") from error
+        except FileExistsError as error:
+            raise ObjectExists(f"{where} exists already") from error
+        except PermissionError as error:
+            raise StoreError(f"{where}: permission denied; check the directory's owner") from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreError(f"{where}: no space left; nothing was committed") from error
+            raise StoreError(f"{where}: {error.strerror or error}") from error
+
+
+class _S3:
+    """A bucket, or a prefix in one, on any endpoint that speaks S3.
+
+    Endpoint, region, credentials and CA come from the standard AWS variables
+    (``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_CA_BUNDLE``, ...).
+    """
+
+    def __init__(self, uri: str):
+        parts = urlsplit(uri)
+        if not parts.netloc:
+            raise InputError(f"store '{uri}': expected s3://bucket/prefix, found no bucket")
+        self.bucket = parts.netloc
+        self.prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self._client = _s3_client()
+
+    def read(self, key: str) -> Versioned:
+        with self._explained(key):
+            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            return Versioned(answer["Body"].read(), answer["ETag"])
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._explained(key):
+            answer = self._client.get_object(
+                Bucket=self.bucket,
+                Key=self.prefix + key,
+                Range=f"bytes={start}-{start + length - 1}",
+            )
+            return answer["Body"].read()
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._explained(key):
+            self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+
+    def create(self, key: str, data: bytes) -> None:
+        with self._explained(key, conflict=ObjectExists):
+            self._client.put_object(
+                Bucket=self.bucket, Key=self.prefix + key, Body=data, IfNoneMatch="*"
+            )
+
+    def replace(self, key: str, data: bytes, etag: str) -> None:
+        with self._explained(key, conflict=ObjectChanged):
+            self._client.put_object(
+                Bucket=self.bucket, Key=self.prefix + key, Body=data, IfMatch=etag
+            )
+
+    def upload(self, key: str, path: Path) -> None:
+        with self._explained(key):
+            self._client.upload_file(
+                str(path), self.bucket, self.prefix + key, Config=_transfer_config()
+            )
+
+    def download(self, key: str, path: Path) -> None:
+        with self._explained(key):
+            self._client.download_file(
+                self.bucket, self.prefix + key, str(path), Config=_transfer_config()
+            )
+
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def size(self, key: str) -> int | None:
+        # Not a HEAD: its answer has no body, so a missing bucket would pass for a missing key.
+        for found, size in self.scan(key):
+            return size if found == key else None
+        return None
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix + prefix
+            )
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield item["Key"].removeprefix(self.prefix), item["Size"]
+
+    def children(self, prefix: str) -> list[str]:
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix + prefix, Delimiter="/"
+            )
+            return [
+                common["Prefix"].removeprefix(self.prefix + prefix).rstrip("/")
+                for page in pages
+                for common in page.get("CommonPrefixes", [])
+            ]
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self._client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    @contextlib.contextmanager
+    def _explained(
+        self, key: str, conflict: type[ObjectExists | ObjectChanged] | None = None
+    ) -> Iterator[None]:
+        """Turn botocore's errors into ours, in one line each."""
+        from boto3.exceptions import Boto3Error
+        from botocore import exceptions
+
+        try:
+            yield
+        except exceptions.ClientError as error:
+            self._raise(key, error.response["Error"].get("Code", ""), conflict, error)
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
+            raise StoreError(
+                f"{self.uri}: no credentials found; "
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+            ) from error
+        except (
+            exceptions.EndpointConnectionError,
+            exceptions.ConnectTimeoutError,
+            exceptions.ReadTimeoutError,
+            exceptions.ConnectionClosedError,
+            exceptions.SSLError,
+            exceptions.ProxyConnectionError,
+        ) as error:
+            raise StoreError(
+                f"{self.uri}: the endpoint {self._client.meta.endpoint_url} cannot be reached "
+                f"({type(error).__name__}); check AWS_ENDPOINT_URL, AWS_CA_BUNDLE and the network"
+            ) from error
+        except (exceptions.BotoCoreError, Boto3Error) as error:
+            # An upload's or download's own error hides the server's answer in its cause.
+            cause = error.__context__
+            if isinstance(cause, exceptions.ClientError):
+                self._raise(key, cause.response["Error"].get("Code", ""), conflict, error)
+            raise StoreError(f"{self.uri}/{key}: {error}") from error
+
+    def _raise(
+        self,
+        key: str,
+        code: str,
+        conflict: type[ObjectExists | ObjectChanged] | None,
+        error: Exception,
+    ) -> NoReturn:
+        where = f"{self.uri}/{key}"
+        if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409") and conflict:
+            raise conflict(f"{where}: another writer was first") from error
+        if code in ("NoSuchKey", "404"):
+            raise ObjectNotFound(f"{where} does not exist") from error
+        if code == "NoSuchBucket":
+            raise StoreError(
+                f"{self.uri}: bucket '{self.bucket}' does not exist at "
+                f"{self._client.meta.endpoint_url}; create it, or check AWS_ENDPOINT_URL"
+            ) from error
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
+            raise StoreError(
+                f"{self.uri}: the credentials were refused ({code}); "
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
+            ) from error
+        if code in ("AccessDenied", "403", "Forbidden"):
+            raise StoreError(
+                f"{self.uri}: access denied; the credentials may not use bucket '{self.bucket}'"
+            ) from error
+        raise StoreError(f"{where}: the endpoint answered {code or error}") from error
+
+
+def _s3_client() -> "S3Client":
+    import boto3
+    from botocore.config import Config
+
+    # A path-style address needs no DNS name per bucket, as servers other than AWS expect.
+    style: Literal["path", "auto"] = "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"total_max_attempts": 4, "mode": "standard"},
+        max_pool_connections=32,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": style},
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    client: S3Client = boto3.session.Session().client("s3", config=config, region_name=region)
+    return client
+
+
+def _transfer_config() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(
+        multipart_threshold=PART_SIZE, multipart_chunksize=PART_SIZE, max_concurrency=8
+    )
