@@ -1,0 +1,63 @@
+"""The `graft` command: its verbs, and the one place where errors become messages.
+
+Every run of the command imports every verb's file, so these import nothing heavy
+before a command of theirs is called.
+"""
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from graft import __version__
+from graft.cli import store
+from graft.errors import GraftError
+
+app = typer.Typer(
+    name="graft",
+    help="Fine-tune pretrained vision models on Ray, keep everything in S3, serve over HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Not "rich", to which the brackets of NAME[@VERSION] are markup.
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"graft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _graft(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.add_typer(store.app, name="store")
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 1, 2 (the user's mistake) or 130 (stopped by the user)."""
+    try:
+        app()
+    except GraftError as error:
+        _fail(str(error), error.exit_code)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        _fail(f"internal error ({reason}); run again with --debug to see where", 1)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    else:
+        print(f"graft: {message}", file=sys.stderr)
+    sys.exit(exit_code)

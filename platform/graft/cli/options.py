@@ -1,0 +1,25 @@
+"""The options that every command has.
+
+A command takes ``store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False``.
+"""
+
+from typing import Annotated
+
+import typer
+
+DEFAULT_STORE = "./graft-store"
+
+StoreUri = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="GRAFT_STORE",
+        metavar="URI",
+        help="Where everything is kept: s3://bucket/prefix or a local directory.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
+]
+# `main` looks for the flag itself: it has to know before, and after, a command runs.
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
