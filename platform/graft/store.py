@@ -9,27 +9,22 @@ or a pointer, so a writer killed at any byte leaves nothing to mistake for a res
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
+from graft.backend import Backend, Directory, Versioned, explained
 from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound, StoreError
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-CHUNK = 1 << 20
 PART_SIZE = 16 << 20
 """Objects larger than this many bytes travel in parallel parts."""
 
@@ -46,14 +41,6 @@ class ObjectRef(BaseModel):
     sha256: str
 
 
-@dataclass(frozen=True)
-class Versioned:
-    """An object's bytes and the tag that `Store.replace` compares."""
-
-    data: bytes
-    etag: str
-
-
 def sha256(data: bytes) -> str:
     """Hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
@@ -68,48 +55,6 @@ def sha256_file(path: Path) -> str:
 def cache_folder() -> Path:
     """The node-local cache of fetched objects: ``GRAFT_CACHE``, else ``~/.cache/graft``."""
     return Path(os.environ.get("GRAFT_CACHE") or Path.home() / ".cache" / "graft")
-
-
-class Backend(Protocol):
-    """What a kind of storage must do; keys are '/'-separated and relative to the root."""
-
-    uri: str
-
-    def read(self, key: str) -> Versioned:
-        """Return the whole object; `ObjectNotFound` where there is none."""
-
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes from offset `start`."""
-
-    def write(self, key: str, data: bytes) -> None:
-        """Write the object atomically, over whatever is there."""
-
-    def create(self, key: str, data: bytes) -> None:
-        """Write the object atomically if the key is free, else raise `ObjectExists`."""
-
-    def replace(self, key: str, data: bytes, etag: str) -> None:
-        """Write over the object read with `etag`; `ObjectChanged` if it is another by now."""
-
-    def upload(self, key: str, path: Path) -> None:
-        """Write a file's content atomically."""
-
-    def download(self, key: str, path: Path) -> None:
-        """Copy the object to a local file."""
-
-    def local_path(self, key: str) -> Path | None:
-        """Return where the object already lies as a local file, if it does."""
-
-    def size(self, key: str) -> int | None:
-        """Return the object's size in bytes, None where there is none."""
-
-    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield key and size of every object whose key starts with `prefix`, in key order."""
-
-    def children(self, prefix: str) -> list[str]:
-        """Return the names of the folders directly below the folder `prefix` (ends with '/')."""
-
-    def delete(self, key: str) -> None:
-        """Remove the object; nothing happens where there is none."""
 
 
 class Store:
@@ -134,12 +79,12 @@ class Store:
             return cls(_S3(uri))
         if scheme and "://" in uri:
             raise InputError(f"store '{uri}': expected s3://bucket/prefix or a local directory")
-        return cls(_Directory(Path(uri).expanduser().absolute()))
+        return cls(Directory(Path(uri).expanduser().absolute()))
 
     @property
     def is_directory(self) -> bool:
         """Whether other machines see the store only through a shared file system."""
-        return isinstance(self._backend, _Directory)
+        return isinstance(self._backend, Directory)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object at `key`."""
@@ -223,15 +168,15 @@ class Store:
             self._verify(key, sha256_file(local), ref)
             return local
         cached = cache_folder() / ref.sha256[:2] / ref.sha256
-        if cached.exists() and cached.stat().st_size == ref.size:
-            return cached
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cached.parent, prefix=".tmp-") as partial:
-            self._backend.download(key, Path(partial.name))
-            self._verify(key, sha256_file(Path(partial.name)), ref)
-            os.chmod(partial.name, 0o644)
-            with contextlib.suppress(FileExistsError):
-                os.link(partial.name, cached)
+        with explained(f"the node-local cache {cached}"):
+            if cached.exists() and cached.stat().st_size == ref.size:
+                return cached
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".tmp-") as folder:
+                partial = Path(folder, ref.sha256)
+                self._backend.download(key, partial)
+                self._verify(key, sha256_file(partial), ref)
+                os.replace(partial, cached)
         return cached
 
     def _verify(self, key: str, digest: str, ref: ObjectRef) -> None:
@@ -240,114 +185,6 @@ class Store:
                 f"{self.uri}/{key} is damaged: its SHA-256 is {digest[:12]}…, "
                 f"the marker that committed it says {ref.sha256[:12]}…"
             )
-
-
-class _Directory:
-    """A directory: exclusive create by hard link, compare and swap under a lock."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.uri = str(root)
-
-    def read(self, key: str) -> Versioned:
-        with self._explained(key):
-            data = self._path(key).read_bytes()
-        return Versioned(data, sha256(data))
-
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._explained(key), self._path(key).open("rb") as file:
-            file.seek(start)
-            return file.read(length)
-
-    def write(self, key: str, data: bytes) -> None:
-        with self._explained(key), self._temporary(key, data) as temporary:
-            os.replace(temporary, self._path(key))
-
-    def create(self, key: str, data: bytes) -> None:
-        with self._explained(key), self._temporary(key, data) as temporary:
-            os.link(temporary, self._path(key))
-
-    def replace(self, key: str, data: bytes, etag: str) -> None:
-        path = self._path(key)
-        lock = path.with_name(f".tmp-{path.name}.lock")
-        with self._explained(key), lock.open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            if self.read(key).etag != etag:
-                raise ObjectChanged(f"{self.uri}/{key} was changed by someone else")
-            self.write(key, data)
-
-    def upload(self, key: str, path: Path) -> None:
-        with self._explained(key), self._temporary(key, path) as temporary:
-            os.replace(temporary, self._path(key))
-
-    def download(self, key: str, path: Path) -> None:
-        with self._explained(key):
-            shutil.copyfile(self._path(key), path)
-
-    def local_path(self, key: str) -> Path | None:
-        return self._path(key)
-
-    def size(self, key: str) -> int | None:
-        path = self._path(key)
-        return path.stat().st_size if path.is_file() else None
-
-    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
-        folder = self.root / prefix.rpartition("/")[0]
-        found = []
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                path = Path(parent, name)
-                key = path.relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not name.startswith(".tmp-"):
-                    found.append((key, path.stat().st_size))
-        yield from sorted(found)
-
-    def children(self, prefix: str) -> list[str]:
-        folder = self.root / prefix
-        if not folder.is_dir():
-            return []
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-
-    def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
-
-    def _path(self, key: str) -> Path:
-        return self.root / key
-
-    @contextlib.contextmanager
-    def _temporary(self, key: str, content: bytes | Path) -> Iterator[Path]:
-        """Write `content` beside its destination, flushed to disk, under a name no reader lists."""
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
-                if isinstance(content, Path):
-                    with content.open("rb") as source:
-                        shutil.copyfileobj(source, file, CHUNK)
-                else:
-                    file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        where = f"{self.uri}/{key}"
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise ObjectNotFound(f"{where} does not exist") from error
-        except FileExistsError as error:
-            raise ObjectExists(f"{where} exists already") from error
-        except PermissionError as error:
-            raise StoreError(f"{where}: permission denied; check the directory's owner") from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreError(f"{where}: no space left; nothing was committed") from error
-            raise StoreError(f"{where}: {error.strerror or error}") from error
 
 
 class _S3:
@@ -511,18 +348,21 @@ def _s3_client() -> "S3Client":
     from botocore.config import Config
 
     # A path-style address needs no DNS name per bucket, as servers other than AWS expect.
-    style: Literal["path", "auto"] = "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"
+    elsewhere = any(os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("", "_S3"))
     config = Config(
-        connect_timeout=5,
+        connect_timeout=3,
         read_timeout=60,
         retries={"total_max_attempts": 4, "mode": "standard"},
         max_pool_connections=32,
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        s3={"addressing_style": style},
+        s3={"addressing_style": "path" if elsewhere else "auto"},
     )
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    client: S3Client = boto3.session.Session().client("s3", config=config, region_name=region)
+    # boto3 itself reads AWS_DEFAULT_REGION alone; servers other than AWS take any region.
+    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+    client: S3Client = session.client(
+        "s3", config=config, region_name=session.region_name or "us-east-1"
+    )
     return client
 
 
