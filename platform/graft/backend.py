@@ -175,7 +175,7 @@ def explained(where: str) -> Iterator[None]:
     """Turn the operating system's errors about the file `where` into ours, in one line each."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise ObjectNotFound(f"{where} does not exist") from error
     except PermissionError as error:
         raise StoreError(f"{where}: permission denied; check the directory's owner") from error

@@ -79,7 +79,10 @@ class Store:
             return cls(_S3(uri))
         if scheme and "://" in uri:
             raise InputError(f"store '{uri}': expected s3://bucket/prefix or a local directory")
-        return cls(Directory(Path(uri).expanduser().absolute()))
+        root = Path(uri).expanduser().absolute()
+        if root.is_file():
+            raise InputError(f"store '{uri}' is a file; expected a directory or s3://bucket/prefix")
+        return cls(Directory(root))
 
     @property
     def is_directory(self) -> bool:
@@ -307,6 +310,8 @@ class _S3:
                 f"{self.uri}: the endpoint {self._client.meta.endpoint_url} cannot be reached "
                 f"({type(error).__name__}); check AWS_ENDPOINT_URL, AWS_CA_BUNDLE and the network"
             ) from error
+        except exceptions.ParamValidationError as error:
+            raise StoreError(f"{self.uri}: '{self.bucket}' cannot be a bucket's name") from error
         except (exceptions.BotoCoreError, Boto3Error) as error:
             # An upload's or download's own error hides the server's answer in its cause.
             cause = error.__context__

@@ -1,0 +1,183 @@
+"""Real parts for the tests: stores on disk and on an S3 server.
+
+The server is GRAFT_TEST_S3_ENDPOINT where that is set (with the standard AWS variables),
+else the MinIO that `make test` built, else moto's, which does not fence; the summary says
+which it was.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import httpx
+import pytest
+from botocore.config import Config
+
+from graft.store import Store
+
+ROOT = Path(__file__).parents[1]
+MINIO_VERSION = (ROOT / "tests" / "minio.version").read_text().strip()
+MINIO = ROOT / ".cache" / "minio" / MINIO_VERSION / "bin" / "minio"
+
+ENDPOINT = os.environ.get("GRAFT_TEST_S3_ENDPOINT")
+if ENDPOINT:
+    SERVER = f"GRAFT_TEST_S3_ENDPOINT ({ENDPOINT})"
+elif MINIO.exists():
+    SERVER = f"MinIO {MINIO_VERSION}"
+else:
+    SERVER = "moto, which does not fence; `make minio` builds MinIO where there is Go"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"S3 server of the tests: {SERVER}")
+
+
+@dataclass(frozen=True)
+class S3Server:
+    environment: dict[str, str]
+    fences: bool
+    """Whether conditional writes are exclusive when writers race."""
+
+
+StartMinio = Callable[..., AbstractContextManager[S3Server]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def run_minio(folder: Path, certificates: Path | None = None) -> Iterator[S3Server]:
+    """Run MinIO with its data in `folder`; on TLS where `certificates` holds a key pair."""
+    url = f"http{'s' if certificates else ''}://127.0.0.1:{free_port()}"
+    key, secret = "graft-tests", uuid.uuid4().hex
+    address = url.partition("//")[2]
+    server = subprocess.Popen(
+        [MINIO, "server", folder, "--address", address, "--certs-dir", certificates or folder],
+        env=os.environ
+        | {"MINIO_ROOT_USER": key, "MINIO_ROOT_PASSWORD": secret}
+        | {"MINIO_BROWSER": "off", "MINIO_UPDATE": "off"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/minio/health/live", verify=False).is_success:
+                    break
+            assert server.poll() is None, f"MinIO ended with exit code {server.returncode}"
+            assert time.monotonic() < deadline, "MinIO did not come up within a minute"
+            time.sleep(0.05)
+        environment = {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_REGION": "us-east-1",
+        }
+        yield S3Server(environment, fences=True)
+    finally:
+        server.kill()
+        server.wait()
+
+
+@contextlib.contextmanager
+def run_moto() -> Iterator[S3Server]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "graft-tests",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_REGION": "us-east-1",
+    }
+    try:
+        yield S3Server(environment, fences=False)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's store, cache and profiles out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("GRAFT_STORE", raising=False)
+        if not ENDPOINT:
+            patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+            patch.setenv("AWS_CONFIG_FILE", os.devnull)
+            patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+            for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+                patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def start_minio() -> StartMinio:
+    """Return `run_minio`, for a test that needs a server of its own."""
+    if not MINIO.exists():
+        pytest.skip("no MinIO here: `make minio` builds it where there is Go")
+    return run_minio
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server that the standard AWS variables of this process point at."""
+    if ENDPOINT:
+        running: AbstractContextManager[S3Server] = contextlib.nullcontext(
+            S3Server({"AWS_ENDPOINT_URL": ENDPOINT}, fences=True)
+        )
+    elif MINIO.exists():
+        running = run_minio(tmp_path_factory.mktemp("minio"))
+    else:
+        running = run_moto()
+    with running as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_server: S3Server) -> Iterator[str]:
+    name = f"graft-test-{uuid.uuid4().hex}"
+    config = Config(s3={"addressing_style": "path"})
+    created = boto3.resource("s3", region_name="us-east-1", config=config).Bucket(name)
+    created.create()
+    yield name
+    created.objects.all().delete()
+    created.delete()
+
+
+@pytest.fixture
+def s3_store_uri(bucket: str) -> str:
+    """URI of an empty store on the S3 server."""
+    return f"s3://{bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URI of an empty store, once a directory, once on S3."""
+    if request.param == "directory":
+        return str(tmp_path / "store")
+    uri: str = request.getfixturevalue("s3_store_uri")
+    return uri
+
+
+@pytest.fixture
+def store(store_uri: str) -> Store:
+    """An empty store, once a directory, once on S3."""
+    return Store.open(store_uri)
