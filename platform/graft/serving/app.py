@@ -1,0 +1,200 @@
+"""The HTTP API of a predictor, as an ASGI app.
+
+The event loop only moves bytes: images are decoded in threads, and forwards run in
+one more, so that ``/healthz`` answers however busy the model is.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Annotated
+
+import numpy as np
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from swagger_ui_bundle import swagger_ui_path
+
+from graft import __version__
+from graft.errors import ImageError
+from graft.serving.batching import Batcher
+from graft.serving.body import OPENAPI, image_bytes, read_body
+from graft.serving.predictor import Predictor
+
+MAX_BODY = 20_000_000
+"""Largest request body, in bytes."""
+MAX_BATCH = 16
+"""Most images in one forward."""
+
+
+class Prediction(BaseModel):
+    """One class and how likely it is."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    class_: str = Field(alias="class")
+    probability: float
+
+
+class Timing(BaseModel):
+    """Where an answer's time went, in milliseconds."""
+
+    decode: float = Field(description="From the body to the pixels the model sees.")
+    predict: float = Field(description="The forward, and the wait for it to begin.")
+    total: float = Field(description="All of the above, and reading the body.")
+
+
+class Answer(BaseModel):
+    """The likeliest classes of an image."""
+
+    model: str = Field(description="NAME@VERSION that answered.")
+    predictions: list[Prediction] = Field(description="Likeliest first.")
+    timing_ms: Timing
+
+
+class ServedModel(BaseModel):
+    """A model that this server answers for."""
+
+    name: str
+    version: int
+    arch: str
+    classes: list[str]
+
+
+class Models(BaseModel):
+    """All of them."""
+
+    models: list[ServedModel]
+
+
+class Health(BaseModel):
+    """The server takes requests."""
+
+    status: str
+    model: str
+
+
+class Refusal(BaseModel):
+    """Why a request was refused."""
+
+    error: str
+
+
+def create_app(predictor: Predictor, decode_threads: int = 2, max_body: int = MAX_BODY) -> FastAPI:
+    """Return the app that answers for one predictor.
+
+    Args:
+        predictor: what answers.
+        decode_threads: how many images are decoded at once.
+        max_body: largest request body, in bytes.
+    """
+    version = predictor.version
+    batcher = Batcher(predictor.predict, MAX_BATCH)
+    threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+    app = FastAPI(
+        title=f"Graft: {version.ref}",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={
+            HTTPException: _refuse,
+            RequestValidationError: _refuse_parameter,
+            ImageError: _refuse_image,
+        },
+    )
+    # The bundled Swagger UI reads OpenAPI 3.0, not 3.1.
+    app.openapi_version = "3.0.3"
+    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
+
+    def prepare(content_type: str, body: bytes) -> NDArray[np.uint8]:
+        return predictor.prepare(image_bytes(content_type, body))
+
+    @app.post(
+        "/v1/models/{name}/predict",
+        openapi_extra=OPENAPI,
+        responses={
+            "4XX": {
+                "model": Refusal,
+                "description": "400 broken request, 404 no such model, "
+                "413 body or image too large, 415 not an image",
+            }
+        },
+    )
+    async def predict(
+        name: str,
+        request: Request,
+        top_k: Annotated[int, Query(ge=1, description="How many classes, at most.")] = 5,
+    ) -> Answer:
+        """Classify one image: send it as the raw body, a multipart file or base64 in JSON."""
+        if name != version.name:
+            raise HTTPException(404, f"no model '{name}' here; this server has '{version.name}'")
+        start = perf_counter()
+        body = await read_body(request, max_body)
+        received = perf_counter()
+        content_type = request.headers.get("content-type", "")
+        loop = asyncio.get_running_loop()
+        image = await loop.run_in_executor(threads, prepare, content_type, body)
+        decoded = perf_counter()
+        probabilities = await batcher.predict(image)
+        end = perf_counter()
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        return Answer(
+            model=version.ref,
+            predictions=[
+                Prediction(class_=version.classes[i], probability=float(probabilities[i]))
+                for i in best
+            ],
+            timing_ms=Timing(
+                decode=round(1e3 * (decoded - received), 2),
+                predict=round(1e3 * (end - decoded), 2),
+                total=round(1e3 * (end - start), 2),
+            ),
+        )
+
+    @app.get("/v1/models")
+    async def models() -> Models:
+        """List the models that this server answers for."""
+        served = ServedModel(
+            name=version.name,
+            version=version.version,
+            arch=version.arch,
+            classes=list(version.classes),
+        )
+        return Models(models=[served])
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """Answer once the model is loaded and has passed its golden images."""
+        return Health(status="ok", model=version.ref)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        # Relative addresses: the page works behind any prefix, and needs no other host.
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=app.title,
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon-32x32.png",
+        )
+
+    return app
+
+
+async def _refuse(request: Request, error: HTTPException) -> JSONResponse:
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _refuse_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
+    problem = error.errors()[0]
+    reason = f"{problem['loc'][-1]} is {problem['input']!r}: {problem['msg']}"
+    return JSONResponse({"error": reason}, 400)
+
+
+async def _refuse_image(request: Request, error: ImageError) -> JSONResponse:
+    return JSONResponse({"error": f"the image cannot be used: {error}"}, 415)

@@ -1,0 +1,86 @@
+"""A model version that answers: from an image file's bytes to class probabilities.
+
+Nothing here knows HTTP or Ray. `Predictor.load` proves the model right before it is
+used: from the golden images' own bytes it must give what training recorded.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+
+from graft.backbones.model import TransferModel
+from graft.backbones.trunk import load_model
+from graft.data.image import decode
+from graft.data.loader import to_tensor
+from graft.data.views import evaluation_view
+from graft.errors import ServingError
+from graft.registry import ModelVersion
+from graft.store import Store
+
+GOLDEN_TOLERANCE = 1e-3
+"""Largest difference of a golden logit, as a part of the largest recorded one's size.
+
+Batch shapes, thread counts and instruction sets move float32 logits by about 1e-6 to
+1e-5 of that, so this passes every machine and still catches a wrong pixel, a wrong
+colour order or a damaged layer. The top class can differ only where the recorded
+ones are this close.
+"""
+
+
+class Predictor:
+    """One model version in memory.
+
+    `prepare` may run in many threads at once; `predict` in one at a time.
+    """
+
+    def __init__(self, version: ModelVersion, model: TransferModel):
+        self.version = version
+        self._model = model
+
+    @classmethod
+    def load(cls, store: Store, version: ModelVersion) -> "Predictor":
+        """Load a version and check its golden images.
+
+        Raises:
+            ServingError: an image's logits differ by more than `GOLDEN_TOLERANCE`.
+            StoreError: a payload is missing or damaged.
+        """
+        predictor = cls(version, load_model(store, version))
+        golden = load_tensors(store.get(version.folder, version.golden))
+        predictor._check(golden)
+        return predictor
+
+    def prepare(self, data: bytes) -> NDArray[np.uint8]:
+        """Decode an image file and cut out what the model sees: (crop, crop, 3) uint8.
+
+        Raises:
+            ImageError: not an image that can be used.
+        """
+        contract = self.version.contract
+        return evaluation_view(decode(data, contract.max_side), contract)
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return class probabilities: (B, crop, crop, 3) uint8 to (B, classes)."""
+        return torch.softmax(self._logits(images), dim=1).numpy()
+
+    @torch.inference_mode()
+    def _logits(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        return self._model(to_tensor(images, self.version.contract))
+
+    def _check(self, golden: dict[str, NDArray[np.generic]]) -> None:
+        recorded = golden["logits"]  # (n, classes)
+        files = [golden[f"image.{i}"].tobytes() for i in range(len(recorded))]
+        found = self._logits(np.stack([self.prepare(data) for data in files])).numpy()
+        differences = np.abs(found - recorded).max(axis=1) / np.abs(recorded).max()
+        if not np.all(differences <= GOLDEN_TOLERANCE):
+            worst = int(np.argmax(differences))  # argmax finds a NaN first
+            classes = self.version.classes
+            raise ServingError(
+                f"{self.version.ref} does not give its recorded outputs and takes no traffic: "
+                f"golden image {worst} of {len(files)} differs by {differences[worst]:.2g} of the "
+                f"largest logit (allowed {GOLDEN_TOLERANCE:g}), "
+                f"'{classes[int(found[worst].argmax())]}' instead of "
+                f"'{classes[int(recorded[worst].argmax())]}'; "
+                "serve another version, or register this one again from its run"
+            )

@@ -1,0 +1,166 @@
+"""Model versions are immutable, numbered without gaps, and found by number, alias or name."""
+
+import threading
+
+import pytest
+
+from graft.errors import InputError, NotFoundError, StoreError
+from graft.registry import (
+    Alias,
+    Lineage,
+    ModelDraft,
+    aliases,
+    get_model,
+    list_models,
+    promote,
+    register,
+)
+from graft.spec import Contract, LinearHead
+from graft.store import Store
+
+
+def draft(run: str, name: str = "ants-bees") -> ModelDraft:
+    return ModelDraft(
+        name=name,
+        arch="squeezenet1_1",
+        head=LinearHead(),
+        dropout=None,
+        classes=("ants", "bees"),
+        contract=Contract(max_side=640),
+        freeze=2,
+        stages=("c1", "c2"),
+        trunk_digest="c2",
+        metrics={"val": {"accuracy": 0.93, "loss": 0.2}},
+        weights="best",
+        epoch=3,
+        lineage=Lineage(
+            run=run,
+            dataset="ants-bees",
+            dataset_version="v1",
+            spec={"kind": "finetune"},
+            weights="imagenet",
+            weights_sha256=None,
+            packages={"torch": "2.15.0"},
+            git_commit=None,
+        ),
+    )
+
+
+def test_a_registered_version_reads_back_with_its_payloads(store: Store) -> None:
+    version = register(store, draft("run-1"), tail=b"tail", golden=b"golden")
+    assert version.ref == "ants-bees@1"
+    found = get_model(store, "ants-bees")
+    assert found == version
+    assert store.get(found.folder, found.tail) == b"tail"
+    assert store.get(found.folder, found.golden) == b"golden"
+    assert found.lineage == draft("run-1").lineage
+
+
+def test_a_run_registers_once(store: Store) -> None:
+    first = register(store, draft("run-1"), b"tail", b"golden")
+    other = register(store, draft("run-2"), b"other", b"golden")
+    assert other.version == 2
+    assert register(store, draft("run-1"), b"tail", b"golden") == first
+    assert list_models(store) == [first, other]
+
+
+def test_racing_runs_get_a_number_each_and_leave_nothing_behind(store: Store) -> None:
+    start = threading.Barrier(4)
+
+    def race(i: int) -> None:
+        start.wait()
+        register(store, draft(f"run-{i}"), f"tail {i}".encode(), b"golden")
+
+    threads = [threading.Thread(target=race, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    versions = list_models(store)
+    assert [version.version for version in versions] == [1, 2, 3, 4]
+    assert {version.lineage.run for version in versions} == {f"run-{i}" for i in range(4)}
+    committed = {f"{v.folder}/{ref.name}" for v in versions for ref in (v.tail, v.golden)}
+    assert {key for key, _ in store.scan("models/") if ".safetensors" in key} == committed
+
+
+def test_racing_attempts_of_one_run_register_one_version(store: Store) -> None:
+    start = threading.Barrier(3)
+    found = []
+
+    def race() -> None:
+        start.wait()
+        found.append(register(store, draft("run-1"), b"tail", b"golden"))
+
+    threads = [threading.Thread(target=race) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list_models(store) == [found[0]]
+    assert found == [found[0]] * 3
+
+
+def test_payloads_without_a_marker_are_no_version(store: Store) -> None:
+    store.put("models/ants-bees/versions/1", "tail.safetensors", b"killed here")
+    assert list_models(store) == []
+    with pytest.raises(NotFoundError):
+        get_model(store, "ants-bees")
+    assert register(store, draft("run-1"), b"tail", b"golden").version == 1
+
+
+def test_a_bare_name_is_the_newest_until_there_is_a_champion(store: Store) -> None:
+    for i in range(11):
+        register(store, draft(f"run-{i}"), b"tail", b"golden")
+    assert get_model(store, "ants-bees").version == 11
+    promote(store, "ants-bees@2", "champion")
+    assert get_model(store, "ants-bees").version == 2
+    assert get_model(store, "ants-bees@champion").version == 2
+    assert get_model(store, "ants-bees@10").version == 10
+
+
+def test_an_alias_remembers_its_moves(store: Store) -> None:
+    for i in range(2):
+        register(store, draft(f"run-{i}"), b"tail", b"golden")
+    promote(store, "ants-bees@1", "candidate")
+    promote(store, "ants-bees@2", "candidate")
+    promote(store, "ants-bees@2", "candidate")
+    promote(store, "ants-bees@candidate", "champion")
+    assert aliases(store, "ants-bees") == {"candidate": 2, "champion": 2}
+    data = store.read("models/ants-bees/aliases/candidate.json").data
+    history = Alias.model_validate_json(data).history
+    assert [(move.from_, move.to) for move in history] == [(None, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("ants-beas", "did you mean 'ants-bees'"),
+        ("ants-bees@7", "no version or alias '7'; known: champion, 1"),
+        ("ants-bees@champoin", "did you mean 'champion'"),
+        ("ants-bees@", "no version or alias ''"),
+        ("../models/ants-bees", "no model"),
+    ],
+)
+def test_an_unknown_reference_names_the_nearest(store: Store, ref: str, message: str) -> None:
+    register(store, draft("run-1"), b"tail", b"golden")
+    promote(store, "ants-bees@1", "champion")
+    with pytest.raises(NotFoundError) as error:
+        get_model(store, ref)
+    assert message in str(error.value)
+
+
+def test_an_alias_cannot_look_like_a_version(store: Store) -> None:
+    register(store, draft("run-1"), b"tail", b"golden")
+    for alias in ("3", "Champion", "a/b", ""):
+        with pytest.raises(InputError, match="expected lower-case"):
+            promote(store, "ants-bees@1", alias)
+    assert aliases(store, "ants-bees") == {}
+
+
+def test_a_version_from_a_newer_release_is_refused_in_one_line(store: Store) -> None:
+    version = register(store, draft("run-1"), b"tail", b"golden")
+    document = version.model_dump_json().replace('"epoch"', '"epochs"').encode()
+    store.write(f"{version.folder}/model.json", document)
+    with pytest.raises(StoreError, match="newer release"):
+        get_model(store, "ants-bees")
