@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from graft import __version__
-from graft.cli import store
+from graft.cli import runs, store
+from graft.cli.train import train
 from graft.errors import GraftError
 
 app = typer.Typer(
@@ -41,6 +42,8 @@ def _graft(
     pass
 
 
+app.command()(train)
+app.add_typer(runs.app, name="runs")
 app.add_typer(store.app, name="store")
 
 

@@ -1,0 +1,1 @@
+"""Backbones: stage maps, weights, heads, freezing and the trunk digest."""

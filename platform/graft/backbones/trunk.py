@@ -1,0 +1,117 @@
+"""The name of a frozen prefix: a hash chain over its stages, and the stages' weights in the store.
+
+    c[0] = H(preprocessing contract, stage map version, architecture)
+    c[k] = H(c[k-1], every parameter and buffer of stage k-1)
+
+`c[depth]` is the trunk digest.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from graft.backbones.model import TransferModel, build
+from graft.backbones.stages import STAGE_MAP_VERSION
+from graft.errors import ObjectExists, WeightsError
+from graft.registry import ModelVersion
+from graft.spec import Backbone, Contract
+from graft.store import ObjectRef, Store
+
+
+class StageRecord(BaseModel):
+    """The marker ``stages/<digest>/stage.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arch: str
+    stage: str
+    previous: str
+    """Digest of the chain before this stage."""
+    weights: ObjectRef
+
+
+def trunk_chain(model: TransferModel, contract: Contract) -> list[str]:
+    """Return c[0] .. c[depth] in hex; the last is the trunk digest."""
+    header = {
+        "contract": contract.model_dump(mode="json"),
+        "stage_map": STAGE_MAP_VERSION,
+        "stages": [stage.name for stage in model.stages.stages],
+        "arch": model.stages.arch,
+    }
+    chain = [hashlib.sha256(_canonical(header)).hexdigest()]
+    for index in range(model.depth):
+        digest = hashlib.sha256(chain[-1].encode())
+        for name, value in sorted(model.stage_state(index).items()):
+            digest.update(_canonical([name, str(value.dtype), list(value.shape)]))
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(raw.numpy().data)
+        chain.append(digest.hexdigest())
+    return chain
+
+
+def publish_stages(store: Store, model: TransferModel, chain: list[str]) -> None:
+    """Put the frozen stages into the store, each once for whoever shares it."""
+    for index in range(model.depth):
+        folder = f"stages/{chain[index + 1]}"
+        if store.exists(f"{folder}/stage.json"):
+            continue
+        content = tensors_to_bytes(model.stage_state(index))
+        record = StageRecord(
+            arch=model.stages.arch,
+            stage=model.stages.names[index],
+            previous=chain[index],
+            weights=store.put(folder, "weights.safetensors", content),
+        )
+        with contextlib.suppress(ObjectExists):  # another run may publish the same stage meanwhile
+            store.create(f"{folder}/stage.json", record.model_dump_json(indent=1).encode())
+
+
+def load_stages(store: Store, digests: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the parameters and buffers of frozen stages from the store."""
+    state: dict[str, Tensor] = {}
+    for digest in digests:
+        folder = f"stages/{digest}"
+        record = StageRecord.model_validate_json(store.read(f"{folder}/stage.json").data)
+        state |= load_tensors(store.get(folder, record.weights))
+    return state
+
+
+def version_state(store: Store, version: ModelVersion) -> dict[str, Tensor]:
+    """Return every parameter and buffer of a model version, under torchvision's names."""
+    tail = load_tensors(store.get(version.folder, version.tail))
+    return load_stages(store, version.stages) | tail
+
+
+def load_model(store: Store, version: ModelVersion) -> TransferModel:
+    """Return a model version ready to predict: weights loaded, in evaluation mode.
+
+    Raises:
+        WeightsError: the version's tensors are not those of its architecture.
+    """
+    backbone = Backbone(
+        arch=version.arch, weights="none", freeze=version.freeze, dropout=version.dropout
+    )
+    model = build(backbone, version.head, len(version.classes))
+    try:
+        model.network.load_state_dict(version_state(store, version))
+    except RuntimeError as error:
+        raise WeightsError(f"{version.ref}: {error}") from error
+    return model.eval()
+
+
+def tensors_to_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """Serialise tensors as safetensors, on the CPU and contiguous."""
+    data: bytes = save_tensors({k: v.detach().cpu().contiguous() for k, v in state.items()})
+    return data
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,223 @@
+"""Backbone weights: found, kept in the store by their SHA-256, and fitted to a network.
+
+Where they come from (`backbone.weights`) matters once, when a run is prepared; the
+workers read them from the store.
+"""
+
+import contextlib
+import io
+import pickle
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import torch
+import torchvision
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from graft.backbones.model import TransferModel
+from graft.backbones.trunk import version_state
+from graft.errors import ObjectExists, ObjectNotFound, SpecError, WeightsError
+from graft.registry import ModelVersion, get_model
+from graft.spec import Backbone, nearest
+from graft.store import ObjectRef, Store, sha256
+
+DOWNLOAD_TIMEOUT_S = 10
+MODEL_SCHEME = "model://"
+
+
+class WeightsRecord(BaseModel):
+    """The marker ``weights/<sha256>/weights.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    """A torchvision enum, or the file's name."""
+    file: ObjectRef
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Resolved weights: `backbone.weights` with nothing left open."""
+
+    source: str
+    """`none`, a torchvision enum, a path or URI, or `model://NAME@<number>`."""
+    sha256: str | None
+    """Of the file, which is in the store by now; None for `none` and for models."""
+    model: ModelVersion | None
+    """The model version, where the weights are one."""
+
+
+def resolve_weights(store: Store, backbone: Backbone) -> Weights:
+    """Find the weights that a spec asks for and put their file into the store.
+
+    Raises:
+        WeightsError: not to be had, not the promised file, or no tensors in it.
+        NotFoundError: no such model version.
+    """
+    source = backbone.weights
+    if source == "none":
+        return Weights(source, None, None)
+    if source.startswith(MODEL_SCHEME):
+        version = get_model(store, source.removeprefix(MODEL_SCHEME))
+        if version.arch != backbone.arch:
+            raise WeightsError(
+                f"backbone.weights: {version.ref} is a {version.arch}, "
+                f"backbone.arch asks for {backbone.arch}"
+            )
+        return Weights(f"{MODEL_SCHEME}{version.ref}", None, version)
+    if backbone.weights_sha256 and store.exists(f"weights/{backbone.weights_sha256}/weights.json"):
+        return Weights(source, backbone.weights_sha256, None)
+    if source == "imagenet" or _is_enum(source):
+        source, digest = _torchvision_weights(store, backbone.arch, source)
+    else:
+        digest = _keep(store, _read(source), PurePosixPath(source).name)
+    if backbone.weights_sha256 not in (None, digest):
+        raise WeightsError(
+            f"backbone.weights: {source} has SHA-256 {digest}, "
+            f"backbone.weights_sha256 asks for {backbone.weights_sha256}"
+        )
+    return Weights(source, digest, None)
+
+
+def load_weights(store: Store, weights: Weights, model: TransferModel, keep_head: bool) -> None:
+    """Load resolved weights into a model; its head keeps its random ones unless `keep_head`.
+
+    Raises:
+        WeightsError: names or shapes differ, other than those of a replaced head; all are listed.
+    """
+    if weights.model:
+        state = version_state(store, weights.model)
+    elif weights.sha256:
+        folder = f"weights/{weights.sha256}"
+        record = WeightsRecord.model_validate_json(store.read(f"{folder}/weights.json").data)
+        state = _parse(store.get(folder, record.file), record.source)
+    else:
+        return
+    _fit(model.network, state, None if keep_head else model.stages.last, weights.source)
+
+
+def _fit(network: nn.Module, state: dict[str, Tensor], replaced: str | None, source: str) -> None:
+    """Copy `state` into `network`, all but the submodule at path `replaced`."""
+    own = network.state_dict()
+    skip = f"{replaced}." if replaced else "\0"
+    problems = []
+    fitted = {}
+    for name, mine in own.items():
+        theirs = state.get(name)
+        if name.startswith(skip):
+            fitted[name] = mine
+        elif theirs is None and name.endswith("num_batches_tracked"):
+            fitted[name] = mine  # files older than torch 0.4.1 do not have it
+        elif theirs is None:
+            problems.append(f"missing {name} {tuple(mine.shape)}")
+        elif theirs.shape != mine.shape:
+            problems.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(mine.shape)}")
+        else:
+            fitted[name] = theirs.to(mine.dtype)
+    problems += [f"unknown {name}" for name in state if name not in own]
+    problems = [p for p in problems if not p.startswith(f"unknown {skip}")]
+    if problems:
+        more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise WeightsError(f"{source} does not fit: " + "; ".join(problems[:12]) + more)
+    network.load_state_dict(fitted)
+
+
+def _read(source: str) -> bytes:
+    try:
+        if source.startswith("s3://"):
+            folder, _, name = source.rpartition("/")
+            return Store.open(folder).read(name).data
+        return Path(source).expanduser().read_bytes()
+    except (ObjectNotFound, FileNotFoundError) as error:
+        raise WeightsError(
+            f"backbone.weights: no file {source}; expected `imagenet`, `none`, a torchvision "
+            "enum, a path, an s3:// URI or model://NAME@VERSION"
+        ) from error
+    except OSError as error:
+        raise WeightsError(f"backbone.weights: cannot read {source}: {error.strerror}") from error
+
+
+def _keep(store: Store, data: bytes, source: str) -> str:
+    """Put a weights file into the store, once it is known to hold tensors."""
+    _parse(data, source)
+    digest = sha256(data)
+    folder = f"weights/{digest}"
+    suffix = PurePosixPath(source).suffix or ".pth"
+    if not store.exists(f"{folder}/weights.json"):
+        record = WeightsRecord(source=source, file=store.put(folder, f"weights{suffix}", data))
+        with contextlib.suppress(ObjectExists):
+            store.create(f"{folder}/weights.json", record.model_dump_json(indent=1).encode())
+    return digest
+
+
+def _parse(data: bytes, source: str) -> dict[str, Tensor]:
+    """Read tensors, and nothing but tensors, from a .safetensors or .pth file."""
+    try:
+        if source.endswith(".safetensors"):
+            state = load_safetensors(data)
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{source} holds no plain tensors: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        found = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state)
+        raise WeightsError(
+            f"{source}: expected a mapping from parameter names to tensors, found {found}"
+        )
+    return state
+
+
+def _is_enum(source: str) -> bool:
+    return "_Weights." in source and "/" not in source
+
+
+def _torchvision_weights(store: Store, arch: str, source: str) -> tuple[str, str]:
+    """Return the enum's name and the SHA-256 of its file, fetched into the store if need be."""
+    choices = torchvision.models.get_model_weights(arch)
+    name = source.partition(".")[2]
+    if source == "imagenet":
+        member = choices.DEFAULT
+    elif source.startswith(f"{choices.__name__}.") and name in choices.__members__:
+        member = choices[name]
+    else:
+        known = [f"{choices.__name__}.{member}" for member in choices.__members__]
+        raise SpecError(
+            f"backbone.weights: {source} is none of {arch}'s weights{nearest(source, known)}"
+        )
+    enum = f"{choices.__name__}.{member.name}"
+    file = PurePosixPath(urlsplit(member.url).path).name
+    for digest in store.children("weights/"):
+        with contextlib.suppress(ObjectNotFound):
+            record = store.read(f"weights/{digest}/weights.json").data
+            if WeightsRecord.model_validate_json(record).source == file:
+                return enum, digest
+    return enum, _keep(store, _download(member.url, file), file)
+
+
+def _download(url: str, file: str) -> bytes:
+    """Take torchvision's file from torch's own cache, else from the network, and check it."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if cached.exists():
+        data = cached.read_bytes()
+    else:
+        try:
+            with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310
+                data = answer.read()
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise WeightsError(
+                f"backbone.weights: {file} is not in the store and cannot be downloaded "
+                f"({reason}); fetch it elsewhere and put it at "
+                f"{cached}, or name your copy: --set backbone.weights=PATH"
+            ) from error
+    promised = file.rpartition("-")[2].partition(".")[0]  # torchvision names files by their hash
+    if not sha256(data).startswith(promised):
+        raise WeightsError(f"{file} is damaged: its SHA-256 does not begin with {promised}")
+    return data

@@ -1,0 +1,53 @@
+"""The Ray that a command runs on: the cluster that ``RAY_ADDRESS`` names, else one of its own."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+
+from graft.errors import ResourceError
+
+DEFAULTS = {
+    "RAY_AUTH_MODE": "disabled",  # unset, a local Ray turns token authentication on
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+"""Environment for Ray, where the user has not set it otherwise."""
+
+
+@contextlib.contextmanager
+def ray_session(environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Connect to a running Ray, or start one that ends with the block.
+
+    `environment` adds to `DEFAULTS`; neither overrides what the user has set. A Ray that
+    this process already uses is left as it is.
+
+    Raises:
+        ResourceError: nothing answers at ``RAY_ADDRESS``.
+    """
+    for name, value in (DEFAULTS | dict(environment or {})).items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise ResourceError(
+            f"no Ray answers at RAY_ADDRESS={address}; start one, or unset RAY_ADDRESS "
+            "to run on this machine alone"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

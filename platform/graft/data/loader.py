@@ -1,0 +1,157 @@
+"""From a dataset version to batches: who reads which image when, and the threads that do.
+
+Partitioning and order are pure functions of (seed, epoch, worker count); the threads
+and caches below them change only how fast a batch comes.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from graft.data.image import decode
+from graft.data.manifest import DatasetVersion, Image
+from graft.data.views import render
+from graft.spec import Loader, NoAugment, Preprocess, StandardAugment
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's part of one global batch."""
+
+    indices: NDArray[np.int64]
+    """Positions in the list of images: (b,)."""
+    weights: NDArray[np.float32]
+    """1 for an image of this worker's, 0 for one that only fills an empty share: (b,)."""
+    total: int
+    """Images in the global batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images of one `Share`."""
+
+    images: NDArray[np.uint8]
+    """(b, crop, crop, 3)."""
+    labels: NDArray[np.int64]
+    """(b,)."""
+    share: Share
+
+
+def training_shares(
+    images: int, batch_size: int, seed: int, epoch: int, rank: int, workers: int
+) -> list[Share]:
+    """Split a shuffled epoch into this worker's shares, the last short batch included.
+
+    Every global batch is the same at any worker count. Where it has fewer images than
+    there are workers, a worker without one repeats the first at weight 0, so that all
+    take part in the exchange of gradients.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(images)
+    shares = []
+    for start in range(0, images, batch_size):
+        batch = order[start : start + batch_size]
+        mine = batch[rank::workers]
+        weights = np.ones(len(mine), np.float32)
+        if not len(mine):
+            mine, weights = batch[:1], np.zeros(1, np.float32)
+        shares.append(Share(mine, weights, len(batch)))
+    return shares
+
+
+def evaluation_shares(images: int, batch_size: int, rank: int, workers: int) -> list[Share]:
+    """Split all images, in order, so that each is read by exactly one worker."""
+    mine = np.arange(rank, images, workers)
+    chunks = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    return [Share(chunk, np.ones(len(chunk), np.float32), images) for chunk in chunks]
+
+
+class ImageLoader:
+    """Decodes and renders images of one dataset version in threads, ahead of their use."""
+
+    def __init__(
+        self,
+        dataset: DatasetVersion,
+        preprocess: Preprocess,
+        augment: NoAugment | StandardAugment,
+        settings: Loader,
+    ):
+        self._dataset = dataset
+        self._preprocess = preprocess
+        self._augment = augment
+        self._settings = settings
+        self._decoded: dict[str, PILImage.Image] = {}
+        self._free = settings.decoded_cache_mb << 20
+        self._lock = Lock()
+
+    def batches(
+        self, images: Sequence[Image], shares: Sequence[Share], view: int
+    ) -> Iterator[Batch]:
+        """Yield one batch per share, in order, with `view` of each image."""
+        side = self._preprocess.crop
+        pending: deque[tuple[Batch, list[Future[None]]]] = deque()
+        with ThreadPoolExecutor(self._settings.threads, thread_name_prefix="decode") as pool:
+            try:
+                for share in shares:
+                    chosen = [images[i] for i in share.indices]
+                    pixels = np.empty((len(chosen), side, side, 3), np.uint8)
+                    labels = np.array([image.label for image in chosen], np.int64)
+                    tasks = [
+                        pool.submit(self._render, image, view, pixels[row])
+                        for row, image in enumerate(chosen)
+                    ]
+                    pending.append((Batch(pixels, labels, share), tasks))
+                    if len(pending) > self._settings.prefetch:
+                        yield _finished(*pending.popleft())
+                while pending:
+                    yield _finished(*pending.popleft())
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _render(self, image: Image, view: int, out: NDArray[np.uint8]) -> None:
+        picture = self._decode(image)
+        out[:] = render(picture, image.sha256, view, self._preprocess, self._augment)
+
+    def _decode(self, image: Image) -> PILImage.Image:
+        """Decode an image, or take it from memory; the memory is filled once, then kept.
+
+        Replacing entries would not help: an epoch touches each image once, in new order.
+        """
+        if (known := self._decoded.get(image.sha256)) is not None:
+            return known
+        picture = decode(self._dataset.read(image))
+        with self._lock:
+            size = picture.width * picture.height * 4  # PIL keeps RGB in 4 bytes
+            if size <= self._free and image.sha256 not in self._decoded:
+                self._free -= size
+                self._decoded[image.sha256] = picture
+        return picture
+
+
+def _finished(batch: Batch, tasks: list[Future[None]]) -> Batch:
+    for task in tasks:
+        task.result()
+    return batch
+
+
+def to_tensor(
+    images: NDArray[np.uint8], preprocess: Preprocess, device: torch.device | None = None
+) -> torch.Tensor:
+    """Scale to 0..1 and normalise: (B, H, W, 3) uint8 to (B, 3, H, W) float32, channels_last.
+
+    Bytes travel to `device`, not floats.
+    """
+    pixels = torch.from_numpy(images)
+    if device is not None and device.type == "cuda":
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    # (x / 255 - mean) / std in one multiplication and one addition.
+    std = torch.tensor(preprocess.std, device=device)
+    scale = 1.0 / (255.0 * std)
+    shift = -torch.tensor(preprocess.mean, device=device) / std
+    return torch.addcmul(shift, pixels.float(), scale).permute(0, 3, 1, 2)

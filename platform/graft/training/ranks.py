@@ -1,0 +1,44 @@
+"""The workers of one attempt, as torch.distributed sees them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This worker among the others; an initialised process group lies behind it."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def current(cls, device: torch.device) -> "Ranks":
+        """Return this process's place in the default process group."""
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over all workers."""
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+    def copy_from_first(self, *tensors: Tensor) -> None:
+        """Replace each tensor by worker 0's."""
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every worker's value, by rank, on every worker."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """Return worker 0's value on every worker."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]

@@ -1,0 +1,171 @@
+"""Fine-tuning on Ray Train: the workers, and the driver that waits for them.
+
+A worker that dies takes its group with it; Ray Train starts the group again, a bounded
+number of times, and the new attempt goes on from the last checkpoint. An error that a
+restart would only meet again is left on the board, and every later attempt ends at once.
+"""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.train
+from ray.actor import ActorHandle
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from graft.errors import GraftError, Interrupted, ResourceError, RunFailed
+from graft.spec import Scaling
+from graft.store import Store
+from graft.training.attempt import Event, run_attempt
+from graft.training.ranks import Ranks
+from graft.training.runs import Result, read_result, read_spec
+
+REPORT_EVERY_S = 0.2
+
+
+class Board:
+    """What the workers tell the driver; as a Ray actor it outlives every attempt."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._failure: GraftError | None = None
+
+    def post(self, event: Event) -> None:
+        """Add an event."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """Return the events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def fail(self, error: GraftError) -> None:
+        """Leave an error that no restart mends."""
+        self._failure = self._failure or error
+
+    def failure(self) -> GraftError | None:
+        """Return that error, if there is one."""
+        return self._failure
+
+
+def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Result:
+    """Run, or go on with, a recorded run on the connected Ray; return its result.
+
+    Args:
+        store: where the run is recorded.
+        run: the run's id.
+        show: called in this thread with what happens.
+
+    Raises:
+        ResourceError: the cluster has less than the spec asks for.
+        RunFailed: the attempts are used up, or an attempt met what no restart mends.
+        Interrupted: Ctrl-C; committed checkpoints stay.
+    """
+    if done := read_result(store, run):
+        return done
+    scaling = read_spec(store, run).scaling
+    require_resources(scaling)
+    board = ray.remote(num_cpus=0)(Board).remote()
+    errors: list[Exception] = []
+    with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch:
+        trainer = _trainer(store, run, scaling, board, scratch)
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except Exception as error:  # carried to the main thread, which alone gets Ctrl-C
+                errors.append(error)
+
+        # Not in the main thread, where Ray Train would take over Ctrl-C.
+        thread = threading.Thread(target=fit, daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(REPORT_EVERY_S)
+                for event in ray.get(board.take.remote()):
+                    show(event)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped; what is committed stays. Go on with: graft runs resume {run}"
+            ) from None
+        failure = ray.get(board.failure.remote())
+    if failure:
+        raise failure
+    result = read_result(store, run)
+    if result is None:
+        cause = str(errors[0]).strip().rpartition("\n")[2] if errors else "no result was published"
+        raise RunFailed(
+            f"{run}: gave up after {scaling.max_restarts} restarts; the last failure: {cause}. "
+            f"Go on from the last checkpoint with: graft runs resume {run}"
+        ) from (errors[0] if errors else None)
+    return result
+
+
+def require_resources(scaling: Scaling) -> None:
+    """Refuse at once what the connected cluster can never give.
+
+    Raises:
+        ResourceError: fewer GPUs or CPUs than asked for.
+    """
+    have = ray.cluster_resources()
+    for kind, each, key in (
+        ("GPU", scaling.gpus_per_worker, "gpus_per_worker"),
+        ("CPU", scaling.cpus_per_worker, "cpus_per_worker"),
+    ):
+        need, found = scaling.workers * each, int(have.get(kind, 0))
+        if need > found:
+            raise ResourceError(
+                f"scaling asks for {need} {kind}s ({scaling.workers} workers with {each} each), "
+                f"the cluster has {found}; lower scaling.workers or scaling.{key}"
+            )
+
+
+def _trainer(
+    store: Store, run: str, scaling: Scaling, board: ActorHandle[Board], scratch: str
+) -> TorchTrainer:
+    gpu = scaling.gpus_per_worker > 0
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "store": store.uri,
+            "run": run,
+            "board": board,
+            "started": time.time(),
+        },
+        torch_config=TorchConfig(
+            backend="nccl" if gpu else "gloo",
+            timeout_s=int(scaling.stall_timeout_s) + 60,  # the watchdog, which explains, is first
+        ),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker}
+            | ({"GPU": scaling.gpus_per_worker} if gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=run,
+            storage_path=scratch,  # Ray Train's own notes; checkpoints go to the store
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_restarts),
+        ),
+    )
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Run one attempt in one Ray Train worker."""
+    board = config["board"]
+    if ray.get(board.failure.remote()):
+        return
+    try:
+        run_attempt(
+            Store.open(config["store"]),
+            config["run"],
+            Ranks.current(get_device()),
+            board.post.remote,
+            config["started"],
+        )
+    except GraftError as error:
+        ray.get(board.fail.remote(error))
+        raise
