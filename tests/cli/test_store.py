@@ -1,0 +1,37 @@
+"""`graft store check`, as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+GRAFT = Path(sys.executable).with_name("graft")
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GRAFT, "store", "check", *arguments], capture_output=True, text=True)
+
+
+def test_check_prints_one_document(tmp_path: Path) -> None:
+    done = check("--store", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["store"] == str(tmp_path)
+    assert document["usable"] is True
+    assert [finding["holds"] for finding in document["checks"]] == [True] * 7
+    assert {"guarantee", "required", "seen", "otherwise"} < document["checks"][0].keys()
+
+
+def test_check_prints_a_table(tmp_path: Path) -> None:
+    done = check("--store", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "exclusive create" in done.stdout
+    assert "0 updates lost" in " ".join(done.stdout.replace("│", " ").split())
+
+
+def test_a_missing_bucket_is_one_line(s3_server: object) -> None:
+    done = check("--store", "s3://graft-no-such-bucket", "--json")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("graft: s3://graft-no-such-bucket: bucket")
+    assert done.stderr.count("\n") == 1
