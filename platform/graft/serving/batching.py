@@ -1,13 +1,13 @@
 """Requests that arrive together share one forward."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Predict = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
 
 
 class Batcher:
@@ -42,4 +42,4 @@ class Batcher:
             if self._open and self._open[0] is images:
                 self._open = None
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._predict, np.stack(images))
+            return await loop.run_in_executor(self._thread, self._predict, images)

@@ -4,6 +4,8 @@ Nothing here knows HTTP or Ray. `Predictor.load` proves the model right before i
 used: from the golden images' own bytes it must give what training recorded.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -60,27 +62,24 @@ class Predictor:
         contract = self.version.contract
         return evaluation_view(decode(data, contract.max_side), contract)
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return class probabilities: (B, crop, crop, 3) uint8 to (B, classes)."""
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return class probabilities of B prepared images: (B, classes)."""
         return torch.softmax(self._logits(images), dim=1).numpy()
 
     @torch.inference_mode()
-    def _logits(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        return self._model(to_tensor(images, self.version.contract))
+    def _logits(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        return self._model(to_tensor(np.stack(images), self.version.contract))
 
     def _check(self, golden: dict[str, NDArray[np.generic]]) -> None:
         recorded = golden["logits"]  # (n, classes)
         files = [golden[f"image.{i}"].tobytes() for i in range(len(recorded))]
-        found = self._logits(np.stack([self.prepare(data) for data in files])).numpy()
+        found = self._logits([self.prepare(data) for data in files]).numpy()
         differences = np.abs(found - recorded).max(axis=1) / np.abs(recorded).max()
         if not np.all(differences <= GOLDEN_TOLERANCE):
             worst = int(np.argmax(differences))  # argmax finds a NaN first
-            classes = self.version.classes
             raise ServingError(
                 f"{self.version.ref} does not give its recorded outputs and takes no traffic: "
                 f"golden image {worst} of {len(files)} differs by {differences[worst]:.2g} of the "
-                f"largest logit (allowed {GOLDEN_TOLERANCE:g}), "
-                f"'{classes[int(found[worst].argmax())]}' instead of "
-                f"'{classes[int(recorded[worst].argmax())]}'; "
-                "serve another version, or register this one again from its run"
+                f"largest logit (allowed {GOLDEN_TOLERANCE:g}); serve another version, or train "
+                "this one again"
             )

@@ -1,0 +1,266 @@
+"""The HTTP door: three forms of an image in, classes out, and a reason for every refusal."""
+
+import asyncio
+import base64
+import re
+import zlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from graft.registry import get_model
+from graft.serving.app import MAX_BATCH, create_app
+from graft.serving.predictor import Predictor
+from graft.store import Store
+
+PREDICT = "/v1/models/ants-bees/predict"
+MULTIPART = "multipart/form-data"
+
+
+@pytest.fixture(scope="module")
+def predictor(model_store: Store) -> Predictor:
+    return Predictor.load(model_store, get_model(model_store, "ants-bees"))
+
+
+@pytest.fixture(scope="module")
+def app(predictor: Predictor) -> Any:
+    return create_app(predictor, max_body=200_000)
+
+
+def client(app: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://graft")
+
+
+def ask(app: Any, path: str = PREDICT, method: str = "POST", **request: Any) -> httpx.Response:
+    async def once() -> httpx.Response:
+        async with client(app) as http:
+            return await http.request(method, path, **request)
+
+    return asyncio.run(once())
+
+
+def test_the_three_forms_of_one_image_give_one_answer(
+    app: Any, predictor: Predictor, photograph: Callable[..., bytes]
+) -> None:
+    data = photograph(5)
+    answers = [
+        ask(app, content=data),
+        ask(app, content=data, headers={"Content-Type": "image/jpeg"}),
+        # What curl sends with --data-binary when nobody says otherwise.
+        ask(app, content=data, headers={"Content-Type": "application/x-www-form-urlencoded"}),
+        ask(app, files={"image": ("ant.jpg", data)}),
+        ask(app, json={"image": base64.b64encode(data).decode()}),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 5
+    bodies = [answer.json() for answer in answers]
+    expected = predictor.predict([predictor.prepare(data)])[0]
+    for body in bodies:
+        assert body["model"] == "ants-bees@1"
+        assert set(body["timing_ms"]) == {"decode", "predict", "total"}
+        found = {each["class"]: each["probability"] for each in body["predictions"]}
+        assert found == pytest.approx(dict(zip(predictor.version.classes, expected, strict=True)))
+        ordered = [each["probability"] for each in body["predictions"]]
+        assert ordered == sorted(ordered, reverse=True)
+
+
+def test_top_k_is_how_many_classes_at_most(app: Any, photograph: Callable[..., bytes]) -> None:
+    for top_k, count in (("1", 1), ("2", 2), ("50", 3)):
+        answer = ask(app, f"{PREDICT}?top_k={top_k}", content=photograph(5))
+        assert len(answer.json()["predictions"]) == count
+
+
+def bomb() -> bytes:
+    """A PNG of 20,000 x 20,000 pixels in a few hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + checksum
+
+    size = (20_000).to_bytes(4, "big")
+    header = chunk(b"IHDR", size + size + bytes([8, 2, 0, 0, 0]))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(60_000), 9))
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "reason"),
+    [
+        ({"content": b""}, 400, "the body is empty"),
+        ({"content": b"this is a text, whatever its name"}, 415, "not an image"),
+        ({"content": b"\xff\xd8\xff\xe0" + bytes(500)}, 415, "the image cannot be used"),
+        ({"content": bomb()}, 415, "400 megapixels"),
+        ({"content": bytes(200_001)}, 413, "larger than 200,000 bytes"),
+        ({"files": {"image": ("a.jpg", b"some text")}}, 415, "not an image"),
+        ({"files": {"image": ("a.jpg", b"")}}, 400, "0 bytes"),
+        ({"files": {"photo": ("a.jpg", b"x")}}, 400, "expected a multipart file 'image'"),
+        ({"data": {"image": "x"}, "files": {"b": b"x"}}, 400, "found 'b'"),
+        ({"content": b"x", "headers": {"Content-Type": MULTIPART}}, 400, "multipart"),
+        (
+            {
+                "content": b"nonsense",
+                "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+            },
+            400,
+            "multipart",
+        ),
+        ({"json": {"image": "%%%"}}, 400, "not base64"),
+        ({"json": {"image": "é"}}, 400, "not base64"),
+        ({"json": {"image": 5}}, 400, "not base64"),
+        ({"json": {"image": ""}}, 400, "0 bytes"),
+        ({"json": {"image": base64.b64encode(b"text").decode()}}, 415, "not an image"),
+        ({"json": {"picture": "eA=="}}, 400, "found ['picture']"),
+        ({"json": ["eA=="]}, 400, "found list"),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "not JSON"),
+        ({"content": b"\xff", "headers": {"Content-Type": "application/json"}}, 400, "not JSON"),
+    ],
+)
+def test_a_bad_image_gets_a_4xx_with_its_reason(
+    app: Any, request_: dict[str, Any], status: int, reason: str
+) -> None:
+    answer = ask(app, **request_)
+    assert answer.status_code == status
+    assert reason in answer.json()["error"]
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "many", "1.5", ""])
+def test_a_bad_top_k_is_named(app: Any, photograph: Callable[..., bytes], top_k: str) -> None:
+    answer = ask(app, f"{PREDICT}?top_k={top_k}", content=photograph(5))
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(f"top_k is '{top_k}': ")
+
+
+def test_an_unknown_model_address_or_method_is_json_too(app: Any) -> None:
+    answer = ask(app, "/v1/models/wasps/predict", content=b"x")
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "no model 'wasps' here; this server has 'ants-bees'"}
+    assert ask(app, "/nowhere").status_code == 404
+    answer = ask(app, method="GET")
+    assert answer.status_code == 405
+    assert answer.json() == {"error": "Method Not Allowed"}
+
+
+def test_a_body_that_is_too_large_is_not_read_to_its_end(app: Any) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 50_000_000:
+            sent += 50_000
+            yield bytes(50_000)
+
+    answer = ask(app, content=endless())
+    assert answer.status_code == 413
+    assert sent <= 300_000
+
+
+def test_health_and_models(app: Any) -> None:
+    assert ask(app, "/healthz", "GET").json() == {"status": "ok", "model": "ants-bees@1"}
+    assert ask(app, "/v1/models", "GET").json() == {
+        "models": [
+            {
+                "name": "ants-bees",
+                "version": 1,
+                "arch": "squeezenet1_1",
+                "classes": ["ants", "bees", "wasps"],
+            }
+        ]
+    }
+
+
+def test_docs_need_no_other_host(app: Any) -> None:
+    page = ask(app, "/docs", "GET")
+    assert page.status_code == 200
+    addresses = re.findall(r"(?:src|href|url)\s*[=:]\s*[\"']([^\"']+)", page.text)
+    assert len(addresses) == 4  # script, style, icon, openapi.json
+    for address in addresses:
+        assert "//" not in address
+        answer = ask(app, f"/{address}", "GET")
+        assert answer.status_code == 200, address
+        assert len(answer.content) > 500
+
+
+def test_the_three_forms_are_documented(app: Any) -> None:
+    document = ask(app, "/openapi.json", "GET").json()
+    assert document["openapi"].startswith("3.0.")  # what the bundled Swagger UI reads
+    operation = document["paths"]["/v1/models/{name}/predict"]["post"]
+    forms = set(operation["requestBody"]["content"])
+    assert forms == {"image/*", "multipart/form-data", "application/json"}
+    assert set(operation["responses"]) == {"200", "4XX"}
+
+
+class Recorder(Predictor):
+    """A predictor that notes its batch sizes, and can be made to wait or to fail."""
+
+    def __init__(self, inner: Predictor):
+        super().__init__(inner.version, inner._model)
+        self.batches: list[int] = []
+        self.fail = False
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        self.batches.append(len(images))
+        if self.fail:
+            raise RuntimeError("out of memory")
+        return super().predict(images)
+
+
+def test_requests_that_arrive_together_share_forwards(
+    predictor: Predictor, photograph: Callable[..., bytes]
+) -> None:
+    recorder = Recorder(predictor)
+    app = create_app(recorder)
+    files = [photograph(seed) for seed in range(40)]
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with client(app) as http:
+            return await asyncio.gather(*(http.post(PREDICT, content=data) for data in files))
+
+    answers = asyncio.run(all_at_once())
+    assert sum(recorder.batches) == 40
+    assert 1 < max(recorder.batches) <= MAX_BATCH
+    expected = predictor.predict([predictor.prepare(data) for data in files])
+    for answer, row in zip(answers, expected, strict=True):
+        found = {each["class"]: each["probability"] for each in answer.json()["predictions"]}
+        assert found == pytest.approx(
+            dict(zip(predictor.version.classes, row, strict=True)), rel=1e-4
+        )
+
+
+def test_a_client_that_goes_away_takes_nobody_with_it(
+    predictor: Predictor, photograph: Callable[..., bytes]
+) -> None:
+    app = create_app(Recorder(predictor))
+
+    async def some_leave() -> list[httpx.Response]:
+        async with client(app) as http:
+            tasks = [
+                asyncio.create_task(http.post(PREDICT, content=photograph(seed)))
+                for seed in range(8)
+            ]
+            await asyncio.sleep(0.02)
+            for task in tasks[::2]:
+                task.cancel()
+            await asyncio.wait(tasks)
+            return [task.result() for task in tasks[1::2]]
+
+    assert [answer.status_code for answer in asyncio.run(some_leave())] == [200] * 4
+
+
+def test_a_failed_forward_fails_its_batch_alone(
+    predictor: Predictor, photograph: Callable[..., bytes]
+) -> None:
+    recorder = Recorder(predictor)
+    app = create_app(recorder)
+
+    async def fail_then_work() -> tuple[httpx.Response, httpx.Response]:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://graft") as http:
+            recorder.fail = True
+            first = await http.post(PREDICT, content=photograph(1))
+            recorder.fail = False
+            return first, await http.post(PREDICT, content=photograph(1))
+
+    first, second = asyncio.run(fail_then_work())
+    assert (first.status_code, second.status_code) == (500, 200)
