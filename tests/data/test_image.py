@@ -1,0 +1,202 @@
+import io
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from graft.data.image import FORMATS, decode, prepare
+from graft.errors import ImageError
+
+
+def same(one: Image.Image, other: Image.Image) -> bool:
+    return one.mode == other.mode and np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def oriented(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(picture, encoded, format, orientation):
+    stored = picture()
+    data = encoded(stored, format, exif=oriented(orientation), lossless=True)
+    upright = ImageOps.exif_transpose(
+        Image.open(io.BytesIO(encoded(stored, "PNG", exif=oriented(orientation))))
+    )
+    assert same(decode(data), upright.convert("RGB"))
+
+
+def test_orientation_six_turns_clockwise(encoded):
+    left_red = Image.new("RGB", (4, 2), "blue")
+    left_red.paste("red", (0, 0, 2, 2))
+    upright = decode(encoded(left_red, "PNG", exif=oriented(6)))
+    assert upright.size == (2, 4)
+    assert upright.getpixel((0, 0)) == (255, 0, 0)
+    assert upright.getpixel((1, 3)) == (0, 0, 255)
+
+
+def test_unreadable_exif_is_as_good_as_none(picture, encoded):
+    data = encoded(picture(), "JPEG", exif=b"Exif\0\0 no such thing")
+    assert decode(data).size == picture().size
+
+
+def test_greyscale_and_bilevel_become_rgb(picture, encoded):
+    for mode in ("L", "1"):
+        source = picture().convert(mode)
+        assert same(decode(encoded(source, "PNG")), source.convert("RGB"))
+
+
+def test_cmyk_becomes_rgb(picture, encoded):
+    source = picture().convert("CMYK")
+    assert same(decode(encoded(source, "TIFF")), source.convert("RGB"))
+    found = np.asarray(decode(encoded(source, "JPEG", quality=95)), int)
+    assert np.abs(found - np.asarray(picture(), int)).mean() < 6
+
+
+def test_alpha_is_laid_over_white(encoded):
+    half = Image.new("RGBA", (2, 1), (200, 100, 0, 255))
+    half.putpixel((1, 0), (0, 0, 0, 51))
+    found = decode(encoded(half, "PNG"))
+    assert found.getpixel((0, 0)) == (200, 100, 0)
+    assert found.getpixel((1, 0)) == (204, 204, 204)
+
+
+def test_grey_with_alpha(encoded):
+    found = decode(encoded(Image.new("LA", (2, 1), (0, 0)), "PNG"))
+    assert found.getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF"])
+def test_transparent_palette_entry_becomes_white(encoded, format):
+    source = Image.new("P", (3, 1), 1)
+    source.putpalette([0, 0, 0, 10, 20, 30])
+    source.putpixel((0, 0), 0)
+    found = decode(encoded(source, format, transparency=0))
+    assert found.getpixel((0, 0)) == (255, 255, 255)
+    assert found.getpixel((1, 0)) == (10, 20, 30)
+
+
+def test_palette_with_alpha_for_each_entry(encoded):
+    source = Image.new("P", (2, 1), 1)
+    source.putpalette([0, 0, 0, 0, 0, 0])
+    source.putpixel((0, 0), 0)
+    found = decode(encoded(source, "PNG", transparency=b"\xff\x33"))
+    assert found.getpixel((0, 0)) == (0, 0, 0)
+    assert found.getpixel((1, 0)) == (204, 204, 204)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
+def test_16_bits_are_scaled_not_clipped(encoded, format):
+    values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    found = decode(encoded(Image.fromarray(values), format))
+    assert np.asarray(found)[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_an_animation_gives_its_first_frame(picture, encoded):
+    frames = [picture(seed).quantize(16) for seed in range(3)]
+    for format in ("GIF", "PNG", "WEBP"):
+        options = {"lossless": True} if format == "WEBP" else {}
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+        assert Image.open(io.BytesIO(data)).n_frames == 3
+        assert same(decode(data), frames[0].convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("size", "shrunk"),
+    [((100, 50), (32, 16)), ((50, 100), (16, 32)), ((32, 8), (32, 8)), ((900, 2), (32, 1))],
+)
+def test_the_longer_side_is_limited(picture, encoded, size, shrunk):
+    assert decode(encoded(picture(0, *size), "PNG"), 32).size == shrunk
+
+
+def test_shrinking_averages_what_it_drops(encoded):
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    found = np.asarray(decode(encoded(Image.fromarray(stripes), "PNG"), 8), int)
+    assert np.abs(found - 127).max() <= 12
+
+
+@pytest.mark.parametrize("size", [(20, 14), (40, 28), (27, 90)])
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_import_keeps_decodes_to_the_same_pixels(picture, encoded, format, size):
+    exif = {"exif": oriented(6)} if format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}
+    data = encoded(picture(1, *size), format, **exif)
+    kept = prepare(data, 30)
+    assert same(decode(kept.data), decode(data, 30))
+    assert same(decode(kept.data, 30), decode(data, 30))
+    assert (kept.data == data) == (max(size) <= 30)
+
+
+def test_what_import_says_of_an_image(picture, encoded):
+    turned = prepare(encoded(picture(0, 12, 8), "PNG", exif=oriented(6)), 512)
+    assert (turned.width, turned.height, turned.changed, turned.format) == (8, 12, True, "png")
+    plain = prepare(encoded(picture(0, 12, 8), "JPEG"), 512)
+    assert (plain.width, plain.height, plain.changed, plain.format) == (12, 8, False, "jpeg")
+    shrunk = prepare(encoded(picture(0, 12, 8), "JPEG"), 6)
+    assert (shrunk.width, shrunk.height, shrunk.changed, shrunk.format) == (12, 8, True, "webp")
+    assert prepare(encoded(picture().convert("L"), "PNG"), 512).changed
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000"])
+def test_half_a_file_is_refused(picture, encoded, format):
+    data = encoded(picture(0, 60, 40), format)
+    with pytest.raises(ImageError, match=r"^(truncated|damaged \(.+\))$"):
+        decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "0 bytes"),
+        (b"just some text", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    ],
+    ids=["empty", "text", "svg", "eps"],
+)
+def test_refused_with_the_reason_alone(data, reason):
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    assert str(caught.value) == reason
+
+
+def test_a_bomb_is_refused_from_its_header(bomb):
+    assert len(bomb) < 300_000
+    with pytest.raises(ImageError) as caught:
+        decode(bomb)
+    assert str(caught.value) == "400 megapixels, more than 80"
+
+
+def test_floating_point_pixels_are_refused(encoded):
+    with pytest.raises(ImageError, match="32 bits a pixel"):
+        decode(encoded(Image.new("F", (3, 3), 0.5), "TIFF"))
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about damaged metadata
+@pytest.mark.parametrize("format", FORMATS)
+def test_damage_raises_nothing_but_image_errors(picture, encoded, format):
+    exif = {"exif": oriented(6)} if format in ("JPEG", "PNG", "WEBP", "TIFF") else {}
+    whole = encoded(picture(2, 30, 20), format, **exif)
+    choose = random.Random(format)
+    refused = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(choose.randint(1, 6)):
+            data[choose.randrange(len(data))] = choose.randrange(256)
+        try:
+            decode(bytes(data[: choose.randint(1, len(data))]), 16)
+        except ImageError:
+            refused += 1
+    assert refused > 0
+
+
+def test_threads_decode_alike(picture, encoded):
+    data = encoded(picture(3, 300, 200), "JPEG")
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: decode(data, 64), range(64)))
+    assert all(same(result, results[0]) for result in results)

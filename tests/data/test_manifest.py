@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from graft.data.importing import import_dataset
+from graft.data.manifest import LATEST, latest, list_datasets, open_dataset
+from graft.errors import NotFoundError, StoreError
+
+
+@pytest.fixture
+def versions(store, class_folders) -> list[str]:
+    """Versions of dataset `letters`, oldest first."""
+    root = str(class_folders({"a": 6, "b": 6}))
+    return [import_dataset(store, root, "letters", seed=seed).manifest.version for seed in range(3)]
+
+
+def test_versions_are_found_by_name_and_prefix(store, versions):
+    assert latest(store, "letters") == versions[-1]
+    for asked in (LATEST, versions[-1], versions[-1][:6]):
+        assert open_dataset(store, "letters", asked).manifest.version == versions[-1]
+    assert open_dataset(store, "letters", versions[0]).folder == f"datasets/letters/{versions[0]}"
+
+
+def test_what_is_not_found_is_explained(store, versions):
+    with pytest.raises(NotFoundError, match=r"no dataset 'leters' in .*; did you mean 'letters'"):
+        open_dataset(store, "leters")
+    with pytest.raises(NotFoundError, match=f"has no version 'zz'; known: .*{versions[0]}"):
+        open_dataset(store, "letters", "zz")
+    with pytest.raises(NotFoundError, match="has 3 versions that begin with ''"):
+        open_dataset(store, "letters", "")
+
+
+def test_an_empty_store(store):
+    assert list_datasets(store) == []
+    assert latest(store, "letters") is None
+    with pytest.raises(NotFoundError, match="it has none yet, `graft data import` makes them"):
+        open_dataset(store, "letters")
+
+
+def test_datasets_are_listed_by_name_then_age(store, versions, class_folders):
+    import_dataset(store, str(class_folders({"a": 2, "b": 2}, "other", first=90)), "digits")
+    found = list_datasets(store)
+    assert [manifest.name for manifest in found] == ["digits", "letters", "letters", "letters"]
+    assert [manifest.version for manifest in found[1:]] == versions
+    assert found[1].ref == f"letters@{versions[0]}"
+
+
+def test_the_index_is_ordered_by_content(store, versions):
+    dataset = open_dataset(store, "letters")
+    for split in ("train", "val"):
+        images = dataset.images(split)
+        assert images == sorted(images, key=lambda image: (image.label, image.sha256))
+        assert {image.split for image in images} == {split}
+
+
+def test_a_manifest_of_another_release_is_refused(store, versions):
+    key = f"datasets/letters/{versions[0]}/manifest.json"
+    manifest = json.loads(store.read(key).data)
+    store.write(key, json.dumps(manifest | {"format": 2}).encode())
+    with pytest.raises(StoreError, match="not a manifest that this release of Graft reads"):
+        open_dataset(store, "letters", versions[0])
