@@ -111,12 +111,14 @@ def test_what_was_fetched_is_not_fetched_again(s3_store_uri: str) -> None:
     assert store.fetch("a", ref) == first
 
 
-def test_a_large_file_travels_in_parts(store: Store, tmp_path: Path) -> None:
-    source = tmp_path / "large"
-    source.write_bytes(random.Random(0).randbytes(2 * PART_SIZE + 1))
-    ref = store.put("a", "large.bin", source)
+@pytest.mark.parametrize("from_file", [True, False])
+def test_what_is_large_travels_in_parts(store: Store, tmp_path: Path, from_file: bool) -> None:
+    data = random.Random(0).randbytes(2 * PART_SIZE + 1)
+    (tmp_path / "large").write_bytes(data)
+    ref = store.put("a", "large.bin", tmp_path / "large" if from_file else data)
     assert ref.size == 2 * PART_SIZE + 1
     assert hashlib.sha256(store.fetch("a", ref).read_bytes()).hexdigest() == ref.sha256
+    assert hashlib.sha256(store.get("a", ref)).hexdigest() == ref.sha256
     if not store.is_directory:
         assert store.read(f"a/{ref.name}").etag.endswith('-3"')
 

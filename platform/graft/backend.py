@@ -45,8 +45,8 @@ class Backend(Protocol):
     def replace(self, key: str, data: bytes, etag: str) -> None:
         """Write over the object read with `etag`; `ObjectChanged` if it is another by now."""
 
-    def upload(self, key: str, path: Path) -> None:
-        """Write a file's content atomically."""
+    def upload(self, key: str, content: bytes | Path) -> None:
+        """Write bytes or a file's content atomically, in parallel parts where that is faster."""
 
     def download(self, key: str, path: Path) -> None:
         """Copy the object to a local file."""
@@ -85,8 +85,7 @@ class Directory:
             return file.read(length)
 
     def write(self, key: str, data: bytes) -> None:
-        with self._explained(key), self._temporary(key, data) as temporary:
-            os.replace(temporary, self._path(key))
+        self.upload(key, data)
 
     def create(self, key: str, data: bytes) -> None:
         with self._explained(key), self._temporary(key, data) as temporary:
@@ -104,8 +103,8 @@ class Directory:
                 raise ObjectChanged(f"{self.uri}/{key} was changed by someone else")
             self.write(key, data)
 
-    def upload(self, key: str, path: Path) -> None:
-        with self._explained(key), self._temporary(key, path) as temporary:
+    def upload(self, key: str, content: bytes | Path) -> None:
+        with self._explained(key), self._temporary(key, content) as temporary:
             os.replace(temporary, self._path(key))
 
     def download(self, key: str, path: Path) -> None:

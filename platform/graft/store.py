@@ -10,6 +10,7 @@ or a pointer, so a writer killed at any byte leaves nothing to mistake for a res
 
 import contextlib
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -146,10 +147,7 @@ class Store:
         ref = ObjectRef(name=f"{stem}-{digest}{dot}{suffix}", size=size, sha256=digest)
         key = f"{folder}/{ref.name}"
         if self.size(key) != size:
-            if isinstance(content, Path):
-                self._backend.upload(key, content)
-            else:
-                self._backend.write(key, content)
+            self._backend.upload(key, content)
         return ref
 
     def get(self, folder: str, ref: ObjectRef) -> bytes:
@@ -236,10 +234,11 @@ class _S3:
                 Bucket=self.bucket, Key=self.prefix + key, Body=data, IfMatch=etag
             )
 
-    def upload(self, key: str, path: Path) -> None:
-        with self._explained(key):
-            self._client.upload_file(
-                str(path), self.bucket, self.prefix + key, Config=_transfer_config()
+    def upload(self, key: str, content: bytes | Path) -> None:
+        source = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
+        with source, self._explained(key):
+            self._client.upload_fileobj(
+                source, self.bucket, self.prefix + key, Config=_transfer_config()
             )
 
     def download(self, key: str, path: Path) -> None:
