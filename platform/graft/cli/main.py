@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from graft import __version__
-from graft.cli import runs, store
+from graft.cli import data, models, runs, store
+from graft.cli.predict import predict
+from graft.cli.serve import serve
 from graft.cli.train import train
 from graft.errors import GraftError
 
@@ -42,8 +44,12 @@ def _graft(
     pass
 
 
+app.add_typer(data.app, name="data")
 app.command()(train)
 app.add_typer(runs.app, name="runs")
+app.add_typer(models.app, name="models")
+app.command()(serve)
+app.command()(predict)
 app.add_typer(store.app, name="store")
 
 
