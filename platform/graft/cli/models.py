@@ -32,8 +32,9 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     rows = [_summary(version, pointers[version.name]) for version in versions]
 
     def table() -> Table:
-        columns = ("model", "aliases", "architecture", "classes", "accuracy", "run", "created")
-        table = Table(*columns)
+        table = Table()
+        for name in ("model", "aliases", "architecture", "classes", "accuracy", "run", "created"):
+            table.add_column(name, overflow="fold")
         for row in rows:
             cells = [row["model"], ", ".join(row["aliases"]), row["arch"], str(row["classes"])]
             cells += [_accuracy(row["metrics"]), row["run"], row["created"][:19]]
@@ -120,6 +121,8 @@ def _details(version: "ModelVersion", aliases: list[str]) -> "Table":
         "commit": lineage.git_commit or "unknown",
     }
     table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(f"[bold]{name}", escape(value))
+        table.add_row(name, escape(value))
     return table

@@ -1,0 +1,101 @@
+"""`graft models`: list, show, promote."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft.registry import Lineage, ModelDraft, register
+from graft.spec import Contract, LinearHead
+from graft.store import Store
+
+GRAFT = Path(sys.executable).with_name("graft")
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store with two versions of one model."""
+    uri = str(tmp_path_factory.mktemp("models"))
+    for i in range(2):
+        lineage = Lineage(
+            run=f"ants-{i}",
+            dataset="ants-bees",
+            dataset_version="v1",
+            spec={"kind": "finetune"},
+            weights="imagenet",
+            weights_sha256=None,
+            packages={"torch": "2.15.0"},
+            git_commit=None,
+        )
+        draft = ModelDraft(
+            name="ants-bees",
+            arch="resnet18",
+            head=LinearHead(),
+            dropout=None,
+            classes=("ants", "[bees]"),
+            contract=Contract(max_side=512),
+            freeze=1,
+            stages=("c1",),
+            trunk_digest="c1",
+            metrics={"val": {"accuracy": 0.9 + i / 100, "loss": 0.2}},
+            weights="best",
+            epoch=3,
+            lineage=lineage,
+        )
+        register(Store.open(uri), draft, b"tail", b"golden")
+    return uri
+
+
+def models(uri: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [GRAFT, "models", *arguments, "--store", uri]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def document(uri: str, *arguments: str) -> Any:
+    done = models(uri, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_empty_store_has_no_models(tmp_path: Path) -> None:
+    assert document(str(tmp_path), "ls") == {"models": []}
+    assert "train" in models(str(tmp_path), "show", "ants").stderr
+
+
+def test_promote_moves_what_the_bare_name_means(uri: str) -> None:
+    assert document(uri, "show", "ants-bees")["model"] == "ants-bees@2"
+    promoted = document(uri, "promote", "ants-bees@1", "--alias", "champion")
+    assert promoted == {"model": "ants-bees@1", "alias": "champion"}
+    shown = document(uri, "show", "ants-bees")
+    assert shown["model"] == "ants-bees@1"
+    assert shown["aliases"] == ["champion"]
+    assert shown["lineage"]["run"] == "ants-0"
+    listed = document(uri, "ls")["models"]
+    assert [(row["model"], row["aliases"]) for row in listed] == [
+        ("ants-bees@1", ["champion"]),
+        ("ants-bees@2", []),
+    ]
+
+
+def test_tables_show_names_as_they_are(uri: str) -> None:
+    assert "0.9100" in models(uri, "ls").stdout
+    assert "ants, [bees]" in models(uri, "show", "ants-bees@2").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "ants-beas"], "did you mean 'ants-bees'?"),
+        (["show", "ants-bees@7"], "no version or alias '7'"),
+        (["promote", "ants-bees@7"], "no version or alias '7'"),
+        (["promote", "ants-bees@1", "--alias", "3"], "not a number"),
+    ],
+)
+def test_mistakes_are_one_line(uri: str, arguments: list[str], message: str) -> None:
+    done = models(uri, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

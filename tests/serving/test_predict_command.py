@@ -1,0 +1,100 @@
+"""`graft predict` against the real app: answers, refusals, and servers that are none."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from graft.registry import get_model
+from graft.serving.app import create_app
+from graft.serving.predictor import Predictor
+from graft.store import Store
+
+GRAFT = Path(sys.executable).with_name("graft")
+
+
+@pytest.fixture(scope="module")
+def url(model_store: Store) -> Iterator[str]:
+    predictor = Predictor.load(model_store, get_model(model_store, "ants-bees"))
+    server = uvicorn.Server(uvicorn.Config(create_app(predictor), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photograph: Callable[..., bytes]) -> Path:
+    (tmp_path / "ant.jpg").write_bytes(photograph(1))
+    (tmp_path / "bee.png").write_bytes(photograph(2, "PNG"))
+    (tmp_path / "text.jpg").write_text("no image")
+    return tmp_path
+
+
+def predict(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [GRAFT, "predict", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def test_answers_come_in_the_order_of_the_images(url: str, folder: Path) -> None:
+    images = ["bee.png", "ant.jpg", "bee.png"]
+    done = predict(folder, "ants-bees", *images, "--url", url, "--json", "--top-k", "2")
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)["images"]
+    assert [answer["image"] for answer in answers] == images
+    assert {answer["model"] for answer in answers} == {"ants-bees@1"}
+    assert [len(answer["predictions"]) for answer in answers] == [2, 2, 2]
+
+
+def test_a_refused_image_is_named_and_the_others_are_answered(url: str, folder: Path) -> None:
+    done = predict(folder, "ants-bees", "ant.jpg", "text.jpg", "--url", url)
+    assert done.returncode == 2
+    assert "ant.jpg" in done.stdout
+    assert done.stderr == (
+        "graft: 1 of 2 images refused; text.jpg: the image cannot be used: not an image\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["ants-bees", "none.jpg"], 2, "none.jpg: no such file"),
+        (["wasps", "ant.jpg", "--url", "{url}"], 2, "no model 'wasps' here"),
+        (["ants-bees", "ant.jpg", "--url", "localhost"], 2, "expected http:// or https://"),
+        (["ants-bees", "ant.jpg", "--url", "http://127.0.0.1:1"], 1, "is `graft serve` running"),
+        (["ants-bees", "ant.jpg", "--url", "{url}/docs"], 2, "Not Found"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    url: str, folder: Path, arguments: list[str], exit_code: int, message: str
+) -> None:
+    done = predict(folder, *(argument.format(url=url) for argument in arguments))
+    assert done.returncode == exit_code
+    assert done.stderr.startswith("graft: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_the_client_loads_neither_torch_nor_ray(url: str, folder: Path) -> None:
+    program = (
+        "import sys; from graft.cli.main import app; "
+        f"app(['predict', 'ants-bees', 'ant.jpg', '--url', '{url}'], standalone_mode=False); "
+        "print(sorted({'torch', 'ray', 'boto3'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[]\n")
