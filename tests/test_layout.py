@@ -2,10 +2,10 @@
 
 import ast
 import re
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
@@ -198,8 +198,14 @@ def test_help_answers_at_once() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(9):
         for name, command in commands.items():
-            started = time.perf_counter()
+            before = cpu_seconds_of_children()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(cpu_seconds_of_children() - before)
     extra = statistics.median(seconds["graft"]) - statistics.median(seconds["python"])
     assert extra <= 0.35
+
+
+def cpu_seconds_of_children() -> float:
+    """CPU time: on a busy machine the clock would measure the other tests."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
