@@ -12,6 +12,7 @@ import typer
 
 from graft import __version__
 from graft.cli import data, models, runs, store
+from graft.cli.demo import demo
 from graft.cli.predict import predict
 from graft.cli.serve import serve
 from graft.cli.train import train
@@ -51,6 +52,7 @@ app.add_typer(models.app, name="models")
 app.command()(serve)
 app.command()(predict)
 app.add_typer(store.app, name="store")
+app.command()(demo)
 
 
 def main() -> None:

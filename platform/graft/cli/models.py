@@ -33,11 +33,11 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
 
     def table() -> Table:
         table = Table()
-        for name in ("model", "aliases", "architecture", "classes", "accuracy", "run", "created"):
+        for name in ("model", "aliases", "arch", "accuracy", "run", "created"):
             table.add_column(name, overflow="fold")
         for row in rows:
-            cells = [row["model"], ", ".join(row["aliases"]), row["arch"], str(row["classes"])]
-            cells += [_accuracy(row["metrics"]), row["run"], row["created"][:19]]
+            cells = [row["model"], ", ".join(row["aliases"]), row["arch"]]
+            cells += [_accuracy(row["metrics"]), row["run"], row["created"][:10]]
             table.add_row(*map(escape, cells))
         return table
 

@@ -1,7 +1,8 @@
 """What `graft train` shows on stderr while it works."""
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -9,7 +10,7 @@ from graft.cli.output import console
 
 if TYPE_CHECKING:
     from graft.spec import Finetune
-    from graft.training.attempt import Event, Started
+    from graft.training.events import Event, Started
 
 
 class TrainingProgress:
@@ -30,9 +31,9 @@ class TrainingProgress:
         workers = "1 worker" if self._workers == 1 else f"{self._workers} workers"
         self._task = self._progress.add_task(f"starting {workers}", total=None, numbers="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Callable[["Event"], None]:
         self._progress.start()
-        return self
+        return self._show
 
     def __exit__(
         self,
@@ -42,9 +43,9 @@ class TrainingProgress:
     ) -> None:
         self._progress.stop()
 
-    def show(self, event: "Event") -> None:
+    def _show(self, event: "Event") -> None:
         """Show what happened."""
-        from graft.training.attempt import Started, Stepped
+        from graft.training.events import Started, Stepped
 
         if isinstance(event, Started):
             self._started(event)
@@ -65,16 +66,20 @@ class TrainingProgress:
                 f"val loss {event.val['loss']:.4f} accuracy {event.val['accuracy']:.3f}  "
                 f"{event.images_per_second:.0f} images/s",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def _started(self, event: "Started") -> None:
+        frozen = event.frozen_stages
+        stages = (
+            f"{len(frozen)} stages frozen ({frozen[0]} .. {frozen[-1]})"
+            if frozen
+            else "nothing frozen"
+        )
+        after = f", going on after epoch {event.epoch}" if event.epoch else ""
         console.print(
-            f"attempt {event.attempt}: {len(event.frozen_stages)} stages frozen"
-            + (
-                f" ({event.frozen_stages[0]} .. {event.frozen_stages[-1]})"
-                * bool(event.frozen_stages)
-            )
-            + f", {event.trained_parameters:,} parameters trained, trunk {event.trunk_digest[:12]}"
-            + (f", going on after epoch {event.epoch}" if event.epoch else ""),
+            f"attempt {event.attempt}: {stages}, {event.trained_parameters:,} parameters trained, "
+            f"trunk {event.trunk_digest[:12]}{after}",
             highlight=False,
+            soft_wrap=True,
         )

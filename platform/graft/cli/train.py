@@ -41,10 +41,10 @@ def run_and_show(store: "Store", run: str, json: bool) -> None:
     from graft.training.runs import read_spec
 
     spec = read_spec(store, run)
-    with ray_session(), TrainingProgress(run, spec) as progress:
+    with ray_session(), TrainingProgress(run, spec) as show:
         from graft.training.worker import run_finetune
 
-        result = run_finetune(store, run, progress.show)
+        result = run_finetune(store, run, show)
 
     from graft.cli.runs import result_table
 

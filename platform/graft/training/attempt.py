@@ -10,10 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,6 +27,7 @@ from graft.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from graft.training.events import Event, Started, Stepped, Validated
 from graft.training.finish import register_model
 from graft.training.loop import Data, EpochDone, StepDone, finetune
 from graft.training.prepare import Assembly, assemble
@@ -46,44 +45,6 @@ from graft.training.runs import (
 
 REPORT_EVERY_S = 0.2
 STALLED_EXIT_CODE = 17
-
-
-@dataclass(frozen=True)
-class Started:
-    """An attempt begins."""
-
-    attempt: int
-    epoch: int
-    """Finished epochs it goes on from."""
-    trained_parameters: int
-    frozen_stages: tuple[str, ...]
-    trunk_digest: str
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """How far the first worker is in an epoch."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    """Mean over the first worker's last share."""
-    images_per_second: float
-    """Over all workers, in this epoch so far."""
-
-
-@dataclass(frozen=True)
-class Validated:
-    """An epoch's numbers, its checkpoint committed."""
-
-    epoch: int
-    train: dict[str, float]
-    val: dict[str, Any]
-    images_per_second: float
-
-
-Event = Started | Stepped | Validated
 
 
 def run_attempt(

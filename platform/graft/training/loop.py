@@ -103,7 +103,7 @@ def finetune(
         _restore(model, optimizer, parameters, ranks, start)
     # Buffers are brought together once an epoch, in _train_epoch: no step reads another's.
     tail = DistributedDataParallel(
-        model.tail, broadcast_buffers=False, gradient_as_bucket_view=True
+        model.tail, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
     step = start.step if start else 0
     for epoch in range(start.epoch if start else 0, train.epochs):

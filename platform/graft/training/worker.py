@@ -19,36 +19,12 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from graft.errors import GraftError, Interrupted, ResourceError, RunFailed
 from graft.spec import Scaling
 from graft.store import Store
-from graft.training.attempt import Event, run_attempt
+from graft.training.attempt import run_attempt
+from graft.training.events import Board, Event
 from graft.training.ranks import Ranks
 from graft.training.runs import Result, read_result, read_spec
 
 REPORT_EVERY_S = 0.2
-
-
-class Board:
-    """What the workers tell the driver; as a Ray actor it outlives every attempt."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-        self._failure: GraftError | None = None
-
-    def post(self, event: Event) -> None:
-        """Add an event."""
-        self._events.append(event)
-
-    def take(self) -> list[Event]:
-        """Return the events since the last call."""
-        events, self._events = self._events, []
-        return events
-
-    def fail(self, error: GraftError) -> None:
-        """Leave an error that no restart mends."""
-        self._failure = self._failure or error
-
-    def failure(self) -> GraftError | None:
-        """Return that error, if there is one."""
-        return self._failure
 
 
 def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Result:

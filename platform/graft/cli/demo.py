@@ -1,0 +1,46 @@
+"""`graft demo`: the main job, whole, without network or data of one's own."""
+
+from typing import TYPE_CHECKING
+
+from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from graft.demo.run import Demo
+
+
+def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+    """Show it all: import, pretrain, transfer to few labels, register, serve, ask.
+
+    Needs no network and no data: letters and figures are rendered, the handwritten
+    digits come with scikit-learn. Takes a few minutes; stops everything it started.
+    """
+    from graft.cli.output import console, emit
+    from graft.cli.progress import TrainingProgress
+    from graft.cluster.local import ray_session
+    from graft.store import Store
+
+    with ray_session():
+        from graft.demo.run import run_demo
+
+        found = run_demo(Store.open(store), console.print, TrainingProgress)
+    emit(found.document(), json, lambda: _table(found))
+
+
+def _table(found: "Demo") -> "Table":
+    from rich.table import Table
+
+    table = Table("", "model", "labelled images", "epochs", "seconds", "val accuracy")
+    for run in (found.pretraining, found.pretrained, found.scratch):
+        table.add_row(
+            run.name,
+            run.model,
+            str(run.images),
+            str(run.epochs),
+            f"{run.seconds:.0f}",
+            f"{run.accuracy:.3f}",
+        )
+    served = f"{found.right} of {found.asked} right over HTTP, {found.requests_per_second:.0f}/s"
+    table.caption = f"served {found.served}: {served}; all in {found.seconds:.0f} s"
+    return table

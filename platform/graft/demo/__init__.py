@@ -1,0 +1,1 @@
+"""`graft demo`: the main job, whole, on images that need no download."""

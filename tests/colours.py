@@ -1,0 +1,72 @@
+"""A tiny dataset, `colours`, and runs on it; the workers are plain processes, without Ray."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from graft.spec import Finetune, parse_job
+from graft.store import Store
+
+WORKER = Path(__file__).parent / "training" / "gloo_worker.py"
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+
+
+def draw_colours(folder: Path) -> Path:
+    """Draw noisy patches of three colours: 13 to train on and 5 to validate with, each."""
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 13), ("val", 5)):
+        for name, colour in COLOURS.items():
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = noise.normal(colour, 60, (40, 48, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def colour_spec(**changes: object) -> Finetune:
+    """A spec for `colours`; a change's name has __ for the dots."""
+    document: dict[str, object] = {
+        "kind": "finetune",
+        "name": "colours",
+        "dataset": {"name": "colours"},
+        "backbone": {"arch": "squeezenet1_1", "weights": "none", "freeze": 0},
+        "preprocess": {"resize": 36, "crop": 32},
+        "train": {
+            "epochs": 3,
+            "batch_size": 8,
+            "optimizer": {"kind": "sgd", "lr": 0.005},
+        },
+        "loader": {"threads": 1},
+        "register": {"model": "colours", "weights": "last"},
+    }
+    for name, value in changes.items():
+        node = document
+        *parents, last = name.split("__")
+        for parent in parents:
+            node = node.setdefault(parent, {})  # type: ignore[assignment]
+        node[last] = value
+    return parse_job(document, "test")
+
+
+def new_run(store: Store, spec: Finetune) -> str:
+    from graft.training.prepare import resolve
+    from graft.training.runs import create_run
+
+    return create_run(store, resolve(store, spec))
+
+
+def train_together(store: Store, run: str, workers: int, die_after: int = 0) -> list[int]:
+    """Run an attempt on gloo processes; the first may die after an epoch. Returns exit codes."""
+    meet = Path(store.uri) / f"meet-{time.monotonic_ns()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, WORKER, meet, str(rank), str(workers), store.uri, run, str(die_after)],
+            stderr=subprocess.DEVNULL if die_after else None,
+        )
+        for rank in range(workers)
+    ]
+    return [process.wait(timeout=240) for process in processes]

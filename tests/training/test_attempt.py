@@ -1,0 +1,193 @@
+"""Attempts end to end in plain processes: equal numbers, resuming, fencing."""
+
+import gc
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from colours import colour_spec, new_run, train_together
+from graft.backbones.model import Trunk
+from graft.errors import DataError, RunFailed, SpecError
+from graft.registry import get_model
+from graft.training.checkpoint import latest_checkpoint
+from graft.training.events import Started, Validated
+from graft.training.prepare import resolve
+from graft.training.runs import claim_attempt, read_result, read_spec
+
+MOBILENET = {
+    "backbone": {"arch": "mobilenet_v3_small", "weights": "none", "freeze": "block8"},
+    "preprocess": {"resize": 64, "crop": 64},
+}
+"""Frozen and trained BatchNorm, and dropout, in one."""
+
+
+def tail_of(store, run):
+    version = get_model(store, read_result(store, run).model)
+    return load(store.get(version.folder, version.tail))
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_learns_registers_and_tells_what_happened(colour_store, train_alone):
+    spec = colour_spec(
+        backbone={"arch": "resnet18", "weights": "none", "freeze": 2},
+        train__epochs=4,
+        register={"model": "colours", "alias": "candidate"},
+    )
+    run = new_run(colour_store, spec)
+    events = train_alone(colour_store, run)
+    result = read_result(colour_store, run)
+
+    started = events[0]
+    assert isinstance(started, Started)
+    assert (started.attempt, started.epoch, started.frozen_stages) == (1, 0, ("stem", "layer1"))
+    epochs = [event for event in events if isinstance(event, Validated)]
+    assert [event.epoch for event in epochs] == [1, 2, 3, 4]
+    best = max(epochs, key=lambda event: event.val["accuracy"])
+    assert result.epoch == best.epoch
+    assert result.metrics["val"] == best.val
+    assert result.metrics["val"]["accuracy"] > 0.6
+    assert result.trunk_digest == started.trunk_digest
+
+    version = get_model(colour_store, "colours@candidate")
+    assert version.ref == result.model == "colours@1"
+    assert version.classes == ("blue", "green", "red")
+    assert version.lineage.run == run
+    assert version.lineage.dataset_version == read_spec(colour_store, run).dataset.version
+    assert not any(name.startswith(("conv1.", "layer1.")) for name in tail_of(colour_store, run))
+    names = [key for key, _ in colour_store.scan(f"runs/{run}/attempt-1/")]
+    assert sum("/events/events.out.tfevents" in name for name in names) == 4
+    assert sum("/metrics/" in name for name in names) == 4
+    assert 1 <= sum(name.endswith("checkpoint.json") for name in names) <= 2
+
+
+def test_two_workers_give_the_losses_of_one(colour_store, train_alone):
+    histories = []
+    for workers in (1, 2):
+        # 39 images in batches of 19: the last batch has 1, less than there are workers.
+        spec = colour_spec(
+            backbone__dropout=0.0,
+            train__batch_size=19,
+            train__epochs=2,
+            scaling={"workers": workers},
+        )
+        run = new_run(colour_store, spec)
+        if workers == 1:
+            train_alone(colour_store, run)
+        else:
+            assert train_together(colour_store, run, workers) == [0, 0]
+        result = read_result(colour_store, run)
+        assert torch.tensor(result.metrics["val"]["confusion"]).sum() == 15
+        histories.append(result.history)
+    for one, two in zip(*histories, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(colour_store, train_alone):
+    tails = []
+    for seed in (0, 0, 1):
+        run = new_run(colour_store, colour_spec(train__seed=seed, train__epochs=2, **MOBILENET))
+        train_alone(colour_store, run)
+        tails.append(tail_of(colour_store, run))
+    assert same(tails[0], tails[1])
+    assert not same(tails[0], tails[2])
+
+
+def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(colour_store, train_alone):
+    unbroken, broken = (new_run(colour_store, colour_spec(**MOBILENET)) for _ in range(2))
+    train_alone(colour_store, unbroken)
+
+    def stop(event):
+        if isinstance(event, Validated) and event.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(colour_store, broken, stop)
+    assert read_result(colour_store, broken) is None
+    assert train_alone(colour_store, broken)[0].epoch == 2
+    assert_equal_ends(colour_store, unbroken, broken)
+
+
+def test_two_workers_killed_go_on_to_the_weights_of_an_unbroken_run(colour_store):
+    changes = {
+        "train__optimizer": {"kind": "adamw", "lr": 0.002},
+        "train__schedule": {"kind": "cosine"},
+        "scaling": {"workers": 2},
+    }
+    spec = colour_spec(**changes, **MOBILENET)
+    unbroken, broken = new_run(colour_store, spec), new_run(colour_store, spec)
+    assert train_together(colour_store, unbroken, 2) == [0, 0]
+    assert train_together(colour_store, broken, 2, die_after=2)[0] == 9
+    assert latest_checkpoint(colour_store, broken).epoch == 2
+    assert train_together(colour_store, broken, 2) == [0, 0]
+    assert_equal_ends(colour_store, unbroken, broken)
+
+
+def assert_equal_ends(store, unbroken, broken):
+    first, second = (read_result(store, run) for run in (unbroken, broken))
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.history == second.history
+    assert same(tail_of(store, unbroken), tail_of(store, broken))
+
+
+def test_an_overtaken_attempt_publishes_nothing(colour_store, train_alone):
+    run = new_run(colour_store, colour_spec())
+
+    def overtake(event):
+        if isinstance(event, Validated):
+            claim_attempt(colour_store, run)
+
+    with pytest.raises(RunFailed, match="attempt 1 was overtaken by attempt 2"):
+        train_alone(colour_store, run, overtake)
+    assert read_result(colour_store, run) is None
+    assert colour_store.children("models/") == []
+
+
+def test_a_moved_trunk_voids_the_run(colour_store, train_alone):
+    spec = colour_spec(backbone={"arch": "resnet18", "weights": "none", "freeze": "layer2"})
+    run = new_run(colour_store, spec)
+
+    def disturb(event):
+        if isinstance(event, Validated):
+            for trunk in [thing for thing in gc.get_objects() if type(thing) is Trunk]:
+                for name, buffer in trunk.named_buffers():
+                    buffer += name.endswith("running_mean")
+
+    with pytest.raises(RunFailed, match="frozen stage 'stem' changed during training"):
+        train_alone(colour_store, run, disturb)
+    assert read_result(colour_store, run) is None
+
+
+def test_a_model_becomes_the_backbone_of_the_next(colour_store, train_alone):
+    first = new_run(colour_store, colour_spec(train__epochs=2))
+    train_alone(colour_store, first)
+    spec = colour_spec(
+        backbone={"arch": "squeezenet1_1", "weights": "model://colours", "freeze": "fire9"},
+        preprocess=None,
+        train__epochs=1,
+        register={"model": "next"},
+    )
+    second = new_run(colour_store, spec)
+    recorded = read_spec(colour_store, second)
+    assert recorded.backbone.weights == "model://colours@1"
+    assert recorded.preprocess.crop == 32
+    train_alone(colour_store, second)
+    version = get_model(colour_store, "next")
+    assert version.lineage.weights == "model://colours@1"
+    assert set(tail_of(colour_store, second)) == {"classifier.1.weight", "classifier.1.bias"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"scaling": {"workers": 40}, "train__batch_size": 64}, DataError, "39 training images"),
+        ({"backbone__freeze": 12}, SpecError, "12 is out of range"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(colour_store, changes, error, message):
+    with pytest.raises(error, match=message):
+        resolve(colour_store, colour_spec(**changes))
+    assert colour_store.children("runs/") == []
