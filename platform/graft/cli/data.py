@@ -154,16 +154,15 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     def table() -> "Table":
         from rich.table import Column, Table
 
-        from graft.data.splits import SPLITS
-
-        names = ("dataset", "version", "classes", *SPLITS, "MB", "created")
-        table = Table(*(Column(name, no_wrap=True) for name in names))
+        table = Table(
+            Column("dataset", no_wrap=True), "latest", "classes", "images", "MB", "created"
+        )
         for found, row in zip(manifests, rows, strict=True):
             table.add_row(
-                found.name,
-                found.version + (" (latest)" if row["latest"] else ""),
+                found.ref,
+                "yes" if row["latest"] else "",
                 str(row["classes"]),
-                *(str(sum(found.counts.get(split, {}).values())) for split in SPLITS),
+                str(found.images),
                 f"{found.bytes / 1e6:.1f}",
                 found.created[:10],
             )

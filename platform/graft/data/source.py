@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from graft.data.manifest import Skipped
 from graft.data.splits import SPLITS
 from graft.errors import DataError, ImageError, ObjectNotFound
@@ -233,9 +236,6 @@ def _rows(uri: str, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{uri}: not a CSV file in UTF-8: {error}") from error
     else:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             table = pq.read_table(io.BytesIO(data))
         except pa.ArrowException as error:

@@ -1,0 +1,137 @@
+"""`graft data`, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+GRAFT = Path(sys.executable).with_name("graft")
+
+
+def graft(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GRAFT, "data", *arguments], capture_output=True, text=True)
+
+
+def write_images(root: Path, count: int = 5) -> str:
+    for label in ("red", "[green]"):
+        (root / label).mkdir(parents=True)
+        for i in range(count):
+            color = (i, 255, 0) if label == "[green]" else (255, i, 0)
+            Image.new("RGB", (8, 6), color).save(root / label / f"{i}.png")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, object]]:
+    """A store with one dataset, and what importing it printed."""
+    folder = tmp_path_factory.mktemp("data")
+    source, store = write_images(folder / "source"), str(folder / "store")
+    done = graft("import", source, "--name", "colours", "--store", store, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "images/s" in done.stderr
+    document: dict[str, object] = json.loads(done.stdout)
+    return store, document
+
+
+def test_import_prints_one_document(imported: tuple[str, dict[str, object]]) -> None:
+    _, document = imported
+    assert document["written"] is True
+    assert document["classes"] == ["[green]", "red"]
+    assert document["counts"] == {
+        "train": {"[green]": 4, "red": 4},
+        "val": {"[green]": 1, "red": 1},
+    }
+
+
+def test_importing_again_says_so(imported: tuple[str, dict[str, object]]) -> None:
+    store, document = imported
+    source = str(document["source"])
+    done = graft("import", source, "--name", "colours", "--store", store)
+    assert done.returncode == 0
+    assert "holds these images already; nothing was written" in " ".join(done.stderr.split())
+    assert f"colours@{document['version']}" in done.stdout
+
+
+def test_ls_and_show(imported: tuple[str, dict[str, object]]) -> None:
+    store, document = imported
+    listed = graft("ls", "--store", store)
+    assert f"colours@{document['version']} │ yes" in listed.stdout
+    (row,) = json.loads(graft("ls", "--store", store, "--json").stdout)["datasets"]
+    assert (row["name"], row["latest"], row["images"]) == ("colours", True, {"train": 8, "val": 2})
+
+    version = str(document["version"])[:5]
+    shown = graft("show", f"colours@{version}", "--store", store)
+    assert "[green]" in shown.stdout
+    assert "8 to 8 pixels" in shown.stdout
+    found = json.loads(graft("show", "colours", "--store", store, "--json").stdout)
+    assert found.items() <= document.items()
+
+
+def test_show_of_a_missing_dataset(imported: tuple[str, dict[str, object]]) -> None:
+    done = graft("show", "colors", "--store", imported[0], "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'colours'?" in done.stderr
+
+
+def test_bad_files_fail_with_their_names_and_exit_code_2(tmp_path: Path) -> None:
+    source, store = write_images(tmp_path / "source"), str(tmp_path / "store")
+    (tmp_path / "source" / "red" / "text.jpg").write_text("no image")
+    (tmp_path / "source" / "red" / "empty.jpg").touch()
+    done = graft("import", source, "--name", "colours", "--store", store, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "red/text.jpg: not an image" in done.stderr
+    assert "red/empty.jpg: 0 bytes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    done = graft("import", source, "--name", "colours", "--store", store, "--skip-bad")
+    assert done.returncode == 0
+    assert "left out: 2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no/such/folder", "--name", "x"],
+        [".", "--name", "Not A Name"],
+        [".", "--name", "x", "--max-side", "0"],
+        ["."],
+    ],
+)
+def test_mistakes_end_with_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    done = graft("import", *arguments, "--store", str(tmp_path))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    for name in ("tmp", "source/a", "source/b"):
+        (tmp_path / name).mkdir(parents=True)
+    large = tmp_path / "source" / "a" / "0.jpg"
+    Image.effect_noise((1500, 1500), 50).save(large)
+    for i in range(1, 300):
+        os.link(large, large.with_name(f"{i}.jpg"))
+    command = [GRAFT, "data", "import", tmp_path / "source", "--name", "x", "--threads", "1"]
+    process = subprocess.Popen(
+        [*command, "--store", tmp_path / "store"],
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "tmp").rglob("*.tar")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (tmp_path / "store").exists()
