@@ -181,3 +181,12 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def store(store_uri: str) -> Store:
     """An empty store, once a directory, once on S3."""
     return Store.open(store_uri)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server: S3Server) -> Iterator[None]:
+    """A local Ray for the whole session; its workers know the S3 server."""
+    from graft.cluster.local import ray_session
+
+    with ray_session():
+        yield

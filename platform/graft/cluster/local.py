@@ -3,14 +3,14 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from graft.errors import ResourceError
 
 DEFAULTS = {
     "RAY_AUTH_MODE": "disabled",  # unset, a local Ray turns token authentication on
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # unset, Ray warns that it will become 0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
@@ -18,16 +18,15 @@ DEFAULTS = {
 
 
 @contextlib.contextmanager
-def ray_session(environment: Mapping[str, str] | None = None) -> Iterator[None]:
+def ray_session() -> Iterator[None]:
     """Connect to a running Ray, or start one that ends with the block.
 
-    `environment` adds to `DEFAULTS`; neither overrides what the user has set. A Ray that
-    this process already uses is left as it is.
+    A Ray that this process already uses is left as it is.
 
     Raises:
         ResourceError: nothing answers at ``RAY_ADDRESS``.
     """
-    for name, value in (DEFAULTS | dict(environment or {})).items():
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     import ray
 
