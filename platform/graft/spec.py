@@ -20,6 +20,7 @@ NAME = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 
 Name = Annotated[str, Field(pattern=NAME)]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -112,7 +113,7 @@ class StandardAugment(Section):
     views: Positive | Literal["live"] = "live"
     """How many augmented views an image has: epoch e trains on view 1 + (e mod views);
     `live`: a new one every epoch."""
-    seed: int = 0
+    seed: Seed = 0
     """A view depends on this, the image and the view's number, and on nothing else."""
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Smallest and largest part of the image's area that a crop covers."""
@@ -191,7 +192,7 @@ class Train(Section):
     epochs: Positive = 8
     batch_size: Positive = 32
     """Images per step, over all workers together."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds the head's initialisation, the order of images and dropout."""
     optimizer: Optimizer = SGD(kind="sgd")
     schedule: Schedule = Constant()
@@ -277,6 +278,8 @@ class Finetune(Section):
 
 Job = Finetune
 KINDS: dict[str, type[Job]] = {"finetune": Finetune}
+DEFAULT_KINDS = {"augment": "standard", "train.optimizer": "sgd", "train.schedule": "constant"}
+"""What a section is where it says no `kind`, so that one key of it can be set alone."""
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -304,6 +307,8 @@ def parse_job(document: dict[str, Any], where: str) -> Job:
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
         raise SpecError(f"{where}: kind is {kind!r}; expected one of: {', '.join(KINDS)}")
+    for key, default in DEFAULT_KINDS.items():
+        document = _with_kind(document, key.split("."), default)
     try:
         # Strict, by way of JSON: "8" is no number, and a list is what JSON has for a tuple.
         return model.model_validate_json(json.dumps(document, default=str), strict=True)
@@ -360,6 +365,16 @@ def _apply(document: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise SpecError(f"--set {override}: '{parent}' is {_kind_of(node)}, not a section")
     node[last] = parse_yaml(value, f"--set {override}")
+
+
+def _with_kind(document: dict[str, Any], path: Sequence[str], kind: str) -> dict[str, Any]:
+    """Return `document` with a `kind` in the section at `path`, where it has that section."""
+    if not path:
+        return {"kind": kind} | document
+    section = document.get(path[0])
+    if not isinstance(section, dict):
+        return document
+    return document | {path[0]: _with_kind(section, path[1:], kind)}
 
 
 def _explain(where: str, model: type[Section], error: ValidationError) -> Iterable[str]:

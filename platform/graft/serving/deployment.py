@@ -106,8 +106,8 @@ def serve_model(
         num_replicas=replicas,
         ray_actor_options={"num_cpus": cpus_per_replica},
         # Enough in hand to fill the next batches; then some wait, then 503.
-        max_ongoing_requests=4 * MAX_BATCH,
-        max_queued_requests=16 * MAX_BATCH,
+        max_ongoing_requests=8 * MAX_BATCH,
+        max_queued_requests=32 * MAX_BATCH,
         # What fails once here fails again: a missing payload, golden images that differ.
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=STOP_TIMEOUT_S,

@@ -107,6 +107,7 @@ def run_attempt(
         elif isinstance(event, EpochDone) and lead:
             checkpoint = lead.finish_epoch(event, chain[-1], checkpoint, pace)
             watchdog.alive()
+            pace.begin_epoch()
     watchdog.stop()
     _prove_frozen(run, assembly, chain, ranks)
     if lead and checkpoint:
@@ -246,31 +247,32 @@ class Pace:
     """Training images per second over all workers; time between epochs does not count."""
 
     def __init__(self) -> None:
-        self._images = self._all_images = 0
-        self._seconds = self._all_seconds = 0.0
-        self._last: float | None = None
+        self._done = (0, 0.0)
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Start an epoch's clock."""
+        self._began = time.monotonic()
+        self._images, self._seconds = 0, 0.0
 
     def step(self, done: StepDone) -> None:
-        """Count a step; an epoch's first only starts the clock."""
-        now = time.monotonic()
-        if done.step == 1:
-            self._images, self._seconds = 0, 0.0
-        elif self._last is not None:
-            self._images += done.images
-            self._seconds += now - self._last
-            self._all_images += done.images
-            self._all_seconds += now - self._last
-        self._last = now
+        """Count a step."""
+        self._images += done.images
+        self._seconds = time.monotonic() - self._began
+        if done.step == done.steps:
+            images, seconds = self._done
+            self._done = (images + self._images, seconds + self._seconds)
 
     @property
     def images_per_second(self) -> float:
-        """Over the epoch so far; 0 while there is nothing to go by."""
+        """Over the epoch so far."""
         return self._images / self._seconds if self._seconds else 0.0
 
     @property
     def overall(self) -> float:
-        """Over all epochs of the attempt."""
-        return self._all_images / self._all_seconds if self._all_seconds else 0.0
+        """Over all finished epochs of the attempt."""
+        images, seconds = self._done
+        return images / seconds if seconds else 0.0
 
 
 class Watchdog:
