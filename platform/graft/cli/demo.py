@@ -31,7 +31,7 @@ def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = Fal
 def _table(found: "Demo") -> "Table":
     from rich.table import Table
 
-    table = Table("", "model", "labelled images", "epochs", "seconds", "val accuracy")
+    table = Table("", "model", "labels", "epochs", "seconds", "accuracy")
     for run in (found.pretraining, found.pretrained, found.scratch):
         table.add_row(
             run.name,

@@ -30,8 +30,18 @@ VAL_PER_CLASS = 30
 QUESTIONS = 300
 """Held-out digits that the served model is asked about."""
 ARCH = "resnet18"
-PRETRAIN = {"epochs": 6, "batch_size": 64, "optimizer": {"kind": "adamw", "lr": 1e-3}}
-TRANSFER = {"epochs": 10, "batch_size": 30, "optimizer": {"kind": "adamw", "lr": 1e-3}}
+PRETRAIN = {
+    "epochs": 6,
+    "batch_size": 64,
+    "optimizer": {"kind": "adamw", "lr": 2e-3},
+    "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
+}
+TRANSFER = {
+    "epochs": 5,
+    "batch_size": 30,
+    "optimizer": {"kind": "adamw", "lr": 5e-4},
+    "schedule": {"kind": "cosine"},
+}
 
 
 class Watch(Protocol):
