@@ -1,7 +1,6 @@
 """A model on a real local Ray Serve: it answers, or says why not, and leaves nothing behind."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -100,9 +99,12 @@ def test_what_the_machine_lacks_is_said_at_once(model_store: Store) -> None:
 
 
 @pytest.fixture
-def server(model_store: Store) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """`graft serve` as users run it, and its URL."""
-    command = [GRAFT, "serve", "ants-bees", "--port", "0", "--json", "--store", model_store.uri]
+def server(
+    store_uri: str, register_model: Callable[..., ModelVersion]
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`graft serve` as users run it, from either kind of store, and its URL."""
+    register_model(Store.open(store_uri))
+    command = [GRAFT, "serve", "ants-bees", "--port", "0", "--json", "--store", store_uri]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -117,12 +119,11 @@ def server(model_store: Store) -> Iterator[tuple["subprocess.Popen[str]", str]]:
 
 
 @pytest.mark.slow  # a Ray of its own: 20 seconds
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_the_commands_from_start_to_end(
     server: tuple["subprocess.Popen[str]", str],
     photograph: Callable[..., bytes],
     tmp_path: Path,
-    stop: signal.Signals,
+    store_uri: str,
 ) -> None:
     process, url = server
     (tmp_path / "ant.jpg").write_bytes(photograph(1))
@@ -148,7 +149,8 @@ def test_the_commands_from_start_to_end(
     assert done.returncode == 2
     assert "no model 'wasps' here" in done.stderr
 
-    os.kill(process.pid, stop)
+    # Both ways to stop it, one for each kind of store.
+    process.send_signal(signal.SIGTERM if store_uri.startswith("s3://") else signal.SIGINT)
     rest, messages = process.communicate(timeout=60)
     assert process.returncode == 0, messages
     assert rest == ""

@@ -114,7 +114,7 @@ def serve_model(
         logging_config={"enable_access_log": False},
     )
     # Short, and not TMPDIR: the path of HAProxy's Unix socket may have 107 characters.
-    folder = tempfile.TemporaryDirectory(prefix="graft-", dir="/tmp")
+    folder = tempfile.TemporaryDirectory(prefix="graft-", dir="/tmp", ignore_cleanup_errors=True)
     with folder, contextlib.ExitStack() as stack:
         stack.callback(_stop)
         serve.start(
@@ -166,7 +166,7 @@ def _wait_until_ready(url: str) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/healthz", timeout=5).is_success:
+            if httpx.get(f"{url}/healthz", timeout=5, trust_env=False).is_success:
                 return
         if time.monotonic() > deadline:
             raise ServingError(
