@@ -24,14 +24,14 @@ from graft.training.prepare import resolve
 from graft.training.runs import Result, create_run
 from graft.training.worker import run_finetune
 
-CHARACTERS_PER_CLASS = 64
+CHARACTERS_PER_CLASS = 60
 TRAIN_PER_CLASS = 15
 VAL_PER_CLASS = 30
 QUESTIONS = 300
 """Held-out digits that the served model is asked about."""
 ARCH = "resnet18"
 PRETRAIN = {
-    "epochs": 6,
+    "epochs": 5,
     "batch_size": 64,
     "optimizer": {"kind": "adamw", "lr": 2e-3},
     "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
@@ -42,6 +42,8 @@ TRANSFER = {
     "optimizer": {"kind": "adamw", "lr": 5e-4},
     "schedule": {"kind": "cosine"},
 }
+ONE_WORKER = {"workers": 1, "cpus_per_worker": 2}
+TWO_WORKERS = {"workers": 2, "cpus_per_worker": 1}
 
 
 class Watch(Protocol):
@@ -97,7 +99,7 @@ def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> Demo:
         say(f"   {count} images of {len(imported.manifest.classes)} classes")
 
         say("2. Train a backbone on them, from random weights")
-        spec = _spec("demo-characters", "none", PRETRAIN)
+        spec = _spec("demo-characters", "none", PRETRAIN, ONE_WORKER)
         pretraining = _train(store, "letters and figures", spec, watch)
 
         say("3. Import real handwritten digits, few of them labelled")
@@ -109,7 +111,7 @@ def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> Demo:
 
         say("4. Transfer: the same run from the backbone, and from random weights")
         runs = [
-            _train(store, name, _spec("demo-digits", weights, TRANSFER), watch)
+            _train(store, name, _spec("demo-digits", weights, TRANSFER, TWO_WORKERS), watch)
             for name, weights in (
                 ("pretrained", f"model://{pretraining.model}"),
                 ("from scratch", "none"),
@@ -138,7 +140,7 @@ def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> Demo:
     )
 
 
-def _spec(dataset: str, weights: str, train: dict[str, Any]) -> Finetune:
+def _spec(dataset: str, weights: str, train: dict[str, Any], scaling: dict[str, int]) -> Finetune:
     document = {
         "kind": "finetune",
         "name": dataset,
@@ -147,7 +149,7 @@ def _spec(dataset: str, weights: str, train: dict[str, Any]) -> Finetune:
         "preprocess": {"resize": 32, "crop": 32},
         "augment": {"kind": "standard", "scale": [0.7, 1.0], "flip": 0.0},
         "train": train,
-        "scaling": {"workers": 2},
+        "scaling": scaling,
         "register": {"model": dataset, "alias": "candidate"},
     }
     return parse_job(document, "demo")

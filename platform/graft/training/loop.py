@@ -205,9 +205,7 @@ def _restore(
         own[name].copy_(value)
     for name, slots in start.optimizer.items():
         optimizer.state[parameters[name]] = {
-            # Adam's step count stays on the CPU, as torch keeps it.
-            key: value.clone() if value.dim() == 0 else value.to(ranks.device, copy=True)
-            for key, value in slots.items()
+            key: value.to(ranks.device, copy=True) for key, value in slots.items()
         }
     rng = start.rng[ranks.rank]
     torch.set_rng_state(rng["cpu"])
