@@ -7,6 +7,7 @@
     │   ├── SpecError           a job spec: unknown key, wrong type, settings in conflict
     │   ├── DataError           a dataset or its source
     │   │   └── ImageError      the bytes of one image
+    │   │       └── ImageTooLarge   more pixels than anyone decodes
     │   ├── WeightsError        backbone weights that cannot be had or do not fit
     │   ├── NotFoundError       no dataset version, run, model or alias of that name
     │   ├── ResourceError       the cluster lacks what was asked for; a port is in use
@@ -45,6 +46,10 @@ class DataError(InputError):
 
 class ImageError(DataError):
     """The bytes of one image cannot be used; the message is the reason alone."""
+
+
+class ImageTooLarge(ImageError):  # noqa: N818
+    """The image has more pixels than Graft decodes."""
 
 
 class WeightsError(InputError):

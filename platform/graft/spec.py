@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from graft.errors import SpecError
 
@@ -19,6 +19,15 @@ NAME = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 """What datasets, runs and models may be called: a safe part of an object's key and of a URL."""
 
 Name = Annotated[str, Field(pattern=NAME)]
+
+
+def _no_number(name: str) -> str:
+    if name.isdigit():
+        raise ValueError(f"an alias of digits alone would read as a version: {name}")
+    return name
+
+
+AliasName = Annotated[Name, AfterValidator(_no_number)]
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -233,7 +242,7 @@ class Register(Section):
     model: Name
     weights: Literal["best", "last"] = "best"
     """Those of the epoch with the best validation accuracy, or of the last epoch."""
-    alias: Name | None = None
+    alias: AliasName | None = None
     """Alias to point at the new version."""
 
 

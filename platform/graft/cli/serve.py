@@ -28,7 +28,6 @@ def serve(
     The golden images have to give the outputs that training recorded, or it does not
     start. With --json the one document is printed as soon as the server answers.
     """
-    import signal
     import threading
     from contextlib import ExitStack, suppress
 
@@ -44,8 +43,6 @@ def serve(
 
         port = free_port(host, port)
         with ray_session(), ExitStack() as stack:
-            # Ray's own handler would abort, and leave its processes behind.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
             url = stack.enter_context(
                 serve_model(opened, version, host, port, replicas, cpus_per_replica)
             )

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 from graft.errors import ResourceError
@@ -21,7 +22,8 @@ DEFAULTS = {
 def ray_session() -> Iterator[None]:
     """Connect to a running Ray, or start one that ends with the block.
 
-    A Ray that this process already uses is left as it is.
+    A Ray that this process already uses is left as it is. SIGTERM, as Kubernetes sends
+    it, acts like Ctrl-C from here on.
 
     Raises:
         ResourceError: nothing answers at ``RAY_ADDRESS``.
@@ -46,6 +48,9 @@ def ray_session() -> Iterator[None]:
             f"no Ray answers at RAY_ADDRESS={address}; start one, or unset RAY_ADDRESS "
             "to run on this machine alone"
         ) from error
+    with contextlib.suppress(ValueError):  # only the main thread may
+        # Ray's own handler would abort, and leave its processes behind.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

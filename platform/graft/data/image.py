@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from graft.errors import ImageError
+from graft.errors import ImageError, ImageTooLarge
 
 MAX_PIXELS = 80_000_000
 """An image with more is refused from its header, before memory is taken for it."""
@@ -109,7 +109,7 @@ def _load(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     megapixels = image.width * image.height / 1e6
     if megapixels > MAX_PIXELS / 1e6:
-        raise ImageError(f"{megapixels:.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}")
+        raise ImageTooLarge(f"{megapixels:.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}")
     with _damage_explained():
         image.load()
     return image

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from swagger_ui_bundle import swagger_ui_path
 
 from graft import __version__
-from graft.errors import ImageError
+from graft.errors import ImageError, ImageTooLarge
 from graft.serving.batching import Batcher
 from graft.serving.body import OPENAPI, image_bytes, read_body
 from graft.serving.predictor import Predictor
@@ -198,4 +198,5 @@ async def _refuse_parameter(request: Request, error: RequestValidationError) -> 
 
 
 async def _refuse_image(request: Request, error: ImageError) -> JSONResponse:
-    return JSONResponse({"error": f"the image cannot be used: {error}"}, 415)
+    status = 413 if isinstance(error, ImageTooLarge) else 415
+    return JSONResponse({"error": f"the image cannot be used: {error}"}, status)

@@ -1,0 +1,151 @@
+"""Backbone weights: found, kept by their hash, fitted, refused."""
+
+import pickle
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from graft.backbones.model import build
+from graft.backbones.trunk import trunk_chain
+from graft.backbones.weights import load_weights, resolve_weights
+from graft.errors import NotFoundError, SpecError, WeightsError
+from graft.spec import Backbone, Contract, LinearHead
+from graft.store import Store, sha256_file
+
+CONTRACT = Contract(max_side=64)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.open(str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="module")
+def published():
+    """A network as torchvision publishes one: 1000 classes."""
+    torch.manual_seed(1)
+    return torchvision.models.squeezenet1_1().state_dict()
+
+
+def load(store, path, **changes):
+    backbone = Backbone(arch="squeezenet1_1", weights=str(path), **changes)
+    weights = resolve_weights(store, backbone)
+    model = build(backbone, LinearHead(), classes=3)
+    load_weights(store, weights, model, keep_head=False)
+    return weights, model
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "half"])
+def test_a_file_is_kept_by_its_hash_and_fitted_but_for_the_head(store, published, tmp_path, kind):
+    path = tmp_path / ("w.pth" if kind == "pth" else "w.safetensors")
+    if kind == "pth":
+        torch.save(published, path)
+    else:
+        half = kind == "half"
+        save_file({k: v.half() if half else v.contiguous() for k, v in published.items()}, path)
+    weights, model = load(store, path)
+    assert weights.sha256 == sha256_file(path)
+    own = model.network.state_dict()
+    assert own["classifier.1.weight"].shape[0] == 3
+    for name, value in published.items():
+        if not name.startswith("classifier.1."):
+            assert torch.allclose(own[name], value, atol=2e-3 if kind == "half" else 0)
+    path.unlink()
+    again = resolve_weights(
+        store,
+        Backbone(arch="squeezenet1_1", weights=str(path), weights_sha256=weights.sha256),
+    )
+    assert again == weights
+
+
+def test_what_does_not_fit_is_listed(store, published, tmp_path):
+    state = {name: value.contiguous() for name, value in published.items()}
+    del state["features.0.bias"]
+    state["features.3.squeeze.bias"] = torch.zeros(5)
+    state["extra.weight"] = torch.zeros(1)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError) as caught:
+        load(store, tmp_path / "w.safetensors")
+    message = str(caught.value)
+    assert "missing features.0.bias (64,)" in message
+    assert "features.3.squeeze.bias is (5,), expected (16,)" in message
+    assert "unknown extra.weight" in message
+    assert "classifier.1" not in message
+
+
+class Harmful:
+    def __reduce__(self):
+        return (pytest.fail, ("a weights file ran code",))
+
+
+@pytest.mark.parametrize("content", ["garbage", "code", "nested", "empty"])
+def test_only_plain_tensors_are_read(store, tmp_path, content):
+    path = tmp_path / "w.pth"
+    if content == "garbage":
+        path.write_bytes(b"no weights at all")
+    elif content == "code":
+        torch.save({"a": Harmful()}, path, pickle_module=pickle)
+    elif content == "nested":
+        torch.save({"state_dict": {"a": torch.zeros(1)}}, path)
+    else:
+        path.write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"w\.pth"):
+        load(store, path)
+    assert list(store.scan("")) == []
+
+
+def test_the_wrong_file_is_refused_by_its_hash(store, published, tmp_path):
+    torch.save(published, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"has SHA-256 .* asks for 0000"):
+        load(store, tmp_path / "w.pth", weights_sha256="0" * 64)
+
+
+def test_no_such_file_model_or_enum(store):
+    with pytest.raises(WeightsError, match=r"no file .*nowhere\.pth; expected `imagenet`"):
+        load(store, "nowhere.pth")
+    with pytest.raises(NotFoundError, match="no model 'nobody'"):
+        load(store, "model://nobody")
+    with pytest.raises(SpecError, match=r"did you mean 'SqueezeNet1_1_Weights\.IMAGENET1K_V1'"):
+        load(store, "SqueezeNet1_1_Weights.IMAGENET1K_V2")
+
+
+def test_imagenet_is_taken_from_torchs_cache_and_then_from_the_store(
+    store, published, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    torch.save(published, checkpoints / "squeezenet1_1-b8a52dc0.pth")
+    with pytest.raises(WeightsError, match="does not begin with b8a52dc0"):
+        load(store, "imagenet")
+    assert list(store.scan("")) == []
+
+
+def test_the_trunk_digest_names_weights_contract_and_depth():
+    def digest(seed=0, freeze=3, arch="resnet18", contract=CONTRACT, nudge=None):
+        torch.manual_seed(seed)
+        backbone = Backbone(arch=arch, weights="none", freeze=freeze)
+        model = build(backbone, LinearHead(), classes=3)
+        if nudge:
+            model.network.state_dict()[nudge].add_(1)
+        return trunk_chain(model, contract)
+
+    chain = digest()
+    assert len(chain) == 4
+    assert digest() == chain
+    assert digest(freeze=2) == chain[:3]
+    assert digest(freeze="all")[:4] == chain
+    assert digest(nudge="layer4.0.conv1.weight") == chain  # trained, not named
+    assert digest(nudge="layer2.0.conv1.weight")[:3] == chain[:3]
+    for other in (
+        digest(nudge="layer2.0.conv1.weight"),
+        digest(nudge="bn1.running_mean"),
+        digest(nudge="bn1.num_batches_tracked"),
+        digest(seed=1),
+        digest(arch="resnet34"),
+        digest(contract=Contract(max_side=65)),
+        digest(contract=Contract(max_side=64, crop=192)),
+    ):
+        assert other[3] != chain[3]

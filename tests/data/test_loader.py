@@ -1,0 +1,104 @@
+"""Who reads which image when: pure functions; and the loader that follows them."""
+
+import numpy as np
+import pytest
+import torch
+
+from colours import draw_colours
+from graft.data.importing import import_dataset
+from graft.data.loader import ImageLoader, evaluation_shares, to_tensor, training_shares
+from graft.data.manifest import open_dataset
+from graft.data.views import render
+from graft.spec import Loader, Preprocess, StandardAugment
+from graft.store import Store
+
+SMALL = Preprocess(resize=36, crop=32)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("images", [5, 16, 33])
+def test_every_image_is_trained_on_once_an_epoch_in_the_same_batches(images, workers):
+    alone = training_shares(images, 8, seed=3, epoch=2, rank=0, workers=1)
+    together = [
+        training_shares(images, 8, seed=3, epoch=2, rank=rank, workers=workers)
+        for rank in range(workers)
+    ]
+    assert {len(shares) for shares in together} == {len(alone)}
+    seen = []
+    for number, whole in enumerate(alone):
+        shares = [worker[number] for worker in together]
+        assert all(len(share.indices) and share.total == len(whole.indices) for share in shares)
+        real = np.concatenate([share.indices[share.weights > 0] for share in shares])
+        assert sorted(real) == sorted(whole.indices)
+        assert sum(share.weights.sum() for share in shares) == len(whole.indices)
+        seen.extend(real)
+    assert sorted(seen) == list(range(images))
+
+
+def test_the_order_depends_on_seed_and_epoch():
+    def order(seed, epoch):
+        return np.concatenate([s.indices for s in training_shares(50, 8, seed, epoch, 0, 1)])
+
+    assert np.array_equal(order(0, 0), order(0, 0))
+    assert not np.array_equal(order(0, 0), order(0, 1))
+    assert not np.array_equal(order(0, 0), order(1, 0))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_every_validation_image_is_read_once(workers):
+    shares = [s for rank in range(workers) for s in evaluation_shares(11, 4, rank, workers)]
+    assert sorted(np.concatenate([share.indices for share in shares])) == list(range(11))
+    assert all(len(share.indices) <= 4 for share in shares)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    store = Store.open(str(tmp_path_factory.mktemp("store")))
+    import_dataset(store, str(draw_colours(tmp_path_factory.mktemp("images"))), "colours")
+    return open_dataset(store, "colours")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Loader(), Loader(threads=1, prefetch=1, decoded_cache_mb=0), Loader(threads=5, prefetch=20)],
+)
+def test_threads_and_caches_change_nothing(dataset, settings):
+    from graft.data.image import decode
+
+    images = dataset.images("train")
+    loader = ImageLoader(dataset, SMALL, StandardAugment(), settings)
+    for view in (1, 2):
+        shares = training_shares(len(images), 8, 0, view, 0, 1)
+        batches = list(loader.batches(images, shares, view))
+        assert len(batches) == len(shares)
+        for batch, share in zip(batches, shares, strict=True):
+            assert batch.share is share
+            for row, index in enumerate(share.indices):
+                image = images[index]
+                pixels = decode(dataset.read(image))
+                expected = render(pixels, image.sha256, view, SMALL, StandardAugment())
+                assert np.array_equal(batch.images[row], expected)
+                assert batch.labels[row] == image.label
+
+
+def test_a_reader_that_stops_early_leaves_no_thread(dataset):
+    import threading
+
+    images = dataset.images("train")
+    loader = ImageLoader(dataset, SMALL, StandardAugment(), Loader())
+    batches = loader.batches(images, training_shares(len(images), 4, 0, 0, 0, 1), 1)
+    next(batches)
+    batches.close()
+    for thread in [t for t in threading.enumerate() if t.name.startswith("decode")]:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+
+
+def test_tensors_are_normalised_and_channels_last():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    tensor = to_tensor(pixels, SMALL)
+    mean, std = torch.tensor(SMALL.mean), torch.tensor(SMALL.std)
+    expected = ((torch.from_numpy(pixels) / 255 - mean) / std).permute(0, 3, 1, 2)
+    assert tensor.shape == (2, 3, 8, 8)
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(tensor, expected, atol=1e-6)
