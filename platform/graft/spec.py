@@ -300,8 +300,10 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"cannot read {path}: not text in UTF-8") from error
     document = parse_yaml(text, str(path))
     if not isinstance(document, dict):
         raise SpecError(f"{path}: expected a mapping with a `kind`, found {_kind_of(document)}")
@@ -320,7 +322,11 @@ def parse_job(document: dict[str, Any], where: str) -> Job:
         document = _with_kind(document, key.split("."), default)
     try:
         # Strict, by way of JSON: "8" is no number, and a list is what JSON has for a tuple.
-        return model.model_validate_json(json.dumps(document, default=str), strict=True)
+        content = json.dumps(document, default=str)
+    except (TypeError, ValueError) as error:  # a key that is a list, an alias within itself
+        raise SpecError(f"{where}: {error}") from error
+    try:
+        return model.model_validate_json(content, strict=True)
     except ValidationError as error:
         raise SpecError("\n".join(_explain(where, model, error))) from error
 

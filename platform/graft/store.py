@@ -78,7 +78,7 @@ class Store:
         scheme = urlsplit(uri).scheme
         if scheme == "s3":
             return cls(_S3(uri))
-        if scheme and "://" in uri:
+        if not uri or (scheme and "://" in uri):
             raise InputError(f"store '{uri}': expected s3://bucket/prefix or a local directory")
         root = Path(uri).expanduser().absolute()
         if root.is_file():
@@ -202,7 +202,7 @@ class _S3:
         self.bucket = parts.netloc
         self.prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        self._client = _s3_client()
+        self._client = _s3_client(self.uri)
 
     def read(self, key: str) -> Versioned:
         with self._explained(key):
@@ -347,9 +347,10 @@ class _S3:
         raise StoreError(f"{where}: the endpoint answered {code or error}") from error
 
 
-def _s3_client() -> "S3Client":
+def _s3_client(uri: str) -> "S3Client":
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
     # A path-style address needs no DNS name per bucket, as servers other than AWS expect.
     elsewhere = any(os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("", "_S3"))
@@ -362,11 +363,14 @@ def _s3_client() -> "S3Client":
         response_checksum_validation="when_required",
         s3={"addressing_style": "path" if elsewhere else "auto"},
     )
-    # boto3 itself reads AWS_DEFAULT_REGION alone; servers other than AWS take any region.
-    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
-    client: S3Client = session.client(
-        "s3", config=config, region_name=session.region_name or "us-east-1"
-    )
+    try:
+        # boto3 itself reads AWS_DEFAULT_REGION alone; servers other than AWS take any region.
+        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+        client: S3Client = session.client(
+            "s3", config=config, region_name=session.region_name or "us-east-1"
+        )
+    except (BotoCoreError, ValueError) as error:  # no such profile, an endpoint that is no URL
+        raise StoreError(f"{uri}: {error}; check the AWS_... variables") from error
     return client
 
 

@@ -5,10 +5,11 @@ workers read them from the store.
 """
 
 import contextlib
+import http.client
 import io
-import pickle
-import urllib.error
+import re
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ from graft.spec import Backbone, nearest
 from graft.store import ObjectRef, Store, sha256
 
 DOWNLOAD_TIMEOUT_S = 10
+SHOWN = 8
+"""How many names of a kind an error lists."""
 MODEL_SCHEME = "model://"
 
 
@@ -106,8 +109,7 @@ def _fit(network: nn.Module, state: dict[str, Tensor], replaced: str | None, sou
     """Copy `state` into `network`, all but the submodule at path `replaced`."""
     own = network.state_dict()
     skip = f"{replaced}." if replaced else "\0"
-    problems = []
-    fitted = {}
+    missing, unlike, fitted = [], [], {}
     for name, mine in own.items():
         theirs = state.get(name)
         if name.startswith(skip):
@@ -115,17 +117,22 @@ def _fit(network: nn.Module, state: dict[str, Tensor], replaced: str | None, sou
         elif theirs is None and name.endswith("num_batches_tracked"):
             fitted[name] = mine  # files older than torch 0.4.1 do not have it
         elif theirs is None:
-            problems.append(f"missing {name} {tuple(mine.shape)}")
+            missing.append(f"{name} {tuple(mine.shape)}")
         elif theirs.shape != mine.shape:
-            problems.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(mine.shape)}")
+            unlike.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(mine.shape)}")
         else:
             fitted[name] = theirs.to(mine.dtype)
-    problems += [f"unknown {name}" for name in state if name not in own]
-    problems = [p for p in problems if not p.startswith(f"unknown {skip}")]
-    if problems:
-        more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise WeightsError(f"{source} does not fit: " + "; ".join(problems[:12]) + more)
+    unknown = [name for name in state if name not in own and not name.startswith(skip)]
+    if missing or unlike or unknown:
+        kinds = (("", unlike), ("missing ", missing), ("unknown ", unknown))
+        problems = [what + _some(names) for what, names in kinds if names]
+        raise WeightsError(f"{source} does not fit: {'; '.join(problems)}")
     network.load_state_dict(fitted)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _read(source: str) -> bytes:
@@ -158,14 +165,24 @@ def _keep(store: Store, data: bytes, source: str) -> str:
 
 def _parse(data: bytes, source: str) -> dict[str, Tensor]:
     """Read tensors, and nothing but tensors, from a .safetensors or .pth file."""
-    try:
-        if source.endswith(".safetensors"):
+    if source.endswith(".safetensors"):
+        try:
             state = load_safetensors(data)
-        else:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{source} holds no plain tensors: {reason}") from error
+        except SafetensorError as error:
+            raise WeightsError(f"{source} is no .safetensors file, or damaged: {error}") from error
+    else:
+        try:
+            with warnings.catch_warnings():  # torch's own, about details of the file
+                warnings.simplefilter("ignore")
+                state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever unpickling runs into in bytes that are no weights
+            # torch's message advises to load it all the same.
+            code = re.search(r"GLOBAL (\S+)", str(error))
+            raise WeightsError(
+                f"{source} is more than plain tensors ({code[1]}); save model.state_dict() instead"
+                if code
+                else f"{source} is no file of torch.save, or damaged"
+            ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         found = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state)
         raise WeightsError(
@@ -210,11 +227,11 @@ def _download(url: str, file: str) -> bytes:
         try:
             with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310
                 data = answer.read()
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise WeightsError(
                 f"backbone.weights: {file} is not in the store and cannot be downloaded "
-                f"({reason}); fetch it elsewhere and put it at "
+                f"({reason}); fetch {url} elsewhere and put it at "
                 f"{cached}, or name your copy: --set backbone.weights=PATH"
             ) from error
     promised = file.rpartition("-")[2].partition(".")[0]  # torchvision names files by their hash

@@ -20,7 +20,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
 @app.command()
 def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
     """List runs with their state and result."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from graft.cli.output import emit
     from graft.store import Store
@@ -47,11 +47,13 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
         )
 
     def table() -> Table:
-        table = Table("run", "state", "attempt", "backbone", "dataset", "val accuracy", "model")
+        # An id is there to be copied.
+        table = Table(Column("run", no_wrap=True), Column("state", no_wrap=True))
+        for name in ("backbone", "accuracy", "model"):
+            table.add_column(name, overflow="fold")
         for row in rows:
             accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
-            cells = [row["run"], row["state"], row["attempt"], row["backbone"], row["dataset"]]
-            table.add_row(*map(str, cells), accuracy, row["model"] or "")
+            table.add_row(row["run"], row["state"], row["backbone"], accuracy, row["model"] or "")
         return table
 
     emit({"runs": rows}, json, table)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 
 from graft.errors import ResourceError
@@ -16,6 +17,7 @@ DEFAULTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 """Environment for Ray, where the user has not set it otherwise."""
+CONNECT_TIMEOUT_S = 5
 
 
 @contextlib.contextmanager
@@ -36,6 +38,12 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    silence = ResourceError(
+        f"no Ray answers at RAY_ADDRESS={address}; start one, or unset RAY_ADDRESS "
+        "to run on this machine alone"
+    )
+    if address not in (None, "", "auto", "local") and not _listens(address):
+        raise silence
     try:
         ray.init(
             address=address or "local",
@@ -44,10 +52,7 @@ def ray_session() -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except ConnectionError as error:
-        raise ResourceError(
-            f"no Ray answers at RAY_ADDRESS={address}; start one, or unset RAY_ADDRESS "
-            "to run on this machine alone"
-        ) from error
+        raise silence from error
     with contextlib.suppress(ValueError):  # only the main thread may
         # Ray's own handler would abort, and leave its processes behind.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -55,3 +60,12 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _listens(address: str) -> bool:
+    """Whether anything does at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    with contextlib.suppress(OSError, ValueError):
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        return True
+    return False

@@ -106,6 +106,7 @@ def import_dataset(
             "'.', '_' and '-', a letter or digit first and last"
         )
     threads = threads or os.cpu_count() or 1
+    latest(store, name)  # a store that cannot be reached is found before images are read
     source = open_source(uri)
     made = made_splits(source.splits, val_fraction, test_fraction, seed)
     settings = Settings(max_side=max_side, made=made, skip_bad=skip_bad)
