@@ -14,6 +14,7 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # unset, Ray warns that it will become 0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would let whatever else runs starve the training
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 """Environment for Ray, where the user has not set it otherwise."""

@@ -22,6 +22,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatusOverview
 
 from graft import errors
+from graft.backbones.memory import keep_freed_memory
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import ModelVersion, get_model
 from graft.serving.app import MAX_BATCH, create_app
@@ -39,6 +40,7 @@ class Replica:
 
     def __init__(self, store_uri: str, ref: str, cpus: int):
         torch.set_num_threads(cpus)
+        keep_freed_memory()
         store = Store.open(store_uri)
         self._predictor = Predictor.load(store, get_model(store, ref))
         self._cpus = cpus

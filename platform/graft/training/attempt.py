@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from graft.backbones.memory import keep_freed_memory
 from graft.backbones.trunk import trunk_chain
 from graft.data.loader import ImageLoader
 from graft.errors import ResourceError, RunFailed
@@ -66,6 +67,7 @@ def run_attempt(
     _require_store(store, run, ranks)
     spec = read_spec(store, run)
     torch.set_num_threads(spec.scaling.cpus_per_worker)
+    keep_freed_memory()
     head: Head = ranks.from_first(claim_attempt(store, run) if ranks.rank == 0 else None)
     checkpoint = latest_checkpoint(store, run)
     assembly = assemble(store, spec)
