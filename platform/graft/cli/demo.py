@@ -17,7 +17,7 @@ def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = Fal
     digits come with scikit-learn. Takes a few minutes; stops everything it started.
     """
     from graft.cli.output import console, emit
-    from graft.cli.progress import TrainingProgress
+    from graft.cli.training import TrainingProgress
     from graft.cluster.local import ray_session
     from graft.store import Store
 

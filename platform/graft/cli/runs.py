@@ -7,10 +7,7 @@ import typer
 from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from graft.spec import Finetune
-    from graft.training.runs import Result
+    pass
 
 app = typer.Typer(no_args_is_help=True, help="List, show and resume training runs.")
 
@@ -68,6 +65,7 @@ def show(
     from rich.syntax import Syntax
 
     from graft.cli.output import emit
+    from graft.cli.training import result_table
     from graft.spec import dump_job
     from graft.store import Store
     from graft.training.runs import read_head, read_result, read_spec
@@ -92,28 +90,7 @@ def resume(
     run: RunId, store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
 ) -> None:
     """Go on with a run from its last checkpoint; an unbroken run gives the same weights."""
-    from graft.cli.train import run_and_show
+    from graft.cli.training import run_and_show
     from graft.store import Store
 
     run_and_show(Store.open(store), run, json)
-
-
-def result_table(result: "Result", spec: "Finetune") -> "Table":
-    """Return what a person wants to know of a finished run."""
-    from rich.table import Table
-
-    val = result.metrics["val"]
-    table = Table(show_header=False, title=result.run, title_justify="left")
-    table.add_row("model", result.model or "not registered (the spec has no `register`)")
-    table.add_row("weights", f"{result.weights}, of epoch {result.epoch}/{spec.train.epochs}")
-    table.add_row("val accuracy", f"{val['accuracy']:.4f}")
-    table.add_row("val loss", f"{val['loss']:.4f}")
-    if "top5_accuracy" in val:
-        table.add_row("val top-5 accuracy", f"{val['top5_accuracy']:.4f}")
-    table.add_row("val macro-F1", f"{val['macro_f1']:.4f}")
-    for name, recall in list(val["recall"].items())[:12]:
-        table.add_row(f"recall of {name}", "no images" if recall is None else f"{recall:.4f}")
-    table.add_row("trunk", f"{result.trunk_digest[:12]} ({result.freeze} stages frozen)")
-    table.add_row("dataset", result.dataset)
-    table.add_row("time", f"{result.seconds:.0f} s, {result.images_per_second:.0f} images/s")
-    return table

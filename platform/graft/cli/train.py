@@ -1,13 +1,10 @@
 """`graft train SPEC`: run a fine-tuning job."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
-
-if TYPE_CHECKING:
-    from graft.store import Store
 
 
 def train(
@@ -21,6 +18,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Fine-tune a backbone on a dataset, on Ray Train, and register the result."""
+    from graft.cli.training import run_and_show
     from graft.spec import load_job
     from graft.store import Store
 
@@ -37,23 +35,3 @@ def train(
 
         require_resources(recorded.scaling)
         run_and_show(opened, create_run(opened, recorded), json)
-
-
-def run_and_show(store: "Store", run: str, json: bool) -> None:
-    """Run, or go on with, a recorded run; show its progress and then its result."""
-    from graft.cli.output import console, emit
-    from graft.cli.progress import TrainingProgress
-    from graft.cli.runs import result_table
-    from graft.cluster.local import ray_session
-    from graft.training.runs import read_result, read_spec
-
-    spec, result = read_spec(store, run), read_result(store, run)
-    if result:
-        console.print(f"{run} has finished already; nothing was trained", highlight=False)
-    else:
-        with ray_session(), TrainingProgress(run, spec) as show:
-            from graft.training.worker import run_finetune
-
-            result = run_finetune(store, run, show)
-
-    emit(result.model_dump(mode="json"), json, lambda: result_table(result, spec))

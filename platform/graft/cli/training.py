@@ -1,4 +1,4 @@
-"""What `graft train` shows on stderr while it works."""
+"""Running a recorded run and showing it, for `graft train` and `graft runs resume`."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from graft.cli.output import console
+from graft.cli.output import console, emit
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from graft.spec import Finetune
+    from graft.store import Store
     from graft.training.events import Event, Started
+    from graft.training.runs import Result
 
 
 class TrainingProgress:
@@ -83,3 +87,41 @@ class TrainingProgress:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def run_and_show(store: "Store", run: str, json: bool) -> None:
+    """Run, or go on with, a recorded run; show its progress and then its result."""
+    from graft.cluster.local import ray_session
+    from graft.training.runs import read_result, read_spec
+
+    spec, result = read_spec(store, run), read_result(store, run)
+    if result:
+        console.print(f"{run} has finished already; nothing was trained", highlight=False)
+    else:
+        with ray_session(), TrainingProgress(run, spec) as show:
+            from graft.training.worker import run_finetune
+
+            result = run_finetune(store, run, show)
+
+    emit(result.model_dump(mode="json"), json, lambda: result_table(result, spec))
+
+
+def result_table(result: "Result", spec: "Finetune") -> "Table":
+    """Return what a person wants to know of a finished run."""
+    from rich.table import Table
+
+    val = result.metrics["val"]
+    table = Table(show_header=False, title=result.run, title_justify="left")
+    table.add_row("model", result.model or "not registered (the spec has no `register`)")
+    table.add_row("weights", f"{result.weights}, of epoch {result.epoch}/{spec.train.epochs}")
+    table.add_row("val accuracy", f"{val['accuracy']:.4f}")
+    table.add_row("val loss", f"{val['loss']:.4f}")
+    if "top5_accuracy" in val:
+        table.add_row("val top-5 accuracy", f"{val['top5_accuracy']:.4f}")
+    table.add_row("val macro-F1", f"{val['macro_f1']:.4f}")
+    for name, recall in list(val["recall"].items())[:12]:
+        table.add_row(f"recall of {name}", "no images" if recall is None else f"{recall:.4f}")
+    table.add_row("trunk", f"{result.trunk_digest[:12]} ({result.freeze} stages frozen)")
+    table.add_row("dataset", result.dataset)
+    table.add_row("time", f"{result.seconds:.0f} s, {result.images_per_second:.0f} images/s")
+    return table
