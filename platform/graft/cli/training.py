@@ -61,6 +61,7 @@ class TrainingProgress:
                 completed=done,
                 total=self._epochs * event.steps,
                 numbers=f"step {event.step}/{event.steps}  loss {event.loss:.3f}  "
+                f"accuracy {event.accuracy:.3f}  "
                 f"{event.images_per_second:.0f} images/s",
             )
         else:

@@ -153,12 +153,21 @@ class Lead:
         self._shown = 0.0
 
     def stepped(self, done: StepDone, pace: "Pace") -> None:
-        """Report a step, though not each: reading the loss makes a GPU wait."""
+        """Report a step, though not each: reading its numbers makes a GPU wait."""
         now = time.monotonic()
         if now - self._shown >= REPORT_EVERY_S or done.step == done.steps:
             self._shown = now
-            rate = pace.images_per_second
-            self._post(Stepped(done.epoch, done.step, done.steps, float(done.loss), rate))
+            so_far = done.tally.summary()
+            self._post(
+                Stepped(
+                    done.epoch,
+                    done.step,
+                    done.steps,
+                    so_far["loss"],
+                    so_far["accuracy"],
+                    pace.images_per_second,
+                )
+            )
 
     def finish_epoch(
         self, done: EpochDone, trunk_digest: str, previous: Checkpoint | None, pace: "Pace"

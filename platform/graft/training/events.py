@@ -29,7 +29,9 @@ class Stepped:
     step: int
     steps: int
     loss: float
-    """Mean over the first worker's last share."""
+    """Mean over the first worker's images of this epoch so far."""
+    accuracy: float
+    """Likewise."""
     images_per_second: float
     """Over all workers, in this epoch so far."""
 

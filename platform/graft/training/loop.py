@@ -47,8 +47,8 @@ class StepDone:
     """In an epoch."""
     images: int
     """In the global batch."""
-    loss: Tensor
-    """Mean over the images of this worker's share; a scalar on the device."""
+    tally: Tally
+    """This worker's sums over the epoch so far; to read them makes a GPU wait."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,7 @@ def _train_epoch(
         optimizer.step()
 
         tally.add(logits.detach(), labels, losses.detach(), weights)
-        mean = losses.detach().sum() / weights.sum().clamp(min=1)
-        yield StepDone(epoch + 1, number + 1, len(shares), batch.share.total, mean)
+        yield StepDone(epoch + 1, number + 1, len(shares), batch.share.total, tally)
     ranks.sum(tally.confusion, tally.sums)
     ranks.copy_from_first(*model.tail.buffers())  # BatchNorm: rank 0's running statistics
     return tally
