@@ -96,8 +96,15 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(colour_sto
     assert not same(tails[0], tails[2])
 
 
-def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(colour_store, train_alone):
-    unbroken, broken = (new_run(colour_store, colour_spec(**MOBILENET)) for _ in range(2))
+@pytest.mark.parametrize(
+    "changes",
+    [MOBILENET, {}, {"train__optimizer": {"kind": "adamw", "lr": 0.002}}],
+    ids=["mobilenet", "squeezenet", "adamw"],
+)
+def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
+    colour_store, train_alone, changes
+):
+    unbroken, broken = (new_run(colour_store, colour_spec(**changes)) for _ in range(2))
     train_alone(colour_store, unbroken)
 
     def stop(event):

@@ -203,8 +203,13 @@ def _restore(
     for name, value in start.tail.items():
         own[name].copy_(value)
     for name, slots in start.optimizer.items():
-        optimizer.state[parameters[name]] = {
-            key: value.to(ranks.device, copy=True) for key, value in slots.items()
+        like = parameters[name]
+        optimizer.state[like] = {
+            # A fused step walks through memory: what has a parameter's shape needs its layout.
+            key: torch.empty_like(like).copy_(value)
+            if value.shape == like.shape
+            else value.to(ranks.device, copy=True)
+            for key, value in slots.items()
         }
     rng = start.rng[ranks.rank]
     torch.set_rng_state(rng["cpu"])
