@@ -5,10 +5,12 @@ number of times, and the new attempt goes on from the last checkpoint. An error 
 restart would only meet again is left on the board, and every later attempt ends at once.
 """
 
+import contextlib
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -33,7 +35,7 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
     Args:
         store: where the run is recorded.
         run: the run's id.
-        show: called in this thread with what happens.
+        show: called with what happens, in a thread of its own.
 
     Raises:
         ResourceError: the cluster has less than the spec asks for.
@@ -45,39 +47,52 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
     scaling = read_spec(store, run).scaling
     require_resources(scaling)
     board = ray.remote(num_cpus=0)(Board).remote()
-    errors: list[Exception] = []
-    with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch:
-        trainer = _trainer(store, run, scaling, board, scratch)
-
-        def fit() -> None:
-            try:
-                trainer.fit()
-            except Exception as error:  # carried to the main thread, which alone gets Ctrl-C
-                errors.append(error)
-
-        # Not in the main thread, where Ray Train would take over Ctrl-C.
-        thread = threading.Thread(target=fit, daemon=True)
-        thread.start()
+    last: Exception | None = None
+    with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch, _shown(board, show):
+        before = signal.getsignal(signal.SIGINT)
         try:
-            while thread.is_alive():
-                thread.join(REPORT_EVERY_S)
-                for event in ray.get(board.take.remote()):
-                    show(event)
-        except KeyboardInterrupt:
+            # In the main thread: one that still waits for Ray when Ray is shut down ends the
+            # process. Ray Train's own handler of Ctrl-C stops the workers, and then exits.
+            _trainer(store, run, scaling, board, scratch).fit()
+        except (KeyboardInterrupt, SystemExit):
             raise Interrupted(
                 f"stopped; what is committed stays. Go on with: graft runs resume {run}"
             ) from None
-        failure = ray.get(board.failure.remote())
-    if failure:
+        except Exception as error:  # explained below, by what the attempts left
+            last = error
+        finally:
+            signal.signal(signal.SIGINT, before)
+    if failure := ray.get(board.failure.remote()):
         raise failure
     result = read_result(store, run)
     if result is None:
-        cause = str(errors[0]).strip().rpartition("\n")[2] if errors else "no result was published"
+        cause = str(last).strip().rpartition("\n")[2] if last else "no result was published"
         raise RunFailed(
             f"{run}: gave up after {scaling.max_restarts} restarts; the last failure: {cause}. "
             f"Go on from the last checkpoint with: graft runs resume {run}"
-        ) from (errors[0] if errors else None)
+        ) from last
     return result
+
+
+@contextlib.contextmanager
+def _shown(board: ActorHandle[Board], show: Callable[[Event], None]) -> Iterator[None]:
+    """Pass on what comes to the board while the block lasts."""
+    ended = threading.Event()
+
+    def pass_on() -> None:
+        more = True
+        while more:
+            more = not ended.wait(REPORT_EVERY_S)
+            for event in ray.get(board.take.remote()):
+                show(event)
+
+    thread = threading.Thread(target=pass_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def require_resources(scaling: Scaling) -> None:
