@@ -201,6 +201,9 @@ class Train(Section):
     epochs: Positive = 8
     batch_size: Positive = 32
     """Images per step, over all workers together."""
+    accumulate: Positive = 1
+    """Passes in which a worker takes its share of a batch, their gradients summed: for memory,
+    or to repeat the passes of more workers (one worker with 2 passes equals two with 1)."""
     seed: Seed = 0
     """Seeds the head's initialisation, the order of images and dropout."""
     optimizer: Optimizer = SGD(kind="sgd")
@@ -272,6 +275,12 @@ class Finetune(Section):
             raise ValueError(
                 f"train.batch_size ({self.train.batch_size}) is smaller than "
                 f"scaling.workers ({self.scaling.workers}): a worker would have no image"
+            )
+        share = self.train.batch_size // self.scaling.workers
+        if self.train.accumulate > share:
+            raise ValueError(
+                f"train.accumulate ({self.train.accumulate}) is more than the {share} images "
+                "that a worker has of a batch"
             )
         if self.train.batch_norm == "sync" and self.scaling.gpus_per_worker == 0:
             raise ValueError(

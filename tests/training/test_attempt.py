@@ -86,6 +86,15 @@ def test_two_workers_give_the_losses_of_one(colour_store, train_alone):
         assert one == pytest.approx(two, rel=1e-4)
 
 
+def test_one_worker_in_two_passes_takes_the_very_steps_of_two(colour_store, train_alone):
+    same_steps = {"backbone__dropout": 0.0, "train__epochs": 2}
+    one = new_run(colour_store, colour_spec(train__accumulate=2, **same_steps))
+    two = new_run(colour_store, colour_spec(scaling={"workers": 2}, **same_steps))
+    train_alone(colour_store, one)
+    assert train_together(colour_store, two, 2) == [0, 0]
+    assert same(tail_of(colour_store, one), tail_of(colour_store, two))
+
+
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(colour_store, train_alone):
     tails = []
     for seed in (0, 0, 1):

@@ -5,6 +5,7 @@ worker, a test) decides what to show and what to keep. Everything a step does is
 `_train_epoch`.
 """
 
+import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,24 +133,26 @@ def _train_epoch(
     )
     view = view_of_epoch(data.augment, epoch)
     for number, batch in enumerate(data.loader.batches(data.train, shares, view)):
-        images = to_tensor(batch.images, data.preprocess, ranks.device)
-        labels = torch.from_numpy(batch.labels).to(ranks.device)
-        weights = torch.from_numpy(batch.share.weights).to(ranks.device)
-
-        logits = tail(model.trunk(images))
-        losses = image_losses(logits, labels) * weights
-        # DDP averages over workers; times their number, each image has the same say.
-        loss = losses.sum() * (ranks.size / batch.share.total)
-
         for group in optimizer.param_groups:
             group["lr"] = train.optimizer.lr * rate_factor(
                 train.schedule, step + number, len(shares), train.epochs
             )
         optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        parts = min(train.accumulate, len(batch.labels))
+        for part in range(parts):
+            mine = slice(part, None, parts)
+            images = to_tensor(batch.images[mine], data.preprocess, ranks.device)
+            labels = torch.from_numpy(batch.labels[mine]).to(ranks.device)
+            weights = torch.from_numpy(batch.share.weights[mine]).to(ranks.device)
+            # Workers exchange gradients once a step, with the last part's backward.
+            with contextlib.nullcontext() if part == parts - 1 else tail.no_sync():
+                logits = tail(model.trunk(images))
+                losses = image_losses(logits, labels) * weights
+                # DDP averages over workers; times their number, each image has the same say.
+                loss = losses.sum() * (ranks.size / batch.share.total)
+                torch.autograd.backward(loss)
+            tally.add(logits.detach(), labels, losses.detach(), weights)
         optimizer.step()
-
-        tally.add(logits.detach(), labels, losses.detach(), weights)
         yield StepDone(epoch + 1, number + 1, len(shares), batch.share.total, tally)
     ranks.sum(tally.confusion, tally.sums)
     ranks.copy_from_first(*model.tail.buffers())  # BatchNorm: rank 0's running statistics
