@@ -1,0 +1,199 @@
+"""The README: its commands are run as they stand there, its tables hold."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.core import TyperGroup
+
+from graft.backbones.stages import freeze_depth, stage_map
+from graft.cli.main import app
+from graft.spec import load_job
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RUN = re.compile(r"ants-bees-\d{8}-\d{6}-[0-9a-f]{4}")
+# Random weights, small images and short epochs; the rest is as the README has it.
+QUICK = ["backbone.weights=none", "preprocess={resize: 64, crop: 64}", "train.epochs=25"]
+
+
+def commands(section: str = "") -> list[list[str]]:
+    """Return the words of every command in a section's bash blocks; by default in all."""
+    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0] if section else README
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    assert found, f"no commands in '{section}'"
+    return found
+
+
+def test_every_command_is_known() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for program, *arguments in commands():
+        assert program in ("make", ".", "export", "graft", "curl")
+        if program == "make":
+            assert arguments[0] in targets
+
+
+def test_every_job_is_valid() -> None:
+    jobs = [words for words in commands() if words[:2] == ["graft", "train"]]
+    assert len(jobs) >= 4
+    for _, _, spec, *options in jobs:
+        assert options[::2] == ["--set"] * (len(options) // 2)
+        job = load_job(ROOT / spec, options[1::2])
+        freeze_depth(job.backbone, stage_map(job.backbone.arch, job.head))
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    def known(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if isinstance(command, TyperGroup):
+            for name, child in command.commands.items():
+                yield from known(child, (*path, name))
+        else:
+            yield path
+
+    rows = re.findall(r"^\| `(graft [a-z ]+[a-z])", README, re.MULTILINE)
+    assert sorted(rows) == sorted(map(" ".join, known(typer.main.get_command(app), ("graft",))))
+
+
+def test_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.fixture(params=["directory", "s3"])
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What a user's shell has: `graft` on the path, and S3 where that is the store."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    if request.param == "directory":
+        return os.environ | {"PATH": path}
+    uri: str = request.getfixturevalue("s3_store_uri")
+    return os.environ | {"PATH": path, "GRAFT_STORE": uri}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with what the README's commands speak of: the job, photos, a new image."""
+    noise = np.random.default_rng(0)
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    for name, colour in (("ants", (120, 60, 30)), ("bees", (220, 180, 40))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = noise.normal(colour, 40, (80, 100, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
+    Image.fromarray(pixels[:60]).save(tmp_path / "new.jpg")
+    return tmp_path
+
+
+class Shell:
+    """Runs the README's commands one after another, as its reader would."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]):
+        self.folder = folder
+        self.environment = environment
+        self.server: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def start(self, words: list[str]) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            words,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, words: list[str]) -> str:
+        with self.start(words) as process:
+            output, messages = process.communicate()
+        assert process.returncode == 0, messages
+        return output
+
+    def train_and_stop(self, words: list[str]) -> str:
+        """Start a run, stop it with Ctrl-C after its first epoch; return its id."""
+        for setting in QUICK:
+            words = [*words, "--set", setting]
+        with self.start(words) as process:
+            assert process.stderr
+            seen = []
+            for line in process.stderr:
+                seen.append(line)
+                if line.startswith("epoch 1/"):
+                    process.send_signal(signal.SIGINT)
+            assert process.wait() == 130, seen
+        (told,) = [line for line in seen if "graft runs resume" in line]
+        return RUN.findall(told)[-1]
+
+    def serve(self, words: list[str]) -> None:
+        self.server = self.start([*words, "--port", "0", "--json"])
+        document = ""
+        while not document.endswith("}\n"):
+            assert self.server.stdout
+            line = self.server.stdout.readline()
+            assert line, self.server.communicate()[1]
+            document += line
+        self.url = json.loads(document)["url"]
+
+
+@pytest.fixture
+def shell(folder: Path, environment: dict[str, str]) -> Iterator[Shell]:
+    shell = Shell(folder, environment)
+    yield shell
+    if shell.server:
+        shell.server.send_signal(signal.SIGINT)
+        _, messages = shell.server.communicate(timeout=60)
+        assert shell.server.returncode == 0, messages
+
+
+@pytest.mark.slow  # training, twice, and a server, each with a Ray of its own: a minute
+def test_the_main_job_as_it_is_written(shell: Shell) -> None:
+    if "GRAFT_STORE" in shell.environment:
+        for words in commands("On S3"):
+            if words[0] == "graft":
+                shell.run(words)
+    asked = 0
+    for words in commands("The main job"):
+        match words:
+            case ["make" | ".", *_]:
+                continue
+            case ["graft", "train", *_]:
+                run = shell.train_and_stop(words)
+                for after in commands("Stop and go on"):
+                    shell.run([RUN.sub(run, word) for word in after])
+                shown = json.loads(shell.run(["graft", "runs", "show", run, "--json"]))
+                assert shown["attempt"] == 2
+                assert shown["result"]["model"] == "ants-bees@1"
+                assert len(shown["result"]["history"]) == 25
+            case ["graft", "serve", *_]:
+                shell.serve(words)
+            case ["graft", "predict", *_]:
+                answer = shell.run([*words, "--url", shell.url])
+                assert re.search("new.jpg .*(ants|bees)", answer)
+                asked += 1
+            case ["curl", "--data-binary", image, address]:
+                body = (shell.folder / image.removeprefix("@")).read_bytes()
+                address = address.replace("http://127.0.0.1:8000", shell.url)
+                answer = httpx.post(address, content=body).raise_for_status().json()
+                (printed,) = re.findall(r'^({"model".*?}})$', README, re.DOTALL | re.MULTILINE)
+                printed = json.loads(printed)
+                assert answer.keys() == printed.keys()
+                assert answer["timing_ms"].keys() == printed["timing_ms"].keys()
+                assert answer["model"] == printed["model"]
+                asked += 1
+            case _:
+                shell.run(words)
+    assert asked == 2
+    (version,) = json.loads(shell.run(["graft", "models", "ls", "--json"]))["models"]
+    assert version["aliases"] == ["candidate", "champion"]
