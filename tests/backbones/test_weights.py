@@ -80,11 +80,13 @@ class Harmful:
         return (pytest.fail, ("a weights file ran code",))
 
 
-@pytest.mark.parametrize("content", ["garbage", "code", "nested", "empty"])
+@pytest.mark.parametrize("content", ["garbage", "text", "code", "nested", "empty"])
 def test_only_plain_tensors_are_read(store, tmp_path, content):
     path = tmp_path / "w.pth"
     if content == "garbage":
         path.write_bytes(b"no weights at all")
+    elif content == "text":
+        path.write_bytes(b"hello world")  # no opcode of pickle's where one is read
     elif content == "code":
         torch.save({"a": Harmful()}, path, pickle_module=pickle)
     elif content == "nested":

@@ -1,0 +1,344 @@
+"""Bad input, through the real `main`: a clear reason, exit code 2, nothing lost or left behind.
+
+What one module can refuse by itself (images, tables, HTTP bodies) is tested with it.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from colours import colour_spec, draw_colours
+from graft.data.importing import import_dataset
+from graft.spec import dump_job
+from graft.store import Store
+from graft.training.runs import Result
+
+SHELL = """
+import contextlib, io, json, os, sys
+from graft.cli.main import main
+for line in sys.stdin:
+    changes, arguments = json.loads(line)
+    before = dict(os.environ)
+    os.environ.update(changes)
+    sys.argv = ["graft", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    os.environ.clear()
+    os.environ.update(before)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+"""Runs one command a line; a process of its own for each would import torch each time."""
+
+CLOSED = "127.0.0.1:9"
+"""Where nobody listens."""
+RUN = "colours-20260101-000000-abcd"
+
+
+class Shell:
+    def __init__(self, folder: Path, process: "subprocess.Popen[str]"):
+        self.folder = folder
+        self.process = process
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        assert self.process.stdin
+        assert self.process.stdout
+        print(json.dumps([environment, arguments]), file=self.process.stdin, flush=True)
+        code, output, messages = json.loads(self.process.stdout.readline())
+        return code, output, messages
+
+    def files(self) -> dict[str, int]:
+        """All files of the store, but for whole weights files, which are kept by their hash."""
+        store = self.folder / "graft-store"
+        sizes = {p.relative_to(store): p.stat().st_size for p in store.rglob("*") if p.is_file()}
+        return {str(path): size for path, size in sizes.items() if path.parts[0] != "weights"}
+
+    def refused(self, *arguments: str, **environment: str) -> str:
+        """Run a command that must fail on the user's account, and return what it says."""
+        before = self.files()
+        code, output, messages = self.run(*arguments, **environment)
+        assert code == 2, messages
+        assert output == ""
+        assert self.files() == before
+        said = messages[messages.index("graft: ") :]
+        assert "Traceback" not in messages
+        assert said.endswith("\n")
+        return said
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory, s3_server: Any) -> Iterator[Shell]:
+    """Runs commands in a folder with a store, a dataset, a finished run and a spec."""
+    folder = tmp_path_factory.mktemp("user")
+    draw_colours(folder / "images")
+    store = Store.open(str(folder / "graft-store"))
+    version = import_dataset(store, str(folder / "images"), "colours").manifest.version
+    spec = dump_job(colour_spec())
+    (folder / "job.yaml").write_text(spec)
+    result = Result(
+        run=RUN,
+        model="colours@1",
+        weights="last",
+        epoch=3,
+        metrics={"train": {}, "val": {"accuracy": 0.5, "loss": 1.0, "macro_f1": 0.4, "recall": {}}},
+        seconds=1.0,
+        images_per_second=1.0,
+        trunk_digest="0",
+        freeze=0,
+        dataset=f"colours@{version}",
+        attempt=1,
+        history=(),
+        created="2026-01-01T00:00:00+00:00",
+    )
+    store.create(f"runs/{RUN}/spec.yaml", spec.encode())
+    store.create(f"runs/{RUN}/result.json", result.model_dump_json().encode())
+    with subprocess.Popen(
+        [sys.executable, "-c", SHELL],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield Shell(folder, process)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["train.epoch=3"], "job.yaml: unknown key 'train.epoch'; did you mean 'epochs'?"),
+        (["train.epochs=three"], "'train.epochs' is \"three\"; input should be a valid integer"),
+        (["train.epochs=0"], "'train.epochs' is 0; input should be greater than 0"),
+        (["train.epochs"], "--set train.epochs: expected KEY=VALUE"),
+        (["train.epochs=["], "--set train.epochs=[: line 1: not YAML"),
+        (["name.x=1"], "'name' is text, not a section"),
+        (["dataset.name=colour"], "no dataset 'colour' in "),
+        (["dataset.version=zz"], "dataset 'colours' has no version 'zz'; known: "),
+        (["backbone.arch=resnet19"], "unknown architecture 'resnet19'; did you mean 'resnet18'"),
+        (["backbone.freeze=12"], "12 is out of range for squeezenet1_1, which has 9 stages (stem"),
+        (["backbone.freeze=fire99"], "has no stage 'fire99'; did you mean 'fire9'"),
+        (["train.batch_size=64", "scaling.workers=50"], "39 training images, fewer than"),
+        (["scaling.workers=9"], "train.batch_size (8) is smaller than scaling.workers (9)"),
+        (["train.batch_norm=sync", "scaling.workers=2"], "synchronises BatchNorm on GPUs only"),
+        (["backbone.weights=nowhere.pth"], "no file nowhere.pth; expected `imagenet`, `none`"),
+        (["backbone.weights=images"], "cannot read images: Is a directory"),
+        (["backbone.weights=model://nobody"], "no model 'nobody' in "),
+    ],
+)
+def test_settings_that_cannot_be(shell: Shell, settings: list[str], message: str) -> None:
+    options = [word for setting in settings for word in ("--set", setting)]
+    said = shell.refused("train", "job.yaml", *options)
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read spec.yaml: No such file or directory"),
+        (b"", "spec.yaml: expected a mapping with a `kind`, found nothing"),
+        (b"some text", "spec.yaml: expected a mapping with a `kind`, found text"),
+        (b"kind: [finetune", "spec.yaml: line 1: not YAML"),
+        (b"name: a\nname: b\n", "spec.yaml: line 2: not YAML: found duplicate key"),
+        (b"\x89PNG\r\n", "cannot read spec.yaml: not text in UTF-8"),
+        (b"kind: sweep", "spec.yaml: kind is 'sweep'; expected one of: finetune"),
+        (b"kind: finetune", "spec.yaml: 'dataset' is missing"),
+        (b"kind: finetune\n? [a, b]\n: c\n", "spec.yaml: keys must be str"),
+        (b"kind: finetune\na: &a [*a]\n", "spec.yaml: Circular reference"),
+    ],
+)
+def test_files_that_are_no_spec(shell: Shell, content: bytes | None, message: str) -> None:
+    (shell.folder / "spec.yaml").unlink(missing_ok=True)
+    if content is not None:
+        (shell.folder / "spec.yaml").write_bytes(content)
+    assert message in shell.refused("train", "spec.yaml")
+
+
+class Harmful:
+    """Leaves a trace where it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("trace",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.pth", b"", "empty.pth is no file of torch.save, or damaged"),
+        ("text.pth", b"hello world", "text.pth is no file of torch.save, or damaged"),
+        ("random.safetensors", bytes(range(256)), "is no .safetensors file, or damaged"),
+        ("code.pth", Harmful(), "code.pth is more than plain tensors (posix.mkdir)"),
+        ("model.pth", torch.nn.Linear(1, 1), "(torch.nn.modules.linear.Linear); save model."),
+        ("other.pth", {"conv1.weight": torch.zeros(1)}, "other.pth does not fit: missing features"),
+    ],
+)
+def test_weights_that_are_none_or_do_not_fit(
+    shell: Shell, name: str, content: object, message: str
+) -> None:
+    if isinstance(content, bytes):
+        (shell.folder / name).write_bytes(content)
+    else:
+        torch.save(content, shell.folder / name)
+    said = shell.refused("train", "job.yaml", "--set", f"backbone.weights={name}")
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (shell.folder / "trace").exists()
+    if name == "other.pth":
+        assert " more; unknown conv1.weight\n" in said
+        said = shell.refused(
+            *("train", "job.yaml", "--set", f"backbone.weights={name}"),
+            *("--set", "backbone.weights_sha256=" + 32 * "ab"),
+        )
+        assert "has SHA-256" in said
+
+
+def test_published_weights_without_network(shell: Shell) -> None:
+    said = shell.refused(
+        *("train", "job.yaml", "--set", "backbone.weights=imagenet"),
+        TORCH_HOME=str(shell.folder / "torch"),
+        https_proxy=f"http://{CLOSED}",
+    )
+    assert "cannot be downloaded (" in said
+    assert f"put it at {shell.folder}/torch/hub/checkpoints/squeezenet1_1-b8a52dc0.pth" in said
+    assert "--set backbone.weights=PATH" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs", "show", RUN[:-1]], f"no run '{RUN[:-1]}' in "),
+        (["runs", "resume", RUN[:-1]], f"did you mean '{RUN}'?"),
+        (["models", "show", "colours"], "no model 'colours' in "),
+        (["models", "promote", "colours@1"], "no model 'colours' in "),
+        (["serve", "colours"], "it has none yet, `graft train` registers them"),
+        (["data", "show", "colour"], "did you mean 'colours'?"),
+        (["data", "import", "nowhere", "--name", "new"], "source 'nowhere' does not exist"),
+        (["data", "import", "images/train/red", "--name", "new"], "and no class folder"),
+        (["data", "import", "images", "--name", "Not/A/Name"], "dataset name 'Not/A/Name'"),
+    ],
+)
+def test_what_is_not_there(shell: Shell, arguments: list[str], message: str) -> None:
+    said = shell.refused(*arguments)
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_finished_run_is_not_trained_again(shell: Shell) -> None:
+    before = shell.files()
+    code, output, messages = shell.run("runs", "resume", RUN, "--json")
+    assert code == 0
+    assert json.loads(output)["model"] == "colours@1"
+    assert messages == f"{RUN} has finished already; nothing was trained\n"
+    assert shell.files() == before
+
+
+def test_a_port_in_use(shell: Shell, tmp_path: Path) -> None:
+    from graft.registry import Lineage, ModelDraft, register
+    from graft.spec import Contract, LinearHead
+
+    draft = ModelDraft(
+        name="colours",
+        arch="squeezenet1_1",
+        head=LinearHead(),
+        dropout=None,
+        classes=("blue", "red"),
+        contract=Contract(max_side=512),
+        freeze=0,
+        stages=(),
+        trunk_digest="0",
+        metrics={},
+        weights="best",
+        epoch=1,
+        lineage=Lineage(
+            run=RUN,
+            dataset="colours",
+            dataset_version="0",
+            spec={},
+            weights="none",
+            weights_sha256=None,
+            packages={},
+            git_commit=None,
+        ),
+    )
+    store = str(tmp_path / "store")
+    register(Store.open(store), draft, b"tail", b"golden")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = shell.refused("serve", "colours", "--port", port, "--store", store)
+    assert f"cannot listen at 127.0.0.1:{port}: Address already in use" in said
+
+
+@pytest.mark.parametrize("address", ["somewhere", CLOSED, f"ray://{CLOSED}"])
+def test_no_ray_at_its_address(shell: Shell, address: str) -> None:
+    said = shell.refused("train", "job.yaml", RAY_ADDRESS=address)
+    assert f"no Ray answers at RAY_ADDRESS={address}" in said
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_than_the_cluster_has_leaves_no_run(shell: Shell) -> None:
+    said = shell.refused(
+        *("train", "job.yaml", "--set", "scaling.gpus_per_worker=1"),
+        RAY_ADDRESS=ray.get_runtime_context().gcs_address,
+    )
+    assert "asks for 1 GPUs (1 workers with 1 each), the cluster has 0" in said
+
+
+COMMANDS = [
+    ["data", "import", "images", "--name", "new"],
+    ["train", "job.yaml"],
+    ["models", "ls"],
+    ["store", "check"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("trouble", ["bucket", "key", "endpoint"])
+def test_stores_that_cannot_be_used(
+    shell: Shell, s3_server: Any, bucket: str, command: list[str], trouble: str
+) -> None:
+    uri, environment = f"s3://{bucket}/x", {}
+    if trouble == "bucket":
+        uri = "s3://there-is-no-such-bucket/x"
+        message = "bucket 'there-is-no-such-bucket' does not exist at http"
+    elif trouble == "key":
+        if not s3_server.fences:
+            pytest.skip("moto takes any credentials")
+        environment = {"AWS_SECRET_ACCESS_KEY": "wrong"}
+        message = "the credentials were refused (SignatureDoesNotMatch)"
+    else:
+        environment = {"AWS_ENDPOINT_URL": f"http://{CLOSED}"}
+        message = "cannot be reached (EndpointConnectionError); check AWS_ENDPOINT_URL"
+    said = shell.refused(*command, "--store", uri, **environment)
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("store", "environment", "message"),
+    [
+        ("", {}, "store '': expected s3://bucket/prefix or a local directory"),
+        ("s3://", {}, "found no bucket"),
+        ("job.yaml", {}, "store 'job.yaml' is a file"),
+        ("job.yaml/store", {}, "Not a directory"),
+        ("s3://a-bucket", {"AWS_ENDPOINT_URL": "nonsense"}, "Invalid endpoint: nonsense"),
+        ("s3://a-bucket", {"AWS_PROFILE": "nobody"}, "The config profile (nobody) could not be"),
+    ],
+)
+def test_stores_that_are_none(
+    shell: Shell, store: str, environment: dict[str, str], message: str
+) -> None:
+    for command in COMMANDS:
+        assert message in shell.refused(*command, "--store", store, **environment)
