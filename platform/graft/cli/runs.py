@@ -1,13 +1,10 @@
 """`graft runs`: list runs, show one, go on with one."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(no_args_is_help=True, help="List, show and resume training runs.")
 
