@@ -15,6 +15,7 @@ from graft.spec import (
     load_job,
     nearest,
     parse_job,
+    parse_yaml,
 )
 
 BASE = """\
@@ -227,3 +228,16 @@ def test_nearest() -> None:
     assert nearest("resnet81", ["resnet18", "vgg16"]) == "; did you mean 'resnet18'?"
     assert nearest("zzz", ["resnet18", "vgg16"]) == "; known: resnet18, vgg16"
     assert nearest("zzz", []) == ""
+
+
+def test_the_job_has_every_key() -> None:
+    path = Path(__file__).parents[1] / "jobs" / "finetune.yaml"
+    written = parse_yaml(path.read_text(), str(path))
+    known = load_job(path).model_dump(mode="json", by_alias=True)
+
+    def keys(section: object, path: str = "") -> set[str]:
+        if not isinstance(section, dict):
+            return {path}
+        return {key for name, value in section.items() for key in keys(value, f"{path}.{name}")}
+
+    assert keys(known) == keys(written)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +55,19 @@ def probe(store: Store) -> Iterator[Finding]:
     Raises:
         StoreError: not even a first object can be written.
     """
+    return _probe(store, _GUARANTEES)
+
+
+def fences(store: Store) -> bool:
+    """Whether the storage keeps two attempts at one run from both committing."""
+    return all(f.holds for f in _probe(store, [g for g in _GUARANTEES if not g.required]))
+
+
+def _probe(store: Store, guarantees: Iterable[_Guarantee]) -> Iterator[Finding]:
     folder = f"probe-{uuid.uuid4().hex}"
     store.write(f"{folder}/first", b"")
     try:
-        for guarantee in _GUARANTEES:
+        for guarantee in guarantees:
             started = time.monotonic()
             try:
                 holds, seen = guarantee.check(store, folder)
@@ -181,7 +190,7 @@ def _remove(store: Store, folder: str) -> None:
 
 
 _UNUSABLE = "committed results may be missed or torn; Graft cannot use this storage"
-_NO_FENCE = "two attempts at one run could both commit; taking a run over needs your word"
+_NO_FENCE = "two attempts at one run could both commit; going on with a run needs --take-over"
 
 _GUARANTEES = (
     _Guarantee("read after write", True, _UNUSABLE, _read_after_write),

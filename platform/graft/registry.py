@@ -56,7 +56,7 @@ class ModelDraft(Section):
 
     name: Name
     arch: str
-    """Architecture, as `graft backbones ls` lists it."""
+    """Architecture, as `backbone.arch` in a spec."""
     head: LinearHead
     dropout: float | None
     """Dropout probability it was trained with; null: the architecture's own."""

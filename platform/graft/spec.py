@@ -31,6 +31,7 @@ AliasName = Annotated[Name, AfterValidator(_no_number)]
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -88,7 +89,7 @@ class Backbone(Section):
     """The pretrained network and where it is cut into trunk and tail."""
 
     arch: str
-    """Architecture, as `graft backbones ls` lists it."""
+    """Architecture: resnet18, resnet34, resnet50, squeezenet1_1, vgg16, mobilenet_v3_small."""
     weights: str = "imagenet"
     """`imagenet`, a torchvision weights enum (`ResNet18_Weights.IMAGENET1K_V1`), a path or
     s3:// URI of a .safetensors or .pth file, `model://NAME[@VERSION]`, or `none` (random)."""
@@ -149,7 +150,7 @@ class SGD(Section):
     kind: Literal["sgd"]
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
 
 
@@ -159,7 +160,7 @@ class AdamW(Section):
     kind: Literal["adamw"]
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
 
@@ -289,8 +290,22 @@ class Finetune(Section):
             )
         if self.train.batch_norm == "sync" and self.scaling.workers == 1:
             raise ValueError("train.batch_norm: sync has no effect with one worker")
-        if self.backbone.weights == "none" and self.backbone.weights_sha256:
-            raise ValueError("backbone.weights_sha256 has no effect with weights: none")
+        hashed = self.backbone.weights != "none" and "model://" not in self.backbone.weights
+        if self.backbone.weights_sha256 and not hashed:
+            raise ValueError(
+                f"backbone.weights_sha256 has no effect with weights: {self.backbone.weights}"
+            )
+        schedule = self.train.schedule
+        if isinstance(schedule, Step) and schedule.every >= self.train.epochs:
+            raise ValueError(
+                f"train.schedule.every ({schedule.every}) has no effect in "
+                f"{self.train.epochs} epochs; lower it, or use kind: constant"
+            )
+        if isinstance(schedule, Cosine) and schedule.warmup_epochs >= self.train.epochs:
+            raise ValueError(
+                f"train.schedule.warmup_epochs ({schedule.warmup_epochs:g}) leaves nothing of "
+                f"{self.train.epochs} epochs"
+            )
         return self
 
 

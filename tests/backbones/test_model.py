@@ -85,7 +85,7 @@ def test_freeze_depth_by_number_name_and_all():
         ({"freeze": 6}, "6 is out of range for resnet18, which has 5 stages"),
         ({"freeze": -6}, "expected -5 to 5"),
         ({"freeze": "layer9"}, "no stage 'layer9'; did you mean 'layer4'"),
-        ({"dropout": 0.1}, "dropout has no effect: resnet18 has no dropout layer"),
+        ({"dropout": 0.1}, "dropout has no effect: resnet18 has no dropout layer that is"),
     ],
 )
 def test_what_an_architecture_lacks_is_an_error(change, message):
@@ -99,7 +99,9 @@ def test_replacing_the_classifier_of_one_layer_is_an_error():
         stage_map("resnet18", LinearHead(replaces="classifier"))
 
 
-def test_dropout_is_set_everywhere():
-    model = build(Backbone(arch="vgg16", weights="none", dropout=0.0), LinearHead(), classes=3)
+def test_dropout_is_set_in_the_tail():
+    model = build(
+        Backbone(arch="vgg16", weights="none", freeze=0, dropout=0.0), LinearHead(), classes=3
+    )
     layers = [m.p for m in model.network.modules() if isinstance(m, torch.nn.Dropout)]
     assert layers == [0.0, 0.0]

@@ -114,21 +114,22 @@ def build(
     network = torchvision.models.get_model(backbone.arch, weights=None, num_classes=classes)
     if stages.last == "classifier":
         network.classifier = nn.Linear(_inputs(network.classifier), classes)
-    if backbone.dropout is not None:
-        layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
-        if not layers:
-            raise SpecError(
-                f"backbone.dropout has no effect: {backbone.arch} has no dropout layer; remove it"
-            )
-        for layer in layers:
-            layer.p = backbone.dropout
     if sync_batch_norm:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     network.to(memory_format=torch.channels_last)
     frozen = [step for stage in stages.stages[:depth] for step in stage.steps]
     trained = [step for stage in stages.stages[depth:] for step in stage.steps]
-    trunk = Trunk(network, frozen)
-    return TransferModel(stages, depth, network, trunk, Steps(network, [*trained, *stages.head]))
+    trunk, tail = Trunk(network, frozen), Steps(network, [*trained, *stages.head])
+    if backbone.dropout is not None:
+        layers = [module for module in tail.modules() if isinstance(module, nn.Dropout)]
+        if not layers:
+            raise SpecError(
+                f"backbone.dropout has no effect: {backbone.arch} has no dropout layer that is "
+                "trained; remove it"
+            )
+        for layer in layers:
+            layer.p = backbone.dropout
+    return TransferModel(stages, depth, network, trunk, tail)
 
 
 def _inputs(classifier: nn.Module) -> int:

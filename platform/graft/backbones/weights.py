@@ -25,7 +25,7 @@ from graft.backbones.model import TransferModel
 from graft.backbones.trunk import version_state
 from graft.errors import ObjectExists, ObjectNotFound, SpecError, WeightsError
 from graft.registry import ModelVersion, get_model
-from graft.spec import Backbone, nearest
+from graft.spec import Backbone, Preprocess, nearest
 from graft.store import ObjectRef, Store, sha256
 
 DOWNLOAD_TIMEOUT_S = 10
@@ -54,6 +54,8 @@ class Weights:
     """Of the file, which is in the store by now; None for `none` and for models."""
     model: ModelVersion | None
     """The model version, where the weights are one."""
+    preprocess: Preprocess
+    """What the weights were trained with; ImageNet's usual where that is not known."""
 
 
 def resolve_weights(store: Store, backbone: Backbone) -> Weights:
@@ -65,7 +67,7 @@ def resolve_weights(store: Store, backbone: Backbone) -> Weights:
     """
     source = backbone.weights
     if source == "none":
-        return Weights(source, None, None)
+        return Weights(source, None, None, Preprocess())
     if source.startswith(MODEL_SCHEME):
         version = get_model(store, source.removeprefix(MODEL_SCHEME))
         if version.arch != backbone.arch:
@@ -73,11 +75,13 @@ def resolve_weights(store: Store, backbone: Backbone) -> Weights:
                 f"backbone.weights: {version.ref} is a {version.arch}, "
                 f"backbone.arch asks for {backbone.arch}"
             )
-        return Weights(f"{MODEL_SCHEME}{version.ref}", None, version)
+        inherited = Preprocess(**version.contract.model_dump(exclude={"max_side"}))
+        return Weights(f"{MODEL_SCHEME}{version.ref}", None, version, inherited)
     if backbone.weights_sha256 and store.exists(f"weights/{backbone.weights_sha256}/weights.json"):
-        return Weights(source, backbone.weights_sha256, None)
+        return Weights(source, backbone.weights_sha256, None, Preprocess())
+    preprocess = Preprocess()
     if source == "imagenet" or _is_enum(source):
-        source, digest = _torchvision_weights(store, backbone.arch, source)
+        source, digest, preprocess = _torchvision_weights(store, backbone.arch, source)
     else:
         digest = _keep(store, _read(source), PurePosixPath(source).name)
     if backbone.weights_sha256 not in (None, digest):
@@ -85,7 +89,7 @@ def resolve_weights(store: Store, backbone: Backbone) -> Weights:
             f"backbone.weights: {source} has SHA-256 {digest}, "
             f"backbone.weights_sha256 asks for {backbone.weights_sha256}"
         )
-    return Weights(source, digest, None)
+    return Weights(source, digest, None, preprocess)
 
 
 def load_weights(store: Store, weights: Weights, model: TransferModel, keep_head: bool) -> None:
@@ -195,8 +199,8 @@ def _is_enum(source: str) -> bool:
     return "_Weights." in source and "/" not in source
 
 
-def _torchvision_weights(store: Store, arch: str, source: str) -> tuple[str, str]:
-    """Return the enum's name and the SHA-256 of its file, fetched into the store if need be."""
+def _torchvision_weights(store: Store, arch: str, source: str) -> tuple[str, str, Preprocess]:
+    """Return the enum's name, its file's SHA-256 and its preprocessing; the store has the file."""
     choices = torchvision.models.get_model_weights(arch)
     name = source.partition(".")[2]
     if source == "imagenet":
@@ -209,13 +213,21 @@ def _torchvision_weights(store: Store, arch: str, source: str) -> tuple[str, str
             f"backbone.weights: {source} is none of {arch}'s weights{nearest(source, known)}"
         )
     enum = f"{choices.__name__}.{member.name}"
+    published = member.transforms()
+    preprocess = Preprocess(
+        resize=published.resize_size[0],
+        crop=published.crop_size[0],
+        interpolation=published.interpolation.value,
+        mean=tuple(published.mean),
+        std=tuple(published.std),
+    )
     file = PurePosixPath(urlsplit(member.url).path).name
+    # torchvision names a file by the beginning of its hash, and so does the store.
+    promised = file.rpartition("-")[2].partition(".")[0]
     for digest in store.children("weights/"):
-        with contextlib.suppress(ObjectNotFound):
-            record = store.read(f"weights/{digest}/weights.json").data
-            if WeightsRecord.model_validate_json(record).source == file:
-                return enum, digest
-    return enum, _keep(store, _download(member.url, file), file)
+        if digest.startswith(promised) and store.exists(f"weights/{digest}/weights.json"):
+            return enum, digest, preprocess
+    return enum, _keep(store, _download(member.url, file), file), preprocess
 
 
 def _download(url: str, file: str) -> bytes:

@@ -84,10 +84,31 @@ def show(
 
 @app.command()
 def resume(
-    run: RunId, store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
+    run: RunId,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            help="The run's last attempt has ended; needed where the storage cannot fence it off."
+        ),
+    ] = False,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Go on with a run from its last checkpoint; an unbroken run gives the same weights."""
     from graft.cli.training import run_and_show
+    from graft.errors import InputError
+    from graft.probe import fences
     from graft.store import Store
+    from graft.training.runs import read_head, read_result, read_spec
 
-    run_and_show(Store.open(store), run, json)
+    opened = Store.open(store)
+    read_spec(opened, run)
+    head = None if read_result(opened, run) else read_head(opened, run)
+    if head and not (take_over or opened.is_directory or fences(opened)):
+        raise InputError(
+            f"{run}: conditional writes at {opened.uri} are not exclusive, so attempt "
+            f"{head.attempt}, if it still runs, and a new one could both commit; make sure that "
+            "it has ended, then add --take-over"
+        )
+    run_and_show(opened, run, json)

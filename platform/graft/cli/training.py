@@ -49,7 +49,7 @@ class TrainingProgress:
 
     def _show(self, event: "Event") -> None:
         """Show what happened."""
-        from graft.training.events import Started, Stepped
+        from graft.training.events import Stalled, Started, Stepped
 
         if isinstance(event, Started):
             self._started(event)
@@ -63,6 +63,13 @@ class TrainingProgress:
                 numbers=f"step {event.step}/{event.steps}  loss {event.loss:.3f}  "
                 f"accuracy {event.accuracy:.3f}  "
                 f"{event.images_per_second:.0f} images/s",
+            )
+        elif isinstance(event, Stalled):
+            console.print(
+                f"worker {event.rank} made no step for {event.seconds:g} s "
+                "(scaling.stall_timeout_s) and ends",
+                highlight=False,
+                soft_wrap=True,
             )
         else:
             console.print(

@@ -4,6 +4,7 @@ Every worker drives the loop; the first one also claims the attempt, commits a
 checkpoint after each epoch, and at the end registers the model and publishes the result.
 """
 
+import math
 import os
 import socket
 import tempfile
@@ -28,7 +29,7 @@ from graft.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from graft.training.events import Event, Started, Stepped, Validated
+from graft.training.events import Event, Stalled, Started, Stepped, Validated
 from graft.training.finish import register_model
 from graft.training.loop import Data, EpochDone, StepDone, finetune
 from graft.training.prepare import Assembly, assemble
@@ -46,6 +47,8 @@ from graft.training.runs import (
 
 REPORT_EVERY_S = 0.2
 STALLED_EXIT_CODE = 17
+LAST_WORDS_S = 0.5
+"""Time for an event to leave a process that is about to end."""
 
 
 def run_attempt(
@@ -57,7 +60,7 @@ def run_attempt(
         store: where the run is recorded.
         run: the run's id.
         ranks: this worker among the others.
-        post: told what happens, on the first worker only.
+        post: told what happens: by the first worker, and by any that stalls.
         started: when the user's command began, in seconds since the epoch.
 
     Raises:
@@ -68,8 +71,11 @@ def run_attempt(
     spec = read_spec(store, run)
     torch.set_num_threads(spec.scaling.cpus_per_worker)
     keep_freed_memory()
+    if ranks.device.type == "cuda":
+        _repeat_exactly()
     head: Head = ranks.from_first(claim_attempt(store, run) if ranks.rank == 0 else None)
-    checkpoint = latest_checkpoint(store, run)
+    # One worker looks: another could meet a checkpoint that was committed meanwhile.
+    checkpoint = ranks.from_first(latest_checkpoint(store, run) if ranks.rank == 0 else None)
     assembly = assemble(store, spec)
     model = assembly.model.to(ranks.device)
     chain = trunk_chain(model, assembly.contract)
@@ -97,7 +103,7 @@ def run_attempt(
         assembly.contract,
         spec.augment,
     )
-    watchdog = Watchdog(run, spec.scaling.stall_timeout_s)
+    watchdog = Watchdog(spec.scaling.stall_timeout_s, lambda s: post(Stalled(ranks.rank, s)))
     pace = Pace()
     start = load_state(store, checkpoint) if checkpoint else None
     for event in finetune(model, data, spec.train, ranks, start):
@@ -114,6 +120,13 @@ def run_attempt(
     _prove_frozen(run, assembly, chain, ranks)
     if lead and checkpoint:
         lead.finish(spec, assembly, chain, checkpoint, pace, started)
+
+
+def _repeat_exactly() -> None:
+    """Have a GPU give the same float32 numbers every time, and those of a CPU within rounding."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _require_store(store: Store, run: str, ranks: Ranks) -> None:
@@ -174,6 +187,11 @@ class Lead:
     ) -> Checkpoint:
         """Commit an epoch's checkpoint, metrics and TensorBoard events."""
         check_attempt(self._store, self._run, self._head)
+        if not math.isfinite(done.train["loss"] + done.val["loss"]):
+            raise RunFailed(
+                f"{self._run}: the loss of epoch {done.epoch} is not finite; training diverged. "
+                "Lower train.optimizer.lr"
+            )
         epoch = Epoch(epoch=done.epoch, train=done.train, val=done.val)
         history = (*(previous.history if previous else ()), epoch)
         checkpoint = save_checkpoint(
@@ -292,9 +310,9 @@ class Watchdog:
     A worker stuck in a collective or a read cannot raise; Ray Train restarts a dead one.
     """
 
-    def __init__(self, run: str, timeout_s: float):
-        self._run = run
+    def __init__(self, timeout_s: float, tell: Callable[[float], object]):
         self._timeout_s = timeout_s
+        self._tell = tell
         self._last = time.monotonic()
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -310,5 +328,6 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._timeout_s / 4)):
             if time.monotonic() - self._last > self._timeout_s:
-                print(f"{self._run}: no step for {self._timeout_s} s; this worker ends", flush=True)
+                self._tell(self._timeout_s)
+                time.sleep(LAST_WORDS_S)
                 os._exit(STALLED_EXIT_CODE)

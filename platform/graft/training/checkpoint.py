@@ -74,8 +74,9 @@ def save_checkpoint(
     )
     store.create(f"{folder}/checkpoint.json", checkpoint.model_dump_json(indent=1).encode())
     kept = {folder, checkpoint.best}
-    for other, _ in _checkpoints(store, run):
-        if other not in kept:
+    for other, (_, owner) in _checkpoints(store, run):
+        # A newer attempt may be under way already: what it keeps is its own affair.
+        if other not in kept and owner <= attempt:
             store.delete(f"{other}/checkpoint.json")  # first the marker, then what it commits
             for key, _ in store.scan(f"{other}/"):
                 store.delete(key)

@@ -46,7 +46,16 @@ class Validated:
     images_per_second: float
 
 
-Event = Started | Stepped | Validated
+@dataclass(frozen=True)
+class Stalled:
+    """A worker ends itself, and with it the attempt."""
+
+    rank: int
+    seconds: float
+    """Without a finished step."""
+
+
+Event = Started | Stepped | Validated | Stalled
 
 
 class Board:

@@ -138,7 +138,8 @@ def _train_epoch(
                 train.schedule, step + number, len(shares), train.epochs
             )
         optimizer.zero_grad()
-        parts = min(train.accumulate, len(batch.labels))
+        # The same on every worker: synchronised BatchNorm meets in each pass.
+        parts = min(train.accumulate, max(1, batch.share.total // ranks.size))
         for part in range(parts):
             mine = slice(part, None, parts)
             images = to_tensor(batch.images[mine], data.preprocess, ranks.device)

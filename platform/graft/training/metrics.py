@@ -33,13 +33,13 @@ class Tally:
     def add(self, logits: Tensor, labels: Tensor, losses: Tensor, weights: Tensor) -> None:
         """Count a batch: logits (B, C), labels (B,), losses (B,), weights (B,) of 0 or 1."""
         classes = len(self.confusion)
-        real = weights > 0
-        cells = (labels * classes + logits.argmax(1))[real]
-        self.confusion += torch.bincount(cells, minlength=classes**2).view(classes, classes)
+        real = weights > 0  # selects by multiplication: a boolean index makes a GPU wait
+        cells = labels * classes + logits.argmax(1)
+        self.confusion.view(-1).scatter_add_(0, cells, real.long())
         self.sums[0] += losses.double().sum()
         if classes > TOP:
             hits = (logits.topk(TOP, dim=1).indices == labels[:, None]).any(1)
-            self.sums[1] += hits[real].sum()
+            self.sums[1] += (hits & real).sum()
 
     def summary(self) -> dict[str, float]:
         """Return loss and accuracy."""

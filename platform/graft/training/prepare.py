@@ -32,17 +32,13 @@ def resolve(store: Store, spec: Finetune) -> Finetune:
     """
     dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
     weights = resolve_weights(store, spec.backbone)
-    preprocess = spec.preprocess
-    if preprocess is None and weights.model:
-        inherited = weights.model.contract.model_dump(exclude={"max_side"})
-        preprocess = Preprocess(**inherited)
     recorded = spec.model_copy(
         update={
             "dataset": spec.dataset.model_copy(update={"version": dataset.manifest.version}),
             "backbone": spec.backbone.model_copy(
                 update={"weights": weights.source, "weights_sha256": weights.sha256}
             ),
-            "preprocess": preprocess or Preprocess(),
+            "preprocess": spec.preprocess or weights.preprocess,
         }
     )
     _check(assemble(store, recorded), recorded)

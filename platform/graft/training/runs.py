@@ -46,9 +46,10 @@ class Result(Section):
     metrics: dict[str, dict[str, Any]]
     """`train` and `val` of that epoch."""
     seconds: float
-    """Wall time of the attempt that finished."""
+    """Wall time from the start of the command that finished the run."""
     images_per_second: float
-    """Training images per second of that attempt, validation and checkpoints left out."""
+    """Training images per second of the last attempt, validation and checkpoints left out;
+    0 where it found all epochs done."""
     trunk_digest: str
     freeze: int
     """Freeze depth as a number of stages."""

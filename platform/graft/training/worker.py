@@ -17,8 +17,9 @@ import ray
 import ray.train
 from ray.actor import ActorHandle
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from graft.errors import GraftError, Interrupted, ResourceError, RunFailed
+from graft.errors import GraftError, Interrupted, ResourceError, RunFailed, StoreError
 from graft.spec import Scaling
 from graft.store import Store
 from graft.training.attempt import run_attempt
@@ -46,7 +47,8 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
         return done
     scaling = read_spec(store, run).scaling
     require_resources(scaling)
-    board = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     last: Exception | None = None
     with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch, _shown(board, show):
         before = signal.getsignal(signal.SIGINT)
@@ -62,10 +64,10 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
             last = error
         finally:
             signal.signal(signal.SIGINT, before)
-    if failure := ray.get(board.failure.remote()):
-        raise failure
     result = read_result(store, run)
     if result is None:
+        if failure := ray.get(board.failure.remote()):
+            raise failure
         cause = str(last).strip().rpartition("\n")[2] if last else "no result was published"
         raise RunFailed(
             f"{run}: gave up after {scaling.max_restarts} restarts; the last failure: {cause}. "
@@ -96,22 +98,28 @@ def _shown(board: ActorHandle[Board], show: Callable[[Event], None]) -> Iterator
 
 
 def require_resources(scaling: Scaling) -> None:
-    """Refuse at once what the connected cluster can never give.
+    """Refuse at once what the connected cluster, as it is now, can never give.
 
     Raises:
-        ResourceError: fewer GPUs or CPUs than asked for.
+        ResourceError: its nodes have not enough GPUs or CPUs for every worker.
     """
-    have = ray.cluster_resources()
-    for kind, each, key in (
-        ("GPU", scaling.gpus_per_worker, "gpus_per_worker"),
-        ("CPU", scaling.cpus_per_worker, "cpus_per_worker"),
-    ):
-        need, found = scaling.workers * each, int(have.get(kind, 0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = {"GPU": scaling.gpus_per_worker, "CPU": scaling.cpus_per_worker}
+    for kind, each in asked.items():
+        need, found = scaling.workers * each, int(sum(node.get(kind, 0) for node in nodes))
         if need > found:
             raise ResourceError(
                 f"scaling asks for {need} {kind}s ({scaling.workers} workers with {each} each), "
-                f"the cluster has {found}; lower scaling.workers or scaling.{key}"
+                f"the cluster has {found}; lower scaling.workers or "
+                f"scaling.{kind.lower()}s_per_worker"
             )
+    fit = sum(min(int(node.get(k, 0) // n) for k, n in asked.items() if n) for node in nodes)
+    if fit < scaling.workers:
+        raise ResourceError(
+            f"scaling asks for {scaling.workers} workers with {scaling.cpus_per_worker} CPUs and "
+            f"{scaling.gpus_per_worker} GPUs each; the cluster's nodes have room for {fit} such "
+            "workers; lower scaling.workers or scaling.cpus_per_worker"
+        )
 
 
 def _trainer(
@@ -147,16 +155,19 @@ def _trainer(
 def train_worker(config: dict[str, Any]) -> None:
     """Run one attempt in one Ray Train worker."""
     board = config["board"]
-    if ray.get(board.failure.remote()):
+    store = Store.open(config["store"])
+    if ray.get(board.failure.remote()) or read_result(store, config["run"]):
         return
     try:
         run_attempt(
-            Store.open(config["store"]),
+            store,
             config["run"],
             Ranks.current(get_device()),
             board.post.remote,
             config["started"],
         )
+    except StoreError:
+        raise  # may be gone when the next attempt tries
     except GraftError as error:
         ray.get(board.fail.remote(error))
         raise
