@@ -13,7 +13,7 @@ from graft.data.importing import import_dataset
 from graft.errors import ResourceError, RunFailed
 from graft.registry import get_model
 from graft.store import Store
-from graft.training.events import Started, Validated
+from graft.training.events import Stalled, Started, Validated
 from graft.training.runs import read_result
 from graft.training.worker import run_finetune
 
@@ -72,9 +72,12 @@ def test_a_dead_worker_is_started_again_and_ends_where_the_unbroken_run_does(col
 
 def test_a_run_without_progress_fails_its_attempts(colour_store):
     scaling = {"stall_timeout_s": 0.05, "max_restarts": 1}
-    run = new_run(colour_store, colour_spec(scaling=scaling, train__batch_size=39))
+    spec = colour_spec(scaling=scaling, train__batch_size=39, train__epochs=200)
+    run = new_run(colour_store, spec)
+    events = []
     with pytest.raises(RunFailed, match=f"gave up after 1 restarts.*graft runs resume {run}"):
-        run_finetune(colour_store, run, lambda event: None)
+        run_finetune(colour_store, run, events.append)
+    assert Stalled(rank=0, seconds=0.05) in events
     assert read_result(colour_store, run) is None
 
 
