@@ -177,6 +177,21 @@ def test_a_moved_trunk_voids_the_run(colour_store, train_alone):
     assert read_result(colour_store, run) is None
 
 
+def test_one_image_has_no_batch_statistics(colour_store, train_alone):
+    backbone = {"arch": "resnet18", "weights": "none", "freeze": 0}
+    # 39 images: the last batch has one, of which the last stage sees one pixel.
+    run = new_run(colour_store, colour_spec(backbone=backbone, train__batch_size=19))
+    with pytest.raises(RunFailed, match=r"Choose another train\.batch_size"):
+        train_alone(colour_store, run)
+
+
+def test_a_diverging_run_says_so(colour_store, train_alone):
+    run = new_run(colour_store, colour_spec(train__optimizer={"kind": "sgd", "lr": 1e6}))
+    with pytest.raises(RunFailed, match=r"training diverged.*train\.optimizer\.lr"):
+        train_alone(colour_store, run)
+    assert latest_checkpoint(colour_store, run) is None
+
+
 def test_a_model_becomes_the_backbone_of_the_next(colour_store, train_alone):
     first = new_run(colour_store, colour_spec(train__epochs=2))
     train_alone(colour_store, first)

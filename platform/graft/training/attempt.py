@@ -106,17 +106,27 @@ def run_attempt(
     watchdog = Watchdog(spec.scaling.stall_timeout_s, lambda s: post(Stalled(ranks.rank, s)))
     pace = Pace()
     start = load_state(store, checkpoint) if checkpoint else None
-    for event in finetune(model, data, spec.train, ranks, start):
-        watchdog.alive()
-        if isinstance(event, StepDone):
-            pace.step(event)
-            if lead:
-                lead.stepped(event, pace)
-        elif isinstance(event, EpochDone) and lead:
-            checkpoint = lead.finish_epoch(event, chain[-1], checkpoint, pace)
+    try:
+        for event in finetune(model, data, spec.train, ranks, start):
             watchdog.alive()
-            pace.begin_epoch()
-    watchdog.stop()
+            if isinstance(event, StepDone):
+                pace.step(event)
+                if lead:
+                    lead.stepped(event, pace)
+            elif isinstance(event, EpochDone) and lead:
+                checkpoint = lead.finish_epoch(event, chain[-1], checkpoint, pace)
+                watchdog.alive()
+                pace.begin_epoch()
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunFailed(
+            f"{run}: a single image reached a trained BatchNorm layer whose map is one pixel, "
+            "which has no statistics. Choose another train.batch_size, so that no worker gets "
+            f"one image of the last batch of {len(data.train)}, or a larger preprocess.crop"
+        ) from error
+    finally:
+        watchdog.stop()
     _prove_frozen(run, assembly, chain, ranks)
     if lead and checkpoint:
         lead.finish(spec, assembly, chain, checkpoint, pace, started)
