@@ -99,7 +99,7 @@ class Backbone(Section):
     """Freeze depth: 0 trains everything, `all` (or N) the head alone, -1 all but the last
     stage, a stage's name freezes through it, inclusive."""
     dropout: Fraction | None = None
-    """Probability of every dropout layer of the architecture; null: as published."""
+    """Probability of every dropout layer that is trained; null: as published."""
 
 
 class LinearHead(Section):
@@ -259,7 +259,7 @@ class Finetune(Section):
     dataset: Dataset
     backbone: Backbone
     preprocess: Preprocess | None = None
-    """null: as the weights were trained (a model's own, else ImageNet's)."""
+    """null: as the weights were published or trained; ImageNet's usual where that is not known."""
     head: LinearHead = LinearHead()
     augment: Augment = StandardAugment()
     cache: Literal["auto", "off"] = "auto"
