@@ -1,8 +1,18 @@
 """Metrics agree with scikit-learn's, and add up over workers."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, f1_score, log_loss, recall_score, top_k_accuracy_score
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_score,
+    recall_score,
+    top_k_accuracy_score,
+)
 
 from graft.training.metrics import Tally, image_losses
 
@@ -33,6 +43,8 @@ def test_metrics_are_scikit_learns():
     assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     recall = recall_score(labels, predicted, average=None)
     assert list(found["recall"].values()) == pytest.approx(recall.tolist())
+    precision = precision_score(labels, predicted, average=None)
+    assert list(found["precision"].values()) == pytest.approx(precision.tolist())
     assert found["loss"] == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-5)
     top5 = top_k_accuracy_score(labels, logits, k=5)
     assert found["top5_accuracy"] == pytest.approx(top5)
@@ -41,19 +53,73 @@ def test_metrics_are_scikit_learns():
 def test_parts_add_up_and_fillers_do_not_count():
     logits, labels = logits_and_labels()
     parts = [tally_of(logits[:23], labels[:23]), tally_of(logits[23:], labels[23:])]
-    filler = torch.zeros(1)
-    parts[1].add(logits[:1], labels[:1], image_losses(logits[:1], labels[:1]) * filler, filler)
-    parts[0].confusion += parts[1].confusion
-    parts[0].sums += parts[1].sums
-    whole = tally_of(logits, labels).metrics(tuple("abcdefg"))
-    assert torch.equal(parts[0].confusion, tally_of(logits, labels).confusion)
-    assert parts[0].metrics(tuple("abcdefg"))["loss"] == pytest.approx(whole["loss"])
-    assert parts[0].metrics(tuple("abcdefg"))["top5_accuracy"] == whole["top5_accuracy"]
+    parts[1].add(logits[:1], labels[:1], image_losses(logits[:1], labels[:1]), torch.zeros(1))
+    for mine, others in zip(parts[0].tensors(), parts[1].tensors(), strict=True):
+        mine += others
+    found = flat(parts[0].metrics(tuple("abcdefg")))
+    assert found == pytest.approx(flat(tally_of(logits, labels).metrics(tuple("abcdefg"))))
 
 
-def test_few_classes_have_no_top5_and_an_absent_class_no_recall():
+def flat(metrics):
+    """All numbers in one level, which is what `approx` compares."""
+    confusion = {
+        f"{i}.{j}": n for i, row in enumerate(metrics["confusion"]) for j, n in enumerate(row)
+    }
+    per_class = {
+        f"{part}.{name}": x for part in ("recall", "precision") for name, x in metrics[part].items()
+    }
+    return {key: x for key, x in metrics.items() if isinstance(x, float)} | confusion | per_class
+
+
+def test_few_classes_have_no_top5_and_an_absent_class_neither_recall_nor_precision():
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.5]])
     found = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics(("a", "b", "c"))
     assert "top5_accuracy" not in found
-    assert found["recall"] == {"a": 1.0, "b": 1.0, "c": None}
+    assert found["recall"] == found["precision"] == {"a": 1.0, "b": 1.0, "c": None}
     assert found["macro_f1"] == 1.0
+
+
+def test_calibration_error_by_hand():
+    # Of two at 0.9 one is right, of two at 0.6 both are: (|1 - 1.8| + |2 - 1.2|) / 4.
+    logits = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]]).log()
+    found = tally_of(logits, torch.tensor([0, 0, 0, 1]), classes=2).metrics(("a", "b"))
+    assert found["ece"] == pytest.approx(0.4, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_calibration_error_is_that_of_the_definition(scale):
+    logits, labels = logits_and_labels(images=500, seed=1)
+    probabilities = (logits * scale).softmax(1).numpy().astype(np.float64)
+    top, right = probabilities.max(1), probabilities.argmax(1) == labels.numpy()
+    edges = np.linspace(0, 1, 16)
+    expected = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (low < top) & (top <= high)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - top[inside].mean())
+    found = tally_of(logits * scale, labels).metrics(tuple("abcdefg"))
+    assert found["ece"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_model_that_diverged_has_no_finite_loss_nor_calibration():
+    logits = torch.full((2, 3), float("nan"))
+    found = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics(("a", "b", "c"))
+    assert np.isnan([found["loss"], found["ece"]]).all()
+
+
+def test_losses_of_labels_and_of_probabilities():
+    logits, labels = logits_and_labels(images=8)
+    log_likelihood = logits.log_softmax(1)
+    own = -log_likelihood[range(8), labels]
+    assert torch.allclose(image_losses(logits, labels), own)
+
+    smooth = 0.9 * own - 0.1 * log_likelihood.mean(1)
+    assert torch.allclose(image_losses(logits, labels, label_smoothing=0.1), smooth)
+
+    weights = torch.arange(1.0, 8.0)
+    assert torch.allclose(image_losses(logits, labels, weights), weights[labels] * own)
+
+    one_hot = torch.nn.functional.one_hot(labels, 7).float()
+    mixed = 0.3 * one_hot + 0.7 * one_hot.flip(0)
+    expected = 0.3 * own - 0.7 * log_likelihood[range(8), labels.flip(0)]
+    assert torch.allclose(image_losses(logits, mixed), expected)

@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 TOP = 5
+BINS = 15
+"""Of equal width, for the calibration error; Guo et al. (2017), arXiv:1706.04599."""
 
 
 @dataclass
@@ -17,10 +20,12 @@ class Tally:
 
     confusion: (C, C) int64, rows are true classes, columns predictions.
     sums: (2,) float64, the summed loss and the number of top-5 hits.
+    gaps: (BINS,) float64, by top probability: the number of hits less the summed probability.
     """
 
     confusion: Tensor
     sums: Tensor
+    gaps: Tensor
 
     @classmethod
     def empty(cls, classes: int, device: torch.device) -> "Tally":
@@ -28,18 +33,29 @@ class Tally:
         return cls(
             torch.zeros(classes, classes, dtype=torch.int64, device=device),
             torch.zeros(2, dtype=torch.float64, device=device),
+            torch.zeros(BINS, dtype=torch.float64, device=device),
         )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all sums, to be added up over workers in place."""
+        return self.confusion, self.sums, self.gaps
 
     def add(self, logits: Tensor, labels: Tensor, losses: Tensor, weights: Tensor) -> None:
         """Count a batch: logits (B, C), labels (B,), losses (B,), weights (B,) of 0 or 1."""
         classes = len(self.confusion)
         real = weights > 0  # selects by multiplication: a boolean index makes a GPU wait
-        cells = labels * classes + logits.argmax(1)
+        predicted = logits.argmax(1)
+        cells = labels * classes + predicted
         self.confusion.view(-1).scatter_add_(0, cells, real.long())
-        self.sums[0] += losses.double().sum()
+        self.sums[0] += (losses * real).double().sum()
         if classes > TOP:
             hits = (logits.topk(TOP, dim=1).indices == labels[:, None]).any(1)
             self.sums[1] += (hits & real).sum()
+        top = logits.float().softmax(1).amax(1).double()
+        # Bin m holds (m / BINS, (m + 1) / BINS]. What rounded to just above 1 belongs in the
+        # last; NaN, of a model that diverged, has to land somewhere.
+        bins = ((top * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+        self.gaps.scatter_add_(0, bins, ((predicted == labels).double() - top) * real)
 
     def summary(self) -> dict[str, float]:
         """Return loss and accuracy."""
@@ -50,26 +66,44 @@ class Tally:
         }
 
     def metrics(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """Return loss, accuracy, macro-F1, recall per class and the confusion matrix.
+        """Return all metrics, and the confusion matrix.
 
         Macro-F1 is the mean over classes that occur among labels or predictions; a class
-        without validation images has recall null.
+        without validation images has recall null, one never predicted precision null.
+        ECE is the mean distance of confidence and accuracy, both within bins of confidence.
         """
         confusion = self.confusion.cpu().numpy()
-        hits, labelled = np.diag(confusion), confusion.sum(1)
-        either = labelled + confusion.sum(0)
+        hits, labelled, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+        either = labelled + predicted
         occurring = either > 0
-        recall = [int(h) / int(n) if n else None for h, n in zip(hits, labelled, strict=True)]
+        count = int(labelled.sum())
         found: dict[str, Any] = self.summary()
         if len(classes) > TOP:
-            found["top5_accuracy"] = float(self.sums[1]) / int(labelled.sum())
+            found["top5_accuracy"] = float(self.sums[1]) / count
         return found | {
             "macro_f1": float(np.mean(2 * hits[occurring] / either[occurring])),
-            "recall": dict(zip(classes, recall, strict=True)),
+            "ece": float(self.gaps.abs().sum()) / count,
+            "recall": dict(zip(classes, _shares(hits, labelled), strict=True)),
+            "precision": dict(zip(classes, _shares(hits, predicted), strict=True)),
             "confusion": confusion.tolist(),
         }
 
 
-def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each image: logits (B, C), labels (B,) to (B,)."""
-    return functional.cross_entropy(logits, labels, reduction="none")
+def image_losses(
+    logits: Tensor,
+    targets: Tensor,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of each image: logits (B, C) to (B,).
+
+    targets: labels (B,), or probabilities (B, C); class_weights: (C,), those of an image's
+    targets multiply its loss.
+    """
+    return functional.cross_entropy(
+        logits, targets, class_weights, reduction="none", label_smoothing=label_smoothing
+    )
+
+
+def _shares(parts: NDArray[np.int64], wholes: NDArray[np.int64]) -> list[float | None]:
+    return [int(p) / int(n) if n else None for p, n in zip(parts, wholes, strict=True)]
