@@ -1,10 +1,15 @@
 """`graft runs`: list runs, show one, go on with one."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+
+if TYPE_CHECKING:
+    from graft.store import Store
+    from graft.training.runs import Result
 
 app = typer.Typer(no_args_is_help=True, help="List, show and resume training runs.")
 
@@ -55,7 +60,18 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
 
 @app.command()
 def show(
-    run: RunId, store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
+    run: RunId,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            dir_okay=False,
+            help="Also write the confusion matrix, as a picture, to this file.",
+        ),
+    ] = None,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Show a run's recorded spec, its attempts and its result."""
     from rich.console import Group
@@ -70,6 +86,8 @@ def show(
     opened = Store.open(store)
     spec = read_spec(opened, run)
     head, result = read_head(opened, run), read_result(opened, run)
+    if confusion:
+        _write_confusion(opened, run, result, confusion)
     document = {
         "run": run,
         "state": "finished" if result else "unfinished",
@@ -112,3 +130,24 @@ def resume(
             "it has ended, then add --take-over"
         )
     run_and_show(opened, run, json)
+
+
+def _write_confusion(store: "Store", run: str, result: "Result | None", file: Path) -> None:
+    """Write a finished run's confusion matrix to a file, which is whole or not there."""
+    from graft.backend import Directory
+    from graft.cli.output import console
+    from graft.errors import InputError
+
+    if result is None:
+        raise InputError(
+            f"{run} is unfinished and has no confusion matrix yet; "
+            f"go on with it: graft runs resume {run}"
+        )
+    if result.confusion_png is None:
+        raise InputError(
+            f"{run} has no picture of its confusion matrix: it was finished before Graft drew "
+            "them; its counts are in --json"
+        )
+    png = store.get(f"runs/{run}", result.confusion_png)
+    Directory(file.parent.absolute()).write(file.name, png)
+    console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)

@@ -2,19 +2,23 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from graft.cli.output import console, emit
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
     from graft.spec import Finetune
     from graft.store import Store
     from graft.training.events import Event, Started
     from graft.training.runs import Result
+
+CLASSES_SHOWN = 12
+"""In a table; --json has all."""
 
 
 class TrainingProgress:
@@ -114,22 +118,44 @@ def run_and_show(store: "Store", run: str, json: bool) -> None:
     emit(result.model_dump(mode="json"), json, lambda: result_table(result, spec))
 
 
-def result_table(result: "Result", spec: "Finetune") -> "Table":
-    """Return what a person wants to know of a finished run."""
+def result_table(result: "Result", spec: "Finetune") -> "Group":
+    """Return what a person wants to know of a finished run; old results lack some of it."""
+    from rich.console import Group
     from rich.table import Table
 
-    val = result.metrics["val"]
+    val, initial = result.metrics["val"], result.metrics.get("initial")
     table = Table(show_header=False, title=result.run, title_justify="left")
     table.add_row("model", result.model or "not registered (the spec has no `register`)")
     table.add_row("weights", f"{result.weights}, of epoch {result.epoch}/{spec.train.epochs}")
     table.add_row("val accuracy", f"{val['accuracy']:.4f}")
     table.add_row("val loss", f"{val['loss']:.4f}")
+    if initial:
+        accuracy, loss = initial["accuracy"], initial["loss"]
+        table.add_row("before training", f"accuracy {accuracy:.4f}, loss {loss:.4f}")
     if "top5_accuracy" in val:
         table.add_row("val top-5 accuracy", f"{val['top5_accuracy']:.4f}")
     table.add_row("val macro-F1", f"{val['macro_f1']:.4f}")
-    for name, recall in list(val["recall"].items())[:12]:
-        table.add_row(f"recall of {name}", "no images" if recall is None else f"{recall:.4f}")
+    if "ece" in val:
+        table.add_row("val calibration error", f"{val['ece']:.4f}")
     table.add_row("trunk", f"{result.trunk_digest[:12]} ({result.freeze} stages frozen)")
     table.add_row("dataset", result.dataset)
     table.add_row("time", f"{result.seconds:.0f} s, {result.images_per_second:.0f} images/s")
+
+    return Group(table, _class_table(val))
+
+
+def _class_table(val: dict[str, Any]) -> "Table":
+    """Recall and precision of the first classes."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    nulls = {"recall": "no images", "precision": "never predicted"}
+    found = {name: val[name] for name in nulls if name in val}
+    classes = list(val["recall"])
+    more = len(classes) - CLASSES_SHOWN
+    table = Table("class", *found, caption=f"{more} more classes: --json" if more > 0 else None)
+    for name in classes[:CLASSES_SHOWN]:
+        shares = {metric: values[name] for metric, values in found.items()}
+        cells = [nulls[m] if share is None else f"{share:.4f}" for m, share in shares.items()]
+        table.add_row(escape(name), *cells)
     return table

@@ -1,0 +1,116 @@
+"""`graft runs show`: what is shown of a finished run, and its confusion matrix as a file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colours import colour_spec
+from graft.spec import dump_job
+from graft.store import Store
+
+GRAFT = Path(sys.executable).with_name("graft")
+PNG = b"\x89PNG\r\n\x1a\n as training drew it"
+NAMES = [f"[b]class {i}" for i in range(14)]
+OLD_VAL = {"accuracy": 0.5, "loss": 1.0, "macro_f1": 0.4, "recall": {"ants": 0.25, "bees": None}}
+VAL = OLD_VAL | {
+    "ece": 0.0625,
+    "recall": dict.fromkeys(NAMES, 0.75),
+    "precision": dict.fromkeys(NAMES, 0.375) | {NAMES[1]: None},
+}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store with an unfinished run, one that an older Graft finished, and one of today's."""
+    uri = str(tmp_path_factory.mktemp("runs") / "store")
+    store = Store.open(uri)
+    for run in ("unfinished", "old", "new"):
+        store.create(f"runs/{run}/spec.yaml", dump_job(colour_spec()).encode())
+    result: dict[str, Any] = {
+        "run": "old",
+        "model": "colours@1",
+        "weights": "last",
+        "epoch": 3,
+        "metrics": {"train": {}, "val": OLD_VAL},
+        "seconds": 1.0,
+        "images_per_second": 1.0,
+        "trunk_digest": "0",
+        "freeze": 0,
+        "dataset": "colours@v1",
+        "attempt": 1,
+        "history": [],
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    store.create("runs/old/result.json", json.dumps(result).encode())
+    ref = store.put("runs/new", "confusion.png", PNG)
+    metrics = {"train": {}, "val": VAL, "initial": {"accuracy": 0.125, "loss": 2.75}}
+    result |= {"run": "new", "metrics": metrics, "confusion_png": ref.model_dump()}
+    store.create("runs/new/result.json", json.dumps(result).encode())
+    return uri
+
+
+def show(uri: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [GRAFT, "runs", "show", *arguments, "--store", uri]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def rows(output: str) -> list[list[str]]:
+    """The cells of every table's rows."""
+    lines = [line.replace("┃", "│") for line in output.splitlines()]
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+
+
+def test_a_result_is_shown(uri: str) -> None:
+    output = show(uri, "new").stdout
+    found = rows(output)
+    assert ["val calibration error", "0.0625"] in found
+    assert ["before training", "accuracy 0.1250, loss 2.7500"] in found
+    start = found.index(["class", "recall", "precision"])
+    assert found[start + 1] == [NAMES[0], "0.7500", "0.3750"]
+    assert found[start + 2] == [NAMES[1], "0.7500", "never predicted"]
+    assert len(found[start + 1 :]) == 12
+    assert "2 more classes" in output
+
+
+def test_an_old_result_is_shown_as_far_as_it_goes(uri: str) -> None:
+    found = rows(show(uri, "old").stdout)
+    assert ["val accuracy", "0.5000"] in found
+    assert "before training" not in [row[0] for row in found]
+    start = found.index(["class", "recall"])
+    assert found[start + 1 :] == [["ants", "0.2500"], ["bees", "no images"]]
+
+
+def test_the_confusion_matrix_is_written(uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "confusion.png"
+    file.write_bytes(b"what was here before")
+    done = show(uri, "new", "--confusion", str(file), "--json")
+    assert json.loads(done.stdout)["result"]["metrics"]["val"]["ece"] == 0.0625
+    assert file.read_bytes() == PNG
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("unfinished", "graft: unfinished is unfinished and has no confusion matrix yet"),
+        ("old", "graft: old has no picture of its confusion matrix"),
+    ],
+)
+def test_a_run_without_a_confusion_matrix(uri: str, tmp_path: Path, run: str, message: str) -> None:
+    done = show(uri, run, "--confusion", str(tmp_path / "confusion.png"))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_confusion_matrix_that_cannot_be_written(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "confusion.png"):
+        done = show(uri, "new", "--confusion", str(place))
+        assert done.returncode == 2
+        assert str(place) in done.stderr.replace("\n", "")
