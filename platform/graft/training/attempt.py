@@ -32,6 +32,7 @@ from graft.training.checkpoint import (
 from graft.training.events import Event, Stalled, Started, Stepped, Validated
 from graft.training.finish import register_model
 from graft.training.loop import Data, EpochDone, StepDone, finetune
+from graft.training.plots import confusion_png
 from graft.training.prepare import Assembly, assemble
 from graft.training.ranks import Ranks
 from graft.training.runs import (
@@ -241,6 +242,7 @@ class Lead:
         if target:
             version = register_model(self._store, self._run, spec, target, assembly, chain, epoch)
         manifest = assembly.dataset.manifest
+        png = confusion_png(epoch.val["confusion"], manifest.classes)
         result = Result(
             run=self._run,
             model=version.ref if version else None,
@@ -253,6 +255,7 @@ class Lead:
             freeze=assembly.model.depth,
             dataset=f"{manifest.name}@{manifest.version}",
             attempt=self._head.attempt,
+            confusion_png=self._store.put(f"runs/{self._run}", "confusion.png", png),
             history=tuple(
                 {
                     "epoch": e.epoch,

@@ -155,7 +155,7 @@ def _train_epoch(
             tally.add(logits.detach(), labels, losses.detach(), weights)
         optimizer.step()
         yield StepDone(epoch + 1, number + 1, len(shares), batch.share.total, tally)
-    ranks.sum(tally.confusion, tally.sums)
+    ranks.sum(*tally.tensors())
     ranks.copy_from_first(*model.tail.buffers())  # BatchNorm: rank 0's running statistics
     return tally
 
@@ -174,7 +174,7 @@ def _evaluate(
             logits = model(to_tensor(batch.images, data.preprocess, ranks.device))
         tally.add(logits, labels, image_losses(logits, labels), weights)
         yield BatchValidated(epoch + 1, number + 1, len(shares))
-    ranks.sum(tally.confusion, tally.sums)
+    ranks.sum(*tally.tensors())
     return tally
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from graft.errors import NotFoundError, ObjectChanged, ObjectExists, ObjectNotFound, RunFailed
 from graft.spec import Finetune, Section, dump_job, nearest, parse_job, parse_yaml
-from graft.store import Store
+from graft.store import ObjectRef, Store
 
 
 class Epoch(Section):
@@ -56,6 +56,8 @@ class Result(Section):
     dataset: str
     """NAME@VERSION."""
     attempt: int
+    confusion_png: ObjectRef | None = None
+    """The confusion matrix as a picture, in the run's folder."""
     history: tuple[dict[str, float], ...]
     """Loss and accuracy per epoch."""
     created: str
