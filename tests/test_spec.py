@@ -18,6 +18,7 @@ from graft.spec import (
     parse_yaml,
 )
 
+JOBS = Path(__file__).parents[1] / "jobs"
 BASE = """\
 kind: finetune
 name: ants-bees
@@ -230,8 +231,8 @@ def test_nearest() -> None:
     assert nearest("zzz", []) == ""
 
 
-def test_the_job_has_every_key() -> None:
-    path = Path(__file__).parents[1] / "jobs" / "finetune.yaml"
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_job_has_every_key(path: Path) -> None:
     written = parse_yaml(path.read_text(), str(path))
     known = load_job(path).model_dump(mode="json", by_alias=True)
 

@@ -21,7 +21,7 @@ from graft.errors import (
     ObjectNotFound,
     StoreError,
 )
-from graft.spec import NAME, Contract, LinearHead, Name, Section, nearest
+from graft.spec import NAME, Contract, Head, Name, Section, nearest
 from graft.store import ObjectRef, Store
 
 CHAMPION = "champion"
@@ -57,7 +57,7 @@ class ModelDraft(Section):
     name: Name
     arch: str
     """Architecture, as `backbone.arch` in a spec."""
-    head: LinearHead
+    head: Head
     dropout: float | None
     """Dropout probability it was trained with; null: the architecture's own."""
     classes: tuple[str, ...]

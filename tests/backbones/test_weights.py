@@ -32,7 +32,7 @@ def published():
 def load(store, path, **changes):
     backbone = Backbone(arch="squeezenet1_1", weights=str(path), **changes)
     weights = resolve_weights(store, backbone)
-    model = build(backbone, LinearHead(), classes=3)
+    model = build(backbone, LinearHead(), classes=3, crop=64)
     load_weights(store, weights, model, keep_head=False)
     return weights, model
 
@@ -129,10 +129,10 @@ def test_the_trunk_digest_names_weights_contract_and_depth():
     def digest(seed=0, freeze=3, arch="resnet18", contract=CONTRACT, nudge=None):
         torch.manual_seed(seed)
         backbone = Backbone(arch=arch, weights="none", freeze=freeze)
-        model = build(backbone, LinearHead(), classes=3)
+        model = build(backbone, LinearHead(), classes=3, crop=64)
         if nudge:
             model.network.state_dict()[nudge].add_(1)
-        return trunk_chain(model, contract)
+        return trunk_chain(model, contract).digests
 
     chain = digest()
     assert len(chain) == 4

@@ -13,10 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import torchvision
-from PIL import Image
+from photographs import photographs
 from report import report
 from torchvision import transforms
 
@@ -32,19 +31,6 @@ CORES = os.cpu_count() or 1
 BATCH = 32
 EPOCHS = 4
 ROUNDS = 3
-
-
-def generated(folder: Path) -> Path:
-    """Write photographs' likes: 500 x 375 JPEGs of two classes."""
-    noise = np.random.default_rng(0)
-    for split, count in (("train", 120), ("val", 10)):
-        for label in ("a", "b"):
-            (folder / split / label).mkdir(parents=True)
-            for number in range(count):
-                small = noise.integers(0, 255, (24, 32, 3), np.uint8)
-                image = Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC)
-                image.save(folder / split / label / f"{number}.jpg", quality=92)
-    return folder
 
 
 def tutorial_rate(source: Path) -> float:
@@ -96,7 +82,7 @@ def graft_rate(store: Store) -> float:
 def main() -> None:
     """Measure, print, append to bench.jsonl."""
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
-        source = ANTS_BEES if ANTS_BEES.is_dir() else generated(Path(scratch) / "images")
+        source = ANTS_BEES if ANTS_BEES.is_dir() else photographs(Path(scratch) / "images")
         store = Store.open(f"{scratch}/store")
         import_dataset(store, str(source), "bench")
         ours, baseline = [], []

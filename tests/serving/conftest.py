@@ -39,7 +39,7 @@ def _register_model(
     """Register a random SqueezeNet; `golden_shift` falsifies the recorded logits."""
     torch.manual_seed(0)
     backbone = Backbone(arch="squeezenet1_1", weights="none", freeze=-2)
-    model = build(backbone, LinearHead(), len(CLASSES)).eval()
+    model = build(backbone, LinearHead(), len(CLASSES), crop=64).eval()
     contract = Contract(resize=72, crop=64, max_side=80)
     chain = trunk_chain(model, contract)
     publish_stages(store, model, chain)
@@ -57,8 +57,8 @@ def _register_model(
         classes=CLASSES,
         contract=contract,
         freeze=model.depth,
-        stages=tuple(chain[1:]),
-        trunk_digest=chain[-1],
+        stages=chain.digests[1:],
+        trunk_digest=chain.digests[-1],
         metrics={"val": {"accuracy": 0.5, "loss": 0.7}},
         weights="last",
         epoch=0,

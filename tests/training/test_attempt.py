@@ -11,7 +11,7 @@ from graft.backbones.model import Trunk
 from graft.errors import DataError, RunFailed, SpecError
 from graft.registry import get_model
 from graft.training.checkpoint import latest_checkpoint
-from graft.training.events import Started, Validated
+from graft.training.events import Started, Untrained, Validated
 from graft.training.prepare import resolve
 from graft.training.runs import claim_attempt, read_result, read_spec
 
@@ -43,13 +43,18 @@ def test_a_run_learns_registers_and_tells_what_happened(colour_store, train_alon
 
     started = events[0]
     assert isinstance(started, Started)
-    assert (started.attempt, started.epoch, started.frozen_stages) == (1, 0, ("stem", "layer1"))
+    assert (started.attempt, started.epoch) == (1, 0)
+    frozen = [stage.stage for stage in started.plan if stage.trained_from is None]
+    assert frozen == ["stem", "layer1"]
+    assert isinstance(events[1], Untrained)
     epochs = [event for event in events if isinstance(event, Validated)]
     assert [event.epoch for event in epochs] == [1, 2, 3, 4]
     best = max(epochs, key=lambda event: event.val["accuracy"])
     assert result.epoch == best.epoch
     assert result.metrics["val"] == best.val
     assert result.metrics["val"]["accuracy"] > 0.6
+    assert result.metrics["initial"] == events[1].val
+    assert result.plan == started.plan
     assert result.trunk_digest == started.trunk_digest
 
     version = get_model(colour_store, "colours@candidate")
@@ -172,7 +177,7 @@ def test_a_moved_trunk_voids_the_run(colour_store, train_alone):
                 for name, buffer in trunk.named_buffers():
                     buffer += name.endswith("running_mean")
 
-    with pytest.raises(RunFailed, match="frozen stage 'stem' changed during training"):
+    with pytest.raises(RunFailed, match=r"'bn1\.running_mean' of frozen stage 'stem' changed"):
         train_alone(colour_store, run, disturb)
     assert read_result(colour_store, run) is None
 

@@ -1,7 +1,7 @@
 """The name of a frozen prefix: a hash chain over its stages, and the stages' weights in the store.
 
-    c[0] = H(preprocessing contract, stage map version, architecture)
-    c[k] = H(c[k-1], every parameter and buffer of stage k-1)
+    c[0] = H(preprocessing contract, stage map and its version, architecture)
+    c[k] = H(c[k-1], the hash of every parameter and buffer of stage k-1)
 
 `c[depth]` is the trunk digest.
 """
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,36 +39,61 @@ class StageRecord(BaseModel):
     weights: ObjectRef
 
 
-def trunk_chain(model: TransferModel, contract: Contract) -> list[str]:
-    """Return c[0] .. c[depth] in hex; the last is the trunk digest."""
+@dataclass(frozen=True)
+class TrunkChain:
+    """The names of a trunk and of all its prefixes."""
+
+    digests: tuple[str, ...]
+    """c[0] .. c[depth] in hex."""
+    tensors: tuple[dict[str, str], ...]
+    """By stage: the SHA-256 of every parameter and buffer."""
+
+    def first_moved(self, now: "TrunkChain") -> str | None:
+        """Return the first tensor that differs in `now`, as far as that one goes."""
+        for before, after in zip(self.tensors, now.tensors, strict=False):
+            for name, digest in before.items():
+                if after[name] != digest:
+                    return name
+        return None
+
+
+def trunk_chain(model: TransferModel, contract: Contract) -> TrunkChain:
+    """Hash the frozen stages of a model."""
     header = {
         "contract": contract.model_dump(mode="json"),
         "stage_map": STAGE_MAP_VERSION,
-        "stages": [stage.name for stage in model.stages.stages],
+        "stages": model.stages.names,
         "arch": model.stages.arch,
     }
-    chain = [hashlib.sha256(_canonical(header)).hexdigest()]
-    for index in range(model.depth):
-        digest = hashlib.sha256(chain[-1].encode())
-        for name, value in sorted(model.stage_state(index).items()):
-            digest.update(_canonical([name, str(value.dtype), list(value.shape)]))
-            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy().data)
-        chain.append(digest.hexdigest())
-    return chain
+    digests = [hashlib.sha256(_canonical(header)).hexdigest()]
+    tensors = tuple(_hashes(model.stage_state(index)) for index in range(model.depth))
+    for stage in tensors:
+        link = hashlib.sha256(digests[-1].encode() + _canonical(stage))
+        digests.append(link.hexdigest())
+    return TrunkChain(tuple(digests), tensors)
 
 
-def publish_stages(store: Store, model: TransferModel, chain: list[str]) -> None:
+def _hashes(state: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: _hash(value) for name, value in sorted(state.items())}
+
+
+def _hash(value: Tensor) -> str:
+    digest = hashlib.sha256(_canonical([str(value.dtype), list(value.shape)]))
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def publish_stages(store: Store, model: TransferModel, chain: TrunkChain) -> None:
     """Put the frozen stages into the store, each once for whoever shares it."""
     for index in range(model.depth):
-        folder = f"stages/{chain[index + 1]}"
+        folder = f"stages/{chain.digests[index + 1]}"
         if store.exists(f"{folder}/stage.json"):
             continue
         content = tensors_to_bytes(model.stage_state(index))
         record = StageRecord(
             arch=model.stages.arch,
             stage=model.stages.names[index],
-            previous=chain[index],
+            previous=chain.digests[index],
             weights=store.put(folder, "weights.safetensors", content),
         )
         with contextlib.suppress(ObjectExists):  # another run may publish the same stage meanwhile
@@ -99,7 +125,7 @@ def load_model(store: Store, version: ModelVersion) -> TransferModel:
     backbone = Backbone(
         arch=version.arch, weights="none", freeze=version.freeze, dropout=version.dropout
     )
-    model = build(backbone, version.head, len(version.classes))
+    model = build(backbone, version.head, len(version.classes), version.contract.crop)
     try:
         model.network.load_state_dict(version_state(store, version))
     except RuntimeError as error:

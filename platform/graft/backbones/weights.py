@@ -19,9 +19,12 @@ import torchvision
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
+from graft.backbones.fit import fit
 from graft.backbones.model import TransferModel
+from graft.backbones.network import published_preprocess
+from graft.backbones.timm import PREFIX, timm_file, timm_preprocess, timm_weights
 from graft.backbones.trunk import version_state
 from graft.errors import ObjectExists, ObjectNotFound, SpecError, WeightsError
 from graft.registry import ModelVersion, get_model
@@ -29,8 +32,6 @@ from graft.spec import Backbone, Preprocess, nearest
 from graft.store import ObjectRef, Store, sha256
 
 DOWNLOAD_TIMEOUT_S = 10
-SHOWN = 8
-"""How many names of a kind an error lists."""
 MODEL_SCHEME = "model://"
 
 
@@ -40,7 +41,7 @@ class WeightsRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    """A torchvision enum, or the file's name."""
+    """A torchvision enum, timm/NAME.TAG/FILE, or the file's name."""
     file: ObjectRef
 
 
@@ -49,7 +50,7 @@ class Weights:
     """Resolved weights: `backbone.weights` with nothing left open."""
 
     source: str
-    """`none`, a torchvision enum, a path or URI, or `model://NAME@<number>`."""
+    """`none`, a torchvision enum, timm's NAME.TAG, a path or URI, or `model://NAME@<number>`."""
     sha256: str | None
     """Of the file, which is in the store by now; None for `none` and for models."""
     model: ModelVersion | None
@@ -80,7 +81,9 @@ def resolve_weights(store: Store, backbone: Backbone) -> Weights:
     if backbone.weights_sha256 and store.exists(f"weights/{backbone.weights_sha256}/weights.json"):
         return Weights(source, backbone.weights_sha256, None, Preprocess())
     preprocess = Preprocess()
-    if source == "imagenet" or _is_enum(source):
+    if backbone.arch.startswith(PREFIX):
+        source, digest, preprocess = _timm_weights(store, backbone.arch, source)
+    elif source == "imagenet" or _is_enum(source):
         source, digest, preprocess = _torchvision_weights(store, backbone.arch, source)
     else:
         digest = _keep(store, _read(source), PurePosixPath(source).name)
@@ -106,37 +109,16 @@ def load_weights(store: Store, weights: Weights, model: TransferModel, keep_head
         state = _parse(store.get(folder, record.file), record.source)
     else:
         return
-    _fit(model.network, state, None if keep_head else model.stages.last, weights.source)
+    fit(model, state, keep_head, weights.source)
 
 
-def _fit(network: nn.Module, state: dict[str, Tensor], replaced: str | None, source: str) -> None:
-    """Copy `state` into `network`, all but the submodule at path `replaced`."""
-    own = network.state_dict()
-    skip = f"{replaced}." if replaced else "\0"
-    missing, unlike, fitted = [], [], {}
-    for name, mine in own.items():
-        theirs = state.get(name)
-        if name.startswith(skip):
-            fitted[name] = mine
-        elif theirs is None and name.endswith("num_batches_tracked"):
-            fitted[name] = mine  # files older than torch 0.4.1 do not have it
-        elif theirs is None:
-            missing.append(f"{name} {tuple(mine.shape)}")
-        elif theirs.shape != mine.shape:
-            unlike.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(mine.shape)}")
-        else:
-            fitted[name] = theirs.to(mine.dtype)
-    unknown = [name for name in state if name not in own and not name.startswith(skip)]
-    if missing or unlike or unknown:
-        kinds = (("", unlike), ("missing ", missing), ("unknown ", unknown))
-        problems = [what + _some(names) for what, names in kinds if names]
-        raise WeightsError(f"{source} does not fit: {'; '.join(problems)}")
-    network.load_state_dict(fitted)
+def load_file(source: str, model: TransferModel) -> None:
+    """Load a weights file, a path or s3:// URI, into a model; its head keeps its random ones.
 
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    Raises:
+        WeightsError: no such file, no tensors in it, or they do not fit.
+    """
+    fit(model, _parse(_read(source), source), False, source)
 
 
 def _read(source: str) -> bytes:
@@ -148,7 +130,7 @@ def _read(source: str) -> bytes:
     except (ObjectNotFound, FileNotFoundError) as error:
         raise WeightsError(
             f"backbone.weights: no file {source}; expected `imagenet`, `none`, a torchvision "
-            "enum, a path, an s3:// URI or model://NAME@VERSION"
+            "enum, timm's NAME.TAG, a path, an s3:// URI or model://NAME@VERSION"
         ) from error
     except OSError as error:
         raise WeightsError(f"backbone.weights: cannot read {source}: {error.strerror}") from error
@@ -213,14 +195,7 @@ def _torchvision_weights(store: Store, arch: str, source: str) -> tuple[str, str
             f"backbone.weights: {source} is none of {arch}'s weights{nearest(source, known)}"
         )
     enum = f"{choices.__name__}.{member.name}"
-    published = member.transforms()
-    preprocess = Preprocess(
-        resize=published.resize_size[0],
-        crop=published.crop_size[0],
-        interpolation=published.interpolation.value,
-        mean=tuple(published.mean),
-        std=tuple(published.std),
-    )
+    preprocess = published_preprocess(member)
     file = PurePosixPath(urlsplit(member.url).path).name
     # torchvision names a file by the beginning of its hash, and so does the store.
     promised = file.rpartition("-")[2].partition(".")[0]
@@ -233,20 +208,42 @@ def _torchvision_weights(store: Store, arch: str, source: str) -> tuple[str, str
 def _download(url: str, file: str) -> bytes:
     """Take torchvision's file from torch's own cache, else from the network, and check it."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file
-    if cached.exists():
-        data = cached.read_bytes()
-    else:
-        try:
-            with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310
-                data = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise WeightsError(
-                f"backbone.weights: {file} is not in the store and cannot be downloaded "
-                f"({reason}); fetch {url} elsewhere and put it at "
-                f"{cached}, or name your copy: --set backbone.weights=PATH"
-            ) from error
+    data = cached.read_bytes() if cached.exists() else _fetch(url, file, f"put it at {cached}")
     promised = file.rpartition("-")[2].partition(".")[0]  # torchvision names files by their hash
     if not sha256(data).startswith(promised):
         raise WeightsError(f"{file} is damaged: its SHA-256 does not begin with {promised}")
+    return data
+
+
+def _timm_weights(store: Store, arch: str, source: str) -> tuple[str, str, Preprocess]:
+    """Return the same as `_torchvision_weights`, for published weights of timm's and for a file."""
+    published = timm_weights(arch, source)
+    preprocess = timm_preprocess(published or arch.removeprefix(PREFIX))
+    if published is None:
+        return source, _keep(store, _read(source), PurePosixPath(source).name), preprocess
+    url, cached = timm_file(published)
+    file = PurePosixPath(urlsplit(url).path).name
+    kept_as = f"{PREFIX}{published}/{file}"  # no user's file has a name with slashes
+    for digest in store.children("weights/"):
+        if store.exists(marker := f"weights/{digest}/weights.json"):
+            record = WeightsRecord.model_validate_json(store.read(marker).data)
+            if record.source == kept_as:
+                return published, digest, preprocess
+    place = "put it into Hugging Face's cache (`hf download`)"
+    data = cached.read_bytes() if cached else _fetch(url, f"{published}'s {file}", place)
+    return published, _keep(store, data, kept_as), preprocess
+
+
+def _fetch(url: str, file: str, place: str) -> bytes:
+    """Download a file, or say where to get it and to which place it may be put."""
+    try:
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310
+            data: bytes = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise WeightsError(
+            f"backbone.weights: {file} is not in the store and cannot be downloaded "
+            f"({reason}); fetch {url} elsewhere and {place}, or name your copy: "
+            "--set backbone.weights=PATH"
+        ) from error
     return data

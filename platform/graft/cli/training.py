@@ -1,6 +1,7 @@
 """Running a recorded run and showing it, for `graft train` and `graft runs resume`."""
 
 from collections.abc import Callable
+from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from graft.spec import Finetune
     from graft.store import Store
     from graft.training.events import Event, Started
-    from graft.training.runs import Result
+    from graft.training.runs import Result, StagePlan
 
 CLASSES_SHOWN = 12
 """In a table; --json has all."""
@@ -53,7 +54,7 @@ class TrainingProgress:
 
     def _show(self, event: "Event") -> None:
         """Show what happened."""
-        from graft.training.events import Stalled, Started, Stepped
+        from graft.training.events import Stalled, Started, Stepped, Untrained
 
         if isinstance(event, Started):
             self._started(event)
@@ -67,6 +68,13 @@ class TrainingProgress:
                 numbers=f"step {event.step}/{event.steps}  loss {event.loss:.3f}  "
                 f"accuracy {event.accuracy:.3f}  "
                 f"{event.images_per_second:.0f} images/s",
+            )
+        elif isinstance(event, Untrained):
+            console.print(
+                f"before training: val loss {event.val['loss']:.4f} "
+                f"accuracy {event.val['accuracy']:.3f}",
+                highlight=False,
+                soft_wrap=True,
             )
         elif isinstance(event, Stalled):
             console.print(
@@ -86,19 +94,31 @@ class TrainingProgress:
             )
 
     def _started(self, event: "Started") -> None:
-        frozen = event.frozen_stages
-        stages = (
-            f"{len(frozen)} stages frozen ({frozen[0]} .. {frozen[-1]})"
-            if frozen
-            else "nothing frozen"
-        )
         after = f", going on after epoch {event.epoch}" if event.epoch else ""
+        parameters = sum(stage.parameters for stage in event.plan if stage.trained_from)
         console.print(
-            f"attempt {event.attempt}: {stages}, {event.trained_parameters:,} parameters trained, "
+            f"attempt {event.attempt}: {parameters:,} parameters trained, "
             f"trunk {event.trunk_digest[:12]}{after}",
+            *plan_lines(event.plan),
+            sep="\n  ",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def plan_lines(plan: "tuple[StagePlan, ...]") -> list[str]:
+    """Say what is trained when and how fast, a line for neighbours that share it."""
+
+    def fate(stage: "StagePlan") -> tuple[int | None, float | None]:
+        return stage.trained_from, stage.lr
+
+    lines = []
+    for (first, lr), group in groupby(plan, key=fate):
+        stages = list(group)
+        names = " .. ".join(dict.fromkeys((stages[0].stage, stages[-1].stage)))
+        since = f" from epoch {first}" if first and first > 1 else ""
+        lines.append(f"{names}: " + (f"lr {lr:g}{since}" if first else "frozen"))
+    return lines
 
 
 def run_and_show(store: "Store", run: str, json: bool) -> None:

@@ -1,10 +1,11 @@
 """Checkpoints: a `TrainingState` as tensors and a marker, below its attempt's folder.
 
-A checkpoint is the tail, the optimiser, the random generators and the position; of the
-frozen trunk it holds only the digest.
+A checkpoint is the tail, its moving average, the optimiser, the random generators and the
+position; of the frozen trunk it holds only the digest.
 """
 
 import re
+from typing import Any
 
 from pydantic import Field
 from safetensors.torch import load as load_tensors
@@ -28,7 +29,12 @@ class Checkpoint(Section):
     """Finished epochs."""
     step: int
     """Finished optimiser steps."""
+    freeze: int
+    """Freeze depth of the last finished epoch."""
     trunk_digest: str
+    """At that depth."""
+    initial: dict[str, Any]
+    """Validation before any training."""
     history: tuple[Epoch, ...]
     """All finished epochs, the last one's validation among them."""
     best_epoch: int
@@ -53,7 +59,9 @@ def save_checkpoint(
     run: str,
     attempt: int,
     state: TrainingState,
+    freeze: int,
     trunk_digest: str,
+    initial: dict[str, Any],
     history: tuple[Epoch, ...],
     previous: Checkpoint | None,
 ) -> Checkpoint:
@@ -66,7 +74,9 @@ def save_checkpoint(
         attempt=attempt,
         epoch=state.epoch,
         step=state.step,
+        freeze=freeze,
         trunk_digest=trunk_digest,
+        initial=initial,
         history=history,
         best_epoch=best.epoch,
         best=None if best.epoch == state.epoch else before,
@@ -97,13 +107,13 @@ def read_checkpoint(store: Store, folder: str) -> Checkpoint:
 def load_state(store: Store, checkpoint: Checkpoint) -> TrainingState:
     """Read a checkpoint's tensors."""
     flat = load_tensors(store.get(checkpoint.folder, checkpoint.tensors))
-    tail: dict[str, Tensor] = {}
+    tails: dict[str, dict[str, Tensor]] = {"tail": {}, "average": {}}
     optimizer: dict[str, dict[str, Tensor]] = {}
     rng: dict[int, dict[str, Tensor]] = {}
     for name, value in flat.items():
         kind, _, rest = name.partition("/")
-        if kind == "tail":
-            tail[rest] = value
+        if kind in tails:
+            tails[kind][rest] = value
         elif kind == "optimizer":
             parameter, _, slot = rest.rpartition("/")
             optimizer.setdefault(parameter, {})[slot] = value
@@ -111,11 +121,14 @@ def load_state(store: Store, checkpoint: Checkpoint) -> TrainingState:
             rank, _, device = rest.partition("/")
             rng.setdefault(int(rank), {})[device] = value
     generators = [rng[rank] for rank in sorted(rng)]
-    return TrainingState(checkpoint.epoch, checkpoint.step, tail, optimizer, generators)
+    return TrainingState(
+        checkpoint.epoch, checkpoint.step, tails["tail"], tails["average"], optimizer, generators
+    )
 
 
 def _flatten(state: TrainingState) -> dict[str, Tensor]:
     flat = {f"tail/{name}": value for name, value in state.tail.items()}
+    flat |= {f"average/{name}": value for name, value in state.average.items()}
     for name, slots in state.optimizer.items():
         flat |= {f"optimizer/{name}/{slot}": value for slot, value in slots.items()}
     for rank, generators in enumerate(state.rng):

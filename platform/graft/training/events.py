@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.errors import GraftError
+from graft.training.runs import StagePlan
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,17 @@ class Started:
     attempt: int
     epoch: int
     """Finished epochs it goes on from."""
-    trained_parameters: int
-    frozen_stages: tuple[str, ...]
+    plan: tuple[StagePlan, ...]
+    """What is trained when, and how fast; the last one is the head."""
     trunk_digest: str
+    """Of the trunk in the run's first epoch."""
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Validation before any training."""
+
+    val: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Stalled:
     """Without a finished step."""
 
 
-Event = Started | Stepped | Validated | Stalled
+Event = Started | Untrained | Stepped | Validated | Stalled
 
 
 class Board:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from graft.backbones.model import TransferModel
-from graft.backbones.trunk import publish_stages, tensors_to_bytes
+from graft.backbones.timm import PREFIX
+from graft.backbones.trunk import TrunkChain, publish_stages, tensors_to_bytes
 from graft.data.image import decode
 from graft.data.loader import to_tensor
 from graft.data.views import evaluation_view
@@ -28,11 +29,12 @@ def register_model(
     spec: Finetune,
     target: Register,
     assembly: Assembly,
-    chain: list[str],
+    chain: TrunkChain,
     epoch: Epoch,
 ) -> ModelVersion:
     """Register the assembly's model as it stands; a run that asks twice gets one version."""
     model, manifest = assembly.model, assembly.dataset.manifest
+    packages = (*PACKAGES, "timm") if spec.backbone.arch.startswith(PREFIX) else PACKAGES
     publish_stages(store, model, chain)
     draft = ModelDraft(
         name=target.model,
@@ -42,8 +44,8 @@ def register_model(
         classes=manifest.classes,
         contract=assembly.contract,
         freeze=model.depth,
-        stages=tuple(chain[1:]),
-        trunk_digest=chain[-1],
+        stages=chain.digests[1 : model.depth + 1],
+        trunk_digest=chain.digests[model.depth],
         metrics={"train": epoch.train, "val": epoch.val},
         weights=target.weights,
         epoch=epoch.epoch,
@@ -54,7 +56,7 @@ def register_model(
             spec=spec.model_dump(mode="json", by_alias=True),
             weights=assembly.weights.source,
             weights_sha256=assembly.weights.sha256,
-            packages={name: importlib.metadata.version(name) for name in PACKAGES},
+            packages={name: importlib.metadata.version(name) for name in packages},
             git_commit=_git_commit(),
         ),
     )

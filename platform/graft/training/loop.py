@@ -2,25 +2,29 @@
 
 `finetune` is a generator: it yields what happened, and whoever drives it (a Ray Train
 worker, a test) decides what to show and what to keep. Everything a step does is in
-`_train_epoch`.
+`train_step`.
 """
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from graft.backbones.model import TransferModel
-from graft.data.loader import ImageLoader, evaluation_shares, to_tensor, training_shares
+from graft.data.loader import Batch, ImageLoader, evaluation_shares, to_tensor, training_shares
 from graft.data.manifest import Image
 from graft.data.views import view_of_epoch
 from graft.spec import NoAugment, Preprocess, StandardAugment, Train
+from graft.training.average import TailAverage, copy_into
+from graft.training.events import Untrained
 from graft.training.metrics import Tally, image_losses
-from graft.training.optim import make_optimizer, rate_factor
+from graft.training.objective import Objective
+from graft.training.optim import load_slots, make_optimizer, rate_factor
+from graft.training.plan import Plan
 from graft.training.ranks import Ranks
 
 
@@ -57,10 +61,20 @@ class BatchValidated:
     """One of this worker's validation batches is done."""
 
     epoch: int
-    """From 1."""
+    """From 1; 0 before any training."""
     batch: int
     """From 1."""
     batches: int
+
+
+@dataclass(frozen=True)
+class Unfreezing:
+    """The freeze depth is about to fall."""
+
+    epoch: int
+    """The first one that trains more, from 1."""
+    model: TransferModel
+    """Still cut where it was."""
 
 
 @dataclass(frozen=True)
@@ -87,135 +101,206 @@ class TrainingState:
     """Finished optimiser steps."""
     tail: dict[str, Tensor]
     """The tail's parameters and buffers, by torchvision's names."""
+    average: dict[str, Tensor]
+    """Their moving average, where the recipe keeps one; it is what was validated."""
     optimizer: dict[str, dict[str, Tensor]]
     """Parameter's name -> the optimiser's tensors for it."""
     rng: list[dict[str, Tensor]]
     """Per worker, the states of torch's generators by device kind."""
 
 
+@dataclass(frozen=True)
+class Learner:
+    """What the steps of an epoch work on."""
+
+    model: TransferModel
+    tail: DistributedDataParallel
+    """The model's; its gradients are averaged over workers."""
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    train: Train
+    preprocess: Preprocess
+    ranks: Ranks
+
+    @classmethod
+    def of(
+        cls,
+        model: TransferModel,
+        plan: Plan,
+        data: Data,
+        train: Train,
+        ranks: Ranks,
+        slots: dict[str, dict[str, Tensor]],
+    ) -> Self:
+        """Set up the training of the model's tail; the optimiser goes on from `slots`."""
+        parameters = dict(model.named_tail_parameters())
+        optimizer = make_optimizer(model, plan, train)
+        load_slots(optimizer, parameters, slots)
+        optimizer.zero_grad()  # gradients that another DistributedDataParallel holds
+        labels = [image.label for image in data.train]
+        if train.compile:
+            model.trunk.compile()
+            model.tail.compile()
+        return cls(
+            model,
+            # Buffers are brought together once an epoch: no step reads another worker's.
+            DistributedDataParallel(
+                model.tail, forward_sync_buffers=False, gradient_as_bucket_view=True
+            ),
+            optimizer,
+            Objective.of(train, labels, data.classes, ranks.device),
+            train,
+            data.preprocess,
+            ranks,
+        )
+
+    def slots(self) -> dict[str, dict[str, Tensor]]:
+        """Return the optimiser's tensors for each parameter."""
+        return {
+            name: {k: v for k, v in self.optimizer.state[p].items() if isinstance(v, Tensor)}
+            for name, p in self.model.named_tail_parameters()
+        }
+
+
 def finetune(
-    model: TransferModel, data: Data, train: Train, ranks: Ranks, start: TrainingState | None
-) -> Iterator[StepDone | BatchValidated | EpochDone]:
+    model: TransferModel,
+    data: Data,
+    train: Train,
+    plan: Plan,
+    ranks: Ranks,
+    start: TrainingState | None,
+) -> Iterator[Untrained | StepDone | BatchValidated | Unfreezing | EpochDone]:
     """Train the tail of `model` in place, from `start` or from the beginning."""
-    parameters = dict(model.named_tail_parameters())
-    optimizer = make_optimizer(train.optimizer, parameters.values())
     torch.manual_seed(train.seed * 1_000_003 + ranks.rank)  # dropout differs between workers
+    model = model.cut(plan.depth(start.epoch if start else 1))
+    average = TailAverage(train.ema_decay, {}) if train.ema_decay else None
+    slots: dict[str, dict[str, Tensor]] = {}
+    step = 0
     if start:
-        _restore(model, optimizer, parameters, ranks, start)
-    # Buffers are brought together once an epoch, in _train_epoch: no step reads another's.
-    tail = DistributedDataParallel(
-        model.tail, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
-    step = start.step if start else 0
+        copy_into(model.network.state_dict(), start.tail)
+        average = TailAverage(train.ema_decay, start.average) if train.ema_decay else None
+        slots, step = start.optimizer, start.step
+        _restore_generators(start.rng[ranks.rank], ranks)
+    else:
+        validated = yield from _evaluate(model, data, train, ranks, 0)
+        yield Untrained(validated.metrics(data.classes))
     for epoch in range(start.epoch if start else 0, train.epochs):
-        trained = yield from _train_epoch(model, tail, data, train, ranks, optimizer, epoch, step)
+        if plan.depth(epoch + 1) != model.depth:
+            yield Unfreezing(epoch + 1, model)
+            model = model.cut(plan.depth(epoch + 1))
+        # Made anew for every epoch: DistributedDataParallel regroups gradients after its first
+        # step, and with more than two workers another grouping is another order of sums.
+        # An epoch after a resume thus has the numbers of an unbroken run's.
+        learner = Learner.of(model, plan, data, train, ranks, slots)
+        trained = yield from _train_epoch(learner, data, average, epoch, step)
         step += -(-len(data.train) // train.batch_size)
-        validated = yield from _evaluate(model, data, train.batch_size, ranks, epoch)
-        state = _capture(model, optimizer, parameters, ranks, epoch + 1, step)
+        slots = learner.slots()
+        with average.applied(model) if average else contextlib.nullcontext():
+            validated = yield from _evaluate(model, data, train, ranks, epoch + 1)
+        state = TrainingState(
+            epoch + 1,
+            step,
+            model.tail_state(),
+            average.tensors if average else {},
+            slots,
+            ranks.gather(_generators(ranks)),
+        )
         yield EpochDone(epoch + 1, trained.summary(), validated.metrics(data.classes), state)
 
 
 def _train_epoch(
-    model: TransferModel,
-    tail: DistributedDataParallel,
-    data: Data,
-    train: Train,
-    ranks: Ranks,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    step: int,
+    learner: Learner, data: Data, average: TailAverage | None, epoch: int, step: int
 ) -> Generator[StepDone, None, Tally]:
     """Train one epoch; returns the `Tally` over all workers."""
-    model.tail.train()
+    model, train, ranks = learner.model, learner.train, learner.ranks
+    model.train()
     tally = Tally.empty(len(data.classes), ranks.device)
     shares = training_shares(
         len(data.train), train.batch_size, train.seed, epoch, ranks.rank, ranks.size
     )
     view = view_of_epoch(data.augment, epoch)
     for number, batch in enumerate(data.loader.batches(data.train, shares, view)):
-        for group in optimizer.param_groups:
-            group["lr"] = train.optimizer.lr * rate_factor(
-                train.schedule, step + number, len(shares), train.epochs
-            )
-        optimizer.zero_grad()
-        # The same on every worker: synchronised BatchNorm meets in each pass.
-        parts = min(train.accumulate, max(1, batch.share.total // ranks.size))
-        for part in range(parts):
-            mine = slice(part, None, parts)
-            images = to_tensor(batch.images[mine], data.preprocess, ranks.device)
-            labels = torch.from_numpy(batch.labels[mine]).to(ranks.device)
-            weights = torch.from_numpy(batch.share.weights[mine]).to(ranks.device)
-            # Workers exchange gradients once a step, with the last part's backward.
-            with contextlib.nullcontext() if part == parts - 1 else tail.no_sync():
-                logits = tail(model.trunk(images))
-                losses = image_losses(logits, labels) * weights
-                # DDP averages over workers; times their number, each image has the same say.
-                loss = losses.sum() * (ranks.size / batch.share.total)
-                torch.autograd.backward(loss)
-            tally.add(logits.detach(), labels, losses.detach(), weights)
-        optimizer.step()
+        done = step + number
+        factor = rate_factor(train.schedule, done, len(shares), train.epochs)
+        train_step(learner, batch, factor, tally)
+        if average:
+            average.update(model, done + 1)
         yield StepDone(epoch + 1, number + 1, len(shares), batch.share.total, tally)
     ranks.sum(*tally.tensors())
     ranks.copy_from_first(*model.tail.buffers())  # BatchNorm: rank 0's running statistics
+    if average:
+        ranks.copy_from_first(*average.tensors.values())
     return tally
 
 
+def train_step(learner: Learner, batch: Batch, factor: float, tally: Tally) -> None:
+    """Take one optimiser step; every group's rate is multiplied by `factor`."""
+    train, ranks, optimizer = learner.train, learner.ranks, learner.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * factor
+    optimizer.zero_grad()
+    # The same on every worker: synchronised BatchNorm meets in each pass.
+    parts = min(train.accumulate, max(1, batch.share.total // ranks.size))
+    for part in range(parts):
+        mine = slice(part, None, parts)
+        pixels = to_tensor(batch.images[mine], learner.preprocess, ranks.device)
+        labels = torch.from_numpy(batch.labels[mine]).to(ranks.device)
+        weights = torch.from_numpy(batch.share.weights[mine]).to(ranks.device)
+        images, targets = learner.objective.mix(pixels, labels)
+        # Workers exchange gradients once a step, with the last part's backward.
+        with _exchanging(learner.tail, part == parts - 1):
+            with autocast(train, ranks.device):
+                logits = learner.tail(learner.model.trunk(images)).float()
+            losses = learner.objective.losses(logits, targets) * weights
+            # DDP averages over workers; times their number, each image has the same say.
+            loss = losses.sum() * (ranks.size / batch.share.total)
+            torch.autograd.backward(loss)
+        tally.add(logits.detach(), labels, losses.detach(), weights)
+    if train.clip_norm is not None:
+        trained = [parameter for _, parameter in learner.model.named_tail_parameters()]
+        nn.utils.clip_grad_norm_(trained, train.clip_norm)
+    optimizer.step()
+
+
+def autocast(train: Train, device: torch.device) -> torch.autocast:
+    """Return the context of a forward pass."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16")
+
+
+def _exchanging(
+    tail: DistributedDataParallel, now: bool
+) -> contextlib.AbstractContextManager[None]:
+    context: contextlib.AbstractContextManager[None] = tail.no_sync()
+    return contextlib.nullcontext() if now else context
+
+
 def _evaluate(
-    model: TransferModel, data: Data, batch_size: int, ranks: Ranks, epoch: int
+    model: TransferModel, data: Data, train: Train, ranks: Ranks, epoch: int
 ) -> Generator[BatchValidated, None, Tally]:
     """Validate on view 0, each image on exactly one worker; returns the `Tally` over all."""
     model.eval()
     tally = Tally.empty(len(data.classes), ranks.device)
-    shares = evaluation_shares(len(data.val), batch_size, ranks.rank, ranks.size)
+    shares = evaluation_shares(len(data.val), train.batch_size, ranks.rank, ranks.size)
     for number, batch in enumerate(data.loader.batches(data.val, shares, view=0)):
         labels = torch.from_numpy(batch.labels).to(ranks.device)
         weights = torch.from_numpy(batch.share.weights).to(ranks.device)
-        with torch.no_grad():
-            logits = model(to_tensor(batch.images, data.preprocess, ranks.device))
+        with torch.no_grad(), autocast(train, ranks.device):
+            images = to_tensor(batch.images, data.preprocess, ranks.device)
+            logits = model(images).float()
         tally.add(logits, labels, image_losses(logits, labels), weights)
-        yield BatchValidated(epoch + 1, number + 1, len(shares))
+        yield BatchValidated(epoch, number + 1, len(shares))
     ranks.sum(*tally.tensors())
     return tally
 
 
-def _capture(
-    model: TransferModel,
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, torch.nn.Parameter],
-    ranks: Ranks,
-    epoch: int,
-    step: int,
-) -> TrainingState:
-    rng = {"cpu": torch.get_rng_state()}
+def _generators(ranks: Ranks) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
     if ranks.device.type == "cuda":
-        rng["cuda"] = torch.cuda.get_rng_state(ranks.device)
-    slots = {
-        name: {k: v for k, v in optimizer.state[parameter].items() if isinstance(v, Tensor)}
-        for name, parameter in parameters.items()
-    }
-    return TrainingState(epoch, step, model.tail_state(), slots, ranks.gather(rng))
+        states["cuda"] = torch.cuda.get_rng_state(ranks.device)
+    return states
 
 
-def _restore(
-    model: TransferModel,
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, torch.nn.Parameter],
-    ranks: Ranks,
-    start: TrainingState,
-) -> None:
-    own = model.network.state_dict()
-    for name, value in start.tail.items():
-        own[name].copy_(value)
-    for name, slots in start.optimizer.items():
-        like = parameters[name]
-        optimizer.state[like] = {
-            # A fused step walks through memory: what has a parameter's shape needs its layout.
-            key: torch.empty_like(like).copy_(value)
-            if value.shape == like.shape
-            else value.to(ranks.device, copy=True)
-            for key, value in slots.items()
-        }
-    rng = start.rng[ranks.rank]
-    torch.set_rng_state(rng["cpu"])
-    if "cuda" in rng:
-        torch.cuda.set_rng_state(rng["cuda"], ranks.device)
+def _restore_generators(states: dict[str, Tensor], ranks: Ranks) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], ranks.device)

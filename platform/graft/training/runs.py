@@ -25,6 +25,17 @@ class Epoch(Section):
     val: dict[str, Any]
 
 
+class StagePlan(Section):
+    """What happens to one stage, or to the head."""
+
+    stage: str
+    trained_from: int | None
+    """Epoch, from 1; null: frozen throughout."""
+    lr: float | None
+    """Learning rate before the schedule; null where it is not trained."""
+    parameters: int
+
+
 class Head(Section):
     """The pointer ``head.json``."""
 
@@ -44,7 +55,7 @@ class Result(Section):
     epoch: int
     """From 1."""
     metrics: dict[str, dict[str, Any]]
-    """`train` and `val` of that epoch."""
+    """`train` and `val` of that epoch; `initial`: validation before any training."""
     seconds: float
     """Wall time from the start of the command that finished the run."""
     images_per_second: float
@@ -52,10 +63,12 @@ class Result(Section):
     0 where it found all epochs done."""
     trunk_digest: str
     freeze: int
-    """Freeze depth as a number of stages."""
+    """Freeze depth of that epoch, as a number of stages."""
     dataset: str
     """NAME@VERSION."""
     attempt: int
+    plan: tuple[StagePlan, ...] = ()
+    """What was trained when, and how fast."""
     confusion_png: ObjectRef | None = None
     """The confusion matrix as a picture, in the run's folder."""
     history: tuple[dict[str, float], ...]

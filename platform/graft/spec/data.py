@@ -1,0 +1,95 @@
+"""Spec sections on images: which, how they become tensors, how they are loaded."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from graft.spec.section import Fraction, Name, Positive, Section, Seed
+
+
+class Dataset(Section):
+    """Which images."""
+
+    name: Name
+    """Name given to `graft data import`."""
+    version: str = "latest"
+    """A version, an unambiguous beginning of one, or `latest`; a run records what it found."""
+
+
+class Preprocess(Section):
+    """From a decoded image to the tensor that the backbone sees; part of what is served."""
+
+    resize: Positive = 256
+    """Length of the shorter side before the centre crop of evaluation, in pixels."""
+    crop: Positive = 224
+    """Side of the square that the backbone sees, in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How images are resized, always antialiased."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from each of R, G, B after scaling to 0..1 (default: ImageNet's)."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Divides each of R, G, B after that (default: ImageNet's)."""
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.crop > self.resize:
+            raise ValueError(f"crop ({self.crop}) is larger than resize ({self.resize})")
+        if min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        return self
+
+
+class Contract(Preprocess):
+    """The preprocessing contract: all that happens from an image file's bytes to the tensor.
+
+    EXIF orientation, RGB, the shrink of import, resize, crop, normalisation, in that
+    order. Training reads images that import has shrunk; serving repeats it from the bytes on.
+    """
+
+    max_side: Positive
+    """Longer side, in pixels, above which import shrinks an image."""
+
+
+class NoAugment(Section):
+    """Every epoch sees view 0, the evaluation transform."""
+
+    kind: Literal["none"]
+
+
+class StandardAugment(Section):
+    """Random resized crop and horizontal flip (Szegedy et al. 2015, arXiv:1409.4842)."""
+
+    kind: Literal["standard"] = "standard"
+    views: Positive | Literal["live"] = "live"
+    """How many augmented views an image has: epoch e trains on view 1 + (e mod views);
+    `live`: a new one every epoch."""
+    seed: Seed = 0
+    """A view depends on this, the image and the view's number, and on nothing else."""
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """Smallest and largest part of the image's area that a crop covers."""
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Smallest and largest aspect ratio of a crop."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip; 0 for what must not be mirrored, such as letters."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be [smallest, largest], both above 0")
+        return self
+
+
+Augment = Annotated[NoAugment | StandardAugment, Field(discriminator="kind")]
+
+
+class Loader(Section):
+    """How images get into memory; no setting here changes what is trained."""
+
+    threads: Positive = 2
+    """Decoding threads in each worker."""
+    prefetch: Positive = 4
+    """Batches prepared ahead."""
+    decoded_cache_mb: Annotated[int, Field(ge=0)] = 1024
+    """Memory in each worker for images kept decoded from one epoch to the next, in MB."""

@@ -1,0 +1,85 @@
+"""The spec of a fine-tuning job."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from graft.spec.data import Augment, Dataset, Loader, Preprocess, StandardAugment
+from graft.spec.model import Backbone, Head, LinearHead
+from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
+from graft.spec.train import Train
+
+
+class Scaling(Section):
+    """What the cluster gives, and how failures are met."""
+
+    workers: Positive = 1
+    """Ray Train workers; the batch is split over them."""
+    cpus_per_worker: Positive = 1
+    """Logical CPUs that each worker reserves, and its number of torch threads."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    """GPUs that each worker uses."""
+    max_restarts: Annotated[int, Field(ge=0)] = 2
+    """How often a dead worker is started again from the last checkpoint."""
+    stall_timeout_s: PositiveFloat = 600.0
+    """Seconds without a finished step after which an attempt counts as dead."""
+
+
+class Register(Section):
+    """Where a finished run's model goes."""
+
+    model: Name
+    weights: Literal["best", "last"] = "best"
+    """Those of the epoch with the best validation accuracy, or of the last epoch."""
+    alias: AliasName | None = None
+    """Alias to point at the new version."""
+
+
+class Finetune(Section):
+    """Fine-tune one backbone on one dataset version."""
+
+    kind: Literal["finetune"]
+    name: Name
+    """Beginning of the run's id."""
+    dataset: Dataset
+    backbone: Backbone
+    preprocess: Preprocess | None = None
+    """null: as the weights were published or trained; ImageNet's usual where that is not known."""
+    head: Head = LinearHead()
+    augment: Augment = StandardAugment()
+    cache: Literal["auto", "off"] = "auto"
+    """Whether a frozen trunk's activations are kept; never changes what is trained."""
+    train: Train = Train()
+    loader: Loader = Loader()
+    scaling: Scaling = Scaling()
+    register_: Register | None = Field(default=None, alias="register")
+    """null: the run's weights stay in the run."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.train.batch_size < self.scaling.workers:
+            raise ValueError(
+                f"train.batch_size ({self.train.batch_size}) is smaller than "
+                f"scaling.workers ({self.scaling.workers}): a worker would have no image"
+            )
+        share = self.train.batch_size // self.scaling.workers
+        if self.train.accumulate > share:
+            raise ValueError(
+                f"train.accumulate ({self.train.accumulate}) is more than the {share} images "
+                "that a worker has of a batch"
+            )
+        if self.train.batch_norm == "sync" and self.scaling.gpus_per_worker == 0:
+            raise ValueError(
+                "train.batch_norm: sync needs scaling.gpus_per_worker: 1; "
+                "torch synchronises BatchNorm on GPUs only"
+            )
+        if self.train.batch_norm == "sync" and self.scaling.workers == 1:
+            raise ValueError("train.batch_norm: sync has no effect with one worker")
+        if self.train.compile and self.scaling.gpus_per_worker == 0:
+            raise ValueError("train.compile: true needs scaling.gpus_per_worker: 1")
+        hashed = self.backbone.weights != "none" and "model://" not in self.backbone.weights
+        if self.backbone.weights_sha256 and not hashed:
+            raise ValueError(
+                f"backbone.weights_sha256 has no effect with weights: {self.backbone.weights}"
+            )
+        return self
