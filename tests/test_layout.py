@@ -156,7 +156,19 @@ def needed(root: str, extras: frozenset[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     "verb",
-    ["", "train", "runs", "serve", "predict", "demo", "data", "models", "store"],
+    [
+        "",
+        "train",
+        "lr-find",
+        "runs",
+        "serve",
+        "predict",
+        "demo",
+        "data",
+        "models",
+        "backbones",
+        "store",
+    ],
 )
 def test_help_loads_nothing_heavy(verb: str) -> None:
     assert loaded(f"{verb} --help") & {"torch", "ray", "boto3", "numpy", "PIL", "pyarrow"} == set()

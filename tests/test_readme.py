@@ -52,7 +52,7 @@ def test_every_job_is_valid() -> None:
     for _, _, spec, *options in jobs:
         assert options[::2] == ["--set"] * (len(options) // 2)
         job = load_job(ROOT / spec, options[1::2])
-        freeze_depth(job.backbone, stage_map(job.backbone.arch, job.head))
+        freeze_depth(job.backbone.freeze, stage_map(job.backbone.arch, job.head))
 
 
 def test_the_table_of_commands_is_complete() -> None:
@@ -63,7 +63,7 @@ def test_the_table_of_commands_is_complete() -> None:
         else:
             yield path
 
-    rows = re.findall(r"^\| `(graft [a-z ]+[a-z])", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(graft [a-z -]+[a-z])", README, re.MULTILINE)
     assert sorted(rows) == sorted(map(" ".join, known(typer.main.get_command(app), ("graft",))))
 
 

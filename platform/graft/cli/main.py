@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from graft import __version__
-from graft.cli import data, models, runs, store
+from graft.cli import backbones, data, models, runs, store
 from graft.cli.demo import demo
+from graft.cli.lr_find import lr_find
 from graft.cli.predict import predict
 from graft.cli.serve import serve
 from graft.cli.train import train
@@ -47,8 +48,10 @@ def _graft(
 
 app.add_typer(data.app, name="data")
 app.command()(train)
+app.command("lr-find")(lr_find)
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
+app.add_typer(backbones.app, name="backbones")
 app.command()(serve)
 app.command()(predict)
 app.add_typer(store.app, name="store")
