@@ -59,7 +59,8 @@ class Trunk(Steps):
         super().__init__(network, steps)
         self.requires_grad_(False)
         self.eval()
-        self._all = list(self.modules())
+        # Not itself: a cycle would keep whole networks until the garbage collector comes by.
+        self._all = [module for module in self.modules() if module is not self]
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
