@@ -15,10 +15,10 @@ WORKER = Path(__file__).parent / "training" / "gloo_worker.py"
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
-def draw_colours(folder: Path) -> Path:
-    """Draw noisy patches of three colours: 13 to train on and 5 to validate with, each."""
+def draw_colours(folder: Path, train: int = 13, val: int = 5) -> Path:
+    """Draw noisy patches of three colours, so many of each to train on and to validate with."""
     noise = np.random.default_rng(0)
-    for split, count in (("train", 13), ("val", 5)):
+    for split, count in (("train", train), ("val", val)):
         for name, colour in COLOURS.items():
             (folder / split / name).mkdir(parents=True)
             for number in range(count):

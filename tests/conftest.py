@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
 import httpx
@@ -22,6 +23,10 @@ import pytest
 from botocore.config import Config
 
 from graft.store import Store
+
+if TYPE_CHECKING:
+    from graft.training.events import Event
+    from graft.training.ranks import Ranks
 
 ROOT = Path(__file__).parents[1]
 MINIO_VERSION = (ROOT / "tests" / "minio.version").read_text().strip()
@@ -190,3 +195,30 @@ def ray_cluster(s3_server: S3Server) -> Iterator[None]:
 
     with ray_session():
         yield
+
+
+@pytest.fixture(scope="session")
+def alone() -> "Iterator[Ranks]":
+    """This process as the only worker."""
+    import torch
+    from torch import distributed
+
+    from graft.sweep.trial import one_process
+
+    yield one_process(torch.device("cpu"))
+    distributed.destroy_process_group()
+
+
+@pytest.fixture
+def train_alone(alone: "Ranks") -> "Callable[..., list[Event]]":
+    """Return a function that runs an attempt in this process and returns its events."""
+    from graft.training.attempt import run_attempt
+
+    def train(
+        store: Store, run: str, post: "Callable[[Event], object] | None" = None
+    ) -> "list[Event]":
+        events: list[Event] = []
+        run_attempt(store, run, alone, post or events.append, time.time())
+        return events
+
+    return train

@@ -44,7 +44,10 @@ ALLOWED = {
     "ray": [
         "activations/worker.py",
         "training/worker.py",
+        "sweep/actor.py",
         "sweep/run.py",
+        "sweep/schedule.py",
+        "sweep/tuning.py",
         "serving/deployment.py",
         "cluster/",
     ],
@@ -161,12 +164,15 @@ def needed(root: str, extras: frozenset[str]) -> set[str]:
         "train",
         "lr-find",
         "runs",
+        "sweep",
+        "sweeps",
         "serve",
         "predict",
         "demo",
         "data",
         "models",
         "backbones",
+        "activations",
         "store",
     ],
 )
@@ -174,7 +180,15 @@ def test_help_loads_nothing_heavy(verb: str) -> None:
     assert loaded(f"{verb} --help") & {"torch", "ray", "boto3", "numpy", "PIL", "pyarrow"} == set()
 
 
-@pytest.mark.parametrize("arguments", ["data ls --store {}", "models ls --store {}"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "data ls --store {}",
+        "models ls --store {}",
+        "activations ls --store {}",
+        "sweeps ls --store {}",
+    ],
+)
 def test_client_commands_load_neither_torch_nor_ray(arguments: str, tmp_path: Path) -> None:
     assert loaded(arguments.format(tmp_path)) & {"torch", "ray"} == set()
 

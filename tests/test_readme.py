@@ -20,7 +20,8 @@ from typer.core import TyperGroup
 
 from graft.backbones.stages import freeze_depth, stage_map
 from graft.cli.main import app
-from graft.spec import load_job
+from graft.spec import Sweep, load_job, trial_spec
+from graft.sweep.space import known_trials
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -53,6 +54,24 @@ def test_every_job_is_valid() -> None:
         assert options[::2] == ["--set"] * (len(options) // 2)
         job = load_job(ROOT / spec, options[1::2])
         freeze_depth(job.backbone.freeze, stage_map(job.backbone.arch, job.head))
+
+
+def test_every_sweep_is_valid() -> None:
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    sweep = command.commands["sweep"]
+    sweeps = [
+        sweep.make_context("sweep", words[2:]).params  # no option but those there are
+        for words in commands()
+        if words[:2] == ["graft", "sweep"]
+    ]
+    assert len(sweeps) >= 3
+    for given in sweeps:
+        if given["resume"] is None:
+            job = load_job(ROOT / given["spec"], given["set_"] or [], Sweep)
+            for number, changes in enumerate(known_trials(job) or [], 1):
+                spec = trial_spec(job.base, changes, f"trial {number}")
+                freeze_depth(spec.backbone.freeze, stage_map(spec.backbone.arch, spec.head))
 
 
 def test_the_table_of_commands_is_complete() -> None:

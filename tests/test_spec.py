@@ -234,7 +234,7 @@ def test_nearest() -> None:
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_job_has_every_key(path: Path) -> None:
     written = parse_yaml(path.read_text(), str(path))
-    known = load_job(path).model_dump(mode="json", by_alias=True)
+    known = load_job(path, (), None).model_dump(mode="json", by_alias=True)
 
     def keys(section: object, path: str = "") -> set[str]:
         if not isinstance(section, dict):

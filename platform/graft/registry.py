@@ -35,7 +35,9 @@ class Lineage(Section):
     """Where a model version comes from."""
 
     run: str
-    """Id of the run that trained it."""
+    """Id of the run that trained it; a sweep's trial is SWEEP/NUMBER."""
+    sweep: str | None = None
+    """Id of the sweep that found it best."""
     dataset: str
     """The dataset's name."""
     dataset_version: str

@@ -11,8 +11,11 @@ or a pointer, so a writer killed at any byte leaves nothing to mistake for a res
 import contextlib
 import hashlib
 import io
+import math
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 PART_SIZE = 16 << 20
 """Objects larger than this many bytes travel in parallel parts."""
+CACHE_GRACE_S = 60
+"""What was used less than as many seconds ago stays in the node-local cache, budget or not."""
 
 
 class ObjectRef(BaseModel):
@@ -56,6 +61,40 @@ def sha256_file(path: Path) -> str:
 def cache_folder() -> Path:
     """The node-local cache of fetched objects: ``GRAFT_CACHE``, else ``~/.cache/graft``."""
     return Path(os.environ.get("GRAFT_CACHE") or Path.home() / ".cache" / "graft")
+
+
+def cache_budget(folder: Path) -> int:
+    """Bytes that the node-local cache may hold: ``GRAFT_CACHE_GB``, else half of its disk."""
+    given = os.environ.get("GRAFT_CACHE_GB")
+    if not given:
+        return shutil.disk_usage(folder).total // 2
+    try:
+        gigabytes = float(given)
+    except ValueError:
+        gigabytes = -1
+    if not 0 <= gigabytes < math.inf:
+        raise InputError(f"GRAFT_CACHE_GB is '{given}'; expected a number of gigabytes, at least 0")
+    return int(gigabytes * 1e9)
+
+
+def make_room(folder: Path, size: int) -> None:
+    """Remove files of the node-local cache, least recently used first, until `size` bytes fit.
+
+    Who has a removed file mapped or open keeps reading it: its space is free once the
+    last one is done. What was used a moment ago stays, for whoever is about to open it.
+    """
+    now, files = time.time(), []
+    for path in folder.glob("??/*"):
+        with contextlib.suppress(FileNotFoundError):  # removed by another process
+            if not path.name.startswith("."):
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+    excess = sum(size for _, size, _ in files) + size - cache_budget(folder)
+    for used, freed, path in sorted(files):
+        if excess <= 0 or now - used < CACHE_GRACE_S:
+            return
+        path.unlink(missing_ok=True)
+        excess -= freed
 
 
 class Store:
@@ -170,15 +209,33 @@ class Store:
             return local
         cached = cache_folder() / ref.sha256[:2] / ref.sha256
         with explained(f"the node-local cache {cached}"):
-            if cached.exists() and cached.stat().st_size == ref.size:
-                return cached
+            with contextlib.suppress(FileNotFoundError):
+                if cached.stat().st_size == ref.size:
+                    with contextlib.suppress(PermissionError):  # another user's
+                        os.utime(cached)  # now the most recently used
+                    return cached
             cached.parent.mkdir(parents=True, exist_ok=True)
+            make_room(cache_folder(), ref.size)
             with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".tmp-") as folder:
                 partial = Path(folder, ref.sha256)
                 self._backend.download(key, partial)
                 self._verify(key, sha256_file(partial), ref)
                 os.replace(partial, cached)
         return cached
+
+    def keep(self, ref: ObjectRef, path: Path) -> None:
+        """Move a file in the node-local cache that was just put to where `fetch` looks for it.
+
+        Nothing stays of it where the store is a directory, whose own file `fetch` returns.
+        """
+        if self.is_directory:
+            path.unlink()
+            return
+        cached = cache_folder() / ref.sha256[:2] / ref.sha256
+        with explained(f"the node-local cache {cached}"):
+            cached.parent.mkdir(exist_ok=True)
+            make_room(cache_folder(), ref.size)
+            os.replace(path, cached)
 
     def _verify(self, key: str, digest: str, ref: ObjectRef) -> None:
         if digest != ref.sha256:

@@ -152,7 +152,7 @@ def test_settings_that_cannot_be(shell: Shell, settings: list[str], message: str
         (b"kind: [finetune", "spec.yaml: line 1: not YAML"),
         (b"name: a\nname: b\n", "spec.yaml: line 2: not YAML: found duplicate key"),
         (b"\x89PNG\r\n", "cannot read spec.yaml: not text in UTF-8"),
-        (b"kind: sweep", "spec.yaml: kind is 'sweep'; expected one of: finetune"),
+        (b"kind: swoop", "spec.yaml: kind is 'swoop'; expected one of: finetune, sweep"),
         (b"kind: finetune", "spec.yaml: 'dataset' is missing"),
         (b"kind: finetune\n? [a, b]\n: c\n", "spec.yaml: keys must be str"),
         (b"kind: finetune\na: &a [*a]\n", "spec.yaml: Circular reference"),

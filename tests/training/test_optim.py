@@ -73,7 +73,7 @@ def model_and_plan(train, arch="resnet18", freeze="layer2"):
 def test_norms_and_biases_are_not_decayed():
     train = Train(optimizer=AdamW(kind="adamw", lr=0.1, weight_decay=0.5))
     model, plan = model_and_plan(train)
-    found = rates(make_optimizer(model, plan, train))
+    found = rates(make_optimizer(dict(model.named_tail_parameters()), model.stages, plan, train))
     weights = [p for name, p in model.named_tail_parameters() if p.ndim > 1]
     others = [p for name, p in model.named_tail_parameters() if p.ndim == 1]
     assert found == {
@@ -85,7 +85,13 @@ def test_norms_and_biases_are_not_decayed():
 def test_no_embedding_is_decayed():
     train = Train(optimizer=AdamW(kind="adamw", lr=0.1, weight_decay=0.5))
     model, plan = model_and_plan(train, "vit_b_32", 0)
-    decayed = next(g for g in make_optimizer(model, plan, train).param_groups if g["weight_decay"])
+    decayed = next(
+        g
+        for g in make_optimizer(
+            dict(model.named_tail_parameters()), model.stages, plan, train
+        ).param_groups
+        if g["weight_decay"]
+    )
     names = {id(p): name for name, p in model.named_tail_parameters()}
     undecayed = set(names.values()) - {names[id(p)] for p in decayed["params"]}
     assert {"class_token", "encoder.pos_embedding", "heads.head.bias"} <= undecayed
@@ -110,7 +116,7 @@ def test_the_first_pattern_that_matches_counts():
     train = Train(rates=ListedRates(kind="list", stages=listed))
     model, plan = model_and_plan(train, freeze=0)
     assert [stage.lr for stage in plan.stages] == [0.001, 0.25, 0.25, 0.25, 0.5, 0.001]
-    found = rates(make_optimizer(model, plan, train))
+    found = rates(make_optimizer(dict(model.named_tail_parameters()), model.stages, plan, train))
     for rate, names in ((0.5, ("layer4",)), (0.25, ("layer1", "layer2", "layer3"))):
         expected = sum(p.numel() for n, p in model.named_tail_parameters() if n.startswith(names))
         assert found[rate, 1e-4] + found[rate, 0.0] == expected

@@ -29,6 +29,7 @@ UNFROZEN = {
     "train__unfreeze": [{"epoch": 2, "freeze": "block10"}, {"epoch": 3, "freeze": "block6"}],
     "train__rates": {"kind": "decay", "factor": 0.8},
 }
+ALIKE = {**UNFROZEN, "train__rates": {"kind": "uniform"}}
 EVERYTHING = {
     **UNFROZEN,
     "train__optimizer": {"kind": "adamw", "lr": 0.002},
@@ -73,8 +74,8 @@ def trained(colour_store, train_alone):
 
 @pytest.mark.parametrize(
     ("changes", "epoch"),
-    [(UNFROZEN, 1), (UNFROZEN, 2), (UNFROZEN, 3), (EVERYTHING, 2)],
-    ids=["before", "between", "after", "everything"],
+    [(UNFROZEN, 1), (UNFROZEN, 2), (UNFROZEN, 3), (EVERYTHING, 2), (ALIKE, 2)],
+    ids=["before", "between", "after", "everything", "at one rate"],
 )
 def test_unfreezing_interrupted_and_resumed_gives_the_weights_of_an_unbroken_run(
     colour_store, train_alone, changes, epoch
@@ -91,6 +92,7 @@ def test_unfreezing_interrupted_and_resumed_gives_the_weights_of_an_unbroken_run
     assert same(tail_of(colour_store, unbroken), tail_of(colour_store, broken))
 
 
+@pytest.mark.slow
 def test_three_workers_resume_after_unfreezing_with_the_same_order_of_sums(colour_store):
     changes = {
         **UNFROZEN,

@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from graft import __version__
-from graft.cli import backbones, data, models, runs, store
+from graft.cli import activations, backbones, data, models, runs, store, sweeps
 from graft.cli.demo import demo
 from graft.cli.lr_find import lr_find
 from graft.cli.predict import predict
 from graft.cli.serve import serve
+from graft.cli.sweep import sweep
 from graft.cli.train import train
 from graft.errors import GraftError
 
@@ -50,8 +51,11 @@ app.add_typer(data.app, name="data")
 app.command()(train)
 app.command("lr-find")(lr_find)
 app.add_typer(runs.app, name="runs")
+app.command()(sweep)
+app.add_typer(sweeps.app, name="sweeps")
 app.add_typer(models.app, name="models")
 app.add_typer(backbones.app, name="backbones")
+app.add_typer(activations.app, name="activations")
 app.command()(serve)
 app.command()(predict)
 app.add_typer(store.app, name="store")

@@ -54,7 +54,7 @@ class TrainingProgress:
 
     def _show(self, event: "Event") -> None:
         """Show what happened."""
-        from graft.training.events import Stalled, Started, Stepped, Untrained
+        from graft.training.events import Keeping, Stalled, Started, Stepped, Untrained
 
         if isinstance(event, Started):
             self._started(event)
@@ -69,6 +69,17 @@ class TrainingProgress:
                 f"accuracy {event.accuracy:.3f}  "
                 f"{event.images_per_second:.0f} images/s",
             )
+        elif isinstance(event, Keeping):
+            if event.total:
+                self._progress.update(
+                    self._task,
+                    description=event.text,
+                    completed=event.images,
+                    total=event.total,
+                    numbers=f"{event.images:,}/{event.total:,} images",
+                )
+            else:
+                console.print(event.text, highlight=False, soft_wrap=True)
         elif isinstance(event, Untrained):
             console.print(
                 f"before training: val loss {event.val['loss']:.4f} "

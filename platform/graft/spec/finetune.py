@@ -47,13 +47,25 @@ class Finetune(Section):
     """null: as the weights were published or trained; ImageNet's usual where that is not known."""
     head: Head = LinearHead()
     augment: Augment = StandardAugment()
-    cache: Literal["auto", "off"] = "auto"
-    """Whether a frozen trunk's activations are kept; never changes what is trained."""
+    cache: Literal["auto", "on", "off"] = "auto"
+    """Whether a frozen trunk's activations are kept in the store and read instead of computed;
+    `auto`: where that costs less. Never changes what is trained."""
     train: Train = Train()
     loader: Loader = Loader()
     scaling: Scaling = Scaling()
     register_: Register | None = Field(default=None, alias="register")
     """null: the run's weights stay in the run."""
+
+    @property
+    def not_kept(self) -> str | None:
+        """Why no activations can stand for this job's trunk; None where they can."""
+        if self.cache == "off":
+            return "cache is off"
+        if self.train.mixup_alpha or self.train.cutmix_alpha:
+            return "MixUp and CutMix mix images before they reach the trunk"
+        if self.train.precision == "bf16":
+            return "a trunk in bf16 is computed where it is used"
+        return None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -77,6 +89,8 @@ class Finetune(Section):
             raise ValueError("train.batch_norm: sync has no effect with one worker")
         if self.train.compile and self.scaling.gpus_per_worker == 0:
             raise ValueError("train.compile: true needs scaling.gpus_per_worker: 1")
+        if self.cache == "on" and (reason := self.not_kept):
+            raise ValueError(f"cache: on has no effect: {reason}; use auto")
         hashed = self.backbone.weights != "none" and "model://" not in self.backbone.weights
         if self.backbone.weights_sha256 and not hashed:
             raise ValueError(

@@ -1,19 +1,21 @@
 """Job files: YAML 1.2 and ``--set`` overrides to a checked spec, and back."""
 
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, overload
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from graft.errors import SpecError
+from graft.spec.explain import explain
 from graft.spec.finetune import Finetune
-from graft.spec.section import Section
+from graft.spec.keys import changed
+from graft.spec.sweep import RANGES, Choice, IntUniform, LogUniform, Range, Sweep
 
-Job = Finetune
-KINDS: dict[str, type[Job]] = {"finetune": Finetune}
+Job = Finetune | Sweep
+KINDS: dict[str, type[Finetune] | type[Sweep]] = {"finetune": Finetune, "sweep": Sweep}
+COMMANDS = {"finetune": "graft train", "sweep": "graft sweep"}
 DEFAULT_KINDS = {
     "head": "linear",
     "augment": "standard",
@@ -22,10 +24,29 @@ DEFAULT_KINDS = {
     "train.schedule": "constant",
 }
 """What a section is where it says no `kind`, so that one key of it can be set alone."""
+SWEEP_KINDS = {
+    "base": "finetune",
+    **{f"base.{key}": kind for key, kind in DEFAULT_KINDS.items()},
+    "search": "random",
+    "scheduler": "asha",
+    "best": "as-is",
+}
 
 
-def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+@overload
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Finetune: ...
+@overload
+def load_job(path: str | Path, overrides: Sequence[str], kind: type[Sweep]) -> Sweep: ...
+@overload
+def load_job(path: str | Path, overrides: Sequence[str], kind: None) -> Job: ...
+def load_job(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    kind: type[Finetune] | type[Sweep] | None = Finetune,
+) -> Job:
     """Read a job spec and apply overrides of the form ``a.b.c=value`` (value: YAML).
+
+    `kind` is the spec that is expected, None for any.
 
     Raises:
         SpecError: the file cannot be read, or the spec is not valid; every problem is
@@ -42,26 +63,61 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         raise SpecError(f"{path}: expected a mapping with a `kind`, found {_kind_of(document)}")
     for override in overrides:
         _apply(document, override)
-    return parse_job(document, str(path))
+    return _parse(document, str(path), kind)
 
 
-def parse_job(document: dict[str, Any], where: str) -> Job:
-    """Check a parsed document; `where` names its origin in errors."""
+@overload
+def parse_job(document: dict[str, Any], where: str) -> Finetune: ...
+@overload
+def parse_job(document: dict[str, Any], where: str, kind: type[Sweep]) -> Sweep: ...
+@overload
+def parse_job(document: dict[str, Any], where: str, kind: None) -> Job: ...
+def parse_job(
+    document: dict[str, Any], where: str, kind: type[Finetune] | type[Sweep] | None = Finetune
+) -> Job:
+    """Check a parsed document; `where` names its origin in errors, `kind` is as in `load_job`."""
+    return _parse(document, where, kind)
+
+
+def trial_spec(base: Finetune, changes: Mapping[str, JsonValue], where: str) -> Finetune:
+    """Return a sweep's base with the values of dotted keys changed.
+
+    Raises:
+        SpecError: what comes out is no valid spec; `where` names the trial.
+    """
+    document = changed(base.model_dump(mode="json", by_alias=True), changes)
+    return parse_job(document, where)
+
+
+def _parse(
+    document: dict[str, Any], where: str, expected: type[Finetune] | type[Sweep] | None
+) -> Job:
     kind = document.get("kind")
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
         raise SpecError(f"{where}: kind is {kind!r}; expected one of: {', '.join(KINDS)}")
-    for key, default in DEFAULT_KINDS.items():
+    if expected not in (None, model):
+        raise SpecError(
+            f"{where}: kind is {kind}; expected "
+            f"{next(name for name, known in KINDS.items() if known is expected)}: "
+            f"`{COMMANDS[str(kind)]}` runs this one"
+        )
+    for key, default in (SWEEP_KINDS if model is Sweep else DEFAULT_KINDS).items():
         document = _with_kind(document, key.split("."), default)
+    if model is Sweep:
+        document = _completed(document)
     try:
         # Strict, by way of JSON: "8" is no number, and a list is what JSON has for a tuple.
         content = json.dumps(document, default=str)
     except (TypeError, ValueError) as error:  # a key that is a list, an alias within itself
         raise SpecError(f"{where}: {error}") from error
     try:
-        return model.model_validate_json(content, strict=True)
+        job = model.model_validate_json(content, strict=True)
     except ValidationError as error:
-        raise SpecError("\n".join(_explain(where, model, error))) from error
+        raise SpecError("\n".join(explain(where, model, error))) from error
+    if isinstance(job, Sweep):
+        _check_values(job, where)
+    return job
 
 
 def dump_job(job: Job) -> str:
@@ -91,21 +147,15 @@ def parse_yaml(text: str, where: str) -> Any:
         raise SpecError(f"{where}:{line} not YAML: {getattr(error, 'problem', error)}") from error
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?``, or the known words where none is near."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    if close:
-        return "; did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
-    return f"; known: {', '.join(known)}" if known else ""
-
-
 def _apply(document: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise SpecError(f"--set {override}: expected KEY=VALUE, such as train.epochs=8")
     *parents, last = key.split(".")
     node = document
+    if parents and parents[0] == "space":
+        parents = ["space"]
+        last, value = _range_override(key.removeprefix("space."), value)
     for parent in parents:
         if node.get(parent) is None:
             node[parent] = {}
@@ -113,6 +163,47 @@ def _apply(document: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise SpecError(f"--set {override}: '{parent}' is {_kind_of(node)}, not a section")
     node[last] = parse_yaml(value, f"--set {override}")
+
+
+def _range_override(key: str, value: str) -> tuple[str, str]:
+    """Return a key of a space, which has dots of its own, and its range: of a.b.choice, a.b."""
+    ranged, _, word = key.rpartition(".")
+    return (ranged, f"{{{word}: {value}}}") if ranged and word in RANGES else (key, value)
+
+
+def _completed(sweep: dict[str, Any]) -> dict[str, Any]:
+    """Return a sweep's document whose base has a name."""
+    base = sweep.get("base")
+    if isinstance(base, dict) and "name" in sweep:
+        sweep = sweep | {"base": {"name": sweep["name"]} | base}
+    return sweep
+
+
+def _check_values(sweep: Sweep, where: str) -> None:
+    """Build a trial of every value, the other keys at their first.
+
+    Raises:
+        SpecError: one of them is no valid spec.
+    """
+    values = {key: _some_of(found) for key, found in sweep.space.items()}
+    first = {key: found[0] for key, found in values.items()}
+    for key, found in values.items():
+        for value in found:
+            trial = f"{where}: space: {key} = {json.dumps(value)}"
+            try:
+                trial_spec(sweep.base, first | {key: value}, trial)
+            except SpecError as error:
+                raise SpecError(str(error).partition("\n")[0]) from error
+
+
+def _some_of(values: Range) -> list[JsonValue]:
+    """Return a range's values; of one without end its bounds and one between."""
+    if isinstance(values, Choice):
+        return list(values.choice)
+    if isinstance(values, IntUniform):
+        return list(values.int_uniform)
+    low, high = values.log_uniform if isinstance(values, LogUniform) else values.uniform
+    return [low, high, (low + high) / 2]
 
 
 def _with_kind(document: dict[str, Any], path: Sequence[str], kind: str) -> dict[str, Any]:
@@ -125,75 +216,6 @@ def _with_kind(document: dict[str, Any], path: Sequence[str], kind: str) -> dict
     return document | {path[0]: _with_kind(section, path[1:], kind)}
 
 
-def _explain(where: str, model: type[Section], error: ValidationError) -> Iterable[str]:
-    for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
-        known, shown = _walk(model, path)
-        key = ".".join(shown)
-        if problem["type"] == "extra_forbidden":
-            yield f"{where}: unknown key '{key}'{nearest(path[-1], known)}"
-        elif problem["type"] == "union_tag_invalid":
-            tags = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
-            tag = problem["ctx"]["tag"]
-            yield f"{where}: '{key}.kind' is '{tag}'{nearest(tag, tags)}"
-        elif problem["type"] == "union_tag_not_found":
-            yield f"{where}: '{key}.kind' is missing"
-        elif problem["type"] == "missing":
-            yield f"{where}: '{key}' is missing"
-        elif problem["type"] == "value_error":
-            message = problem["msg"].removeprefix("Value error, ")
-            yield f"{where}: {key + ': ' if key else ''}{message}"
-        else:
-            found = problem["input"]
-            found = "a mapping" if isinstance(found, dict) else json.dumps(found, default=str)
-            yield f"{where}: '{key}' is {found}; {_lower(problem['msg'])}"
-
-
-def _walk(model: type[Section], path: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the fields of the section that holds `path`'s last part, and the path as written.
-
-    Pydantic puts a union's tag, or its member's name, into the path; the user's file does not.
-    """
-    sections: list[type[Section]] = [model]
-    known: list[str] = []
-    shown: list[str] = []
-    for part in path:
-        if part.isdigit():
-            shown.append(part)
-            continue
-        fields = {
-            field.alias or name: field.annotation
-            for section in sections
-            for name, field in section.model_fields.items()
-        }
-        tagged = [s for s in sections if part in get_args(_kind(s))]
-        if tagged and len(sections) > 1:
-            sections = tagged
-            continue
-        if not sections:
-            continue
-        known = list(fields)
-        shown.append(part)
-        sections = list(_sections(fields.get(part)))
-    return known, shown
-
-
-def _kind(section: type[Section]) -> Any:
-    return section.model_fields["kind"].annotation if "kind" in section.model_fields else None
-
-
-def _sections(annotation: Any) -> Iterable[type[Section]]:
-    if get_origin(annotation) is not None:
-        for argument in get_args(annotation):
-            yield from _sections(argument)
-    elif isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-
-
 def _kind_of(value: Any) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", type(None): "nothing"}
     return names.get(type(value), f"{value!r}")
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -20,6 +21,7 @@ from graft.spec import Contract, EarlyStopping, Finetune
 from graft.store import Store
 from graft.training.checkpoint import latest_checkpoint, load_state
 from graft.training.events import Event, Stalled, Started, Untrained
+from graft.training.kept import keep_activations, nothing
 from graft.training.lead import Lead
 from graft.training.loop import Data, EpochDone, StepDone, Unfreezing, finetune
 from graft.training.pace import Pace, Watchdog
@@ -64,10 +66,12 @@ def run_attempt(
         )
     plan = assembly.plan
     lead = Lead(store, run, head, assembly, chain, post) if ranks.rank == 0 else None
+    done = checkpoint.epoch if checkpoint else 0
     if lead:
-        done = checkpoint.epoch if checkpoint else 0
         post(Started(head.attempt, done, plan.stages, chain.digests[-1]))
     data = training_data(assembly, spec)
+    kept = keep_activations(store, spec, assembly, chain, data, ranks, done, post)
+    data = replace(data, cached=kept)
     history = list(checkpoint.history) if checkpoint else []
     initial = checkpoint.initial if checkpoint else {}
     watchdog = Watchdog(spec.scaling.stall_timeout_s, lambda s: post(Stalled(ranks.rank, s)))
@@ -115,12 +119,14 @@ def run_attempt(
 def training_data(assembly: Assembly, spec: Finetune) -> Data:
     """Return the images of an assembly as the loop wants them."""
     return Data(
+        assembly.dataset,
         ImageLoader(assembly.dataset, assembly.contract, spec.augment, spec.loader),
         assembly.dataset.images("train"),
         assembly.dataset.images("val"),
         assembly.dataset.manifest.classes,
         assembly.contract,
         spec.augment,
+        nothing,
     )
 
 

@@ -7,6 +7,7 @@ position; of the frozen trunk it holds only the digest.
 import re
 from typing import Any
 
+import torch
 from pydantic import Field
 from safetensors.torch import load as load_tensors
 from torch import Tensor
@@ -107,6 +108,10 @@ def read_checkpoint(store: Store, folder: str) -> Checkpoint:
 def load_state(store: Store, checkpoint: Checkpoint) -> TrainingState:
     """Read a checkpoint's tensors."""
     flat = load_tensors(store.get(checkpoint.folder, checkpoint.tensors))
+    return _unflatten(checkpoint.epoch, checkpoint.step, flat)
+
+
+def _unflatten(epoch: int, step: int, flat: dict[str, Tensor]) -> TrainingState:
     tails: dict[str, dict[str, Tensor]] = {"tail": {}, "average": {}}
     optimizer: dict[str, dict[str, Tensor]] = {}
     rng: dict[int, dict[str, Tensor]] = {}
@@ -121,9 +126,20 @@ def load_state(store: Store, checkpoint: Checkpoint) -> TrainingState:
             rank, _, device = rest.partition("/")
             rng.setdefault(int(rank), {})[device] = value
     generators = [rng[rank] for rank in sorted(rng)]
-    return TrainingState(
-        checkpoint.epoch, checkpoint.step, tails["tail"], tails["average"], optimizer, generators
-    )
+    return TrainingState(epoch, step, tails["tail"], tails["average"], optimizer, generators)
+
+
+def state_to_bytes(state: TrainingState) -> bytes:
+    """Serialise a state, its position too, as safetensors; for what is no checkpoint of a run."""
+    position = {"position": torch.tensor([state.epoch, state.step])}
+    return tensors_to_bytes(_flatten(state) | position)
+
+
+def state_from_bytes(data: bytes) -> TrainingState:
+    """Read what `state_to_bytes` wrote."""
+    flat = load_tensors(data)
+    epoch, step = flat.pop("position").tolist()
+    return _unflatten(epoch, step, flat)
 
 
 def _flatten(state: TrainingState) -> dict[str, Tensor]:

@@ -24,6 +24,18 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """What is decided on keeping activations, or how far their computing is."""
+
+    text: str
+    """One line."""
+    images: int = 0
+    """Done."""
+    total: int = 0
+    """Images to compute; 0 for a decision."""
+
+
+@dataclass(frozen=True)
 class Untrained:
     """Validation before any training."""
 
@@ -64,7 +76,7 @@ class Stalled:
     """Without a finished step."""
 
 
-Event = Started | Untrained | Stepped | Validated | Stalled
+Event = Started | Keeping | Untrained | Stepped | Validated | Stalled
 
 
 class Board:

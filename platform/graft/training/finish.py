@@ -31,6 +31,7 @@ def register_model(
     assembly: Assembly,
     chain: TrunkChain,
     epoch: Epoch,
+    sweep: str | None = None,
 ) -> ModelVersion:
     """Register the assembly's model as it stands; a run that asks twice gets one version."""
     model, manifest = assembly.model, assembly.dataset.manifest
@@ -51,6 +52,7 @@ def register_model(
         epoch=epoch.epoch,
         lineage=Lineage(
             run=run,
+            sweep=sweep,
             dataset=manifest.name,
             dataset_version=manifest.version,
             spec=spec.model_dump(mode="json", by_alias=True),

@@ -6,7 +6,7 @@ worker, a test) decides what to show and what to keep. Everything a step does is
 """
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,9 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from graft.activations.batches import ActivationBatch, activation_batches
+from graft.activations.cache import Activations
 from graft.backbones.model import TransferModel
-from graft.data.loader import Batch, ImageLoader, evaluation_shares, to_tensor, training_shares
-from graft.data.manifest import Image
+from graft.data.loader import (
+    Batch,
+    ImageLoader,
+    Share,
+    evaluation_shares,
+    to_tensor,
+    training_shares,
+)
+from graft.data.manifest import DatasetVersion, Image
 from graft.data.views import view_of_epoch
 from graft.spec import NoAugment, Preprocess, StandardAugment, Train
 from graft.training.average import TailAverage, copy_into
@@ -32,12 +41,24 @@ from graft.training.ranks import Ranks
 class Data:
     """What is trained and validated on."""
 
+    dataset: DatasetVersion
     loader: ImageLoader
     train: Sequence[Image]
     val: Sequence[Image]
     classes: tuple[str, ...]
     preprocess: Preprocess
     augment: NoAugment | StandardAugment
+    cached: Callable[[str, int, int], Activations | None]
+    """From split, view and freeze depth to the trunk's activations, where they are kept."""
+
+    def batches(
+        self, split: str, shares: Sequence[Share], view: int, depth: int
+    ) -> Iterator[Batch | ActivationBatch]:
+        """Yield one batch per share: activations at a depth where they are kept, else images."""
+        images = {"train": self.train, "val": self.val}[split]
+        if kept := self.cached(split, view, depth):
+            return activation_batches(kept, images, shares)
+        return self.loader.batches(images, shares, view)
 
 
 @dataclass(frozen=True)
@@ -134,7 +155,7 @@ class Learner:
     ) -> Self:
         """Set up the training of the model's tail; the optimiser goes on from `slots`."""
         parameters = dict(model.named_tail_parameters())
-        optimizer = make_optimizer(model, plan, train)
+        optimizer = make_optimizer(parameters, model.stages, plan, train)
         load_slots(optimizer, parameters, slots)
         optimizer.zero_grad()  # gradients that another DistributedDataParallel holds
         labels = [image.label for image in data.train]
@@ -153,6 +174,19 @@ class Learner:
             data.preprocess,
             ranks,
         )
+
+    def activations(
+        self, batch: Batch | ActivationBatch, rows: slice, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the tail starts from, and the targets, for some rows of a batch.
+
+        Labels (b,) become (b, C) probabilities where the recipe mixes images.
+        """
+        if isinstance(batch, ActivationBatch):
+            return batch.activations[rows].to(self.ranks.device), labels
+        pixels = to_tensor(batch.images[rows], self.preprocess, self.ranks.device)
+        images, targets = self.objective.mix(pixels, labels)
+        return self.model.trunk(images), targets
 
     def slots(self) -> dict[str, dict[str, Tensor]]:
         """Return the optimiser's tensors for each parameter."""
@@ -219,7 +253,7 @@ def _train_epoch(
         len(data.train), train.batch_size, train.seed, epoch, ranks.rank, ranks.size
     )
     view = view_of_epoch(data.augment, epoch)
-    for number, batch in enumerate(data.loader.batches(data.train, shares, view)):
+    for number, batch in enumerate(data.batches("train", shares, view, model.depth)):
         done = step + number
         factor = rate_factor(train.schedule, done, len(shares), train.epochs)
         train_step(learner, batch, factor, tally)
@@ -233,7 +267,9 @@ def _train_epoch(
     return tally
 
 
-def train_step(learner: Learner, batch: Batch, factor: float, tally: Tally) -> None:
+def train_step(
+    learner: Learner, batch: Batch | ActivationBatch, factor: float, tally: Tally
+) -> None:
     """Take one optimiser step; every group's rate is multiplied by `factor`."""
     train, ranks, optimizer = learner.train, learner.ranks, learner.optimizer
     for group in optimizer.param_groups:
@@ -243,14 +279,13 @@ def train_step(learner: Learner, batch: Batch, factor: float, tally: Tally) -> N
     parts = min(train.accumulate, max(1, batch.share.total // ranks.size))
     for part in range(parts):
         mine = slice(part, None, parts)
-        pixels = to_tensor(batch.images[mine], learner.preprocess, ranks.device)
         labels = torch.from_numpy(batch.labels[mine]).to(ranks.device)
         weights = torch.from_numpy(batch.share.weights[mine]).to(ranks.device)
-        images, targets = learner.objective.mix(pixels, labels)
         # Workers exchange gradients once a step, with the last part's backward.
         with _exchanging(learner.tail, part == parts - 1):
             with autocast(train, ranks.device):
-                logits = learner.tail(learner.model.trunk(images)).float()
+                activations, targets = learner.activations(batch, mine, labels)
+                logits = learner.tail(activations).float()
             losses = learner.objective.losses(logits, targets) * weights
             # DDP averages over workers; times their number, each image has the same say.
             loss = losses.sum() * (ranks.size / batch.share.total)
@@ -281,12 +316,15 @@ def _evaluate(
     model.eval()
     tally = Tally.empty(len(data.classes), ranks.device)
     shares = evaluation_shares(len(data.val), train.batch_size, ranks.rank, ranks.size)
-    for number, batch in enumerate(data.loader.batches(data.val, shares, view=0)):
+    for number, batch in enumerate(data.batches("val", shares, 0, model.depth)):
         labels = torch.from_numpy(batch.labels).to(ranks.device)
         weights = torch.from_numpy(batch.share.weights).to(ranks.device)
         with torch.no_grad(), autocast(train, ranks.device):
-            images = to_tensor(batch.images, data.preprocess, ranks.device)
-            logits = model(images).float()
+            if isinstance(batch, ActivationBatch):
+                activations = batch.activations.to(ranks.device)
+            else:
+                activations = model.trunk(to_tensor(batch.images, data.preprocess, ranks.device))
+            logits = model.tail(activations).float()
         tally.add(logits, labels, image_losses(logits, labels), weights)
         yield BatchValidated(epoch, number + 1, len(shares))
     ranks.sum(*tally.tensors())

@@ -77,9 +77,13 @@ class Result(Section):
     """ISO 8601 in UTC."""
 
 
-def create_run(store: Store, spec: Finetune) -> str:
-    """Record a resolved spec under a new run id and return the id."""
-    run = f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def create_run(store: Store, spec: Finetune, run: str | None = None) -> str:
+    """Record a resolved spec under a run id, by default a new one, and return the id.
+
+    Raises:
+        ObjectExists: there is such a run, with another spec.
+    """
+    run = run or f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     store.create(f"runs/{run}/spec.yaml", dump_job(spec).encode())
     return run
 

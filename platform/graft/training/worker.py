@@ -51,6 +51,8 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
     board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     last: Exception | None = None
     with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch, _shown(board, show):
+        # A sweep's trial is no main thread, and has nothing to put back.
+        main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGINT)
         try:
             # In the main thread: one that still waits for Ray when Ray is shut down ends the
@@ -63,7 +65,8 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
         except Exception as error:  # explained below, by what the attempts left
             last = error
         finally:
-            signal.signal(signal.SIGINT, before)
+            if main:
+                signal.signal(signal.SIGINT, before)
     result = read_result(store, run)
     if result is None:
         if failure := ray.get(board.failure.remote()):

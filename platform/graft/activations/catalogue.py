@@ -1,0 +1,132 @@
+"""What activations a store holds, and their removal; needs no torch."""
+
+import contextlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from graft.activations.index import read_index
+from graft.activations.key import Key
+from graft.errors import InputError, NotFoundError, ObjectNotFound, StoreError
+from graft.store import Store
+
+_OBJECT = re.compile(r"activations/([0-9a-f]{64})/([^/]+)/(?:(index|parts)/)?([^/]+)")
+SHORT = 12
+"""Characters of a digest that are shown."""
+
+
+@dataclass
+class Entry:
+    """All activations of one key."""
+
+    key: Key
+    arch: str | None
+    """Known where a run has published the trunk's stages."""
+    stage: str | None
+    """The last frozen one."""
+    datasets: list[str] = field(default_factory=list)
+    """NAME@VERSION/SPLIT, each whole."""
+    images: int = 0
+    """Distinct ones that are committed."""
+    bytes: int = 0
+    """Of all shards, those of a killed process too."""
+
+
+def list_activations(store: Store) -> list[Entry]:
+    """Return what the store holds, by trunk, then by view."""
+    entries: dict[Key, Entry] = {}
+    committed: dict[Key, set[str]] = {}
+    for name, size in store.scan("activations/"):
+        match = _OBJECT.fullmatch(name)
+        if match is None or (key := Key.parse(match[1], match[2])) is None:
+            continue
+        if key not in entries:
+            entries[key] = Entry(key, *_stage(store, key.trunk))
+            committed[key] = set()
+        if match[3] is None:
+            entries[key].bytes += size
+            continue
+        with contextlib.suppress(ObjectNotFound):  # removed meanwhile
+            index = read_index(store, name)
+            committed[key].update(image for part in index.parts for image in part.images)
+            if match[3] == "index":
+                entries[key].datasets.append(f"{index.dataset}/{index.split}")
+    for key, images in committed.items():
+        entries[key].images = len(images)
+    return [entries[key] for key in sorted(entries, key=_in_order)]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a removal freed."""
+
+    trunk: str
+    views: tuple[str, ...]
+    objects: int
+    bytes: int
+
+
+def remove_activations(store: Store, trunk: str, view: str | None = None) -> Removed:
+    """Remove the activations of a trunk, or of one view of it; they can be computed again.
+
+    Args:
+        store: from which.
+        trunk: a trunk digest, or an unambiguous beginning of one.
+        view: as listed (``v1-5f8cf0b9``), or its number alone (``v1``).
+
+    Raises:
+        NotFoundError: there are no such activations.
+        InputError: several trunks begin so.
+    """
+    known = [name for name in store.children("activations/") if len(name) == 64]
+    digests = sorted(
+        digest for digest in known if digest.startswith(trunk) and _keys(store, digest)
+    )
+    if not trunk or not digests:
+        holding = sorted(digest[:SHORT] for digest in known if _keys(store, digest))
+        raise NotFoundError(
+            f"no activations of a trunk '{trunk}' in {store.uri}; "
+            + (f"it has those of {', '.join(holding)}" if holding else "it has none at all")
+        )
+    if len(digests) > 1:
+        raise InputError(
+            f"{len(digests)} trunks begin with '{trunk}': {', '.join(digests)}; give more of one"
+        )
+    keys = _keys(store, digests[0])
+    chosen = [key for key in keys if view is None or view in (key.view, key.view.split("-")[0])]
+    if not chosen:
+        views = sorted({key.view for key in keys})
+        raise NotFoundError(
+            f"trunk {digests[0][:SHORT]} has no activations of view '{view}'; "
+            f"it has {', '.join(views)}"
+        )
+    objects = freed = 0
+    for key in chosen:
+        # What lists shards goes first: no reader finds an index without them.
+        for part in ("index/", "parts/", ""):
+            for name, size in list(store.scan(f"{key.folder}/{part}")):
+                store.delete(name)
+                objects, freed = objects + 1, freed + size
+    return Removed(digests[0], tuple(sorted({key.view for key in chosen})), objects, freed)
+
+
+def _keys(store: Store, trunk: str) -> Sequence[Key]:
+    """Return the keys of a trunk that have any object; a directory's folders outlive theirs."""
+    found = (Key.parse(trunk, kind) for kind in store.children(f"activations/{trunk}/"))
+    return [key for key in found if key and next(store.scan(f"{key.folder}/"), None)]
+
+
+def _stage(store: Store, trunk: str) -> tuple[str | None, str | None]:
+    # Read as plain JSON: what knows its form, backbones.trunk, needs torch.
+    try:
+        record = json.loads(store.read(f"stages/{trunk}/stage.json").data)
+        return record["arch"], record["stage"]
+    except ObjectNotFound:
+        return None, None
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{store.uri}/stages/{trunk}/stage.json is damaged: {error}") from error
+
+
+def _in_order(key: Key) -> tuple[str, int, str]:
+    return key.trunk, int(key.view[1:].split("-")[0]), key.kind

@@ -1,0 +1,91 @@
+"""A network over a small dataset, and what is needed to compute its activations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graft.activations.cache import Activations
+from graft.activations.fill import Filled, Naming, Wanted, fill, run_here
+from graft.activations.key import Dtype, backend_name
+from graft.backbones.model import TransferModel, build
+from graft.backbones.trunk import TrunkChain, trunk_chain
+from graft.data.loader import ImageLoader, Share, to_tensor
+from graft.data.manifest import DatasetVersion
+from graft.spec import Backbone, Contract, LinearHead, Loader, StandardAugment
+from graft.store import Store
+
+BATCH = 8
+CROP = 32
+
+
+@dataclass
+class Lab:
+    """A store with a dataset, a network, and its activations."""
+
+    store: Store
+    dataset: DatasetVersion
+    model: TransferModel
+    chain: TrunkChain
+    contract: Contract
+    augment: StandardAugment
+    loader: ImageLoader
+
+    def naming(self, dtype: Dtype = "float32") -> Naming:
+        return Naming(self.chain, self.augment, dtype, backend_name("cpu"))
+
+    def fill(self, *wanted: Wanted, dtype: Dtype = "float32", **options: Any) -> Filled:
+        progress = options.pop("progress", lambda images: None)
+        run = run_here(
+            self.store,
+            self.model,
+            self.loader,
+            self.contract,
+            batch_size=BATCH,
+            progress=progress,
+        )
+        return fill(self.store, self.dataset, self.naming(dtype), wanted, run, **options)
+
+    def get(self, wanted: Wanted, **options: Any) -> Activations:
+        return self.fill(wanted, **options).activations[wanted]
+
+    def direct(self, wanted: Wanted, rows: Sequence[int]) -> Tensor:
+        """What the trunk makes of images, without anything kept."""
+        images = self.dataset.images(wanted.split)
+        share = Share(np.array(rows), np.ones(len(rows), np.float32), len(images))
+        (batch,) = self.loader.batches(images, [share], wanted.view)
+        deepest = self.model.depth
+        model = self.model.cut(wanted.depth)
+        trunk = model.trunk(to_tensor(batch.images, self.contract))
+        self.model = model.cut(deepest)
+        return trunk
+
+    def digests(self, split: str, rows: Sequence[int]) -> list[str]:
+        images = self.dataset.images(split)
+        return [images[row].sha256 for row in rows]
+
+    def another(self, dataset: DatasetVersion) -> "Lab":
+        """The same network over another dataset version."""
+        return make_lab(self.store, dataset, self.model.stages.arch)
+
+
+def make_lab(store: Store, dataset: DatasetVersion, arch: str = "squeezenet1_1") -> Lab:
+    torch.manual_seed(0)
+    backbone = Backbone(arch=arch, weights="none", freeze="all")
+    model = build(backbone, LinearHead(), 3, CROP).eval()
+    for module in model.network.modules():  # as if trained: statistics that do something
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)  # type: ignore[arg-type]
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    contract = Contract(max_side=512, resize=36, crop=CROP)
+    augment = StandardAugment(views=3)
+    loader = ImageLoader(dataset, contract, augment, Loader(threads=1))
+    return Lab(store, dataset, model, trunk_chain(model, contract), contract, augment, loader)
+
+
+def objects(store: Store, prefix: str = "activations/") -> dict[str, bytes]:
+    """Every object below a prefix, and what it holds."""
+    return {key: store.read(key).data for key, _ in store.scan(prefix)}

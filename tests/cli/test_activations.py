@@ -1,0 +1,70 @@
+"""`graft activations`: list and remove."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from activations_lab import Lab, make_lab
+from colours import draw_colours
+from graft.activations.fill import Wanted
+from graft.backbones.trunk import publish_stages
+from graft.data.importing import import_dataset
+from graft.data.manifest import open_dataset
+from graft.store import Store
+
+GRAFT = Path(sys.executable).with_name("graft")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A store with activations of two depths."""
+    torch.set_num_threads(1)
+    store = Store.open(str(tmp_path / "store"))
+    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours")
+    lab = make_lab(store, open_dataset(store, "colours"))
+    publish_stages(store, lab.model, lab.chain)
+    lab.fill(Wanted("train", 1, 3), Wanted("val", 0, 3), Wanted("val", 0, 5))
+    return lab
+
+
+def activations(uri: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [GRAFT, "activations", *arguments, "--store", uri]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def document(uri: str, *arguments: str) -> Any:
+    done = activations(uri, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_empty_store_has_none(tmp_path: Path) -> None:
+    assert document(str(tmp_path), "ls") == {"activations": [], "bytes": 0}
+    refused = activations(str(tmp_path), "rm", "ab")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("graft: no activations of a trunk 'ab'")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_ls_and_rm(lab: Lab) -> None:
+    uri, trunk = lab.store.uri, lab.chain.digests[3]
+    listed = document(uri, "ls")
+    rows = {(row["trunk"], row["view"]): row for row in listed["activations"]}
+    row = rows[trunk, "v0"]
+    assert (row["arch"], row["stage"]) == ("squeezenet1_1", lab.model.stages.names[2])
+    assert (row["images"], row["dtype"]) == (15, "float32")
+    assert row["datasets"] == [f"{lab.dataset.manifest.ref}/val"]
+    assert listed["bytes"] == sum(row["bytes"] for row in listed["activations"])
+    table = activations(uri, "ls").stdout
+    assert trunk[:12] in table
+    removed = document(uri, "rm", trunk[:8], "--view", "v0")
+    assert (removed["trunk"], removed["views"]) == (trunk, ["v0"])
+    assert removed["bytes"] > row["bytes"]
+    done = activations(uri, "rm", trunk)
+    assert done.stdout.startswith(f"{trunk[:12]}: removed v1-")
+    assert [row["trunk"] for row in document(uri, "ls")["activations"]] == [lab.chain.digests[5]]

@@ -1,0 +1,228 @@
+"""Sweeps on a real local Ray: what trials give, what is shared, what is survived."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from colours import colour_spec, draw_colours, new_run
+from graft.data.importing import import_dataset
+from graft.errors import Interrupted
+from graft.registry import get_model
+from graft.spec import Sweep, parse_job
+from graft.store import Store
+from graft.sweep.events import Done
+from graft.sweep.plan import Throughput
+from graft.sweep.resolve import prepare_sweep
+from graft.sweep.results import create_sweep, read_sweep_result, read_trials
+from graft.sweep.run import run_sweep
+from graft.training.runs import read_result
+
+RESNET = {"arch": "resnet18", "weights": "none", "freeze": "all"}
+GRAFT = Path(sys.executable).with_name("graft")
+RATES = {"train.optimizer.lr": {"choice": [1e-3, 1e-2]}}
+FREEZE = {"backbone.freeze": {"choice": ["all", -1]}}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return draw_colours(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture
+def store(images, tmp_path):
+    store = Store.open(str(tmp_path / "store"))
+    import_dataset(store, str(images), "colours")
+    return store
+
+
+def make(store, space, search=None, scheduler=None, base=None, **rest):
+    changes = {"backbone": RESNET, "train__epochs": 2, "cache": "on", **(base or {})}
+    spec = colour_spec(
+        register=None, augment={"kind": "standard", "views": 2}, **changes
+    ).model_dump(mode="json", by_alias=True)
+    document = {
+        "kind": "sweep",
+        "name": "colours",
+        "base": spec,
+        "space": space,
+        "search": search or {"kind": "grid"},
+        "scheduler": scheduler or {"kind": "none"},
+        "register": {"model": "colours", "weights": "best"},
+        **rest,
+    }
+    sweep = parse_job(document, "test", Sweep)
+    speed = Throughput(gflops=100, images=1000)
+    return create_sweep(store, *prepare_sweep(store, sweep, speed))
+
+
+def run(store, sweep_id, events=None):
+    show = (lambda event: None) if events is None else events.append
+    return run_sweep(store, sweep_id, show, contextlib.nullcontext)
+
+
+def test_a_sweep_finds_the_best_and_a_second_one_computes_no_trunk(store, ray_cluster):
+    first = run(store, make(store, FREEZE | RATES))
+    assert first.states == {"finished": 4}
+    # Two depths in one pass: every view of every image goes through the trunk once.
+    assert first.trunk_images == 39 * 2 + 15
+    values = [max(e.val["accuracy"] for e in t.epochs) for t in first.trials]
+    assert first.best.value == max(values)
+    version = get_model(store, first.model)
+    assert version.lineage.sweep == first.sweep
+    assert version.metrics["val"]["accuracy"] == first.best.value
+
+    other = {"train.optimizer.lr": {"choice": [2e-3, 2e-2]}}
+    second = run(store, make(store, FREEZE | other))
+    assert second.trunk_images == 0
+    assert second.cached_images == 2 * (39 * 2 + 15)
+
+
+def test_a_trial_has_the_numbers_of_graft_train(store, ray_cluster, train_alone):
+    result = run(store, make(store, {"backbone.freeze": {"choice": [-1, "all", 0]}}))
+    for trial in result.trials:
+        spec = colour_spec(
+            backbone={**RESNET, "freeze": trial.changes["backbone.freeze"]},
+            augment={"kind": "standard", "views": 2},
+            train__epochs=2,
+        )
+        name = new_run(store, spec)
+        train_alone(store, name)
+        alone = [(e["train_loss"], e["val_loss"]) for e in read_result(store, name).history]
+        swept = [(e.train["loss"], e.val["loss"]) for e in trial.epochs]
+        assert swept == [pytest.approx(pair, rel=1e-4) for pair in alone]
+
+
+def test_trials_that_diverge_or_fail_are_marked_and_the_sweep_goes_on(store, ray_cluster):
+    # 39 images: with 19 in a batch, one is left over, which has no batch statistics.
+    space = {
+        "train.batch_size": {"choice": [8, 19]},
+        "train.optimizer.lr": {"choice": [5e-3, 1e30]},
+    }
+    result = run(store, make(store, space, base={"backbone": {**RESNET, "freeze": 0}}))
+    states = {
+        (t.changes["train.batch_size"], t.changes["train.optimizer.lr"]): t for t in result.trials
+    }
+    assert states[8, 5e-3].state == "finished"
+    assert states[8, 1e30].state == "diverged"
+    assert "was nan" in states[8, 1e30].error or "was inf" in states[8, 1e30].error
+    assert states[19, 5e-3].state == "failed"
+    assert "more than 1 value per channel" in states[19, 5e-3].error
+    assert result.best.changes == {"train.batch_size": 8, "train.optimizer.lr": 5e-3}
+
+
+def test_a_lane_that_diverges_leaves_the_others_alone(store):
+    result = run(store, make(store, {"train.optimizer.lr": {"choice": [5e-3, 1e30, 1e-2]}}))
+    assert [trial.state for trial in result.trials] == ["finished", "diverged", "finished"]
+
+
+def test_a_stopped_sweep_goes_on_without_doing_anything_again(store, ray_cluster):
+    sweep_id = make(store, {"backbone.freeze": {"choice": [-1, 0, 2]}})
+
+    def stop(event):
+        if isinstance(event, Done):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=f"graft sweep --resume {sweep_id}"):
+        run_sweep(store, sweep_id, stop, contextlib.nullcontext)
+    done = read_trials(store, sweep_id)
+    assert len(done) == 1
+    assert read_sweep_result(store, sweep_id) is None
+    events = []
+    result = run(store, sweep_id, events)
+    assert [e.record.number for e in events if isinstance(e, Done)] != [done[0].number]
+    assert len([e for e in events if isinstance(e, Done)]) == 2
+    assert read_trials(store, sweep_id)[done[0].number - 1] == done[0]
+    assert result.states == {"finished": 3}
+
+
+@pytest.mark.slow
+def test_asha_stops_the_worse_and_tpe_learns_from_an_earlier_sweep(store, ray_cluster):
+    space = {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-1]}}
+    base = {"backbone": {**RESNET, "freeze": -1}, "train__epochs": 4}
+    search = {"kind": "tpe", "trials": 6, "startup": 2}
+    asha = {"kind": "asha", "reduction": 2}
+    first = run(store, make(store, space, search, asha, base))
+    assert sum(first.states.values()) == 6
+    assert first.states.get("stopped", 0) >= 1
+    assert len({t.changes["train.optimizer.lr"] for t in first.trials}) == 6
+    again = {"kind": "tpe", "trials": 2, "startup": 2}
+    second = run(store, make(store, space, again, asha, base, warm_start=first.sweep))
+    assert sum(second.states.values()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("search", "scheduler"),
+    [
+        ({"kind": "random", "trials": 4}, {"kind": "hyperband", "reduction": 2}),
+        ({"kind": "random", "trials": 4}, {"kind": "median", "min_trials": 2}),
+        ({"kind": "random", "trials": 4}, {"kind": "pbt"}),
+        ({"kind": "bohb", "trials": 5, "startup": 2}, {"kind": "asha", "reduction": 2}),
+    ],
+    ids=["hyperband", "median", "pbt", "bohb"],
+)
+def test_other_searches_and_schedulers(store, ray_cluster, search, scheduler):
+    space = {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-1]}}
+    base = {"backbone": {**RESNET, "freeze": -1}, "train__epochs": 4}
+    result = run(store, make(store, space, search, scheduler, base))
+    assert sum(result.states.values()) == search["trials"]
+    assert not {"failed", "diverged"} & set(result.states)
+    assert result.model == "colours@1"
+
+
+def test_trials_that_mix_images_do_not_read_kept_activations(store, ray_cluster):
+    run(store, make(store, RATES))
+    space = {"train.mixup_alpha": {"choice": [0, 0.5]}}
+    result = run(store, make(store, space, base={"cache": "auto"}))
+    plain, mixed = ([e.train["loss"] for e in trial.epochs] for trial in result.trials)
+    assert plain != mixed
+
+
+def test_ctrl_c_ends_a_sweep_that_goes_on_later(store):
+    """The real command, in Tune's part of it."""
+    base = {"backbone": {**RESNET, "freeze": -1}, "train__epochs": 60}
+    sweep_id = make(store, {"train.optimizer.lr": {"choice": [1e-3, 1e-2, 2e-2]}}, base=base)
+    command = [GRAFT, "sweep", "--resume", sweep_id, "--store", store.uri]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        # A trial has kept a tail: Tune is under way.
+        while not list(store.scan(f"sweeps/{sweep_id}/tails/")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"graft sweep --resume {sweep_id}" in messages
+    assert "Traceback" not in messages
+    assert read_sweep_result(store, sweep_id) is None
+
+
+@pytest.mark.slow
+def test_trials_of_several_workers_nest_ray_train(store, ray_cluster):
+    result = run(store, make(store, FREEZE, base={"scaling": {"workers": 2}}))
+    assert result.states == {"finished": 2}
+    assert all(trial.run for trial in result.trials)
+    assert get_model(store, result.model).lineage.run == result.run
+
+
+@pytest.mark.slow
+def test_the_best_is_trained_again_where_the_spec_says_so(store, ray_cluster):
+    result = run(store, make(store, RATES, best={"kind": "retrain", "epochs": 3}))
+    assert get_model(store, result.model).lineage.run == result.run
+    assert get_model(store, result.model).lineage.sweep == result.sweep
+    assert len(read_result(store, result.run).history) == 3
+
+
+@pytest.mark.slow
+def test_no_trial_starts_once_the_time_is_spent(store, ray_cluster):
+    space = {"backbone.freeze": {"choice": [0, 1, 2, 3]}}
+    base = {"train__epochs": 40}
+    sweep_id = make(store, space, base=base, budget={"wall_time_s": 12, "concurrency": 1})
+    began = time.monotonic()
+    result = run(store, sweep_id)
+    assert time.monotonic() - began < 60
+    assert sum(result.states.values()) < 4 or result.states.get("stopped")

@@ -1,0 +1,72 @@
+"""Heads trained together give what each gives alone."""
+
+import pytest
+import torch
+
+from colours import colour_spec, new_run
+from graft.training.attempt import training_data
+from graft.training.lanes import train_lanes
+from graft.training.loop import EpochDone, Untrained, finetune
+from graft.training.plan import make_plan
+from graft.training.prepare import assemble
+from graft.training.runs import read_spec
+
+CPU = torch.device("cpu")
+HEADS = {
+    "convolution": {"backbone": {"arch": "squeezenet1_1", "weights": "none", "freeze": "all"}},
+    "linear": {"backbone": {"arch": "resnet18", "weights": "none", "freeze": "all"}},
+    "dropout and linear": {
+        "backbone": {"arch": "mobilenet_v3_small", "weights": "none", "freeze": "all"},
+        "preprocess": {"resize": 64, "crop": 64},
+    },
+    "mlp": {
+        "backbone": {"arch": "resnet18", "weights": "none", "freeze": "all"},
+        "head": {"kind": "mlp", "hidden": [16], "dropout": 0.5},
+    },
+}
+RECIPES = {
+    "sgd": {"train__clip_norm": 0.5},
+    "adamw": {
+        "train__optimizer": {"kind": "adamw"},
+        "train__schedule": {"kind": "one-cycle"},
+        "train__class_weights": "balanced",
+        "train__label_smoothing": 0.1,
+    },
+}
+CHANGES = [(1e-3, 1e-4), (3e-3, 0.1), (0.03, 0.0)]
+"""Learning rate and weight decay of each lane."""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_lane_has_the_numbers_of_a_run_alone(colour_store, alone, head, recipe):
+    spec = read_spec(
+        colour_store,
+        new_run(colour_store, colour_spec(**HEADS[head], **RECIPES[recipe], train__epochs=2)),
+    )
+    assembly = assemble(colour_store, spec)
+    data = training_data(assembly, spec)
+    recipes = []
+    for lr, decay in CHANGES:
+        optimizer = spec.train.optimizer.model_copy(update={"lr": lr, "weight_decay": decay})
+        train = spec.train.model_copy(update={"optimizer": optimizer})
+        recipes.append((make_plan(assembly.model, spec.backbone, train), train))
+    before = {n: p.detach().clone() for n, p in assembly.model.named_tail_parameters()}
+    together = []
+    for done in train_lanes(assembly.model, data, recipes, CPU):
+        tails = [{name: value.clone() for name, value in tail.items()} for tail in done.tails]
+        together.append((done, tails))
+    assert all(torch.equal(p, before[n]) for n, p in assembly.model.named_tail_parameters())
+
+    for lane, (plan, train) in enumerate(recipes):
+        model = assemble(colour_store, spec).model
+        for event in finetune(model, data, train, plan, alone, None):
+            if isinstance(event, Untrained):
+                assert together[0][0].val[lane]["loss"] == pytest.approx(event.val["loss"])
+            elif isinstance(event, EpochDone):
+                done, tails = together[event.epoch]
+                assert done.train[lane] == pytest.approx(event.train, rel=1e-5)
+                for metric in ("loss", "accuracy"):
+                    assert done.val[lane][metric] == pytest.approx(event.val[metric], rel=1e-5)
+                for name, value in event.state.tail.items():
+                    torch.testing.assert_close(tails[lane][name], value, rtol=1e-4, atol=1e-6)
