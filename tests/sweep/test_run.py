@@ -183,6 +183,7 @@ def test_trials_that_mix_images_do_not_read_kept_activations(store, ray_cluster)
     assert plain != mixed
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_that_goes_on_later(store):
     """The real command, in Tune's part of it."""
     base = {"backbone": {**RESNET, "freeze": -1}, "train__epochs": 60}

@@ -132,6 +132,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     assert_equal_ends(colour_store, unbroken, broken)
 
 
+@pytest.mark.slow
 def test_two_workers_killed_go_on_to_the_weights_of_an_unbroken_run(colour_store):
     changes = {
         "train__optimizer": {"kind": "adamw", "lr": 0.002},

@@ -80,7 +80,9 @@ def _share(
         ledger.say(f"{stages.arch} through {stages.names[depth - 1]}: {decision.reason}")
         ledger.kept_images += sum(read.images for read in decision.keep if read.kept)
 
-    wanted = worth_keeping(store, mode, reads, assembly.model, data, naming, tell)
+    wanted = worth_keeping(
+        store, mode, dict(sorted(reads.items())), assembly.model, data, naming, tell
+    )
     if wanted:
         ledger.trunk_images += filler(assembly, data, naming, wanted).trunk_forwards
 

@@ -125,7 +125,7 @@ def worth_keeping(
     Args:
         store: where they are, or will be.
         mode: `cache` of the spec.
-        reads: by freeze depth, how often each split and view is read.
+        reads: by freeze depth, how often each split and view is read; decided in this order.
         model: frozen at least as deep as any of these; what it costs is measured here and now.
         data: the images.
         naming: the keys.
@@ -138,7 +138,7 @@ def worth_keeping(
     images = {"train": len(data.train), "val": len(data.val)}
     costs, budgets = costs_of(model, data), budgets_of(store)
     wanted = []
-    for depth, times in sorted(reads.items()):
+    for depth, times in reads.items():
         found = [
             Reads(split, view, images[split], count, _is_kept(store, data, naming, depth, at))
             for at, count in times.items()
