@@ -264,7 +264,8 @@ class Budget(Section):
     """What a sweep may take, beside `search.trials`."""
 
     wall_time_s: PositiveFloat | None = None
-    """Seconds after which no trial starts and running ones stop after their epoch; null: none."""
+    """Seconds after which no trial starts and running ones stop after their epoch, but for heads
+    that are trained as one computation, which finish; null: none."""
     concurrency: Positive | Literal["auto"] = "auto"
     """Trials at the same time, at most; `auto`: as many as fit the CPUs and GPUs."""
 
