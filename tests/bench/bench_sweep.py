@@ -27,7 +27,12 @@ GRAFT = Path(sys.executable).with_name("graft")
 EPOCHS = 5
 FOUR = [1e-4, 1e-3, 3e-3, 1e-2]
 TWELVE = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2, 5e-2, 1e-1]
-DEPTHS = ["all", "-1", "-3"]
+CASES = {
+    "heads": ("12 head-only trials", TWELVE, ["all"]),
+    "depths": ("12 trials at 3 depths", FOUR, ["all", "-1", "-3"]),
+    "whole": ("12 trials, 4 of the whole network", FOUR, ["all", "-1", "0"]),
+}
+"""By the name that GRAFT_BENCH_SWEEPS takes, separated by commas; `whole` only when asked for."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,8 @@ class Fresh:
 
 def compare(fresh: Fresh, source: Path, arch: str, weights: str, what: str) -> None:
     """Measure the sweeps of one architecture."""
-    cases = [("12 head-only trials", TWELVE, ["all"]), ("12 trials at 3 depths", FOUR, DEPTHS)]
-    if os.environ.get("GRAFT_BENCH_WHOLE"):
-        cases.append(("12 trials, 4 of the whole network", FOUR, ["all", "-1", "0"]))
-    for name, rates, depths in cases:
+    for case in os.environ.get("GRAFT_BENCH_SWEEPS", "heads,depths").split(","):
+        name, rates, depths = CASES[case]
         store = fresh.store()
         mine, counts = ours(store, arch, weights, rates, depths)
         theirs = baseline(source, arch, "seeded" if weights == "none" else weights, rates, depths)

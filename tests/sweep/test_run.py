@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from colours import colour_spec, draw_colours, new_run
 from graft.data.importing import import_dataset
@@ -227,3 +228,24 @@ def test_no_trial_starts_once_the_time_is_spent(store, ray_cluster):
     result = run(store, sweep_id)
     assert time.monotonic() - began < 60
     assert sum(result.states.values()) < 4 or result.states.get("stopped")
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_cluster_has_the_numbers_of_one_on_this_machine(
+    store, images, tmp_path, ray_cluster, monkeypatch
+):
+    here = run(store, make(store, FREEZE | RATES))
+    elsewhere = Store.open(str(tmp_path / "another"))
+    import_dataset(elsewhere, str(images), "colours")
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    there = run(elsewhere, make(elsewhere, FREEZE | RATES))
+    # The trunk and the heads that are trained together ran in Ray's tasks.
+    assert there.trunk_images == here.trunk_images
+    assert there.states == here.states == {"finished": 4}
+    for one, other in zip(here.trials, there.trials, strict=True):
+        assert one.changes == other.changes
+        swept = [(e.train["loss"], e.val["loss"]) for e in other.epochs]
+        assert swept == [
+            (pytest.approx(e.train["loss"], rel=1e-4), pytest.approx(e.val["loss"], rel=1e-4))
+            for e in one.epochs
+        ]

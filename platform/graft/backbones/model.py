@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.dropout import Dropout
 from graft.backbones.network import OnMeta, make_network, published_sizes
 from graft.backbones.stages import StageMap, freeze_depth, stage_map
 from graft.backbones.steps import Call, Step, owns
@@ -160,10 +161,11 @@ def build(
     stages = stage_map(backbone.arch, head)
     depth = freeze_depth(backbone.freeze, stages)
     network = make_network(backbone.arch, classes, crop)
-    for module in network.modules():
+    for path, module in list(network.named_modules()):
         if isinstance(module, nn.Dropout):
-            module.inplace = False  # the first layer of a tail would change cached activations
-            module.p = module.p if backbone.dropout is None else backbone.dropout
+            # Never in place: as a tail's first layer it would change cached activations.
+            probability = module.p if backbone.dropout is None else backbone.dropout
+            network.set_submodule(path, Dropout(probability))
     if isinstance(head, MLPHead) or head.replaces == "classifier":
         path, _, name = stages.last.rpartition(".")
         inputs = _inputs(network.get_submodule(stages.last))
@@ -217,7 +219,7 @@ def _make_head(head: Head, inputs: int, classes: int) -> nn.Module:
     layers: list[nn.Module] = []
     for units in head.hidden:
         activation = ACTIVATIONS[head.activation]()
-        layers += [nn.Linear(inputs, units), activation, nn.Dropout(head.dropout)]
+        layers += [nn.Linear(inputs, units), activation, Dropout(head.dropout)]
         inputs = units
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
