@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from graft.errors import InputError
-from graft.store import CACHE_GRACE_S, ObjectRef, Store, cache_budget
+from graft.store import (
+    CACHE_GRACE_S,
+    ObjectRef,
+    Store,
+    cache_budget,
+    cache_room,
+    remove_leftovers,
+)
 
 KB = 1000
 Use = int
@@ -108,3 +115,23 @@ def test_without_a_budget_half_of_the_disk_is_used(
     monkeypatch.delenv("GRAFT_CACHE_GB", raising=False)
     status = os.statvfs(tmp_path)
     assert cache_budget(tmp_path) == status.f_frsize * status.f_blocks // 2
+
+
+def test_room_is_the_budget_or_what_the_disk_has(
+    cache: Path, remote: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(remote, put(remote, 4 * KB))
+    assert cache_room(cache) == 10 * KB
+    monkeypatch.setenv("GRAFT_CACHE_GB", "1e9")
+    assert 0 < cache_room(cache) < 1e18
+
+
+def test_what_killed_processes_left_goes_after_a_day(cache: Path) -> None:
+    old, new = cache / ".tmp-old", cache / ".tmp-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(b"x")
+    yesterday = time.time() - 25 * 3600
+    os.utime(old, (yesterday, yesterday))
+    remove_leftovers(cache)
+    assert (old.exists(), new.exists()) == (False, True)

@@ -34,6 +34,9 @@ PART_SIZE = 16 << 20
 CACHE_GRACE_S = 60
 """What was used less than as many seconds ago stays in the node-local cache, budget or not."""
 
+LEFTOVER_S = 24 * 3600
+"""No process works on one half-done file for as long."""
+
 
 class ObjectRef(BaseModel):
     """A payload as the marker that commits it lists it."""
@@ -65,16 +68,32 @@ def cache_folder() -> Path:
 
 def cache_budget(folder: Path) -> int:
     """Bytes that the node-local cache may hold: ``GRAFT_CACHE_GB``, else half of its disk."""
-    given = os.environ.get("GRAFT_CACHE_GB")
+    given = gigabytes("GRAFT_CACHE_GB")
+    return shutil.disk_usage(folder).total // 2 if given is None else given
+
+
+def gigabytes(variable: str) -> int | None:
+    """Return the bytes that an environment variable gives in gigabytes; None where it is unset.
+
+    Raises:
+        InputError: it is no number, or a negative one.
+    """
+    given = os.environ.get(variable)
     if not given:
-        return shutil.disk_usage(folder).total // 2
+        return None
     try:
-        gigabytes = float(given)
+        number = float(given)
     except ValueError:
-        gigabytes = -1
-    if not 0 <= gigabytes < math.inf:
-        raise InputError(f"GRAFT_CACHE_GB is '{given}'; expected a number of gigabytes, at least 0")
-    return int(gigabytes * 1e9)
+        number = -1
+    if not 0 <= number < math.inf:
+        raise InputError(f"{variable} is '{given}'; expected a number of gigabytes, at least 0")
+    return int(number * 1e9)
+
+
+def cache_room(folder: Path) -> int:
+    """Bytes that the node-local cache can hold: its budget, or what its disk has for it."""
+    held = sum(size for _, size, _ in _cached(folder))
+    return min(cache_budget(folder), shutil.disk_usage(folder).free + held)
 
 
 def make_room(folder: Path, size: int) -> None:
@@ -83,18 +102,34 @@ def make_room(folder: Path, size: int) -> None:
     Who has a removed file mapped or open keeps reading it: its space is free once the
     last one is done. What was used a moment ago stays, for whoever is about to open it.
     """
-    now, files = time.time(), []
-    for path in folder.glob("??/*"):
-        with contextlib.suppress(FileNotFoundError):  # removed by another process
-            if not path.name.startswith("."):
-                status = path.stat()
-                files.append((status.st_mtime, status.st_size, path))
-    excess = sum(size for _, size, _ in files) + size - cache_budget(folder)
+    now, files = time.time(), _cached(folder)
+    held = sum(size for _, size, _ in files)
+    room = min(cache_budget(folder), shutil.disk_usage(folder).free + held)
+    excess = held + size - room
     for used, freed, path in sorted(files):
         if excess <= 0 or now - used < CACHE_GRACE_S:
             return
         path.unlink(missing_ok=True)
         excess -= freed
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-done in the node-local cache, a day ago or more."""
+    for path in folder.glob(".tmp-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                shutil.rmtree(path)
+
+
+def _cached(folder: Path) -> list[tuple[float, int, Path]]:
+    """Return when it was last used, size and path of every file of the node-local cache."""
+    files = []
+    for path in folder.glob("??/*"):
+        with contextlib.suppress(FileNotFoundError):  # removed by another process
+            if not path.name.startswith("."):
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+    return files
 
 
 class Store:

@@ -15,7 +15,7 @@ from graft.activations.compute import Start, compute_part
 from graft.activations.fill import Wanted
 from graft.data.importing import import_dataset
 from graft.data.manifest import DatasetVersion, open_dataset
-from graft.errors import StoreError
+from graft.errors import SpecError, StoreError
 
 ARCHITECTURES = ["squeezenet1_1", "resnet18", "shufflenet_v2_x0_5"]
 """The second with BatchNorm, the third with maps that are not channels_last."""
@@ -107,7 +107,7 @@ def test_float16_is_rounded_float32(any_lab: Lab) -> None:
 def test_numbers_too_large_for_float16_are_refused(local_lab: Lab) -> None:
     with torch.no_grad():
         next(local_lab.model.network.parameters()).mul_(1e6)
-    with pytest.raises(StoreError, match=r"do not fit into float16.*float32"):
+    with pytest.raises(SpecError, match=r"do not fit into float16.*float32"):
         local_lab.fill(Wanted("val", 0, 1), dtype="float16")
     assert objects(local_lab.store) == {}
 

@@ -13,9 +13,10 @@ IN_FRONT = Costs(row_bytes=3_211_264, trunk_s=0.0005, decode_s=0.006, read_bytes
 
 def sweep(trials: int, epochs: int = 5, views: int = 5, kept: bool = False) -> list[Reads]:
     train = [
-        Reads("train", view, 244, trials * epochs // views, kept) for view in range(1, views + 1)
+        Reads("train", view, 244, trials * epochs // views, 244 * kept)
+        for view in range(1, views + 1)
     ]
-    return [Reads("val", 0, 153, trials * (epochs + 1), kept), *train]
+    return [Reads("val", 0, 153, trials * (epochs + 1), 153 * kept), *train]
 
 
 def live(epochs: int, val: int) -> list[Reads]:
@@ -119,3 +120,13 @@ def test_budgets(budgets: Budgets, where: str) -> None:
 
 def test_what_is_in_the_store_takes_no_more_room_there() -> None:
     assert decide("auto", 12, sweep(12, kept=True), ANTS, Budgets(store_bytes=0)).cache
+
+
+def test_only_what_is_missing_takes_time_and_space() -> None:
+    grown = [Reads("train", 1, 1000, 5, kept=990)]
+    decision = decide("on", 12, grown, ANTS, Budgets(store_bytes=20 * ANTS.row_bytes))
+    assert (decision.nbytes, decision.new_bytes) == (1000 * ANTS.row_bytes, 10 * ANTS.row_bytes)
+    new = decide("on", 12, [Reads("train", 1, 1000, 5)], ANTS)
+    whole = decide("on", 12, [Reads("train", 1, 1000, 5, kept=1000)], ANTS)
+    computing = new.cached_s - whole.cached_s
+    assert decision.cached_s - whole.cached_s == pytest.approx(computing / 100)

@@ -32,13 +32,12 @@ def sweep_of(space, search=None, **base):
     return parse_job(sweep | {"scheduler": {"kind": "none"}}, "test", Sweep)
 
 
-def facts(depth, lane=True):
-    return Facts(
-        train=20, val=10, stages=STAGES, head_gflops=0.5, depth=depth, lane=lane and depth == 3
-    )
+def facts(depth, lanes=100):
+    lanes = lanes if depth == 3 else 0
+    return Facts(train=20, val=10, stages=STAGES, head_gflops=0.5, depth=depth, lanes=lanes)
 
 
-def planned(sweep, depths=None, view_sets=1):
+def planned(sweep, depths=None, view_sets=1, lanes=100):
     """Plan with made-up facts; `depths`: what the values of backbone.freeze mean."""
     from graft.spec import trial_spec
 
@@ -46,7 +45,7 @@ def planned(sweep, depths=None, view_sets=1):
     found = []
     for changes in grid(sweep.space):
         spec = trial_spec(sweep.base, changes, "test")
-        found.append(Resolved(changes, spec, facts(depths[spec.backbone.freeze])))
+        found.append(Resolved(changes, spec, facts(depths[spec.backbone.freeze], lanes)))
     return make_plan(sweep, found, SPEED, view_sets)
 
 
@@ -120,8 +119,11 @@ def test_the_forecast_is_the_sum_of_its_parts():
     spec = plan.trials[0].spec
     alone = trial_cost(spec, facts(3), cached=True).seconds(SPEED)
     assert plan.cached_s == pytest.approx(plan.trunks[0].seconds + 2 * alone)
-    assert plan.trial_s == trial_cost(spec, facts(3), cached=False).seconds(SPEED)
-    assert plan.uncached_s == pytest.approx(2 * plan.trial_s)
+    # The shortest trial's activations are computed once and read ever after.
+    assert plan.trial_s == plan.trunks[0].seconds + alone
+    uncached = trial_cost(spec, facts(3), cached=False).seconds(SPEED)
+    assert plan.uncached_s == pytest.approx(2 * uncached)
+    assert plan.trial_s < uncached
 
 
 @pytest.mark.parametrize("off", [{"cache": "off"}, {"train__mixup_alpha": 0.2}])
@@ -142,6 +144,20 @@ def test_heads_that_differ_in_rates_alone_are_a_batch():
     assert plan.batches == ((9, 10, 11, 12), (13, 14, 15, 16))
     smoothing = [plan.trial(n).changes["train.label_smoothing"] for n in plan.batches[1]]
     assert smoothing == [0.1] * 4
+
+
+def test_trials_of_several_workers_are_no_batch():
+    space = {"train.optimizer.lr": RATES}
+    sweep = sweep_of(space, backbone__freeze="all", scaling={"workers": 2})
+    assert planned(sweep).batches == ()
+
+
+def test_a_batch_has_as_many_heads_as_memory_has_room_for():
+    rates = {"train.optimizer.lr": {"choice": [0.5, 0.4, 0.3, 0.2, 0.1]}}
+    sweep = sweep_of(rates, backbone__freeze="all")
+    assert planned(sweep, lanes=3).batches == ((1, 2, 3), (4, 5))
+    assert planned(sweep, lanes=2).batches == ((1, 2), (3, 4))  # the last is trained alone
+    assert planned(sweep, lanes=1).batches == ()
 
 
 def test_another_seed_is_another_batch_and_of_random_weights_another_trunk():
@@ -202,7 +218,7 @@ def test_facts_are_found_in_the_store_and_in_the_network(colours):
     assert resolved.spec.dataset.version != "latest"
     assert resolved.spec.train.batch_size == 4
     found = resolved.facts
-    assert (found.train, found.val, found.depth, found.lane) == (39, 15, 6, False)
+    assert (found.train, found.val, found.depth, found.lanes) == (39, 15, 6, 0)
     assert [stage.name for stage in found.stages][-1] == "fire9"
     # fire6's end: 384 channels, the 32 pixels three times halved, less the convolution's edge.
     assert found.stages[5].bytes == 4 * 384
@@ -242,6 +258,20 @@ def test_the_recorded_base_leaves_nothing_open_that_trials_share(colours):
     archs = {"backbone.arch": {"choice": ["squeezenet1_1", "resnet18"]}}
     recorded, _ = prepare_sweep(colours, sweep_of(archs, preprocess=None), SPEED)
     assert recorded.base.preprocess is None
+
+
+def test_rates_by_stage_are_for_the_trials_that_train_stages(colours):
+    space = {
+        "backbone.freeze": {"choice": ["all", -1]},
+        "train.rates.factor": {"choice": [0.5, 0.25]},
+    }
+    rates = {"kind": "decay", "factor": 0.5}
+    _, plan = prepare_sweep(colours, sweep_of(space, train__rates=rates), SPEED)
+    kinds = {trial.changes["backbone.freeze"]: trial.spec.train.rates.kind for trial in plan.trials}
+    assert kinds == {"all": "uniform", -1: "decay"}
+    always = {"train.rates.factor": {"choice": [0.5, 0.25]}}
+    with pytest.raises(SpecError, match=r"train\.rates has no effect: the head alone is trained"):
+        prepare_sweep(colours, sweep_of(always, backbone__freeze="all", train__rates=rates), SPEED)
 
 
 def test_every_trunk_that_a_space_can_reach(colours):

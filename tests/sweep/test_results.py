@@ -64,7 +64,7 @@ def some_sweep(**changes):
 
 
 def some_plan(sweep):
-    facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, True)
+    facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, 0)
     found = [Resolved({RATE: 0.1}, sweep.base, facts)]
     return make_plan(sweep, found, Throughput(gflops=1.0, images=1.0))
 

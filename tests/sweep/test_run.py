@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 from colours import colour_spec, draw_colours, new_run
 from graft.data.importing import import_dataset
-from graft.errors import Interrupted
+from graft.errors import Interrupted, RunFailed
 from graft.registry import get_model
 from graft.spec import Sweep, parse_job
 from graft.store import Store
 from graft.sweep.events import Done
 from graft.sweep.plan import Throughput
 from graft.sweep.resolve import prepare_sweep
-from graft.sweep.results import create_sweep, read_sweep_result, read_trials
+from graft.sweep.results import create_sweep, read_plan, read_sweep_result, read_trials
 from graft.sweep.run import run_sweep
+from graft.sweep.trial import Bench, Compared, one_process, train_together
 from graft.training.runs import read_result
 
 RESNET = {"arch": "resnet18", "weights": "none", "freeze": "all"}
@@ -116,6 +118,22 @@ def test_trials_that_diverge_or_fail_are_marked_and_the_sweep_goes_on(store, ray
     assert result.best.changes == {"train.batch_size": 8, "train.optimizer.lr": 5e-3}
 
 
+def test_a_sweep_without_a_best_trial_fails_and_says_why(store):
+    sweep_id = make(store, {"train.optimizer.lr": {"choice": [1e30, 1e31]}})
+    why = "no trial gave a finite val.accuracy: 2 of 2 trials ended with: train loss was"
+    with pytest.raises(RunFailed, match=why):
+        run(store, sweep_id)
+    assert [trial.state for trial in read_trials(store, sweep_id)] == ["diverged"] * 2
+    assert read_sweep_result(store, sweep_id) is None
+
+
+def test_what_no_activations_stand_for_is_counted(store):
+    space = {"train.optimizer.lr": {"choice": [5e-3, 1e-2]}}
+    result = run(store, make(store, space, base={"cache": "off"}))
+    # Two heads as one computation: validation before and after both epochs, and these.
+    assert result.trunk_images == 3 * 15 + 2 * 39
+
+
 def test_a_lane_that_diverges_leaves_the_others_alone(store):
     result = run(store, make(store, {"train.optimizer.lr": {"choice": [5e-3, 1e30, 1e-2]}}))
     assert [trial.state for trial in result.trials] == ["finished", "diverged", "finished"]
@@ -176,6 +194,7 @@ def test_other_searches_and_schedulers(store, ray_cluster, search, scheduler):
     assert result.model == "colours@1"
 
 
+@pytest.mark.slow
 def test_trials_that_mix_images_do_not_read_kept_activations(store, ray_cluster):
     run(store, make(store, RATES))
     space = {"train.mixup_alpha": {"choice": [0, 0.5]}}
@@ -228,6 +247,16 @@ def test_no_trial_starts_once_the_time_is_spent(store, ray_cluster):
     result = run(store, sweep_id)
     assert time.monotonic() - began < 60
     assert sum(result.states.values()) < 4 or result.states.get("stopped")
+
+
+def test_heads_that_are_trained_together_stop_once_the_time_is_spent(store):
+    sweep_id = make(store, RATES, base={"train__epochs": 3})
+    compared = Compared("val.accuracy", "max", "best")
+    bench = Bench(store, sweep_id, compared, one_process(torch.device("cpu")))
+    trials = read_plan(store, sweep_id).trials
+    outcomes = train_together(bench, trials, lambda trial, epoch: None, seconds=0.0)
+    assert [(len(p.epochs), p.ended) for p, _ in outcomes] == [(1, False)] * 2
+    assert all(store.exists(p.checkpoint) for p, _ in outcomes)
 
 
 @pytest.mark.slow

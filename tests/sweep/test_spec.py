@@ -206,6 +206,10 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
         "scheduler.quantile (0.25) of 2 trials is less than one; raise search.trials",
     ),
     ({"budget__wall_time_s": 0}, "'budget.wall_time_s' is 0; input should be greater than 0"),
+    (
+        {"scheduler": {"kind": "hyperband"}, "budget__concurrency": 2},
+        "budget.concurrency: 2 does not go with scheduler.kind: hyperband, whose trials wait",
+    ),
     ({"budget__concurency": 2}, "unknown key 'budget.concurency'; did you mean 'concurrency'?"),
     ({"best": {"kind": "retrain", "epochs": 5}}, "best.epochs is base.train.epochs; leave it out"),
     ({"base__register": {"model": "x"}}, "base.register has no effect in a sweep; the sweep's o"),

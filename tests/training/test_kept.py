@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load
 
 from colours import colour_spec, draw_colours, new_run, train_together
+from graft.activations.catalogue import list_activations
 from graft.activations.compute import BATCH_SIZE
 from graft.data.importing import import_dataset
 from graft.errors import SpecError
@@ -67,6 +68,32 @@ def test_with_kept_activations_a_run_has_the_very_numbers_of_one_without(
     tails = [tail_of(whole_store, run) for run in runs.values()]
     assert all(torch.equal(tails[0][name], tails[1][name]) for name in tails[0])
     assert whole_store.children("activations/")
+
+
+@pytest.mark.parametrize("freeze", ["all", 2])
+def test_float16_takes_half_the_bytes_and_moves_losses_by_rounding(
+    whole_store, train_alone, freeze
+):
+    spec = {
+        **RESNET,
+        "backbone__freeze": freeze,
+        "augment": {"kind": "standard", "views": 2},
+        "train__batch_size": BATCH_SIZE,
+        "train__epochs": 3,
+    }
+    histories = []
+    for changes in ({"cache": "on"}, {"cache": "on", "cache_dtype": "float16"}):
+        run = new_run(whole_store, colour_spec(**spec, **changes))
+        train_alone(whole_store, run)
+        histories.append(read_result(whole_store, run).history)
+    kept = dict.fromkeys(("float32", "float16"), 0)
+    for entry in list_activations(whole_store):
+        kept[entry.key.dtype] += entry.bytes
+    assert kept["float16"] == pytest.approx(kept["float32"] / 2, rel=0.05)  # and some headers
+    assert histories[0] != histories[1]
+    for one, other in zip(*histories, strict=True):
+        for loss in ("train_loss", "val_loss"):
+            assert one[loss] == pytest.approx(other[loss], rel=5e-2, abs=1e-3)
 
 
 def test_at_another_batch_size_the_numbers_are_the_same_but_for_rounding(whole_store, train_alone):
@@ -156,3 +183,28 @@ def test_where_nothing_is_frozen_there_is_nothing_to_keep(colour_store, train_al
     run = new_run(colour_store, colour_spec(backbone__freeze=0, train__epochs=1, cache="on"))
     with pytest.raises(SpecError, match="cache: on has no effect: nothing is frozen"):
         train_alone(colour_store, run)
+
+
+def test_a_store_may_hold_so_many_bytes_of_activations(colour_store, train_alone, monkeypatch):
+    spec = {**RESNET, "backbone__freeze": "all", "augment": {"kind": "standard", "views": 2}}
+    monkeypatch.setenv("GRAFT_ACTIVATIONS_GB", "0.0001")
+    events = train_alone(colour_store, new_run(colour_store, colour_spec(**spec)))
+    assert "not cached: activations take " in decisions(events)[0]
+    assert "the store has room for 100 kB" in decisions(events)[0]
+    monkeypatch.setenv("GRAFT_ACTIVATIONS_GB", "0.001")
+    train_alone(colour_store, new_run(colour_store, colour_spec(**spec, cache="on")))
+    assert colour_store.children("activations/")
+
+
+def test_activations_of_some_epochs_are_kept_where_later_ones_freeze_nothing(
+    colour_store, train_alone
+):
+    spec = colour_spec(
+        **RESNET,
+        backbone__freeze="all",
+        augment={"kind": "standard", "views": 1},
+        train__unfreeze=[{"epoch": 3, "freeze": 0}],
+        cache="on",
+    )
+    events = train_alone(colour_store, new_run(colour_store, spec))
+    assert computed(events) == 39 + 15

@@ -30,14 +30,15 @@ def claimed(
     key: str,
     lease_s: float = LEASE_S,
     waiting: Callable[[str], object] = lambda holder: None,
+    pause: Callable[[float], object] = time.sleep,
 ) -> Iterator[None]:
     """Hold the claim at `key` during the block; wait for it, or take it from a dead process.
 
     Whether a holder is alive is seen by its claim moving, on this process's own clock.
-    `waiting` is told once whom this process waits for.
+    `waiting` is told once whom this process waits for; `pause` waits a part of it, in seconds.
     """
     owner = uuid.uuid4().hex
-    _acquire(store, key, owner, lease_s, waiting)
+    _acquire(store, key, owner, lease_s, waiting, pause)
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(store, key, owner, lease_s / BEATS, ended))
     heart.daemon = True  # an interpreter that ends does not wait for it
@@ -51,7 +52,12 @@ def claimed(
 
 
 def _acquire(
-    store: Store, key: str, owner: str, lease_s: float, waiting: Callable[[str], object]
+    store: Store,
+    key: str,
+    owner: str,
+    lease_s: float,
+    waiting: Callable[[str], object],
+    pause: Callable[[float], object],
 ) -> None:
     seen, since = b"", time.monotonic()
     told = False
@@ -72,7 +78,7 @@ def _acquire(
             told = True
             holder = json.loads(found.data)
             waiting(f"process {holder['process']} on {holder['host']}")
-        time.sleep(min(POLL_S, lease_s / 4))
+        pause(min(POLL_S, lease_s / 4))
 
 
 def _beat(store: Store, key: str, owner: str, every_s: float, ended: threading.Event) -> None:

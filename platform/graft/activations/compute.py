@@ -20,11 +20,14 @@ from graft.backend import explained
 from graft.data.loader import ImageLoader, Share, to_tensor
 from graft.data.manifest import Image
 from graft.spec import Preprocess
-from graft.store import Store, cache_folder
+from graft.store import Store, cache_folder, remove_leftovers
 
 BATCH_SIZE = 32
 """Images in every batch of the trunk, the last one too, whoever computes them: at one size
 and layout, an image's activations are the same bits in any company and position."""
+
+PENDING = 4
+"""Full shards of a depth that may wait for the store."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def compute_part(
     scratch = cache_folder()
     with explained(f"the node-local cache {scratch}"):
         scratch.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(scratch)
         temporary = tempfile.TemporaryDirectory(dir=scratch, prefix=".tmp-activations-")
     with temporary, ThreadPoolExecutor(2, thread_name_prefix="put") as pool:
         outputs = {
@@ -241,3 +245,5 @@ class _Output:
             )
 
         self._parts.append(self._pool.submit(put))
+        if len(self._parts) > PENDING:  # no faster than the store takes them, and no further
+            self._parts[-PENDING - 1].result()

@@ -21,8 +21,8 @@ class Reads:
     images: int
     times: int
     """Over all epochs of all trials."""
-    kept: bool = False
-    """Whether their activations are in the store already."""
+    kept: int = 0
+    """Images whose activations are in the store already."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def decide(
     pays = [read for read in reads if _with(read, costs) < _without(read, costs)]
     keep = tuple(reads if mode == "on" else pays)
     nbytes = costs.row_bytes * sum(read.images for read in keep)
-    new_bytes = costs.row_bytes * sum(read.images for read in keep if not read.kept)
+    new_bytes = costs.row_bytes * sum(read.images - read.kept for read in keep)
     cached_s = sum(_with(read, costs) if read in keep else _without(read, costs) for read in reads)
 
     def no(reason: str) -> Decision:
@@ -157,7 +157,7 @@ def _with(read: Reads, costs: Costs) -> float:
     """Return the seconds of computing and writing once, where still to do, and of reading."""
     once = costs.decode_s + costs.trunk_s + costs.row_bytes / costs.write_bytes_s
     each = costs.row_bytes / costs.read_bytes_s
-    return read.images * ((0.0 if read.kept else once) + read.times * each)
+    return (read.images - read.kept) * once + read.images * read.times * each
 
 
 def _short(nbytes: int, new_bytes: int, budgets: Budgets) -> str | None:

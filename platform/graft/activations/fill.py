@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -100,12 +101,13 @@ def fill(
     job_images: int = JOB_IMAGES,
     lease_s: float = LEASE_S,
     waiting: Callable[[str], object] = lambda holder: None,
+    pause: Callable[[float], object] = time.sleep,
 ) -> Filled:
     """Return all that is wanted, computing what nobody has yet.
 
     Of several processes that want activations of one network and dataset at once, one
     computes and the others wait, `waiting` being told for whom; a dead one's work is taken
-    over after `lease_s`, from the jobs it had finished.
+    over after `lease_s`, from the jobs it had finished. `pause` is called to wait, in seconds.
 
     Raises:
         StoreError: no space left, or the store cannot be used; only whole jobs are kept.
@@ -117,7 +119,7 @@ def fill(
     # Every deeper digest follows from the first stage's: one claim covers all depths and
     # views of a network, so that whoever comes second finds shallower activations to go on from.
     claim = f"activations/claims/{naming.chain.digests[1][:16]}-{dataset.manifest.name}.json"
-    with claimed(store, claim, lease_s, waiting):
+    with claimed(store, claim, lease_s, waiting, pause):
         left = [item for item in wanted if not _find_all(store, dataset, naming, [item], filled)]
         jobs, ready = plan_jobs(store, dataset, naming, left, job_images)
         of_split = {(item.split, item.view, item.depth): item for item in left}

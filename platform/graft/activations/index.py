@@ -150,6 +150,12 @@ def commit_index(
             f"{store.uri}/{key.folder} holds activations of several shapes; "
             f"{_remove(key.folder + '/')}"
         )
+    there = _shards(store, key)
+    if any(there.get(part.shard.name) != part.shard.size for part in needed):
+        raise StoreError(
+            f"{store.uri}/{key.folder}: shards were removed while others were computed; "
+            "run it again"
+        )
     index = Index(
         dataset=dataset.manifest.ref, split=split, images=len(images), parts=tuple(needed)
     )

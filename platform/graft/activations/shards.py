@@ -19,7 +19,7 @@ from torch import Tensor
 from graft.activations.index import Part
 from graft.activations.key import BYTES, Dtype, Key
 from graft.backend import explained
-from graft.errors import StoreError
+from graft.errors import SpecError, StoreError
 from graft.store import Store
 
 SHARD_BYTES = 64 << 20
@@ -62,12 +62,13 @@ class ShardWriter:
         """Append activations as they lie in memory: (b, *row_shape) contiguous float32.
 
         Raises:
-            StoreError: the disk is full, or a number is too large for the dtype.
+            StoreError: the disk is full.
+            SpecError: a number is too large for the dtype.
         """
         if self._dtype == "float16" and (largest := rows.abs().max().item()) > _LARGEST_FLOAT16:
-            raise StoreError(
+            raise SpecError(
                 f"activations up to {largest:.3g} do not fit into float16, whose largest number "
-                "is 65,504; keep them as float32"
+                "is 65,504; use cache_dtype: float32"
             )
         data = rows.to(_DTYPES[self._dtype]).view(-1).view(torch.uint8).numpy().data
         self._left -= len(data)

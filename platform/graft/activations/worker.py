@@ -98,7 +98,8 @@ def fill_on_ray(
         )
         # Packed once: as an argument it would be unpacked for every task.
         shared = [ray.put(setting)]
-        task = ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus)(_compute)
+        # Of a process with a GPU Ray would make a new one for every job.
+        task = ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus, max_calls=0)(_compute)
         total, finished = sum(len(job.images) for job in jobs), 0
         running = {task.remote(shared, job): job for job in jobs}
         try:

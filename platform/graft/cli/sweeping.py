@@ -16,7 +16,7 @@ from graft.cli.output import console, emit
 if TYPE_CHECKING:
     from graft.spec import Sweep
     from graft.store import Store
-    from graft.sweep.events import Advanced, SweepEvent
+    from graft.sweep.events import Advanced, Computing, SweepEvent
     from graft.sweep.plan import Plan
     from graft.sweep.results import SweepResult, TrialRecord
 
@@ -114,6 +114,7 @@ class SweepProgress:
         self._running: dict[int, Advanced] = {}
         self._states: Counter[str] = Counter()
         self._best: tuple[float, int] | None = None
+        self._computing: Computing | None = None
         console.print(f"sweep {sweep_id}: {count} trials", highlight=False)
         self._live = Live(console=console, transient=True, get_renderable=self._table)
 
@@ -131,9 +132,12 @@ class SweepProgress:
 
     def _show(self, event: "SweepEvent") -> None:
         """Show what happened."""
-        from graft.sweep.events import Advanced, Done
+        from graft.sweep.events import Advanced, Computing, Done
 
-        if isinstance(event, Advanced):
+        self._computing = None
+        if isinstance(event, Computing):
+            self._computing = event
+        elif isinstance(event, Advanced):
             self._running[event.number] = event
         elif isinstance(event, Done):
             self._done(event.record)
@@ -161,9 +165,11 @@ class SweepProgress:
     def _say(self, text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def _table(self) -> Table:
+    def _table(self) -> Table | Text:
         from graft.sweep.space import describe
 
+        if work := self._computing:
+            return Text(f"computing activations: {work.images:,} of {work.total:,} images")
         best = f"best {self._best[0]:.4f} (trial {self._best[1]})" if self._best else ""
         done = sum(self._states.values())
         states = ", ".join(f"{n} {state}" for state, n in sorted(self._states.items()))
@@ -184,8 +190,8 @@ class SweepProgress:
         return table
 
 
-def run_and_show(store: "Store", sweep_id: str, json: bool) -> None:
-    """Run, or go on with, a recorded sweep; show its progress and then its result."""
+def run_and_show(store: "Store", sweep_id: str, json: bool) -> "SweepResult":
+    """Run, or go on with, a recorded sweep; show its progress and then its result; return it."""
     from graft.cluster.local import ray_session
     from graft.sweep.results import read_plan, read_sweep, read_sweep_result
 
@@ -199,6 +205,7 @@ def run_and_show(store: "Store", sweep_id: str, json: bool) -> None:
 
             result = run_sweep(store, sweep_id, show, ray_session)
     emit(result_document(result), json, lambda: sweep_table(result))
+    return result
 
 
 def result_document(result: "SweepResult") -> dict[str, Any]:
@@ -283,12 +290,14 @@ def _forecast(sweep: "Sweep", plan: "Plan") -> list[str]:
     most = "" if plan.trials else "at most "
     speed = plan.throughput
     lines = [
-        f"activations: {most}{size_text(plan.bytes)} in float32",
+        f"activations: {most}{size_text(plan.bytes)}",
         f"forecast: {most}{time_text(plan.cached_s)} with each trunk computed once, "
         f"{most}{time_text(plan.uncached_s)} without "
         f"(at {speed.gflops:.3g} GFLOP/s and {speed.images:.3g} images/s decoded, measured here)",
     ]
-    if sweep.scheduler.kind not in ("none", "pbt"):
+    together = sum(len(batch) for batch in plan.batches)
+    scheduled = sweep.base.scaling.workers == 1 and together < plan.count
+    if sweep.scheduler.kind not in ("none", "pbt") and scheduled:
         lines.append(f"{sweep.scheduler.kind} stops trials early: less, how much is not known")
     if sweep.budget.wall_time_s:
         lines.append(f"budget: {time_text(sweep.budget.wall_time_s)}, whatever is done by then")

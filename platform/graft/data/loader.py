@@ -89,6 +89,8 @@ class ImageLoader:
         self._decoded: dict[str, PILImage.Image] = {}
         self._free = settings.decoded_cache_mb << 20
         self._lock = Lock()
+        self.rendered = 0
+        """Images of all batches so far."""
 
     def batches(
         self, images: Sequence[Image], shares: Sequence[Share], view: int
@@ -107,6 +109,7 @@ class ImageLoader:
                         for row, image in enumerate(chosen)
                     ]
                     pending.append((Batch(pixels, labels, share), tasks))
+                    self.rendered += len(chosen)
                     if len(pending) > self._settings.prefetch:
                         yield _finished(*pending.popleft())
                 while pending:

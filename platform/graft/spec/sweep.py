@@ -264,8 +264,8 @@ class Budget(Section):
     """What a sweep may take, beside `search.trials`."""
 
     wall_time_s: PositiveFloat | None = None
-    """Seconds after which no trial starts and running ones stop after their epoch, but for heads
-    that are trained as one computation, which finish; null: none."""
+    """Seconds after which no trial starts and running ones stop, with the epochs that they have
+    finished; null: none. Computing activations is never cut short."""
     concurrency: Positive | Literal["auto"] = "auto"
     """Trials at the same time, at most; `auto`: as many as fit the CPUs and GPUs."""
 
@@ -334,6 +334,11 @@ class Sweep(Section):
         self._check_scheduler()
         if self.scheduler.kind == "pbt":
             self._check_population(self.scheduler)
+        if self.scheduler.kind in ("pbt", "hyperband") and self.budget.concurrency != "auto":
+            raise ValueError(
+                f"budget.concurrency: {self.budget.concurrency} does not go with scheduler.kind: "
+                f"{self.scheduler.kind}, whose trials wait for each other; leave it auto"
+            )
         if self.warm_start is not None and self.search.kind not in ("tpe", "bohb"):
             raise ValueError(
                 f"warm_start has no effect with search.kind: {self.search.kind}; use tpe or bohb"

@@ -165,7 +165,7 @@ def _document(
         "checkpoint": progress.checkpoint,
         "ended": progress.ended,
         "values": values,
-        "trunk_images": computed,
+        "trunk_images": computed + progress.trunk_images,
         "run": run,
     }
 
@@ -176,7 +176,12 @@ def epochs_of(progress: dict[str, Any]) -> tuple[TrialEpoch, ...]:
 
 
 def batch_on_ray(
-    uri: str, sweep_id: str, compared: Compared, batch: Sequence[Trial], scaling: Scaling
+    uri: str,
+    sweep_id: str,
+    compared: Compared,
+    batch: Sequence[Trial],
+    scaling: Scaling,
+    seconds: float | None,
 ) -> list[tuple[Progress, float]]:
     """Train heads as one computation in a task on the connected Ray."""
 
@@ -185,7 +190,7 @@ def batch_on_ray(
         keep_freed_memory()
         ranks = one_process(device_of(scaling))
         bench = Bench(Store.open(uri), sweep_id, compared, ranks)
-        return train_together(bench, batch, lambda trial, epoch: None)
+        return train_together(bench, batch, lambda trial, epoch: None, seconds)
 
     task = ray.remote(num_cpus=scaling.cpus_per_worker, num_gpus=scaling.gpus_per_worker)(train)
     try:
@@ -202,8 +207,17 @@ def on_a_line(error: Exception) -> str:
 
 
 def device_of(scaling: Scaling) -> torch.device:
-    """Return where a trial trains, set to give the same numbers every time."""
-    if scaling.gpus_per_worker == 0 or not torch.cuda.is_available():
+    """Return where a trial trains, set to give the same numbers every time.
+
+    Raises:
+        ResourceError: it asks for a GPU, and there is none here.
+    """
+    if scaling.gpus_per_worker == 0:
         return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ResourceError(
+            "base.scaling.gpus_per_worker is 1, and there is no GPU here that torch can use; set "
+            "it to 0, or name a cluster in RAY_ADDRESS"
+        )
     repeat_exactly()
     return torch.device("cuda")

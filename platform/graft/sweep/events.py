@@ -14,6 +14,14 @@ class Noted:
 
 
 @dataclass(frozen=True)
+class Computing:
+    """Views of images have gone through the trunk that trials share."""
+
+    images: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Advanced:
     """A trial has started, or an epoch of it is done."""
 
@@ -34,4 +42,4 @@ class Done:
     record: TrialRecord
 
 
-SweepEvent = Noted | Advanced | Done
+SweepEvent = Noted | Computing | Advanced | Done

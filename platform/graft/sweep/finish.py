@@ -1,6 +1,7 @@
 """The end of a sweep: the best trial's weights become a model version, and the result is told."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,26 +9,21 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from graft.backbones.trunk import trunk_chain
-from graft.errors import StoreError
-from graft.registry import ModelVersion
+from graft.errors import RunFailed, StoreError
 from graft.spec import Finetune, Register, Retrain, Sweep
 from graft.store import Store, sha256
 from graft.sweep.ledger import Ledger
 from graft.sweep.results import (
     BestTrial,
     SweepResult,
+    TrialEpoch,
     TrialRecord,
     best_trial,
     count_states,
     publish_sweep,
 )
 from graft.training.average import copy_into
-from graft.training.checkpoint import (
-    Checkpoint,
-    latest_checkpoint,
-    load_state,
-    read_checkpoint,
-)
+from graft.training.checkpoint import latest_checkpoint, load_state, read_checkpoint
 from graft.training.finish import register_model
 from graft.training.plan import make_plan
 from graft.training.prepare import assemble
@@ -45,27 +41,29 @@ def finish_sweep(
     specs: Callable[[TrialRecord], Finetune],
     train: Train,
 ) -> SweepResult:
-    """Take the best trial as it is, or train it again; register it; publish the result."""
+    """Take the best trial as it is, or train it again; register it; publish the result.
+
+    Raises:
+        RunFailed: there is no best trial.
+    """
     trials = [ledger.records[number] for number in sorted(ledger.records)]
     search = sweep.search
     best = best_trial(trials, search.metric, search.mode)
-    run, model, metrics = None, None, dict[str, dict[str, Any]]()
-    if best:
-        record = next(r for r in trials if r.number == best.number)
-        spec = specs(record)
-        if isinstance(sweep.best, Retrain):
-            # The id follows from the sweep's: who comes back goes on with the same run.
-            again = train(create_run(store, retrained(spec, sweep.best), f"{sweep_id}-best"))
-            run = again.run
-            metrics = {part: again.metrics[part] for part in ("train", "val")}
-            if sweep.register_:
-                target = sweep.register_
-                model = _register_run(store, sweep_id, retrained(spec, sweep.best), target, again)
-        else:
-            run = record.run
-            metrics = _metrics(record, best)
-            if sweep.register_:
-                model = _register(store, sweep_id, spec, sweep.register_, record, best).ref
+    if best is None:
+        raise RunFailed(f"{sweep_id}: no trial gave a finite {search.metric}: {_why(trials)}")
+    record = next(r for r in trials if r.number == best.number)
+    spec, model, run = specs(record), None, record.run
+    if isinstance(sweep.best, Retrain):
+        # The id follows from the sweep's: who comes back goes on with the same run.
+        spec = retrained(spec, sweep.best)
+        again = train(create_run(store, spec, f"{sweep_id}-best"))
+        run, metrics = again.run, {part: again.metrics[part] for part in ("train", "val")}
+    else:
+        metrics = _metrics(record.epochs, best.epoch)
+    if sweep.register_ and run:
+        model, metrics = _register_run(store, sweep_id, spec, sweep.register_, run)
+    elif sweep.register_:
+        model, metrics = _register(store, sweep_id, spec, sweep.register_, record, best)
     result = SweepResult(
         sweep=sweep_id,
         metric=search.metric,
@@ -91,8 +89,17 @@ def retrained(spec: Finetune, best: Retrain) -> Finetune:
     return spec.model_copy(update={"train": train})
 
 
-def _metrics(record: TrialRecord, best: BestTrial) -> dict[str, dict[str, Any]]:
-    epoch = next(epoch for epoch in record.epochs if epoch.epoch == best.epoch)
+def _why(trials: Sequence[TrialRecord]) -> str:
+    """Return what most trials ended with."""
+    errors = Counter(trial.error for trial in trials if trial.error)
+    if not errors:
+        return "the time was up before one finished an epoch; raise budget.wall_time_s"
+    (error, count), *_ = errors.most_common(1)
+    return f"{count} of {len(trials)} trials ended with: {error}"
+
+
+def _metrics(epochs: Sequence[TrialEpoch | Epoch], number: int) -> dict[str, dict[str, Any]]:
+    epoch = next(epoch for epoch in epochs if epoch.epoch == number)
     return {"train": dict(epoch.train), "val": dict(epoch.val)}
 
 
@@ -103,20 +110,20 @@ def _register(
     target: Register,
     record: TrialRecord,
     best: BestTrial,
-) -> ModelVersion:
-    """Register the weights that a trial kept."""
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Register the weights that a trial kept; return NAME@VERSION and their metrics."""
     assembly = assemble(store, spec)
     plan = make_plan(assembly.model, spec.backbone, spec.train)
     number = best.epoch if target.weights == "best" else record.epochs[-1].epoch
-    tail = _tail(store, record, target)
+    tail = _tail(store, record)
     assembly = assemble(store, spec, plan.depth(number))
     # Of the initial weights, which is what the trunk still has.
     chain = trunk_chain(assembly.model, assembly.contract)
     copy_into(assembly.model.network.state_dict(), tail)
     epoch = next(e for e in record.epochs if e.epoch == number)
-    return register_model(
+    version = register_model(
         store,
-        record.run or f"{sweep_id}/{record.number}",
+        f"{sweep_id}/{record.number}",
         spec,
         target,
         assembly,
@@ -124,38 +131,33 @@ def _register(
         Epoch(epoch=number, train=dict(epoch.train), val=dict(epoch.val)),
         sweep_id,
     )
+    return version.ref, _metrics(record.epochs, number)
 
 
 def _register_run(
-    store: Store, sweep_id: str, spec: Finetune, target: Register, result: Result
-) -> str:
-    """Register what a run trained; return NAME@VERSION."""
-    last = latest_checkpoint(store, result.run)
+    store: Store, sweep_id: str, spec: Finetune, target: Register, run: str
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Register what a run of its own trained; return NAME@VERSION and its metrics.
+
+    A run's best epoch is that of the best accuracy, whatever the sweep compares.
+    """
+    last = latest_checkpoint(store, run)
     if last is None:
-        raise StoreError(f"{result.run} is finished, and none of its checkpoints is there")
-    tail, chosen = _tail_of_run(store, last, target)
-    assembly = assemble(store, spec, chosen.freeze)
-    chain = trunk_chain(assembly.model, assembly.contract)
-    copy_into(assembly.model.network.state_dict(), tail)
-    epoch = chosen.history[-1]
-    return register_model(store, result.run, spec, target, assembly, chain, epoch, sweep_id).ref
-
-
-def _tail_of_run(
-    store: Store, last: Checkpoint, target: Register
-) -> tuple[dict[str, Tensor], Checkpoint]:
-    """Return the weights that are wanted of a run, and the checkpoint that has them."""
+        raise StoreError(f"{run} is finished, and none of its checkpoints is there")
     best = target.weights == "best" and last.best
     chosen = read_checkpoint(store, best) if best else last
     state = load_state(store, chosen)
-    return state.average or state.tail, chosen
+    assembly = assemble(store, spec, chosen.freeze)
+    chain = trunk_chain(assembly.model, assembly.contract)
+    copy_into(assembly.model.network.state_dict(), state.average or state.tail)
+    epoch = chosen.history[-1]
+    version = register_model(store, run, spec, target, assembly, chain, epoch, sweep_id)
+    return version.ref, _metrics(chosen.history, epoch.epoch)
 
 
-def _tail(store: Store, record: TrialRecord, target: Register) -> dict[str, Tensor]:
+def _tail(store: Store, record: TrialRecord) -> dict[str, Tensor]:
     if record.checkpoint is None:
         raise StoreError(f"trial {record.number} kept no weights, though it is the best")
-    if record.run:  # of several workers: its checkpoints are those of `graft train`
-        return _tail_of_run(store, read_checkpoint(store, record.checkpoint), target)[0]
     data = store.read(record.checkpoint).data
     if sha256(data) not in record.checkpoint:
         raise StoreError(f"{store.uri}/{record.checkpoint} is damaged: its SHA-256 is another")

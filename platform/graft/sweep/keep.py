@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from graft.activations.cost import Decision, Mode
-from graft.activations.fill import Filled, Naming, Runner, Wanted, fill, run_here
+from graft.activations.fill import Done, Filled, Job, Naming, Wanted, fill, run_here
 from graft.activations.key import view_name
 from graft.backbones.trunk import trunk_chain
 from graft.store import Store
@@ -73,12 +73,14 @@ def _share(
     chain = trunk_chain(assembly.model, assembly.contract)
     naming = naming_of(trials[0].spec, chain, device)
     data = training_data(assembly, trials[0].spec)
+    if device == "cpu" or torch.cuda.is_available():
+        assembly.model.to(torch.device(device))  # where what it costs is measured
     mode: Mode = "on" if any(trial.spec.cache == "on" for trial in trials) else "auto"
     stages = assembly.model.stages
 
     def tell(depth: int, decision: Decision) -> None:
         ledger.say(f"{stages.arch} through {stages.names[depth - 1]}: {decision.reason}")
-        ledger.kept_images += sum(read.images for read in decision.keep if read.kept)
+        ledger.kept_images += sum(read.kept for read in decision.keep)
 
     wanted = worth_keeping(
         store, mode, dict(sorted(reads.items())), assembly.model, data, naming, tell
@@ -87,21 +89,24 @@ def _share(
         ledger.trunk_images += filler(assembly, data, naming, wanted).trunk_forwards
 
 
-def fill_here(store: Store, device: torch.device, say: Callable[[str], object]) -> Filler:
+def fill_here(store: Store, device: torch.device, ledger: Ledger) -> Filler:
     """Return what computes missing activations in this process."""
 
     def filled(assembly: Assembly, data: Data, naming: Naming, wanted: Sequence[Wanted]) -> Filled:
         model = assembly.model.to(device)
-        run: Runner = run_here(store, model, data.loader, data.preprocess, device=device)
-        return fill(
-            store,
-            data.dataset,
-            naming,
-            wanted,
-            run,
-            waiting=lambda holder: say(
-                f"waiting for {holder}, which computes these activations now"
-            ),
-        )
+
+        def run(jobs: Sequence[Job], told: Done) -> None:
+            total, done = sum(len(job.images) for job in jobs), 0
+
+            def progress(images: int) -> None:
+                nonlocal done
+                done += images
+                ledger.computing(done, total)
+
+            run_here(store, model, data.loader, data.preprocess, device=device, progress=progress)(
+                jobs, told
+            )
+
+        return fill(store, data.dataset, naming, wanted, run, waiting=ledger.waiting)
 
     return filled

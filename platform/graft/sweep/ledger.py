@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from graft.spec import Budget
 from graft.store import Store
-from graft.sweep.events import Advanced, Done, Noted, SweepEvent
+from graft.sweep.events import Advanced, Computing, Done, Noted, SweepEvent
 from graft.sweep.plan import Trial
 from graft.sweep.results import State, TrialEpoch, TrialRecord, put_trial, read_trials
 from graft.sweep.trial import Compared
@@ -47,6 +47,14 @@ class Ledger:
     def say(self, text: str) -> None:
         """Tell a person something, on a line."""
         self._show(Noted(text))
+
+    def waiting(self, holder: str) -> None:
+        """Tell for which other process this one waits."""
+        self.say(f"waiting for {holder}, which computes these activations now")
+
+    def computing(self, images: int, total: int) -> None:
+        """Tell how far the trunk is."""
+        self._show(Computing(images, total))
 
     def advanced(self, trial: Trial, epoch: TrialEpoch | None) -> None:
         """Tell that a trial has begun, or finished an epoch."""

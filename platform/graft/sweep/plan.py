@@ -30,7 +30,7 @@ class StageCost:
     gflops: float
     """Forward; a multiply-add counts one."""
     bytes: int
-    """Of the activations at its end, in float32."""
+    """Of the activations at its end, as they are kept."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Facts:
     """Forward, for one image."""
     depth: int
     """The least number of stages that are frozen in any epoch: what is frozen in all of them."""
-    lane: bool
-    """Whether it can be trained as one computation with others (`training.lanes`)."""
+    lanes: int
+    """How many like it can be trained as one computation (`training.lanes`); 0: it cannot."""
 
     @property
     def trunk_gflops(self) -> float:
@@ -117,7 +117,7 @@ class Trunk(Section):
     images: int
     """Views of images that go through it: those of validation, and each view of training's."""
     bytes: int
-    """Of all these activations, in float32."""
+    """Of all these activations."""
     seconds: float
     """Forecast for computing them."""
     trials: tuple[int, ...]
@@ -144,7 +144,7 @@ class Plan(Section):
     uncached_s: float
     """The same where every trial decodes every image and runs its trunk in every epoch."""
     trial_s: float
-    """Forecast of the shortest trial alone, uncached."""
+    """Forecast of the shortest trial alone, its activations kept or not."""
 
     @property
     def bytes(self) -> int:
@@ -232,12 +232,12 @@ def make_plan(
         count=count,
         trials=trials if known else (),
         trunks=trunks if known else tuple(t.model_copy(update={"trials": ()}) for t in trunks),
-        batches=tuple(_batches(ordered)) if known else (),
+        batches=tuple(_batches(ordered)) if known and _batched(sweep) else (),
         throughput=throughput,
         # Of a bound: what does not pay is not kept.
         cached_s=cached_s if known else min(cached_s, uncached_s),
         uncached_s=uncached_s,
-        trial_s=min(uncached),
+        trial_s=min(min(uncached), min(cached) + min((t.seconds for t in trunks), default=0.0)),
     )
 
 
@@ -272,6 +272,7 @@ def trunk_family(spec: Finetune) -> str:
             spec.dataset.model_dump(mode="json"),
             spec.train.seed if backbone.weights == "none" else None,  # draws the weights
             [backbone.arch, backbone.weights, backbone.weights_sha256, spec.head.replaces],
+            spec.cache_dtype,
             spec.preprocess.model_dump(mode="json") if spec.preprocess else None,
         ]
     )
@@ -337,13 +338,20 @@ def _trunks(
     return tuple(trunks), used
 
 
+def _batched(sweep: Sweep) -> bool:
+    """Whether heads of a sweep are trained as one computation at all."""
+    return sweep.scheduler.kind != "pbt" and sweep.base.scaling.workers == 1
+
+
 def _batches(ordered: Sequence[Resolved]) -> Iterable[tuple[int, ...]]:
     """Yield the numbers of trials that can be trained as one computation."""
-    alike: dict[str, list[int]] = {}
+    alike: dict[tuple[str, int], list[int]] = {}
     for number, one in enumerate(ordered, 1):
-        if one.facts.lane:
-            alike.setdefault(_unbatched(one.spec), []).append(number)
-    return (tuple(numbers) for numbers in alike.values() if len(numbers) > 1)
+        if one.facts.lanes:
+            alike.setdefault((_unbatched(one.spec), one.facts.lanes), []).append(number)
+    for (_, lanes), numbers in alike.items():
+        batches = [numbers[i : i + lanes] for i in range(0, len(numbers), lanes)]
+        yield from (tuple(batch) for batch in batches if len(batch) > 1)
 
 
 def _unbatched(spec: Finetune) -> str:

@@ -11,13 +11,22 @@ import torch
 from pydantic import JsonValue
 from torch.utils.flop_counter import FlopCounterMode
 
-from graft.backbones.describe import FLOAT32_BYTES
+from graft.activations.key import BYTES, Dtype
 from graft.backbones.model import Steps, build, build_on_meta
 from graft.data.image import decode
 from graft.data.manifest import Image, open_dataset
 from graft.data.views import render
 from graft.errors import SpecError
-from graft.spec import Backbone, Choice, Finetune, Head, Preprocess, Sweep, trial_spec
+from graft.spec import (
+    Backbone,
+    Choice,
+    Finetune,
+    Head,
+    Preprocess,
+    Sweep,
+    UniformRates,
+    trial_spec,
+)
 from graft.store import Store
 from graft.sweep.plan import Facts, Plan, Resolved, StageCost, Throughput, check_budget, make_plan
 from graft.sweep.space import (
@@ -29,7 +38,7 @@ from graft.sweep.space import (
     size,
     values_of,
 )
-from graft.training.lanes import laned
+from graft.training.lanes import laned, lanes_at_once
 from graft.training.metrics import TOP
 from graft.training.plan import make_plan as plan_training
 from graft.training.prepare import resolve
@@ -58,6 +67,10 @@ class Resolver:
         """
         where = f"trial ({describe(changes)})"
         spec = trial_spec(self._base, changes, where)
+        if spec.backbone.freeze == "all" and "backbone.freeze" in changes:
+            # Rates by stage are there for the trials that freeze less.
+            uniform = spec.train.model_copy(update={"rates": UniformRates()})
+            spec = spec.model_copy(update={"train": uniform})
         document = spec.model_dump(mode="json", exclude={"train": set(UNCHECKED)})
         key = str(document)
         if key not in self._known:
@@ -203,19 +216,21 @@ def _facts(store: Store, spec: Finetune) -> Facts:
     classes, crop = len(dataset.manifest.classes), (spec.preprocess or Preprocess()).crop
     model = build_on_meta(spec.backbone, spec.head, classes, crop)
     depths = plan_training(model, spec.backbone, spec.train).depths
-    stages, head_gflops = _costs(spec.backbone.arch, spec.head, classes, crop)
+    stages, head_gflops = _costs(spec.backbone.arch, spec.head, classes, crop, spec.cache_dtype)
     return Facts(
         train=len(dataset.images("train")),
         val=len(dataset.images("val")),
         stages=stages,
         head_gflops=head_gflops,
         depth=depths[-1][1],
-        lane=depths[-1][1] == len(stages) and laned(spec.train),
+        lanes=lanes_at_once(model) if depths[-1][1] == len(stages) and laned(spec.train) else 0,
     )
 
 
 @cache
-def _costs(arch: str, head: Head, classes: int, crop: int) -> tuple[tuple[StageCost, ...], float]:
+def _costs(
+    arch: str, head: Head, classes: int, crop: int, dtype: Dtype
+) -> tuple[tuple[StageCost, ...], float]:
     """Return what one image costs in every stage, and GFLOPs of the head; without memory."""
     backbone = Backbone(arch=arch, weights="none", freeze=0)
     model = build_on_meta(backbone, head, classes, crop).eval()
@@ -227,5 +242,5 @@ def _costs(arch: str, head: Head, classes: int, crop: int) -> tuple[tuple[StageC
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             x = part(x)
         gflops = counter.get_total_flops() / 2e9
-        costs.append(StageCost(name, gflops, FLOAT32_BYTES * math.prod(x.shape[1:])))
+        costs.append(StageCost(name, gflops, BYTES[dtype] * math.prod(x.shape[1:])))
     return tuple(costs[:-1]), costs[-1].gflops

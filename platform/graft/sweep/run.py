@@ -16,7 +16,7 @@ from graft.activations.fill import Filled, Naming, Wanted
 from graft.activations.worker import Scale, fill_on_ray
 from graft.backbones.memory import keep_freed_memory
 from graft.errors import Interrupted, ResourceError, StoreError
-from graft.spec import Finetune, trial_spec
+from graft.spec import Finetune, StandardAugment, trial_spec
 from graft.store import Store
 from graft.sweep.actor import batch_on_ray, device_of, on_a_line
 from graft.sweep.finish import finish_sweep
@@ -75,6 +75,7 @@ class _Driver:
         self._sweep = sweep = read_sweep(store, sweep_id)
         self._plan = read_plan(store, sweep_id)
         self._scaling = sweep.base.scaling
+        self._resolved = Resolver(store, sweep.base)
         self._cluster = os.environ.get("RAY_ADDRESS") not in (None, "", "local")
         weights = sweep.register_.weights if sweep.register_ else "best"
         self._compared = Compared(sweep.search.metric, sweep.search.mode, weights)
@@ -91,7 +92,8 @@ class _Driver:
             if self._cluster or scheduled:
                 connected.enter_context(self._connect())
                 require_resources(self._scaling)
-            self._share(left)
+            if not self._ledger.out_of_time:
+                self._share(together, alone)
             for batch in together:
                 if not self._ledger.out_of_time:
                     self._train_together(batch)
@@ -106,23 +108,27 @@ class _Driver:
             self._train_run,
         )
 
-    def _share(self, left: Sequence[Trial]) -> None:
+    def _share(self, together: Sequence[Sequence[Trial]], alone: Sequence[Trial]) -> None:
         """Have the activations that trials share: computed by the cluster, else here."""
-        here = device_of(self._scaling)
+        reading = list(alone)
+        for batch in together:
+            # Heads that are trained together read an endless view once, and nobody will again.
+            endless = isinstance(batch[0].spec.augment, StandardAugment) and (
+                batch[0].spec.augment.views == "live"
+            )
+            reading += batch[:1] if endless else batch
+        here = torch.device("cuda" if self._scaling.gpus_per_worker else "cpu")
         fill: Filler = self._fill_on_ray
         if not self._cluster:
+            here = device_of(self._scaling)
             torch.set_num_threads(len(os.sched_getaffinity(0)))
             keep_freed_memory()
-            fill = fill_here(self._store, here, self._ledger.say)
-        elif self._scaling.gpus_per_worker:
-            here = torch.device("cuda")
-        share_activations(self._store, left, here.type, fill, self._ledger)
+            fill = fill_here(self._store, here, self._ledger)
+        share_activations(self._store, reading, here.type, fill, self._ledger)
 
     def _divided(self, left: Sequence[Trial]) -> tuple[list[list[Trial]], list[Trial]]:
         """Return batches of trials to train as one computation, and those to train alone."""
         by_number = {trial.number: trial for trial in left}
-        if self._sweep.scheduler.kind == "pbt" or self._scaling.workers > 1:
-            return [], list(left)
         together = []
         for numbers in self._plan.batches:
             batch = [by_number.pop(number) for number in numbers if number in by_number]
@@ -133,22 +139,25 @@ class _Driver:
     def _train_together(self, batch: Sequence[Trial]) -> None:
         """Train heads as one computation: in a task on the cluster, else here."""
         outcomes: list[tuple[Progress, float]] = []
+        left = self._ledger.seconds_left
         try:
             if self._cluster:
                 outcomes = batch_on_ray(
-                    self._store.uri, self._id, self._compared, batch, self._scaling
+                    self._store.uri, self._id, self._compared, batch, self._scaling, left
                 )
             else:
                 ranks = one_process(device_of(self._scaling))
                 bench = Bench(self._store, self._id, self._compared, ranks)
-                outcomes = train_together(bench, batch, self._ledger.advanced)
+                outcomes = train_together(bench, batch, self._ledger.advanced, left)
         except (StoreError, ResourceError):
             raise  # of no trial
         except Exception as error:  # of this batch alone: the sweep goes on
             for trial in batch:
                 self._ledger.record(trial, "failed", error=on_a_line(error))
         for trial, (progress, seconds) in zip(batch, outcomes, strict=False):
-            state: State = "diverged" if progress.diverged else "finished"
+            state: State = "finished" if progress.ended else "stopped"
+            state = "diverged" if progress.diverged else state
+            self._ledger.trunk_images += progress.trunk_images
             self._ledger.record(
                 trial,
                 state,
@@ -180,7 +189,7 @@ class _Driver:
         """Return a trial that the search asks for."""
         if self._plan.trials:
             return self._plan.trial(number)
-        spec = Resolver(self._store, self._sweep.base)(changes).spec
+        spec = self._resolved(changes).spec
         return Trial(number=number, id=trial_id(spec), changes=changes, spec=spec, trunk=None)
 
     def _spec_of(self, record: TrialRecord) -> Finetune:
@@ -210,4 +219,6 @@ class _Driver:
             self._sweep.base.loader,
             wanted,
             scale=Scale(scaling.cpus_per_worker, scaling.gpus_per_worker),
+            waiting=self._ledger.waiting,
+            progress=self._ledger.computing,
         )

@@ -29,7 +29,7 @@ def concurrency(sweep: Sweep) -> int | None:
         int(total.get(kind, 0) // (each * scaling.workers)) for kind, each in asked.items() if each
     )
     wanted = sweep.budget.concurrency
-    if wanted == "auto" and sweep.scheduler.kind in ("hyperband", "pbt"):
+    if scaling.workers == 1 and sweep.scheduler.kind in ("hyperband", "pbt"):
         return None  # they compare trials that wait for each other: resources are limit enough
     return max(1, fit if wanted == "auto" else min(fit, wanted))
 

@@ -52,6 +52,8 @@ class Progress:
     """Store key of the best epoch's tail."""
     ended: bool
     """Whether the trial is over: all epochs, early stopping, or it diverged."""
+    trunk_images: int = 0
+    """Views of images that it sent through a frozen trunk itself."""
 
 
 Before = tuple[tuple[TrialEpoch, ...], str | None]
@@ -77,6 +79,13 @@ class Bench:
         if spec.not_kept:
             return assembly, chain, data
         naming = naming_of(spec, chain, self.ranks.device.type)
+        # What another trunk's trials had mapped: evicted files are free once nobody maps them.
+        folders = {f"activations/{digest}" for digest in chain.digests}
+        self._opened = {
+            where: found
+            for where, found in self._opened.items()
+            if where[0].rpartition("/")[0] in folders
+        }
 
         def kept(split: str, view: int, depth: int) -> Activations | None:
             if not depth:
@@ -194,17 +203,22 @@ def train_trial(
         )
         if ended:
             _require_frozen(assembly, chain, assembly.plan.depth(event.epoch))
-        yield Progress(epochs, diverged, best.checkpoint, ended), event.state
+        forwards = data.loader.rendered if assembly.plan.depth(1) else 0
+        yield Progress(epochs, diverged, best.checkpoint, ended, forwards), event.state
         if ended:
             return
 
 
 def train_together(
-    bench: Bench, trials: Sequence[Trial], post: Callable[[Trial, TrialEpoch | None], object]
+    bench: Bench,
+    trials: Sequence[Trial],
+    post: Callable[[Trial, TrialEpoch | None], object],
+    seconds: float | None = None,
 ) -> list[tuple[Progress, float]]:
     """Train trials whose heads are lanes of one computation; return each with its seconds.
 
-    `post` is told of every finite epoch of each, and with None that it begins.
+    `post` is told of every finite epoch of each, and with None that it begins. All stop after
+    the epoch in which `seconds` are spent.
     """
     began = time.monotonic()
     assembly, chain, data = bench.set_up(trials[0].spec)
@@ -214,6 +228,7 @@ def train_together(
     epochs: list[tuple[TrialEpoch, ...]] = [()] * len(trials)
     for trial in trials:
         post(trial, None)
+    over = False
     for done in train_lanes(assembly.model, data, recipes, bench.ranks.device):
         for lane, trial in enumerate(trials):
             if done.epoch == 0 or diverged[lane]:
@@ -221,10 +236,22 @@ def train_together(
             epochs[lane], diverged[lane] = _follow(followers[lane], done, lane)
             if not diverged[lane]:
                 post(trial, epochs[lane][-1])
+        over = done.epoch == trials[0].spec.train.epochs
+        if over or (seconds is not None and time.monotonic() - began > seconds and done.epoch):
+            break
     _require_frozen(assembly, chain, assembly.model.depth)
     share = (time.monotonic() - began) / len(trials)
     return [
-        (Progress(epochs[lane], diverged[lane], followers[lane].checkpoint, True), share)
+        (
+            Progress(
+                epochs[lane],
+                diverged[lane],
+                followers[lane].checkpoint,
+                over,
+                data.loader.rendered if lane == 0 else 0,  # one pass for all of them
+            ),
+            share,
+        )
         for lane in range(len(trials))
     ]
 

@@ -36,6 +36,9 @@ QUIET = {
 }
 """Environment in which Tune says nothing, and leaves Ctrl-C to the driver."""
 
+PAUSES = 4
+"""Newest states of a trial that Tune keeps on disk, for schedulers that pause and copy trials."""
+
 
 def tune_trials(
     store: Store,
@@ -105,7 +108,9 @@ def tune_trials(
                 verbose=0,
                 callbacks=[watcher],
                 stop=Interruption(source),
-                failure_config=tune.FailureConfig(max_failures=0),
+                # An error of a trial is a result: what fails here is a process that died.
+                failure_config=tune.FailureConfig(max_failures=scaling.max_restarts),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=PAUSES),
             ),
         )
         with _interruptible(source):

@@ -7,9 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from graft.activations.cache import Activations, find
-from graft.activations.compute import Computed
+from graft.activations.compute import BATCH_SIZE, Computed
 from graft.activations.cost import Budgets, Costs, Decision, Mode, Reads, decide
-from graft.activations.fill import Done, Filled, Job, Naming, Wanted, fill, run_job
+from graft.activations.fill import (
+    JOB_IMAGES,
+    Done,
+    Filled,
+    Job,
+    Naming,
+    Wanted,
+    fill,
+    run_job,
+)
+from graft.activations.index import missing
 from graft.activations.key import BYTES, Dtype, backend_name
 from graft.activations.measure import measure
 from graft.backbones.model import TransferModel
@@ -17,15 +27,15 @@ from graft.backbones.trunk import TrunkChain
 from graft.data.loader import training_shares
 from graft.data.views import view_of_epoch
 from graft.spec import Finetune
-from graft.store import Store, cache_budget, cache_folder
+from graft.store import Store, cache_folder, cache_room, gigabytes
 from graft.training.events import Event, Keeping
 from graft.training.loop import Data
 from graft.training.plan import Plan
 from graft.training.prepare import Assembly
 from graft.training.ranks import Ranks
 
-DTYPE: Dtype = "float32"
-"""What is kept: with rounded activations the cache would change what is trained."""
+ROUND_IMAGES = 256
+"""Images of a worker's job where several compute together: minutes, even of a large network."""
 SAMPLE = 8
 """Images that are decoded to find out what that costs."""
 
@@ -39,7 +49,7 @@ def nothing(split: str, view: int, depth: int) -> None:
 
 def naming_of(spec: Finetune, chain: TrunkChain, device: str) -> Naming:
     """Return how a run's activations are named."""
-    return Naming(chain, spec.augment, DTYPE, backend_name(device))
+    return Naming(chain, spec.augment, spec.cache_dtype, backend_name(device))
 
 
 def reads_of(spec: Finetune, plan: Plan, done: int) -> dict[int, Counter[tuple[str, int]]]:
@@ -136,11 +146,13 @@ def worth_keeping(
         ResourceError: `on`, and there is not enough space.
     """
     images = {"train": len(data.train), "val": len(data.val)}
-    costs, budgets = costs_of(model, data), budgets_of(store)
+    costs, budgets = costs_of(model, data, naming.dtype), budgets_of(store)
     wanted = []
     for depth, times in reads.items():
+        if depth == 0 and len(reads) > 1:
+            continue  # before an epoch that freezes nothing others may, or other trials
         found = [
-            Reads(split, view, images[split], count, _is_kept(store, data, naming, depth, at))
+            Reads(split, view, images[split], count, _count_kept(store, data, naming, depth, at))
             for at, count in times.items()
             for split, view in (at,)
         ]
@@ -151,17 +163,26 @@ def worth_keeping(
     return wanted
 
 
-def _is_kept(store: Store, data: Data, naming: Naming, depth: int, at: tuple[str, int]) -> bool:
+def _count_kept(store: Store, data: Data, naming: Naming, depth: int, at: tuple[str, int]) -> int:
+    """Return of how many images the store has activations, from whatever run or dataset version."""
     split, view = at
-    return depth > 0 and find(store, data.dataset, split, naming.key(depth, view)) is not None
+    if depth == 0:
+        return 0
+    images, key = len(data.dataset.images(split)), naming.key(depth, view)
+    if find(store, data.dataset, split, key) is not None:
+        return images
+    _, absent = missing(store, data.dataset, split, key)
+    return images - len(absent)
 
 
-def costs_of(model: TransferModel, data: Data) -> dict[int, Costs]:
+def costs_of(model: TransferModel, data: Data, dtype: Dtype) -> dict[int, Costs]:
     """Return what one image costs by depth, measured here and now."""
     if model.depth == 0:
         return {}
     sample = data.train[:SAMPLE]
     share = training_shares(len(sample), SAMPLE, 0, 0, 0, 1)
+    for _ in data.loader.batches(sample[:1], training_shares(1, 1, 0, 0, 0, 1), view=0):
+        pass  # opens, or fetches, what the images lie in
     before = time.perf_counter()
     for _ in data.loader.batches(sample, share, view=0):
         pass
@@ -169,7 +190,7 @@ def costs_of(model: TransferModel, data: Data) -> dict[int, Costs]:
     costs, seconds = {}, 0.0
     for depth, cost in enumerate(measure(model, data.preprocess.crop), 1):
         seconds += cost.seconds
-        size = BYTES[DTYPE]
+        size = BYTES[dtype]
         for side in cost.shape:
             size *= side
         costs[depth] = Costs(size, seconds, decode_s)
@@ -177,12 +198,15 @@ def costs_of(model: TransferModel, data: Data) -> dict[int, Costs]:
 
 
 def budgets_of(store: Store) -> Budgets:
-    """Return the space for activations: of a directory's disk, or of the node's copies."""
+    """Return the space for activations: of the store, and of the node's copies where it has any."""
+    room = None
+    if (limit := gigabytes("GRAFT_ACTIVATIONS_GB")) is not None:
+        room = max(0, limit - sum(size for _, size in store.scan("activations/")))
     if store.is_directory:
         free = shutil.disk_usage(store.uri).free if Path(store.uri).exists() else None
-        return Budgets(store_bytes=free)
+        return Budgets(store_bytes=min((n for n in (room, free) if n is not None), default=None))
     folder = cache_folder()
-    return Budgets(node_bytes=cache_budget(folder) if folder.exists() else None)
+    return Budgets(store_bytes=room, node_bytes=cache_room(folder) if folder.exists() else None)
 
 
 def _fill_together(
@@ -194,38 +218,59 @@ def _fill_together(
     wanted: Sequence[Wanted],
     post: Callable[[Event], object],
 ) -> dict[Wanted, Activations]:
-    """Fill what is missing, each worker computing its part of the jobs; open all of it."""
+    """Fill what is missing, a job for each worker at a time; open all of it.
 
-    def compute(jobs: Sequence[Job]) -> list[tuple[int, Computed]]:
-        total = sum(len(job.images) for job in jobs)
-        done = 0
+    The first worker holds the claim and tells the others what to do, often enough that none
+    takes it for dead: a round of jobs, an empty one while it waits for another process, and
+    None in the end.
+    """
 
-        def progress(images: int) -> None:
-            nonlocal done
-            done += images * ranks.size
-            if ranks.rank == 0:
-                post(Keeping("computing activations", min(done, total), total))
-
-        return [
-            (number, _run(store, assembly.model, data, jobs[number], ranks, progress))
-            for number in range(ranks.rank, len(jobs), ranks.size)
-        ]
+    def take_part(jobs: Sequence[Job], progress: Callable[[int], object]) -> list[Computed | None]:
+        """Compute this worker's job of a round; return what each worker's gave."""
+        mine = jobs[ranks.rank] if ranks.rank < len(jobs) else None
+        computed = _run(store, assembly.model, data, mine, ranks, progress) if mine else None
+        return ranks.gather(computed)
 
     def run(jobs: Sequence[Job], told: Done) -> None:
-        """Run jobs on all workers; on the first one, which holds the claim."""
-        ranks.from_first(list(jobs))
-        for found in ranks.gather(compute(jobs)):
-            for number, computed in found:
-                told(jobs[number], computed)
+        """Run jobs on all workers; on the first one."""
+        total, done = sum(len(job.images) for job in jobs), 0
+        for first in range(0, len(jobs), ranks.size):
+            these = jobs[first : first + ranks.size]
+            before = done
+
+            def progress(images: int) -> None:
+                nonlocal done
+                done += images * len(these)  # noqa: B023 - called in this round alone
+                post(Keeping("computing activations", min(done, total), total))
+
+            ranks.from_first(these)
+            for job, computed in zip(these, take_part(these, progress), strict=False):
+                if computed:
+                    told(job, computed)
+            done = before + sum(len(job.images) for job in these)
+
+    def pause(seconds: float) -> None:
+        time.sleep(seconds)
+        ranks.from_first([])
 
     filled: Filled | None = None
     if ranks.rank == 0:
-        each = max(len(data.train), len(data.val))
-        filled = fill(store, data.dataset, naming, wanted, run, job_images=-(-each // ranks.size))
-        ranks.from_first([])  # no more jobs
+        each = -(-max(len(data.train), len(data.val)) // (ranks.size * BATCH_SIZE)) * BATCH_SIZE
+        filled = fill(
+            store,
+            data.dataset,
+            naming,
+            wanted,
+            run,
+            job_images=JOB_IMAGES if ranks.size == 1 else min(each, ROUND_IMAGES),
+            waiting=lambda holder: post(Keeping(f"waiting for activations that {holder} computes")),
+            pause=pause,
+        )
+        ranks.from_first(None)
     else:
-        while jobs := ranks.from_first(None):
-            ranks.gather(compute(jobs))
+        while (jobs := ranks.from_first(None)) is not None:
+            if jobs:
+                take_part(jobs, lambda images: None)
     return filled.activations if filled else _opened(store, data, naming, wanted)
 
 

@@ -22,11 +22,14 @@ from graft.backbones.model import TransferModel
 from graft.data.loader import Batch, evaluation_shares, to_tensor, training_shares
 from graft.data.views import view_of_epoch
 from graft.spec import Train
-from graft.training.loop import Data, autocast
+from graft.training.loop import Data
 from graft.training.metrics import Tally, image_losses
 from graft.training.objective import Objective
 from graft.training.optim import make_optimizer, rate_factor
 from graft.training.plan import Plan
+
+LANES_BYTES = 1 << 30
+"""Memory for the heads of one computation."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,15 @@ def laned(train: Train) -> bool:
         and not train.unfreeze
         and not (train.mixup_alpha or train.cutmix_alpha)
         and not train.compile
+        and train.precision != "bf16"  # of which vmap does not know every layer
     )
+
+
+def lanes_at_once(model: TransferModel) -> int:
+    """Return how many heads of a kind are trained as one computation, for the memory they take:
+    weights, their stacked copy, gradients and an optimiser's two moments, in float32."""
+    weights = sum(parameter.numel() for _, parameter in model.named_tail_parameters())
+    return max(1, LANES_BYTES // (5 * 4 * weights))
 
 
 def train_lanes(
@@ -95,6 +106,7 @@ def train_lanes(
 
     def forward(batch: Batch | ActivationBatch) -> Tensor:
         """Return every lane's logits: (L, B, C)."""
+
         if isinstance(batch, ActivationBatch):
             activations = batch.activations.to(device)
         else:
@@ -108,9 +120,9 @@ def train_lanes(
             inner: torch.stack([lane.parameters[name] for lane in lanes])
             for inner, name in names.items()
         }
-        with autocast(train, device), _MeanForPooling():
+        with _MeanForPooling():
             logits: Tensor = vmap(one, randomness="same")(stacked)
-        return logits.float()
+        return logits
 
     def validate() -> list[dict[str, Any]]:
         model.eval()

@@ -212,7 +212,8 @@ def finetune(
     step = 0
     if start:
         copy_into(model.network.state_dict(), start.tail)
-        average = TailAverage(train.ema_decay, start.average) if train.ema_decay else None
+        if average:
+            average.tensors |= {name: t.to(ranks.device) for name, t in start.average.items()}
         slots, step = start.optimizer, start.step
         _restore_generators(start.rng[ranks.rank], ranks)
     else:
