@@ -19,6 +19,7 @@ from graft.cli import activations, backbones, data, models, runs, store, sweeps
 from graft.cli.demo import demo
 from graft.cli.lr_find import lr_find
 from graft.cli.predict import predict
+from graft.cli.run_job import run_job, ship_logs
 from graft.cli.serve import serve
 from graft.cli.sweep import sweep
 from graft.cli.train import train
@@ -64,6 +65,9 @@ app.command()(serve)
 app.command()(predict)
 app.add_typer(store.app, name="store")
 app.command()(demo)
+# Of a submitted job's pods, not of people.
+app.command("run-job", hidden=True)(run_job)
+app.command("ship-logs", hidden=True)(ship_logs)
 
 
 def script() -> None:

@@ -132,8 +132,8 @@ def plan_lines(plan: "tuple[StagePlan, ...]") -> list[str]:
     return lines
 
 
-def run_and_show(store: "Store", run: str, json: bool) -> None:
-    """Run, or go on with, a recorded run; show its progress and then its result."""
+def run_and_show(store: "Store", run: str, json: bool) -> "Result":
+    """Run, or go on with, a recorded run; show its progress and then its result; return it."""
     from graft.cluster.local import ray_session
     from graft.training.runs import read_result, read_spec
 
@@ -147,6 +147,7 @@ def run_and_show(store: "Store", run: str, json: bool) -> None:
             result = run_finetune(store, run, show)
 
     emit(result.model_dump(mode="json"), json, lambda: result_table(result, spec))
+    return result
 
 
 def result_table(result: "Result", spec: "Finetune") -> "Group":

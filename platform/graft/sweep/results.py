@@ -100,9 +100,10 @@ class SweepResult(Section):
     """ISO 8601 in UTC."""
 
 
-def create_sweep(store: Store, sweep: Sweep, plan: Plan) -> str:
-    """Record a resolved spec and its plan under a new sweep id and return the id."""
-    sweep_id = f"{sweep.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def create_sweep(store: Store, sweep: Sweep, plan: Plan, sweep_id: str | None = None) -> str:
+    """Record a resolved spec and its plan under a sweep id, by default a new one; return the id."""
+    new = f"{sweep.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    sweep_id = sweep_id or new
     data = plan.model_dump_json(by_alias=True, indent=1).encode()
     store.create(f"sweeps/{sweep_id}/plan.json", data)
     store.create(f"sweeps/{sweep_id}/spec.yaml", dump_job(sweep).encode())

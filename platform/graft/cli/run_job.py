@@ -1,0 +1,90 @@
+"""What a submitted job's pods run: `graft run-job` on the head, `graft ship-logs` beside Ray."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
+
+if TYPE_CHECKING:
+    from graft.spec import Finetune, Job, Sweep
+    from graft.store import Store
+
+
+def run_job(
+    job: Annotated[str, typer.Argument(envvar="GRAFT_JOB", help="The job's id.")],
+    spec: Annotated[str, typer.Argument(envvar="GRAFT_SPEC", help="Its spec, the text itself.")],
+    store: StoreUri = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Run a submitted job, or go on with what an earlier attempt left."""
+    from graft.cluster.jobs import begin_attempt, submit_job
+    from graft.errors import GraftError, Interrupted
+    from graft.spec import parse_job, parse_yaml
+    from graft.store import Store
+
+    parsed = parse_job(parse_yaml(spec, f"job {job}"), f"job {job}", None)
+    opened = Store.open(store)
+    submit_job(opened, job, spec)
+    attempt = begin_attempt(opened, job, parsed.kind)
+    print(f"job {job}, attempt {attempt.number}", flush=True)
+    try:
+        model = _run(opened, job, parsed)
+    except Interrupted:
+        raise
+    except Exception as error:
+        text = str(error) if isinstance(error, GraftError) else f"{type(error).__name__}: {error}"
+        attempt.end("failed", error=text.partition("\n")[0])
+        raise
+    attempt.end("succeeded", model=model)
+
+
+def _run(store: "Store", job: str, spec: "Job") -> str | None:
+    """Run what a job's spec says, under the job's name; return the model that it registers."""
+    from graft.spec import Finetune
+
+    return _finetune(store, job, spec) if isinstance(spec, Finetune) else _sweep(store, job, spec)
+
+
+def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
+    from graft.cli.training import run_and_show
+    from graft.training.prepare import resolve
+    from graft.training.runs import create_run
+
+    if not store.exists(f"runs/{run}/spec.yaml"):
+        create_run(store, resolve(store, spec), run)
+    return run_and_show(store, run, json=False).model
+
+
+def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
+    from graft.cli.sweeping import run_and_show
+    from graft.sweep.plan import TWO_CORES
+    from graft.sweep.resolve import prepare_sweep
+    from graft.sweep.results import create_sweep
+
+    if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
+        create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
+    return run_and_show(store, sweep_id, json=False).model
+
+
+def ship_logs(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    folder: Annotated[Path, typer.Argument(help="Ray's log folder.")],
+    store: StoreUri = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Ship a pod's logs to the store as they come, until SIGTERM."""
+    import signal
+    import threading
+
+    from graft.cli.output import console
+    from graft.cluster.ship import Shipper, ship_until
+    from graft.store import Store
+
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    shipper = Shipper(Store.open(store), job, folder, os.uname().nodename)
+    ship_until(shipper, ended, lambda text: console.print(text, markup=False, highlight=False))

@@ -1,0 +1,116 @@
+"""The profile: what a namespace gives jobs, as the chart's ConfigMap says it."""
+
+import string
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from graft.errors import InputError, SpecError
+from graft.spec import Section, nearest
+from graft.spec.section import Positive
+
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+"""A Kubernetes quantity: CPUs (`500m`, `2`) or bytes (`4Gi`)."""
+UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+BINARY_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+class Pod(Section):
+    """What a pod requests of its node."""
+
+    cpu: Quantity
+    memory: Quantity
+    """Its limit too: a pod that takes more is killed."""
+
+
+class ResourceClass(Section):
+    """What the workers of a class request, apart from what Ray counts in them."""
+
+    cpu: Quantity = "1"
+    """For each CPU that Ray counts (`scaling.cpus_per_worker`)."""
+    memory: Quantity = "8Gi"
+    """Of a worker; its limit too."""
+    gpu: str | None = None
+    """The resource that one GPU of `scaling.gpus_per_worker` is, `nvidia.com/gpu`; null: the class
+    has no GPUs."""
+    shared_memory: Quantity = "2Gi"
+    """Size of /dev/shm, which is a part of `memory`: Ray keeps its objects there."""
+    node_selector: dict[str, str] = Field(default={})
+    tolerations: tuple[dict[str, Any], ...] = ()
+
+
+class Profile(Section):
+    """What a namespace gives jobs."""
+
+    image: str
+    allowed_images: tuple[str, ...] = ()
+    """Patterns (`registry.example/graft:*`) of what `--image` may name beside it."""
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    store: str
+    """URI."""
+    store_endpoint: str | None = None
+    """URL of an S3 service that is not Amazon's."""
+    store_secret: str | None = None
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service account's own."""
+    store_ca: str | None = None
+    """ConfigMap whose `ca.crt` the store's certificate is checked against; null: the image's."""
+    service_account: str
+    classes: Annotated[dict[str, ResourceClass], Field(min_length=1)]
+    default_class: str
+    head: Pod = Pod(cpu="1", memory="4Gi")
+    submitter: Pod = Pod(cpu="100m", memory="256Mi")
+    priority_class: str | None = None
+    queue: str | None = None
+    """Kueue's LocalQueue."""
+    labels: dict[str, str] = Field(default={})
+    """On everything that is made for a job."""
+    sweep_concurrency: Positive = 4
+    """Trials of a sweep that run at once, where its `budget.concurrency` is auto."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a job whose cluster died gets a new one."""
+    start_deadline_s: Positive = 900
+    """Seconds within which a job's pods have to run."""
+    run_deadline_s: Positive = 7 * 24 * 3600
+    """Seconds within which a job has to end."""
+    keep_failed_s: Annotated[int, Field(ge=0)] = 60
+    """Seconds for which a finished job's pods stay."""
+
+    def resource_class(self, name: str | None) -> tuple[str, ResourceClass]:
+        """Return a class by its name, the default one for None.
+
+        Raises:
+            SpecError: there is none of that name.
+        """
+        name = name or self.default_class
+        if name not in self.classes:
+            raise SpecError(
+                f"unknown resource class '{name}'{nearest(name, list(self.classes))}; "
+                f"this namespace has: {', '.join(sorted(self.classes))}"
+            )
+        return name, self.classes[name]
+
+    def image_for(self, wanted: str | None) -> str:
+        """Return the image of a job that asks for one.
+
+        Raises:
+            InputError: the profile does not allow it.
+        """
+        if wanted is None or wanted == self.image:
+            return self.image
+        if not any(fnmatchcase(wanted, pattern) for pattern in self.allowed_images):
+            allowed = ", ".join((self.image, *self.allowed_images))
+            raise InputError(f"image {wanted} is not allowed here; allowed: {allowed}")
+        return wanted
+
+
+def amount(quantity: str) -> float:
+    """Return a quantity as a number of CPUs or bytes."""
+    number = quantity.rstrip(string.ascii_letters)
+    return float(number) * (UNITS | BINARY_UNITS | {"": 1})[quantity.removeprefix(number)]
+
+
+def times(quantity: str, count: int) -> str:
+    """Return a quantity of CPUs for `count` of them: of `250m` and 3, `750m`."""
+    return f"{round(amount(quantity) * count * 1000)}m"

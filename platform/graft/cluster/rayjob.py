@@ -1,0 +1,264 @@
+"""From a job's spec and a namespace's profile to what Kubernetes is asked for; pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from graft.cluster.profile import Pod, Profile, ResourceClass, times
+from graft.errors import SpecError
+from graft.spec import Finetune, Job, Scaling, dump_job
+
+RAY_VERSION = "2.60.0"
+GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
+JOB_LABEL = "graft.dev/job"
+KIND_LABEL = "graft.dev/kind"
+RAY_FOLDER = "/tmp/ray"  # noqa: S108 - a volume of the pod's own
+LOGS = f"{RAY_FOLDER}/session_latest/logs"
+CA_FILE = "/etc/graft/ca/ca.crt"
+USER = 1000
+"""Of the image."""
+SHIPPER = Pod(cpu="10m", memory="192Mi")
+NAME_LENGTH = 47
+"""KubeRay appends to a RayJob's name, and Kubernetes takes 63 characters."""
+GRACE_S = 30
+"""For the last logs to be shipped once a pod is to end."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a person wants to have run."""
+
+    job: str
+    """The job's id."""
+    spec: Job
+    image: str | None = None
+    """null: the profile's."""
+    resource_class: str | None = None
+    """null: the profile's default one."""
+
+
+def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
+    """Return the RayJob manifest of a job, without a namespace.
+
+    The head has no CPUs for Ray's tasks: it holds the driver. Every worker of the spec's
+    `scaling` is a pod of its own, which requests what its resource class says and gives Ray
+    what the spec says.
+
+    Raises:
+        SpecError: the id is no name for Kubernetes, or the class has not what the spec asks for.
+        InputError: the profile does not allow the image.
+    """
+    _check_name(submission.job)
+    scaling = scaling_of(submission.spec)
+    name, pool = profile.resource_class(submission.resource_class)
+    if scaling.gpus_per_worker and not pool.gpu:
+        raise SpecError(
+            f"scaling.gpus_per_worker is {scaling.gpus_per_worker}; resource class '{name}' has no "
+            f"GPUs{_with_gpus(profile)}"
+        )
+    labels = profile.labels | {JOB_LABEL: submission.job, KIND_LABEL: submission.spec.kind}
+    common = _Common(profile, profile.image_for(submission.image), labels)
+    pods = pods_of(submission.spec, profile)
+    spec: dict[str, Any] = {
+        "submissionMode": "K8sJobMode",
+        "entrypoint": "graft run-job",
+        "backoffLimit": profile.retries,
+        "preRunningDeadlineSeconds": profile.start_deadline_s,
+        "activeDeadlineSeconds": profile.run_deadline_s,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": profile.keep_failed_s,
+        "submitterPodTemplate": _template(
+            common, [_container("submitter", common, profile.submitter)], restart="Never"
+        ),
+        "rayClusterSpec": {
+            "rayVersion": RAY_VERSION,
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": {
+                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104
+                "template": _head_template(submission, profile, common),
+            },
+            "workerGroupSpecs": [
+                {
+                    "groupName": name,
+                    "replicas": pods,
+                    "minReplicas": pods,
+                    "maxReplicas": pods,
+                    "rayStartParams": _counted(scaling),
+                    "template": _worker_template(submission, profile, common, pool),
+                }
+            ],
+        },
+    }
+    if profile.queue:
+        labels = labels | {"kueue.x-k8s.io/queue-name": profile.queue}
+        spec["suspend"] = True  # until Kueue admits it
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayJob",
+        "metadata": {"name": submission.job, "labels": labels},
+        "spec": spec,
+    }
+
+
+def scaling_of(spec: Job) -> Scaling:
+    """Return what a job's workers take; a sweep's are those of one trial."""
+    return spec.scaling if isinstance(spec, Finetune) else spec.base.scaling
+
+
+def pods_of(spec: Job, profile: Profile) -> int:
+    """Return how many worker pods a job gets: a sweep, those of all trials that run at once."""
+    workers = scaling_of(spec).workers
+    if isinstance(spec, Finetune):
+        return workers
+    asked = spec.budget.concurrency
+    return workers * (profile.sweep_concurrency if asked == "auto" else asked)
+
+
+def _counted(scaling: Scaling) -> dict[str, str]:
+    """Return what Ray counts in a worker, whatever the pod requests."""
+    counted = {"num-cpus": str(scaling.cpus_per_worker)}
+    if scaling.gpus_per_worker:
+        counted["num-gpus"] = str(scaling.gpus_per_worker)
+    return counted
+
+
+def _head_template(submission: Submission, profile: Profile, common: "_Common") -> dict[str, Any]:
+    container = _container("head", common, profile.head)
+    container["env"] += [
+        {"name": "GRAFT_JOB", "value": submission.job},
+        {"name": "GRAFT_SPEC", "value": dump_job(submission.spec)},
+    ]
+    container["ports"] = [
+        {"name": "gcs", "containerPort": 6379},
+        {"name": "dashboard", "containerPort": 8265},
+        {"name": "client", "containerPort": 10001},
+    ]
+    return _ray_template(submission, common, container, shared_memory=None)
+
+
+def _worker_template(
+    submission: Submission, profile: Profile, common: "_Common", pool: ResourceClass
+) -> dict[str, Any]:
+    scaling = scaling_of(submission.spec)
+    pod = Pod(cpu=times(pool.cpu, scaling.cpus_per_worker), memory=pool.memory)
+    container = _container("worker", common, pod)
+    if scaling.gpus_per_worker and pool.gpu:
+        for side in ("requests", "limits"):
+            container["resources"][side][pool.gpu] = str(scaling.gpus_per_worker)
+    template = _ray_template(submission, common, container, pool.shared_memory)
+    if pool.node_selector:
+        template["spec"]["nodeSelector"] = dict(pool.node_selector)
+    if pool.tolerations:
+        template["spec"]["tolerations"] = [dict(one) for one in pool.tolerations]
+    return template
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all pods of a job have in common."""
+
+    profile: Profile
+    image: str
+    labels: dict[str, str]
+
+    @property
+    def environment(self) -> list[dict[str, Any]]:
+        given = {
+            "GRAFT_STORE": self.profile.store,
+            "GRAFT_CACHE": "/cache",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        if self.profile.store_endpoint:
+            given["AWS_ENDPOINT_URL"] = self.profile.store_endpoint
+        if self.profile.store_ca:
+            given["AWS_CA_BUNDLE"] = CA_FILE
+        return [{"name": name, "value": value} for name, value in given.items()]
+
+
+def _ray_template(
+    submission: Submission,
+    common: _Common,
+    container: dict[str, Any],
+    shared_memory: str | None,
+) -> dict[str, Any]:
+    """Return the template of a pod of Ray's, with what ships its logs beside it."""
+    mounts = {"ray": RAY_FOLDER, "cache": "/cache"}
+    volumes: list[dict[str, Any]] = [{"name": name, "emptyDir": {}} for name in mounts]
+    if shared_memory:
+        mounts["shm"] = "/dev/shm"  # noqa: S108
+        memory = {"medium": "Memory", "sizeLimit": shared_memory}
+        volumes.append({"name": "shm", "emptyDir": memory})
+    container["volumeMounts"] += [{"name": n, "mountPath": path} for n, path in mounts.items()]
+    shipper = _container("logs", common, SHIPPER)
+    shipper["command"] = ["graft", "ship-logs", submission.job, LOGS]
+    shipper["volumeMounts"].append({"name": "ray", "mountPath": RAY_FOLDER, "readOnly": True})
+    template = _template(common, [container, shipper])
+    template["spec"]["volumes"] += volumes
+    template["spec"]["terminationGracePeriodSeconds"] = GRACE_S
+    return template
+
+
+def _template(
+    common: _Common, containers: list[dict[str, Any]], restart: str | None = None
+) -> dict[str, Any]:
+    """Return a pod's template, as the strictest pod security asks for."""
+    profile = common.profile
+    spec: dict[str, Any] = {
+        "serviceAccountName": profile.service_account,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": containers,
+        "volumes": [],
+    }
+    if profile.store_ca:
+        spec["volumes"].append({"name": "ca", "configMap": {"name": profile.store_ca}})
+    if profile.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in profile.image_pull_secrets]
+    if profile.priority_class:
+        spec["priorityClassName"] = profile.priority_class
+    if restart:
+        spec["restartPolicy"] = restart
+    return {"metadata": {"labels": dict(common.labels)}, "spec": spec}
+
+
+def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
+    profile = common.profile
+    container: dict[str, Any] = {
+        "name": name,
+        "image": common.image,
+        "imagePullPolicy": profile.image_pull_policy,
+        "env": common.environment,
+        "resources": {
+            "requests": {"cpu": pod.cpu, "memory": pod.memory},
+            "limits": {"memory": pod.memory},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [],
+    }
+    if profile.store_secret:
+        container["envFrom"] = [{"secretRef": {"name": profile.store_secret}}]
+    if profile.store_ca:
+        mount = {"name": "ca", "mountPath": CA_FILE.rpartition("/")[0], "readOnly": True}
+        container["volumeMounts"].append(mount)
+    return container
+
+
+def _check_name(job: str) -> None:
+    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job) or len(job) > NAME_LENGTH:
+        raise SpecError(
+            f"job id '{job}': expected a name for Kubernetes: lower-case letters, digits and '-', "
+            f"a letter first, at most {NAME_LENGTH} characters"
+        )
+
+
+def _with_gpus(profile: Profile) -> str:
+    names = sorted(name for name, pool in profile.classes.items() if pool.gpu)
+    return f"; with GPUs: {', '.join(names)}" if names else ""

@@ -1,0 +1,71 @@
+"""`graft run-job`, what the head of a submitted job's cluster runs: the real command, on a Ray
+that it starts itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from colours import colour_spec, draw_colours
+from graft.cluster.jobs import read_job, read_job_spec, submit_job
+from graft.data.importing import import_dataset
+from graft.registry import get_model
+from graft.spec import Finetune, dump_job
+from graft.store import Store
+from graft.training.runs import read_result
+
+GRAFT = Path(sys.executable).with_name("graft")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store.open(str(tmp_path / "store"))
+    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours")
+    return store
+
+
+def run_job(store: Store, job: str, spec: Finetune) -> subprocess.CompletedProcess[str]:
+    """Run the command as a pod does: all it has to know is in its environment."""
+    given = {"GRAFT_STORE": store.uri, "GRAFT_JOB": job, "GRAFT_SPEC": dump_job(spec)}
+    return subprocess.run(
+        [GRAFT, "run-job"], env=os.environ | given, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_job_is_a_run_of_its_name_once(store: Store) -> None:
+    spec = colour_spec(train__epochs=1)
+    done = run_job(store, "one", spec)
+    assert done.returncode == 0, done.stderr
+    assert "job one, attempt 1" in done.stdout
+    record, result = read_job(store, "one"), read_result(store, "one")
+    assert record is not None
+    assert result is not None
+    assert (record.state, record.model) == ("succeeded", result.model)
+    assert get_model(store, record.model or "").lineage.run == "one"
+    assert read_job_spec(store, "one") == dump_job(spec)
+
+    again = run_job(store, "one", spec)
+    assert again.returncode == 2
+    assert "one has succeeded already; submit it again with another --id" in again.stderr
+
+
+def test_a_job_that_fails_says_so_in_the_store(store: Store) -> None:
+    done = run_job(store, "two", colour_spec(dataset={"name": "colors"}))
+    assert done.returncode == 2
+    record = read_job(store, "two")
+    assert record is not None
+    assert (record.state, record.attempt) == ("failed", 1)
+    assert record.error is not None
+    assert record.error.startswith("no dataset 'colors' in ")
+    assert record.error in done.stderr
+
+
+def test_a_job_of_that_name_with_another_spec_is_left_alone(store: Store) -> None:
+    submit_job(store, "three", dump_job(colour_spec(train__epochs=2)))
+    done = run_job(store, "three", colour_spec(train__epochs=3))
+    assert done.returncode == 2
+    assert "there is a job 'three' with another spec; choose another --id" in done.stderr
+    assert read_job(store, "three") is None
