@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RUN = re.compile(r"ants-bees-\d{8}-\d{6}-[0-9a-f]{4}")
 # Random weights, small images and short epochs; the rest is as the README has it.
-QUICK = ["backbone.weights=none", "preprocess={resize: 64, crop: 64}", "train.epochs=25"]
+# Epochs enough for Ctrl-C to come before the last one.
+QUICK = ["backbone.weights=none", "preprocess={resize: 64, crop: 64}", "train.epochs=100"]
 
 
 def commands(section: str = "") -> list[list[str]]:
@@ -194,7 +195,7 @@ def test_the_main_job_as_it_is_written(shell: Shell) -> None:
                 shown = json.loads(shell.run(["graft", "runs", "show", run, "--json"]))
                 assert shown["attempt"] == 2
                 assert shown["result"]["model"] == "ants-bees@1"
-                assert len(shown["result"]["history"]) == 25
+                assert len(shown["result"]["history"]) == 100
             case ["graft", "serve", *_]:
                 shell.serve(words)
             case ["graft", "predict", *_]:
