@@ -49,7 +49,7 @@ def test_a_job_is_a_run_of_its_name_once(store: Store) -> None:
 
     again = run_job(store, "one", spec)
     assert again.returncode == 2
-    assert "one has succeeded already; submit it again with another --id" in again.stderr
+    assert "one has succeeded already; submit it again with another id" in again.stderr
 
 
 def test_a_job_that_fails_says_so_in_the_store(store: Store) -> None:
@@ -67,5 +67,5 @@ def test_a_job_of_that_name_with_another_spec_is_left_alone(store: Store) -> Non
     submit_job(store, "three", dump_job(colour_spec(train__epochs=2)))
     done = run_job(store, "three", colour_spec(train__epochs=3))
     assert done.returncode == 2
-    assert "there is a job 'three' with another spec; choose another --id" in done.stderr
+    assert "there is a job 'three' with another spec; choose another id" in done.stderr
     assert read_job(store, "three") is None

@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
 def test_a_job_is_recorded_once(store: Store) -> None:
     submit_job(store, "one", "kind: finetune\n")
     submit_job(store, "one", "kind: finetune\n")
-    with pytest.raises(InputError, match="a job 'one' with another spec; choose another --id"):
+    with pytest.raises(InputError, match="a job 'one' with another spec; choose another id"):
         submit_job(store, "one", "kind: sweep\n")
     assert list_jobs(store) == ["one"]
     assert read_job_spec(store, "one") == "kind: finetune\n"
@@ -116,6 +116,19 @@ def test_a_store_that_fails_is_told_once_and_tried_again(tmp_path: Path) -> None
     ship_until(shipper, ended, said.append, every_s=0.01)
     assert said == ["logs are not shipped for now: no such bucket"]
     assert b"".join(read_log(store, "one", "driver@pod")) == b"hello\n"
+
+
+def test_a_chunk_whose_answer_was_lost_is_not_in_the_way(store: Store, tmp_path: Path) -> None:
+    log = tmp_path / "job-driver-x.log"
+    log.write_bytes(b"one\n")
+    shipper = Shipper(store, "one", tmp_path, "pod")
+    assert shipper.ship() == 4
+    put_log(store, "one", "driver@pod", 4, b"two\n")  # as a request that timed out
+    log.write_bytes(b"one\ntwo\nthree\n")
+    with pytest.raises(InputError):
+        shipper.ship()
+    assert shipper.ship() == 6
+    assert b"".join(read_log(store, "one", "driver@pod")) == b"one\ntwo\nthree\n"
 
 
 def test_a_chunk_is_never_changed(store: Store) -> None:

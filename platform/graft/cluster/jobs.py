@@ -78,10 +78,7 @@ def submit_job(store: Store, job: str, spec: str) -> None:
     try:
         store.create(f"jobs/{job}/spec.yaml", spec.encode())
     except ObjectExists as error:
-        raise InputError(
-            f"there is a job '{job}' with another spec; choose another --id, or see what is "
-            f"recorded with: graft jobs show {job}"
-        ) from error
+        raise InputError(f"there is a job '{job}' with another spec; choose another id") from error
 
 
 def begin_attempt(store: Store, job: str, kind: str) -> Attempt:
@@ -102,7 +99,7 @@ def begin_attempt(store: Store, job: str, kind: str) -> Attempt:
         else:
             before = JobRecord.model_validate_json(current.data)
             if before.state == "succeeded":
-                raise InputError(f"{job} has succeeded already; submit it again with another --id")
+                raise InputError(f"{job} has succeeded already; submit it again with another id")
             record = record.model_copy(update={"attempt": before.attempt + 1})
             try:
                 store.replace(_head(job), _bytes(record), current.etag)

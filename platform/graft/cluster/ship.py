@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graft.cluster.jobs import log_end, put_log
-from graft.errors import GraftError
+from graft.errors import GraftError, StoreError
 from graft.store import Store
 
 SHIPPED = re.compile(r"job-driver-.+\.log|worker-.+\.(out|err)")
@@ -49,7 +49,11 @@ class Shipper:
         with path.open("rb") as file:
             file.seek(self._done[source])
             while data := file.read(CHUNK_BYTES):
-                put_log(self._store, self._job, source, self._done[source], data)
+                try:
+                    put_log(self._store, self._job, source, self._done[source], data)
+                except StoreError:  # perhaps it got there, and only the answer was lost
+                    del self._done[source]
+                    raise
                 self._done[source] += len(data)
                 shipped += len(data)
         return shipped
