@@ -74,7 +74,7 @@ class Profile(Section):
     """Seconds within which a job's pods have to run."""
     run_deadline_s: Positive = 7 * 24 * 3600
     """Seconds within which a job has to end."""
-    keep_failed_s: Annotated[int, Field(ge=0)] = 60
+    keep_finished_s: Annotated[int, Field(ge=0)] = 60
     """Seconds for which a finished job's pods stay."""
 
     def resource_class(self, name: str | None) -> tuple[str, ResourceClass]:

@@ -66,7 +66,7 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
         "preRunningDeadlineSeconds": profile.start_deadline_s,
         "activeDeadlineSeconds": profile.run_deadline_s,
         "shutdownAfterJobFinishes": True,
-        "ttlSecondsAfterFinished": profile.keep_failed_s,
+        "ttlSecondsAfterFinished": profile.keep_finished_s,
         "submitterPodTemplate": _template(
             common, [_container("submitter", common, profile.submitter)], restart="Never"
         ),
