@@ -41,6 +41,7 @@ ORDER = [
 ALLOWED = {
     "boto3": ["store.py"],
     "botocore": ["store.py"],
+    "kubernetes": ["cluster/"],
     "ray": [
         "activations/worker.py",
         "training/worker.py",
@@ -166,6 +167,8 @@ def needed(root: str, extras: frozenset[str]) -> set[str]:
         "runs",
         "sweep",
         "sweeps",
+        "submit",
+        "jobs",
         "serve",
         "predict",
         "demo",
@@ -177,7 +180,19 @@ def needed(root: str, extras: frozenset[str]) -> set[str]:
     ],
 )
 def test_help_loads_nothing_heavy(verb: str) -> None:
-    assert loaded(f"{verb} --help") & {"torch", "ray", "boto3", "numpy", "PIL", "pyarrow"} == set()
+    assert (
+        loaded(f"{verb} --help")
+        & {
+            "torch",
+            "ray",
+            "boto3",
+            "kubernetes",
+            "numpy",
+            "PIL",
+            "pyarrow",
+        }
+        == set()
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,6 +202,7 @@ def test_help_loads_nothing_heavy(verb: str) -> None:
         "models ls --store {}",
         "activations ls --store {}",
         "sweeps ls --store {}",
+        "jobs ls --store {}",
     ],
 )
 def test_client_commands_load_neither_torch_nor_ray(arguments: str, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def commands(section: str = "") -> list[list[str]]:
 def test_every_command_is_known() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for program, *arguments in commands():
-        assert program in ("make", ".", "export", "graft", "curl")
+        assert program in ("make", ".", "export", "graft", "curl", "kubectl", "helm")
         if program == "make":
             assert arguments[0] in targets
 

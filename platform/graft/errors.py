@@ -11,6 +11,7 @@
     │   ├── WeightsError        backbone weights that cannot be had or do not fit
     │   ├── NotFoundError       no dataset version, run, model or alias of that name
     │   ├── ResourceError       the cluster lacks what was asked for; a port is in use
+    │   │   └── ClusterLost     it does not answer
     │   └── StoreError          bucket, credentials, endpoint, a damaged object
     │       ├── ObjectNotFound  no object at that key
     │       ├── ObjectExists    an exclusive create lost: the key is taken
@@ -62,6 +63,10 @@ class NotFoundError(InputError):
 
 class ResourceError(InputError):
     """The cluster or the machine lacks what was asked for."""
+
+
+class ClusterLost(ResourceError):  # noqa: N818
+    """The cluster does not answer; what runs there may well go on."""
 
 
 class StoreError(InputError):

@@ -61,6 +61,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def payload_name(name: str, digest: str) -> str:
+    """Return what a payload called `name` is called in the store."""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{digest}{dot}{suffix}"
+
+
 def cache_folder() -> Path:
     """The node-local cache of fetched objects: ``GRAFT_CACHE``, else ``~/.cache/graft``."""
     return Path(os.environ.get("GRAFT_CACHE") or Path.home() / ".cache" / "graft")
@@ -213,12 +219,11 @@ class Store:
         `name` gets the content's SHA-256 before its suffix: ``tail.safetensors``
         becomes ``tail-<sha256>.safetensors``. A payload that is there is not sent again.
         """
-        stem, dot, suffix = name.partition(".")
         if isinstance(content, Path):
             digest, size = sha256_file(content), content.stat().st_size
         else:
             digest, size = sha256(content), len(content)
-        ref = ObjectRef(name=f"{stem}-{digest}{dot}{suffix}", size=size, sha256=digest)
+        ref = ObjectRef(name=payload_name(name, digest), size=size, sha256=digest)
         key = f"{folder}/{ref.name}"
         if self.size(key) != size:
             self._backend.upload(key, content)

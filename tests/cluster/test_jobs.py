@@ -8,6 +8,7 @@ import pytest
 
 from graft.cluster.jobs import (
     begin_attempt,
+    cancel_job,
     list_jobs,
     log_end,
     log_sources,
@@ -45,13 +46,13 @@ def test_attempts_are_counted_and_the_last_one_says_how_it_ended(store: Store) -
     second = begin_attempt(store, "one", "finetune")
     assert (first.number, second.number) == (1, 2)
     with pytest.raises(RunFailed, match="a newer attempt has taken this job over"):
-        first.end("succeeded", model="colours@1")
-    second.end("failed", error="no images")
+        first.succeed("colours@1")
+    second.fail("no images", final=False)
     failed = read_job(store, "one")
     assert failed is not None
     assert (failed.state, failed.error, failed.attempt) == ("failed", "no images", 2)
     third = begin_attempt(store, "one", "finetune")
-    third.end("succeeded", model="colours@1")
+    third.succeed("colours@1")
     done = read_job(store, "one")
     assert done is not None
     assert (done.state, done.error, done.model) == ("succeeded", None, "colours@1")
@@ -60,11 +61,45 @@ def test_attempts_are_counted_and_the_last_one_says_how_it_ended(store: Store) -
         begin_attempt(store, "one", "finetune")
 
 
+def test_a_mistake_is_not_tried_again(store: Store) -> None:
+    submit_job(store, "one", "")
+    begin_attempt(store, "one", "finetune").fail("no dataset 'x'", final=True)
+    with pytest.raises(InputError, match="one has failed for good: no dataset 'x'; submit it un"):
+        begin_attempt(store, "one", "finetune")
+
+
+def test_a_cancelled_job_publishes_nothing_any_more(store: Store) -> None:
+    submit_job(store, "one", "")
+    attempt = begin_attempt(store, "one", "finetune")
+    assert cancel_job(store, "one", "finetune").state == "cancelled"
+    with pytest.raises(RunFailed, match="or it was cancelled"):
+        attempt.succeed("colours@1")
+    with pytest.raises(InputError, match="one has been cancelled; submit it under another id"):
+        begin_attempt(store, "one", "finetune")
+    # Before anything began, and after all was done.
+    assert cancel_job(store, "two", "sweep").attempt == 0
+    with pytest.raises(InputError, match="two has been cancelled"):
+        begin_attempt(store, "two", "sweep")
+    submit_job(store, "three", "")
+    begin_attempt(store, "three", "finetune").succeed(None)
+    assert cancel_job(store, "three", "finetune").state == "succeeded"
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """Ray's folder of logs, found as a pod finds it."""
+    session = tmp_path / "session_2026-11-24_10-00-00_1_1"
+    (session / "logs").mkdir(parents=True)
+    (tmp_path / "session_latest").symlink_to(session)
+    return tmp_path / "session_latest" / "logs"
+
+
+DRIVER = "driver@session_2026-11-24_10-00-00_1_1@head-pod"
+
+
 def test_logs_are_shipped_as_they_grow_and_by_a_new_process_from_where_they_end(
-    store: Store, tmp_path: Path
+    store: Store, logs: Path
 ) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
     driver, worker = logs / "job-driver-one-x.log", logs / "worker-abc-01000000-7.err"
     (logs / "raylet.out").write_text("of no interest")
     driver.write_bytes(b"epoch 1\n")
@@ -77,27 +112,43 @@ def test_logs_are_shipped_as_they_grow_and_by_a_new_process_from_where_they_end(
     # As after a restart of its container.
     again = Shipper(store, "one", logs, "head-pod")
     assert again.ship() == 16
-    sources = ["driver@head-pod", "worker-abc-01000000-7.err@head-pod"]
+    sources = [DRIVER, "worker-abc-01000000-7.err@session_2026-11-24_10-00-00_1_1@head-pod"]
     assert log_sources(store, "one") == sources
-    assert b"".join(read_log(store, "one", sources[0])) == b"epoch 1\nepoch 2\n"
-    assert b"".join(read_log(store, "one", sources[0], start=8)) == b"epoch 2\n"
+    assert b"".join(read_log(store, "one", DRIVER)) == b"epoch 1\nepoch 2\n"
+    assert b"".join(read_log(store, "one", DRIVER, start=8)) == b"epoch 2\n"
     assert b"".join(read_log(store, "one", sources[1])) == b"warning\n"
-    assert log_end(store, "one", sources[0]) == 16
+    assert log_end(store, "one", DRIVER) == 16
 
 
-def test_what_is_written_last_is_shipped_too(store: Store, tmp_path: Path) -> None:
-    log = tmp_path / "job-driver-x.log"
-    ended, shipper = threading.Event(), Shipper(store, "one", tmp_path, "pod")
-    thread = threading.Thread(target=ship_until, args=(shipper, ended, print))
+def test_ray_that_is_started_again_in_the_same_pod_has_a_log_of_its_own(
+    store: Store, logs: Path
+) -> None:
+    (logs / "job-driver-one-x.log").write_bytes(b"attempt 1, and more of it\n")
+    shipper = Shipper(store, "one", logs, "head-pod")
+    shipper.ship()
+    latest = logs.parent
+    again = latest.with_name("session_2026-11-24_10-05-00_1_1")
+    (again / "logs").mkdir(parents=True)
+    (again / "logs" / "job-driver-one-x.log").write_bytes(b"attempt 2\n")
+    latest.unlink()
+    latest.symlink_to(again)
+    shipper.ship()
+    said = [b"".join(read_log(store, "one", name)) for name in log_sources(store, "one")]
+    assert said == [b"attempt 1, and more of it\n", b"attempt 2\n"]
+
+
+def test_what_is_written_last_is_shipped_too(store: Store, logs: Path) -> None:
+    ended, shipper = threading.Event(), Shipper(store, "one", logs, "head-pod")
+    thread = threading.Thread(target=ship_until, args=(shipper, ended, print, 0.1))
     thread.start()
-    log.write_bytes(b"killed\n")
     ended.set()
+    (logs / "job-driver-x.log").write_bytes(b"killed\n")
     thread.join(timeout=30)
-    assert b"".join(read_log(store, "one", "driver@pod")) == b"killed\n"
+    assert b"".join(read_log(store, "one", DRIVER)) == b"killed\n"
 
 
-def test_a_store_that_fails_is_told_once_and_tried_again(tmp_path: Path) -> None:
-    (tmp_path / "job-driver-x.log").write_bytes(b"hello\n")
+def test_a_store_that_fails_is_told_once_and_tried_again(store: Store, logs: Path) -> None:
+    (logs / "job-driver-x.log").write_bytes(b"hello\n")
     ended, said = threading.Event(), list[str]()
 
     class Failing(Shipper):
@@ -105,30 +156,28 @@ def test_a_store_that_fails_is_told_once_and_tried_again(tmp_path: Path) -> None
 
         def ship(self) -> int:
             self.tries += 1
-            if self.tries == 4:
+            if self.tries == 2:
                 ended.set()
             if self.tries < 4:
                 raise InputError("no such bucket")
             return super().ship()
 
-    store = Store.open(str(tmp_path / "store"))
-    shipper = Failing(store, "one", tmp_path, "pod")
-    ship_until(shipper, ended, said.append, every_s=0.01)
+    ship_until(Failing(store, "one", logs, "head-pod"), ended, said.append, every_s=0.01)
     assert said == ["logs are not shipped for now: no such bucket"]
-    assert b"".join(read_log(store, "one", "driver@pod")) == b"hello\n"
+    assert b"".join(read_log(store, "one", DRIVER)) == b"hello\n"
 
 
-def test_a_chunk_whose_answer_was_lost_is_not_in_the_way(store: Store, tmp_path: Path) -> None:
-    log = tmp_path / "job-driver-x.log"
+def test_a_chunk_whose_answer_was_lost_is_not_in_the_way(store: Store, logs: Path) -> None:
+    log = logs / "job-driver-x.log"
     log.write_bytes(b"one\n")
-    shipper = Shipper(store, "one", tmp_path, "pod")
+    shipper = Shipper(store, "one", logs, "head-pod")
     assert shipper.ship() == 4
-    put_log(store, "one", "driver@pod", 4, b"two\n")  # as a request that timed out
+    put_log(store, "one", DRIVER, 4, b"two\n")  # as a request that timed out
     log.write_bytes(b"one\ntwo\nthree\n")
     with pytest.raises(InputError):
         shipper.ship()
     assert shipper.ship() == 6
-    assert b"".join(read_log(store, "one", "driver@pod")) == b"one\ntwo\nthree\n"
+    assert b"".join(read_log(store, "one", DRIVER)) == b"one\ntwo\nthree\n"
 
 
 def test_a_chunk_is_never_changed(store: Store) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from graft.demo.run import Demo
+    from graft.store import Store
 
 
 def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
@@ -16,16 +17,23 @@ def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = Fal
     Needs no network and no data: letters and figures are rendered, the handwritten
     digits come with scikit-learn. Takes a few minutes; stops everything it started.
     """
+    from graft.store import Store
+
+    run_and_show(Store.open(store), json)
+
+
+def run_and_show(store: "Store", json: bool) -> "Demo":
+    """Run the demo, show its progress and then what it found; return that."""
     from graft.cli.output import console, emit
     from graft.cli.training import TrainingProgress
     from graft.cluster.local import ray_session
-    from graft.store import Store
 
     with ray_session():
         from graft.demo.run import run_demo
 
-        found = run_demo(Store.open(store), console.print, TrainingProgress)
+        found = run_demo(store, console.print, TrainingProgress)
     emit(found.document(), json, lambda: _table(found))
+    return found
 
 
 def _table(found: "Demo") -> "Table":

@@ -15,12 +15,13 @@ from typing import Annotated
 import typer
 
 from graft import __version__
-from graft.cli import activations, backbones, data, models, runs, store, sweeps
+from graft.cli import activations, backbones, data, jobs, models, runs, store, sweeps
 from graft.cli.demo import demo
 from graft.cli.lr_find import lr_find
 from graft.cli.predict import predict
 from graft.cli.run_job import run_job, ship_logs
 from graft.cli.serve import serve
+from graft.cli.submit import submit
 from graft.cli.sweep import sweep
 from graft.cli.train import train
 from graft.errors import GraftError
@@ -58,6 +59,8 @@ app.command("lr-find")(lr_find)
 app.add_typer(runs.app, name="runs")
 app.command()(sweep)
 app.add_typer(sweeps.app, name="sweeps")
+app.command()(submit)
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(activations.app, name="activations")

@@ -1,6 +1,7 @@
 """What a submitted job's pods run: `graft run-job` on the head, `graft ship-logs` beside Ray."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,36 +17,62 @@ if TYPE_CHECKING:
 def run_job(
     job: Annotated[str, typer.Argument(envvar="GRAFT_JOB", help="The job's id.")],
     spec: Annotated[str, typer.Argument(envvar="GRAFT_SPEC", help="Its spec, the text itself.")],
+    cpus: Annotated[
+        int, typer.Option(envvar="GRAFT_CPUS", help="Of its cluster, to wait for before it begins.")
+    ] = 0,
+    where: Annotated[
+        str | None, typer.Option(envvar="GRAFT_WHERE", help="The cluster that it was sent to.")
+    ] = None,
     store: StoreUri = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
-    from graft.cluster.jobs import begin_attempt, submit_job
-    from graft.errors import GraftError, Interrupted
+    from graft.cluster.jobs import begin_attempt, read_job, submit_job
+    from graft.cluster.local import ray_session, wait_for_cpus
+    from graft.errors import GraftError, InputError, Interrupted, ResourceError, StoreError
     from graft.spec import parse_job, parse_yaml
     from graft.store import Store
 
     parsed = parse_job(parse_yaml(spec, f"job {job}"), f"job {job}", None)
     opened = Store.open(store)
     submit_job(opened, job, spec)
-    attempt = begin_attempt(opened, job, parsed.kind)
+    record = read_job(opened, job)
+    if record and record.state == "succeeded":
+        # Its pod died between its last word and its end.
+        print(f"job {job} has succeeded already")
+        return
+    attempt = begin_attempt(opened, job, parsed.kind, where)
     print(f"job {job}, attempt {attempt.number}", flush=True)
     try:
-        model = _run(opened, job, parsed)
+        with ray_session():
+            wait_for_cpus(cpus)
+            model = _run(opened, job, parsed)
     except Interrupted:
         raise
     except Exception as error:
         text = str(error) if isinstance(error, GraftError) else f"{type(error).__name__}: {error}"
-        attempt.end("failed", error=text.partition("\n")[0])
+        # Another cluster may have what this one lacks, or reach the store.
+        mistake = isinstance(error, InputError)
+        mistake = mistake and not isinstance(error, (StoreError, ResourceError))
+        with suppress(GraftError):
+            attempt.fail(text.partition("\n")[0], final=mistake)
         raise
-    attempt.end("succeeded", model=model)
+    attempt.succeed(model)
 
 
 def _run(store: "Store", job: str, spec: "Job") -> str | None:
     """Run what a job's spec says, under the job's name; return the model that it registers."""
-    from graft.spec import Finetune
+    from graft.spec import Demo, Finetune
 
+    if isinstance(spec, Demo):
+        return _demo(store)
     return _finetune(store, job, spec) if isinstance(spec, Finetune) else _sweep(store, job, spec)
+
+
+def _demo(store: "Store") -> str:
+    from graft.cli.demo import run_and_show
+
+    return run_and_show(store, json=False).served
 
 
 def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:

@@ -7,9 +7,10 @@ jobs/<job>/logs/<source>/<offset>  what a source wrote from that byte on
 A job's run, or sweep, has the job's name, so that another attempt finds what the last one did.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from graft.errors import (
     InputError,
@@ -22,7 +23,12 @@ from graft.errors import (
 from graft.spec import Section, nearest
 from graft.store import Store
 
-State = Literal["running", "succeeded", "failed"]
+State = Literal["running", "succeeded", "failed", "cancelled"]
+_ENDED = {
+    "succeeded": "succeeded already",
+    "failed": "failed for good",
+    "cancelled": "been cancelled",
+}
 OFFSET_DIGITS = 12
 
 
@@ -34,12 +40,16 @@ class JobRecord(Section):
     """Of its spec."""
     state: State
     attempt: int
-    """From 1; every cluster that is made for the job takes a new one."""
+    """From 1; every cluster that is made for the job takes a new one. 0: cancelled before."""
+    where: str | None = None
+    """The cluster that it was sent to; null: not known."""
     started: str
     """When this attempt began; ISO 8601 in UTC."""
     ended: str | None = None
     error: str | None = None
     """Why it failed, on a line."""
+    final: bool = False
+    """Whether another attempt would change nothing: done, cancelled, or failed by a mistake."""
     model: str | None = None
     """NAME@VERSION of what it registered."""
 
@@ -55,18 +65,30 @@ class Attempt:
         """From 1."""
         return self._record.attempt
 
-    def end(self, state: State, error: str | None = None, model: str | None = None) -> None:
-        """Say how it ended.
+    def succeed(self, model: str | None) -> None:
+        """Say that it is done; `model` is what it registered, if it did.
 
         Raises:
-            RunFailed: a newer attempt has the job by now.
+            RunFailed: a newer attempt has the job by now, or it was cancelled.
         """
-        update = {"state": state, "ended": _now(), "error": error, "model": model}
-        record = self._record.model_copy(update=update)
+        self._end({"state": "succeeded", "model": model, "final": True})
+
+    def fail(self, error: str, final: bool) -> None:
+        """Say why it failed; `final`: another attempt would fail in the same way.
+
+        Raises:
+            RunFailed: a newer attempt has the job by now, or it was cancelled.
+        """
+        self._end({"state": "failed", "error": error, "final": final})
+
+    def _end(self, how: dict[str, Any]) -> None:
+        record = self._record.model_copy(update=how | {"ended": _now()})
         try:
             self._store.replace(_head(record.job), _bytes(record), self._etag)
         except ObjectChanged as changed:
-            raise RunFailed(f"{record.job}: a newer attempt has taken this job over") from changed
+            raise RunFailed(
+                f"{record.job}: a newer attempt has taken this job over, or it was cancelled"
+            ) from changed
 
 
 def submit_job(store: Store, job: str, spec: str) -> None:
@@ -81,33 +103,58 @@ def submit_job(store: Store, job: str, spec: str) -> None:
         raise InputError(f"there is a job '{job}' with another spec; choose another id") from error
 
 
-def begin_attempt(store: Store, job: str, kind: str) -> Attempt:
+def begin_attempt(store: Store, job: str, kind: str, where: str | None = None) -> Attempt:
     """Take a recorded job on; whoever had it cannot say how it ended any more.
 
     Raises:
-        InputError: it has succeeded already.
+        InputError: it was cancelled, or has ended in a way that another attempt would not change.
     """
+    record = JobRecord(job=job, kind=kind, state="running", attempt=1, where=where, started=_now())
+
+    def next_one(before: JobRecord) -> JobRecord:
+        if before.final:
+            reason = f": {before.error}" if before.error else ""
+            raise InputError(
+                f"{job} has {_ENDED[before.state]}{reason}; submit it under another id"
+            )
+        return record.model_copy(update={"attempt": before.attempt + 1})
+
+    return Attempt(store, *_move(store, job, record, next_one))
+
+
+def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
+    """Make sure that no attempt goes on with a job; return how it stands then.
+
+    What has ended for good stays as it is.
+    """
+    now = _now()
+    update = {"state": "cancelled", "ended": now, "final": True}
+    fresh = JobRecord(job=job, kind=kind, attempt=0, started=now, **update)
+
+    def cancelled(before: JobRecord) -> JobRecord:
+        return before if before.final else before.model_copy(update=update)
+
+    return _move(store, job, fresh, cancelled)[0]
+
+
+def _move(
+    store: Store, job: str, first: JobRecord, following: Callable[[JobRecord], JobRecord]
+) -> tuple[JobRecord, str]:
+    """Move job.json on from whatever it is; return what it is then, and its etag."""
     while True:
-        record = JobRecord(job=job, kind=kind, state="running", attempt=1, started=_now())
+        record = first
         try:
             current = store.read(_head(job))
         except ObjectNotFound:
-            try:
-                store.create(_head(job), _bytes(record))
-            except ObjectExists:
-                continue
+            with contextlib.suppress(ObjectExists):
+                store.create(_head(job), _bytes(first))
         else:
-            before = JobRecord.model_validate_json(current.data)
-            if before.state == "succeeded":
-                raise InputError(f"{job} has succeeded already; submit it again with another id")
-            record = record.model_copy(update={"attempt": before.attempt + 1})
-            try:
+            record = following(JobRecord.model_validate_json(current.data))
+            with contextlib.suppress(ObjectChanged):
                 store.replace(_head(job), _bytes(record), current.etag)
-            except ObjectChanged:
-                continue
         written = store.read(_head(job))
         if written.data == _bytes(record):
-            return Attempt(store, record, written.etag)
+            return record, written.etag
 
 
 def list_jobs(store: Store) -> list[str]:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 from graft.errors import ResourceError
@@ -19,6 +20,7 @@ DEFAULTS = {
 }
 """Environment for Ray, where the user has not set it otherwise."""
 CONNECT_TIMEOUT_S = 5
+JOIN_S = 120
 
 
 @contextlib.contextmanager
@@ -61,6 +63,18 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def wait_for_cpus(cpus: int) -> None:
+    """Wait until the connected Ray has as many, for two minutes at most.
+
+    After a head's death a new one runs before the workers that it lost are back.
+    """
+    import ray
+
+    deadline = time.monotonic() + JOIN_S
+    while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def _listens(address: str) -> bool:

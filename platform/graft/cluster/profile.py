@@ -1,9 +1,10 @@
 """The profile: what a namespace gives jobs, as the chart's ConfigMap says it."""
 
-import string
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
+from kubernetes.utils import parse_quantity
 from pydantic import Field, StringConstraints
 
 from graft.errors import InputError, SpecError
@@ -12,8 +13,6 @@ from graft.spec.section import Positive
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 """A Kubernetes quantity: CPUs (`500m`, `2`) or bytes (`4Gi`)."""
-UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-BINARY_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 class Pod(Section):
@@ -36,6 +35,8 @@ class ResourceClass(Section):
     has no GPUs."""
     shared_memory: Quantity = "2Gi"
     """Size of /dev/shm, which is a part of `memory`: Ray keeps its objects there."""
+    autoscaled: bool = False
+    """Whether nodes for it are added when they are asked for; else one has to exist."""
     node_selector: dict[str, str] = Field(default={})
     tolerations: tuple[dict[str, Any], ...] = ()
 
@@ -60,7 +61,7 @@ class Profile(Section):
     classes: Annotated[dict[str, ResourceClass], Field(min_length=1)]
     default_class: str
     head: Pod = Pod(cpu="1", memory="4Gi")
-    submitter: Pod = Pod(cpu="100m", memory="256Mi")
+    submitter: Pod = Pod(cpu="100m", memory="512Mi")
     priority_class: str | None = None
     queue: str | None = None
     """Kueue's LocalQueue."""
@@ -71,11 +72,11 @@ class Profile(Section):
     retries: Annotated[int, Field(ge=0)] = 2
     """How often a job whose cluster died gets a new one."""
     start_deadline_s: Positive = 900
-    """Seconds within which a job's pods have to run."""
+    """Seconds within which the pods of each attempt have to run."""
     run_deadline_s: Positive = 7 * 24 * 3600
-    """Seconds within which a job has to end."""
-    keep_finished_s: Annotated[int, Field(ge=0)] = 60
-    """Seconds for which a finished job's pods stay."""
+    """Seconds within which each attempt has to end; after that there is no other."""
+    keep_finished_s: Annotated[int, Field(ge=0)] = 0
+    """Seconds for which a finished job's pods stay, for a look inside."""
 
     def resource_class(self, name: str | None) -> tuple[str, ResourceClass]:
         """Return a class by its name, the default one for None.
@@ -105,10 +106,10 @@ class Profile(Section):
         return wanted
 
 
-def amount(quantity: str) -> float:
-    """Return a quantity as a number of CPUs or bytes."""
-    number = quantity.rstrip(string.ascii_letters)
-    return float(number) * (UNITS | BINARY_UNITS | {"": 1})[quantity.removeprefix(number)]
+def amount(quantity: str) -> Decimal:
+    """Return a quantity as a number of CPUs, bytes or devices."""
+    number: Decimal = parse_quantity(quantity)
+    return number
 
 
 def times(quantity: str, count: int) -> str:

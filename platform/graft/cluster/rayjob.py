@@ -1,26 +1,28 @@
 """From a job's spec and a namespace's profile to what Kubernetes is asked for; pure."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from graft.cluster.profile import Pod, Profile, ResourceClass, times
 from graft.errors import SpecError
-from graft.spec import Finetune, Job, Scaling, dump_job
+from graft.spec import Job, Scaling, Sweep, dump_job
 
 RAY_VERSION = "2.60.0"
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 JOB_LABEL = "graft.dev/job"
 KIND_LABEL = "graft.dev/kind"
-RAY_FOLDER = "/tmp/ray"  # noqa: S108 - a volume of the pod's own
-LOGS = f"{RAY_FOLDER}/session_latest/logs"
+JOB_ID = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
+LOGS = f"{TMP}/ray/session_latest/logs"
 CA_FILE = "/etc/graft/ca/ca.crt"
 USER = 1000
 """Of the image."""
 SHIPPER = Pod(cpu="10m", memory="192Mi")
 NAME_LENGTH = 47
 """KubeRay appends to a RayJob's name, and Kubernetes takes 63 characters."""
-GRACE_S = 30
+GRACE_S = 20
 """For the last logs to be shipped once a pod is to end."""
 
 
@@ -35,6 +37,8 @@ class Submission:
     """null: the profile's."""
     resource_class: str | None = None
     """null: the profile's default one."""
+    where: str | None = None
+    """The cluster that it is sent to, which the job records."""
 
 
 def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
@@ -48,7 +52,7 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
         SpecError: the id is no name for Kubernetes, or the class has not what the spec asks for.
         InputError: the profile does not allow the image.
     """
-    _check_name(submission.job)
+    check_id(submission.job)
     scaling = scaling_of(submission.spec)
     name, pool = profile.resource_class(submission.resource_class)
     if scaling.gpus_per_worker and not pool.gpu:
@@ -100,15 +104,25 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
     }
 
 
+def sent_spec(rayjob: Mapping[str, Any]) -> str | None:
+    """Return the text of the spec in a manifest of `rayjob`; None for one made by others."""
+    if "rayClusterSpec" not in rayjob["spec"]:
+        return None
+    template = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    given = template["spec"]["containers"][0].get("env", [])
+    sent = (one["value"] for one in given if one["name"] == "GRAFT_SPEC")
+    return next((value.replace("$$", "$") for value in sent), None)
+
+
 def scaling_of(spec: Job) -> Scaling:
     """Return what a job's workers take; a sweep's are those of one trial."""
-    return spec.scaling if isinstance(spec, Finetune) else spec.base.scaling
+    return spec.base.scaling if isinstance(spec, Sweep) else spec.scaling
 
 
 def pods_of(spec: Job, profile: Profile) -> int:
     """Return how many worker pods a job gets: a sweep, those of all trials that run at once."""
     workers = scaling_of(spec).workers
-    if isinstance(spec, Finetune):
+    if not isinstance(spec, Sweep):
         return workers
     asked = spec.budget.concurrency
     return workers * (profile.sweep_concurrency if asked == "auto" else asked)
@@ -124,10 +138,15 @@ def _counted(scaling: Scaling) -> dict[str, str]:
 
 def _head_template(submission: Submission, profile: Profile, common: "_Common") -> dict[str, Any]:
     container = _container("head", common, profile.head)
+    cpus = pods_of(submission.spec, profile) * scaling_of(submission.spec).cpus_per_worker
     container["env"] += [
         {"name": "GRAFT_JOB", "value": submission.job},
-        {"name": "GRAFT_SPEC", "value": dump_job(submission.spec)},
+        # Kubernetes would put variables in place of $(NAME).
+        {"name": "GRAFT_SPEC", "value": dump_job(submission.spec).replace("$", "$$")},
+        {"name": "GRAFT_CPUS", "value": str(cpus)},
     ]
+    if submission.where:
+        container["env"].append({"name": "GRAFT_WHERE", "value": submission.where})
     container["ports"] = [
         {"name": "gcs", "containerPort": 6379},
         {"name": "dashboard", "containerPort": 8265},
@@ -166,6 +185,7 @@ class _Common:
         given = {
             "GRAFT_STORE": self.profile.store,
             "GRAFT_CACHE": "/cache",
+            "HOME": TMP,
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         if self.profile.store_endpoint:
@@ -182,18 +202,18 @@ def _ray_template(
     shared_memory: str | None,
 ) -> dict[str, Any]:
     """Return the template of a pod of Ray's, with what ships its logs beside it."""
-    mounts = {"ray": RAY_FOLDER, "cache": "/cache"}
-    volumes: list[dict[str, Any]] = [{"name": name, "emptyDir": {}} for name in mounts]
-    if shared_memory:
-        mounts["shm"] = "/dev/shm"  # noqa: S108
-        memory = {"medium": "Memory", "sizeLimit": shared_memory}
-        volumes.append({"name": "shm", "emptyDir": memory})
-    container["volumeMounts"] += [{"name": n, "mountPath": path} for n, path in mounts.items()]
+    memory = {"medium": "Memory"} | ({"sizeLimit": shared_memory} if shared_memory else {})
+    container["volumeMounts"] += [
+        {"name": "cache", "mountPath": "/cache"},
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+    ]
     shipper = _container("logs", common, SHIPPER)
     shipper["command"] = ["graft", "ship-logs", submission.job, LOGS]
-    shipper["volumeMounts"].append({"name": "ray", "mountPath": RAY_FOLDER, "readOnly": True})
     template = _template(common, [container, shipper])
-    template["spec"]["volumes"] += volumes
+    template["spec"]["volumes"] += [
+        {"name": "cache", "emptyDir": {}},
+        {"name": "shm", "emptyDir": memory},
+    ]
     template["spec"]["terminationGracePeriodSeconds"] = GRACE_S
     return template
 
@@ -205,6 +225,7 @@ def _template(
     profile = common.profile
     spec: dict[str, Any] = {
         "serviceAccountName": profile.service_account,
+        "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -213,7 +234,7 @@ def _template(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": containers,
-        "volumes": [],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
     if profile.store_ca:
         spec["volumes"].append({"name": "ca", "configMap": {"name": profile.store_ca}})
@@ -239,9 +260,10 @@ def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
         },
         "securityContext": {
             "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [],
+        "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
     }
     if profile.store_secret:
         container["envFrom"] = [{"secretRef": {"name": profile.store_secret}}]
@@ -251,8 +273,13 @@ def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
     return container
 
 
-def _check_name(job: str) -> None:
-    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job) or len(job) > NAME_LENGTH:
+def check_id(job: str) -> None:
+    """Find out whether a job may have this id.
+
+    Raises:
+        SpecError: Kubernetes takes no such name.
+    """
+    if not JOB_ID.fullmatch(job) or len(job) > NAME_LENGTH:
         raise SpecError(
             f"job id '{job}': expected a name for Kubernetes: lower-case letters, digits and '-', "
             f"a letter first, at most {NAME_LENGTH} characters"

@@ -4,8 +4,11 @@ Runs beside Ray, in a container of its own, and outlives it: what a dying driver
 shipped too. One that is started again goes on behind what the store has.
 """
 
+import contextlib
+import math
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +19,13 @@ from graft.store import Store
 SHIPPED = re.compile(r"job-driver-.+\.log|worker-.+\.(out|err)")
 """Files of Ray's log folder that a person would want to read."""
 DRIVER = "job-driver-"
+DRIVER_SOURCE = "driver@"
+"""How the names of logs of an attempt's driver begin; they sort by the time of its Ray's start."""
 CHUNK_BYTES = 4 << 20
 """A chunk has at most as many."""
 EVERY_S = 2.0
+LAST_TRIES_S = 20.0
+"""For what was said last to get into a store that fails, once the pod is to end."""
 
 
 class Shipper:
@@ -36,13 +43,15 @@ class Shipper:
             StoreError: the store cannot be used; nothing is lost, the next call tries again.
         """
         shipped = 0
-        for path in sorted(self._folder.glob("*")):
+        folder = self._folder.resolve()  # another one when Ray was started again
+        for path in sorted(folder.glob("*")):
             if SHIPPED.fullmatch(path.name):
-                shipped += self._ship_file(path)
+                with contextlib.suppress(FileNotFoundError):  # Ray has just removed it
+                    shipped += self._ship_file(path, folder.parent.name)
         return shipped
 
-    def _ship_file(self, path: Path) -> int:
-        source = source_name(self._pod, path.name)
+    def _ship_file(self, path: Path, session: str) -> int:
+        source = source_name(path.name, session, self._pod)
         if source not in self._done:
             self._done[source] = log_end(self._store, self._job, source)
         shipped = 0
@@ -59,10 +68,10 @@ class Shipper:
         return shipped
 
 
-def source_name(pod: str, file: str) -> str:
-    """Return the name of what writes a file: `driver-` and the attempt's pod, or pod and file."""
-    kind = "driver" if file.startswith(DRIVER) else Path(file).name
-    return f"{kind}@{pod}"
+def source_name(file: str, session: str, pod: str) -> str:
+    """Return what a log file of Ray's is called in the store: `driver@SESSION@POD`."""
+    kind = DRIVER_SOURCE if file.startswith(DRIVER) else f"{file}@"
+    return f"{kind}{session}@{pod}"
 
 
 def ship_until(
@@ -73,9 +82,11 @@ def ship_until(
 ) -> None:
     """Ship again and again, and once more after `ended`; `warn` is told what goes wrong, once."""
     last: str | None = None
-    more = True
-    while more:
-        more = not ended.wait(every_s)
+    give_up = math.inf
+    while True:
+        if ended.wait(every_s):
+            give_up = min(give_up, time.monotonic() + LAST_TRIES_S)
+            time.sleep(every_s)  # what dies beside it has a last word
         try:
             shipper.ship()
             last = None
@@ -83,3 +94,5 @@ def ship_until(
             if str(error) != last:
                 warn(f"logs are not shipped for now: {error}")
             last = str(error)
+        if give_up < math.inf and (last is None or time.monotonic() > give_up):
+            return

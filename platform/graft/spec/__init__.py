@@ -14,6 +14,7 @@ from graft.spec.data import (
     Preprocess,
     StandardAugment,
 )
+from graft.spec.demo import Demo
 from graft.spec.explain import nearest
 from graft.spec.finetune import Finetune, Register, Scaling
 from graft.spec.jobfile import Job, dump_job, load_job, parse_job, parse_yaml, trial_spec
@@ -77,6 +78,7 @@ __all__ = [
     "Cosine",
     "Dataset",
     "DecayedRates",
+    "Demo",
     "EarlyStopping",
     "Finetune",
     "GridSearch",

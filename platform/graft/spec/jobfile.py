@@ -8,14 +8,15 @@ from typing import Any, overload
 from pydantic import JsonValue, ValidationError
 
 from graft.errors import SpecError
+from graft.spec.demo import Demo
 from graft.spec.explain import explain
 from graft.spec.finetune import Finetune
 from graft.spec.keys import changed
 from graft.spec.sweep import RANGES, Choice, IntUniform, LogUniform, Range, Sweep
 
-Job = Finetune | Sweep
-KINDS: dict[str, type[Finetune] | type[Sweep]] = {"finetune": Finetune, "sweep": Sweep}
-COMMANDS = {"finetune": "graft train", "sweep": "graft sweep"}
+Job = Finetune | Sweep | Demo
+KINDS: dict[str, type[Job]] = {"finetune": Finetune, "sweep": Sweep, "demo": Demo}
+COMMANDS = {"finetune": "graft train", "sweep": "graft sweep", "demo": "graft submit"}
 DEFAULT_KINDS = {
     "head": "linear",
     "augment": "standard",
@@ -31,6 +32,7 @@ SWEEP_KINDS = {
     "scheduler": "asha",
     "best": "as-is",
 }
+SECTION_KINDS = {"finetune": DEFAULT_KINDS, "sweep": SWEEP_KINDS}
 
 
 @overload
@@ -89,9 +91,7 @@ def trial_spec(base: Finetune, changes: Mapping[str, JsonValue], where: str) -> 
     return parse_job(document, where)
 
 
-def _parse(
-    document: dict[str, Any], where: str, expected: type[Finetune] | type[Sweep] | None
-) -> Job:
+def _parse(document: dict[str, Any], where: str, expected: type[Job] | None) -> Job:
     kind = document.get("kind")
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
@@ -102,7 +102,7 @@ def _parse(
             f"{next(name for name, known in KINDS.items() if known is expected)}: "
             f"`{COMMANDS[str(kind)]}` runs this one"
         )
-    for key, default in (SWEEP_KINDS if model is Sweep else DEFAULT_KINDS).items():
+    for key, default in SECTION_KINDS.get(str(kind), {}).items():
         document = _with_kind(document, key.split("."), default)
     if model is Sweep:
         document = _completed(document)

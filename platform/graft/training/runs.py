@@ -173,6 +173,15 @@ def put_metrics(store: Store, run: str, attempt: int, epoch: Epoch) -> None:
     store.write(key, json.dumps(epoch.model_dump(mode="json")).encode())
 
 
+def latest_epoch(store: Store, run: str) -> Epoch | None:
+    """Return the last epoch of a run that is done, None before the first."""
+    head = read_head(store, run)
+    for attempt in range(head.attempt if head else 0, 0, -1):
+        if keys := sorted(key for key, _ in store.scan(f"runs/{run}/attempt-{attempt}/metrics/")):
+            return Epoch.model_validate_json(store.read(keys[-1]).data)
+    return None
+
+
 def _head(run: str) -> str:
     return f"runs/{run}/head.json"
 

@@ -1,0 +1,194 @@
+"""A namespace of a Kubernetes cluster: its objects as plain JSON, its refusals as sentences."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import kubernetes
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from urllib3.exceptions import HTTPError
+from yaml import YAMLError
+
+from graft.errors import ClusterLost, GraftError, InputError, NotFoundError
+
+TIMEOUT_S = (5, 30)
+"""To connect, and for an answer."""
+IN_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+Object = dict[str, Any]
+"""One of Kubernetes' objects, as its API writes it."""
+
+
+class Conflict(GraftError):  # noqa: N818 - a state that callers handle
+    """There is such an object already."""
+
+
+class UnknownField(GraftError):  # noqa: N818
+    """The cluster's resource has no such field."""
+
+
+class Kube:
+    """One namespace, with the rights of a kubeconfig's user."""
+
+    def __init__(self, api: Any, namespace: str):
+        self._api = api
+        self.namespace = namespace
+        self.server: str = api.configuration.host
+
+    @classmethod
+    def connect(cls, context: str | None = None, namespace: str | None = None) -> "Kube":
+        """Use a kubeconfig (``KUBECONFIG``, else ~/.kube/config), or a pod's own service account.
+
+        Args:
+            context: one of the kubeconfig's; None: its current one.
+            namespace: None: the context's.
+
+        Raises:
+            InputError: there is no kubeconfig, or not that context in it, or no way to log in.
+        """
+        configuration = kubernetes.client.Configuration()
+        configuration.retries = 1
+        try:
+            if context is None and not _has_kubeconfig() and IN_POD_NAMESPACE.exists():
+                kubernetes.config.load_incluster_config(configuration)
+                own = IN_POD_NAMESPACE.read_text().strip()
+            else:
+                own = _load_kubeconfig(configuration, context)
+        except (ConfigException, YAMLError, OSError) as error:
+            raise InputError(
+                f"no usable kubeconfig ({' '.join(str(error).split())}); set KUBECONFIG or "
+                "--kube-context, or name a running Ray cluster with --address"
+            ) from error
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would tell of every try
+        return cls(kubernetes.client.ApiClient(configuration), namespace or own)
+
+    def get(self, path: str, **query: str) -> Any:
+        """Return what is at a path; `{ns}` in it is the namespace.
+
+        Raises:
+            NotFoundError: nothing is.
+            InputError: the cluster refuses.
+            ClusterLost: it does not answer.
+        """
+        return self._request("GET", path, query)
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """Return the objects of a list."""
+        found: list[Object] = self.get(path, **query)["items"]
+        return found
+
+    def text(self, path: str, **query: str) -> str:
+        """Return what is at a path and is no JSON."""
+        return str(self._request("GET", path, query, answer="str"))
+
+    def create(self, path: str, body: Object, **query: str) -> Object:
+        """Create an object; a field that the cluster does not know is an error.
+
+        Raises:
+            Conflict: there is one of that name.
+            UnknownField: a field of it is not known.
+        """
+        made: Object = self._request("POST", path, query | {"fieldValidation": "Strict"}, body)
+        return made
+
+    def delete(self, path: str) -> None:
+        """Delete an object, and then what it owns."""
+        self._request("DELETE", path, {"propagationPolicy": "Background"})
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        body: Object | None = None,
+        answer: str = "object",
+    ) -> Any:
+        try:
+            return self._api.call_api(
+                path.replace("{ns}", self.namespace),
+                method,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json, */*"},
+                body=body,
+                response_type=answer,
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=TIMEOUT_S,
+            )
+        except ApiException as error:
+            self._refused(error)
+        except (HTTPError, OSError) as error:
+            raise ClusterLost(
+                f"no answer from Kubernetes at {self.server}: {_cause(error)}"
+            ) from error
+
+    def _refused(self, error: ApiException) -> NoReturn:
+        message = _message(error)
+        if error.status == 401:
+            raise InputError(
+                f"Kubernetes at {self.server} does not accept this kubeconfig's credentials; "
+                "log in again"
+            ) from error
+        if error.status == 403:
+            raise InputError(
+                f"no permission in namespace {self.namespace}: {message}; ask its owners to add "
+                "you to `submitters` of Graft's chart"
+            ) from error
+        if error.status == 404:
+            raise NotFoundError(f"Kubernetes: {message}") from error
+        if "strict decoding error" in message:
+            raise UnknownField(message) from error
+        if error.status == 409:
+            raise Conflict(message) from error
+        if error.status is not None and error.status >= 500:
+            raise ClusterLost(f"Kubernetes at {self.server} fails: {message}") from error
+        raise InputError(f"Kubernetes refuses: {message}") from error
+
+
+def _has_kubeconfig() -> bool:
+    return "KUBECONFIG" in os.environ or Path.home().joinpath(".kube", "config").exists()
+
+
+def _load_kubeconfig(configuration: Any, context: str | None) -> str:
+    """Load a context into a configuration; return its namespace."""
+    contexts, current = kubernetes.config.list_kube_config_contexts()
+    chosen = current
+    if context is not None:
+        named = {one["name"]: one for one in contexts}
+        if context not in named:
+            raise InputError(
+                f"no context '{context}' in the kubeconfig; it has: {', '.join(sorted(named))}"
+            )
+        chosen = named[context]
+    logging.disable()  # the client would log how logging in failed, and go on as nobody
+    try:
+        kubernetes.config.load_kube_config(
+            context=chosen["name"], client_configuration=configuration
+        )
+    except AttributeError as error:  # a plugin that logs in, and wrote nothing
+        raise ConfigException(f"logging in as '{chosen['context'].get('user')}' failed") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    if not (configuration.api_key or configuration.cert_file or configuration.username):
+        raise InputError(
+            f"context '{chosen['name']}' of the kubeconfig gives no credentials: logging in as "
+            f"'{chosen['context'].get('user')}' failed (does its plugin run?)"
+        )
+    return str(chosen["context"].get("namespace", "default"))
+
+
+def _message(error: ApiException) -> str:
+    """Return what the API server says, on a line."""
+    try:
+        said = str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        said = f"{error.status} {error.reason}"
+    return " ".join(said.split())
+
+
+def _cause(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(reason).rpartition(": ")[2] or type(error).__name__

@@ -1,0 +1,195 @@
+"""`graft submit` and `graft jobs`, the real commands: without a cluster, and to a running Ray.
+
+To a real Kubernetes: tests/cluster/e2e.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from colours import colour_spec, draw_colours
+from conftest import free_port
+from graft.cluster.jobs import begin_attempt, put_log, submit_job
+from graft.data.importing import import_dataset
+from graft.spec import dump_job
+from graft.store import Store
+
+BIN = Path(sys.executable).parent
+TOKEN = "a-token-of-this-test-alone"
+
+
+def graft(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    given = os.environ | {"KUBECONFIG": "/nonexistent/config"} | environment
+    return subprocess.run(
+        [BIN / "graft", *arguments], env=given, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store.open(str(tmp_path / "store"))
+    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours")
+    return store
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(dump_job(colour_spec(train__epochs=1)))
+    return str(path)
+
+
+def kubeconfig(path: Path, server: str) -> Path:
+    path.write_text(
+        f"""apiVersion: v1
+kind: Config
+current-context: one
+contexts: [{{name: one, context: {{cluster: one, user: one}}}}]
+clusters: [{{name: one, cluster: {{server: "{server}"}}}}]
+users: [{{name: one, user: {{token: x}}}}]
+"""
+    )
+    return path
+
+
+def test_without_a_kubeconfig(spec: str) -> None:
+    done = graft("submit", spec)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no usable kubeconfig" in done.stderr
+    assert "set KUBECONFIG or --kube-context, or name a running Ray cluster" in done.stderr
+
+
+def test_a_context_that_is_not_there(spec: str, tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path / "config", "http://127.0.0.1:1")
+    done = graft("submit", spec, "--kube-context", "two", KUBECONFIG=str(config))
+    assert done.returncode == 2
+    assert "no context 'two' in the kubeconfig; it has: one" in done.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_known_at_once(spec: str, tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path / "config", f"http://127.0.0.1:{free_port()}")
+    began = time.monotonic()
+    done = graft("submit", spec, KUBECONFIG=str(config))
+    assert done.returncode == 2
+    assert "no answer from Kubernetes at http://127.0.0.1" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert time.monotonic() - began < 30
+
+
+def test_a_spec_is_checked_before_any_cluster(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(dump_job(colour_spec()) + "lerning: 1\n")
+    done = graft("submit", str(path))
+    assert done.returncode == 2
+    assert "unknown key 'lerning'" in done.stderr
+
+
+def test_jobs_of_the_store_when_there_is_no_cluster(store: Store) -> None:
+    submit_job(store, "one", "kind: finetune\n")
+    attempt = begin_attempt(store, "one", "finetune")
+    put_log(store, "one", "driver@session_1@head", 0, b"epoch 1\n")
+    put_log(store, "one", "worker-1.out@session_1@head", 0, b"hello\n")
+    attempt.fail("a worker died", final=True)
+
+    listed = graft("jobs", "ls", "--json", "--store", store.uri)
+    assert "from the store alone, which may be behind: no usable kubeconfig" in listed.stderr
+    (job,) = json.loads(listed.stdout)["jobs"]
+    assert (job["job"], job["state"], job["why"]) == ("one", "failed", "a worker died")
+
+    assert graft("jobs", "logs", "one", "-f", "--store", store.uri).stdout == "epoch 1\n"
+    other = graft(
+        "jobs", "logs", "one", "--source", "worker-1.out@session_1@head", "--store", store.uri
+    )
+    assert other.stdout == "hello\n"
+    shown = graft("jobs", "show", "one", "--store", store.uri)
+    assert "a worker died" in shown.stdout
+    waited = graft("jobs", "wait", "one", "--store", store.uri)
+    assert waited.returncode == 1
+    assert "one failed: a worker died; what it said: graft jobs logs one" in waited.stderr
+    late = graft("jobs", "cancel", "one", "--store", store.uri)
+    assert late.returncode == 2
+    assert "to cancel one takes the cluster that it runs on" in late.stderr
+    absent = graft("jobs", "show", "on", "--store", store.uri)
+    assert absent.returncode == 2
+    assert "no job 'on' in" in absent.stderr
+    assert "did you mean 'one'" in absent.stderr
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """A Ray cluster of its own, with its Jobs API and a token."""
+    port, environment = (
+        free_port(),
+        os.environ
+        | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+        },
+    )
+    environment.pop("RAY_ADDRESS", None)
+    command = [BIN / "ray", "start", "--head", "--block", "--port=0", "--num-cpus=2"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    ray = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/api/version").status_code in (200, 401):
+                    break
+            assert ray.poll() is None, f"Ray ended with exit code {ray.returncode}"
+            assert time.monotonic() < deadline, "Ray's dashboard did not come up"
+            time.sleep(0.2)
+        yield url
+    finally:
+        ray.terminate()
+        ray.wait(60)
+
+
+@pytest.mark.slow
+def test_a_job_on_a_running_ray(ray_address: str, store: Store, spec: str) -> None:
+    where = ("--address", ray_address, "--store", store.uri)
+    closed = graft("submit", spec, *where, RAY_AUTH_TOKEN="wrong")
+    assert closed.returncode == 2
+    assert "wants its token: set RAY_AUTH_TOKEN" in closed.stderr
+
+    preview = graft("submit", spec, *where, "--id", "one", "--dry-run", RAY_AUTH_TOKEN=TOKEN)
+    assert json.loads(preview.stdout)["submission_id"] == "one"
+    done = graft("submit", spec, *where, "--id", "one", "--wait", "--json", RAY_AUTH_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert (status["state"], status["model"]) == ("succeeded", "colours@1")
+    assert "epoch 1/1" in done.stderr  # its log
+
+    again = graft("submit", spec, *where, "--id", "one", RAY_AUTH_TOKEN=TOKEN)
+    assert again.returncode == 0
+    assert "one was submitted before" in again.stderr
+    other = graft(
+        "submit", spec, *where, "--id", "one", "--set", "train.epochs=2", RAY_AUTH_TOKEN=TOKEN
+    )
+    assert other.returncode == 2
+    assert "there is a job 'one' with another spec; choose another --id" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_on_a_running_ray(ray_address: str, store: Store, spec: str) -> None:
+    where = ("--address", ray_address, "--store", store.uri)
+    bad = ("--set", "backbone.freeze=17")
+    done = graft("submit", spec, *where, "--id", "bad", *bad, "--wait", RAY_AUTH_TOKEN=TOKEN)
+    assert done.returncode == 1
+    assert "bad failed: backbone.freeze" in done.stderr
+    listed = graft("jobs", "ls", "--json", *where, RAY_AUTH_TOKEN=TOKEN)
+    states = {job["job"]: job["state"] for job in json.loads(listed.stdout)["jobs"]}
+    assert states["bad"] == "failed"

@@ -1,0 +1,194 @@
+"""How a job stands: from a RayJob, its pods and the store's record to a line."""
+
+from typing import Any
+
+import pytest
+
+from graft.cluster.jobs import JobRecord
+from graft.cluster.status import Seen, combine, seen
+
+
+def rayjob(deleted: bool = False, **status: Any) -> dict[str, Any]:
+    labels = {"graft.dev/job": "one", "graft.dev/kind": "finetune"}
+    meta: dict[str, Any] = {"name": "one", "labels": labels}
+    if deleted:
+        meta["deletionTimestamp"] = "2026-11-24T10:00:00Z"
+    env = [{"name": "GRAFT_SPEC", "value": "kind: finetune\n"}]
+    head = {"template": {"spec": {"containers": [{"env": env}]}}}
+    cluster = {"headGroupSpec": head, "workerGroupSpecs": [{"replicas": 2}]}
+    return {"metadata": meta, "spec": {"rayClusterSpec": cluster}, "status": status}
+
+
+def pod(name: str, phase: str, **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "status": {"phase": phase} | status}
+
+
+def ready(name: str) -> dict[str, Any]:
+    made = pod(name, "Running", conditions=[{"type": "Ready", "status": "True"}])
+    made["metadata"]["labels"] = {"ray.io/node-type": "worker"}
+    return made
+
+
+def waiting(
+    name: str, reason: str, message: str, kind: str = "containerStatuses"
+) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return pod(name, "Pending", **{kind: [{"state": state}]})
+
+
+def unschedulable(name: str, message: str) -> dict[str, Any]:
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": message,
+    }
+    return pod(name, "Pending", conditions=[condition])
+
+
+@pytest.mark.parametrize(
+    ("status", "pods", "state", "why"),
+    [
+        ({}, [], "starting", "the KubeRay operator has not taken it up"),
+        ({"jobDeploymentStatus": "Initializing"}, [], "starting", "0 of 3 pods are ready"),
+        (
+            {"jobDeploymentStatus": "Initializing"},
+            [ready("h"), waiting("w", "ContainerCreating", "")],
+            "starting",
+            "1 of 3 pods are ready",
+        ),
+        (
+            {
+                "jobDeploymentStatus": "Initializing",
+                "rayClusterStatus": {
+                    "conditions": [
+                        {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+                    ]
+                },
+            },
+            [],
+            "starting",
+            "exceeded quota",
+        ),
+        (
+            {"jobDeploymentStatus": "Initializing"},
+            [
+                unschedulable("w1", "0/1 nodes are available"),
+                waiting("w2", "ErrImagePull", "failed to pull\n graft:2", "initContainerStatuses"),
+            ],
+            "starting",
+            "w2: ErrImagePull: failed to pull graft:2",
+        ),
+        (
+            {"jobDeploymentStatus": "Initializing"},
+            [ready("h"), unschedulable("w1", "0/1 nodes are available: memory")],
+            "starting",
+            "w1: 0/1 nodes are available: memory",
+        ),
+        (
+            {"jobDeploymentStatus": "Running", "jobStatus": "PENDING"},
+            [ready("h"), ready("w"), ready("v"), pod("submitter", "Pending")],
+            "starting",
+            "its pods are ready, the driver starts",
+        ),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, [], "running", None),
+        ({"jobDeploymentStatus": "Suspended"}, [], "queued", "waits for its queue to admit it"),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, [], "succeeded", None),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, [], "failed", "Ray says STO"),
+        (
+            {
+                "jobDeploymentStatus": "Failed",
+                "reason": "PreRunningDeadlineExceeded",
+                "message": "long words",
+            },
+            [],
+            "failed",
+            "its pods did not run within the start deadline",
+        ),
+        (
+            {"jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": "exit 1\nmore"},
+            [],
+            "failed",
+            "exit 1 more",
+        ),
+        (
+            {"jobDeploymentStatus": "ValidationFailed", "message": "bad name"},
+            [],
+            "failed",
+            "bad name",
+        ),
+        (
+            {"jobDeploymentStatus": "Retrying", "failed": 1},
+            [],
+            "starting",
+            "its cluster failed, another one is made",
+        ),
+        (
+            {"jobDeploymentStatus": "Initializing", "failed": 1, "message": ""},
+            [],
+            "starting",
+            "attempt 2: 0 of 3 pods are ready",
+        ),
+    ],
+)
+def test_a_cluster_says_how_a_job_stands(
+    status: dict[str, Any], pods: list[dict[str, Any]], state: str, why: str | None
+) -> None:
+    found = seen(rayjob(**status), pods)
+    assert (found.job, found.kind, found.spec) == ("one", "finetune", "kind: finetune\n")
+    assert found.state == state
+    assert (found.why or "").startswith(why or "")
+    assert (found.why is None) == (why is None)
+
+
+def test_a_job_that_is_being_deleted_is_cancelled() -> None:
+    found = seen(rayjob(deleted=True, jobDeploymentStatus="Running", jobStatus="RUNNING"), [])
+    assert found.state == "cancelled"
+
+
+def record(**changes: Any) -> JobRecord:
+    given = {"job": "one", "kind": "finetune", "state": "running", "attempt": 2, "started": "t"}
+    return JobRecord.model_validate(given | changes)
+
+
+RUNNING = Seen("one", "finetune", "running")
+
+
+@pytest.mark.parametrize(
+    ("seen", "record", "here", "line"),
+    [
+        (RUNNING, record(), True, "running: epoch 3/8"),
+        (RUNNING, None, True, "running: epoch 3/8"),
+        # Its own word counts, though its cluster does not know yet, or tries again in vain.
+        (RUNNING, record(state="succeeded", final=True, model="m@1"), True, "succeeded: m@1"),
+        (
+            Seen("one", "finetune", "starting", "attempt 1 failed"),
+            record(state="failed", final=True, error="no dataset 'x'"),
+            True,
+            "failed: no dataset 'x'",
+        ),
+        (
+            Seen("one", "finetune", "starting", "attempt 1 failed"),
+            record(state="failed", error="a worker died"),
+            True,
+            "starting: a worker died; another cluster is made",
+        ),
+        (
+            Seen("one", "finetune", "failed", "exit 1"),
+            record(state="failed", error="a worker died"),
+            True,
+            "failed: a worker died",
+        ),
+        # Its RayJob is gone, or there is no cluster to ask.
+        (None, record(state="succeeded", final=True, model="m@1"), True, "succeeded: m@1"),
+        (None, record(), True, "failed: its cluster is gone, and it did not say how it ended"),
+        (None, record(), False, "running: epoch 3/8"),
+        (None, None, True, "failed: it was deleted before it began"),
+    ],
+)
+def test_what_the_cluster_and_the_store_know_together(
+    seen: Seen | None, record: JobRecord | None, here: bool, line: str
+) -> None:
+    status = combine("one", seen, record, "epoch 3/8", here)
+    assert str(status) == line
+    assert status.has_ended == line.startswith(("succeeded", "failed"))
