@@ -4,13 +4,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-MINIO_VERSION := $(shell cat tests/minio.version)
-MINIO := .cache/minio/$(MINIO_VERSION)/bin/minio
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= graft:$(VERSION)
+# The first that answers: docker may be a client without an engine.
+ENGINE ?= $(firstword $(foreach engine,docker podman buildah,\
+  $(shell $(engine) info >/dev/null 2>&1 && echo $(engine))))
+# For the build alone, which sees them as secrets: a pip.conf (index, proxy), and a CA bundle, which
+# that pip.conf names as /run/secrets/ca.crt. No layer keeps them.
+ifdef PIP_CONF
+SECRETS += --secret id=pip.conf,src=$(PIP_CONF)
+endif
+ifdef CA_BUNDLE
+SECRETS += --secret id=ca.crt,src=$(CA_BUNDLE)
+endif
 
-.PHONY: help install demo test test-slow check bench minio clean
+.PHONY: help install demo test test-slow check bench minio programs image e2e cluster clean
 
 help:  ## Show what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Create .venv and fill it with what constraints.txt pins
 
@@ -26,7 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## The main job, whole, without network: import, pretrain, transfer, serve
 	$(BIN)/graft demo
 
-test: $(INSTALLED) minio  ## The tests
+test: $(INSTALLED) minio programs  ## The tests
 	$(BIN)/pytest
 
 test-slow: $(INSTALLED) minio  ## The tests marked slow
@@ -41,14 +52,22 @@ bench: $(INSTALLED) minio  ## The benchmarks; each appends a line to bench.jsonl
 	@set -e; for bench in tests/bench/bench_*.py; do echo "$$bench"; $(BIN)/python $$bench; done
 
 minio:  ## The S3 server of the tests, built from its Go module where there is Go
-	@if [ -n "$$GRAFT_TEST_S3_ENDPOINT" ] || [ -x $(MINIO) ]; then :; \
-	elif ! command -v go >/dev/null; then \
-	  echo "no Go to build MinIO with: the tests fall back to moto's server"; \
-	else \
-	  echo "building MinIO $(MINIO_VERSION), once: about two minutes"; \
-	  GOBIN=$(CURDIR)/$(dir $(MINIO)) go install github.com/minio/minio@$(MINIO_VERSION) || \
-	    echo "MinIO cannot be built: the tests fall back to moto's server"; \
-	fi
+	@[ -n "$$GRAFT_TEST_S3_ENDPOINT" ] || $(PYTHON) tests/programs.py minio
+
+programs:  ## What the chart's tests need: helm, kubeconform, Kubernetes' and KubeRay's schemas
+	@$(PYTHON) tests/programs.py helm kubeconform kubernetes-files kuberay-files
+
+image:  ## Build the image: IMAGE, BASE_IMAGE, ENGINE (docker, podman, buildah), PIP_CONF, CA_BUNDLE
+	@[ -n "$(ENGINE)" ] || { echo "no docker, podman or buildah that answers" >&2; exit 1; }
+	$(ENGINE) build -f deploy/Dockerfile -t $(IMAGE) $(SECRETS) \
+	  $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) .
+
+e2e: $(INSTALLED)  ## The tests on a real Kubernetes, raised for them on this machine; needs root
+	@PYTHONPATH=tests $(BIN)/python -m cluster.e2e $(E2E)
+
+cluster: $(INSTALLED)  ## Raise that Kubernetes and keep it until Ctrl-C
+	@PYTHONPATH=tests $(BIN)/python -m cluster.e2e --up
 
 clean:  ## Remove .venv and the tools' caches; .cache/ keeps what was built
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

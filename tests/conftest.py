@@ -23,20 +23,19 @@ import pytest
 from botocore.config import Config
 
 from graft.store import Store
+from programs import VERSIONS, program
 
 if TYPE_CHECKING:
     from graft.training.events import Event
     from graft.training.ranks import Ranks
 
-ROOT = Path(__file__).parents[1]
-MINIO_VERSION = (ROOT / "tests" / "minio.version").read_text().strip()
-MINIO = ROOT / ".cache" / "minio" / MINIO_VERSION / "bin" / "minio"
+MINIO = program("minio")
 
 ENDPOINT = os.environ.get("GRAFT_TEST_S3_ENDPOINT")
 if ENDPOINT:
     SERVER = f"GRAFT_TEST_S3_ENDPOINT ({ENDPOINT})"
 elif MINIO.exists():
-    SERVER = f"MinIO {MINIO_VERSION}"
+    SERVER = f"MinIO {VERSIONS['MINIO']}"
 else:
     SERVER = "moto, which does not fence; `make minio` builds MinIO where there is Go"
 

@@ -34,12 +34,17 @@ def _encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
 
 
 def _register_model(
-    store: Store, name: str = "ants-bees", run: str = "run-1", golden_shift: float = 0.0
+    store: Store,
+    name: str = "ants-bees",
+    run: str = "run-1",
+    golden_shift: float = 0.0,
+    seed: int = 0,
+    classes: tuple[str, ...] = CLASSES,
 ) -> ModelVersion:
     """Register a random SqueezeNet; `golden_shift` falsifies the recorded logits."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     backbone = Backbone(arch="squeezenet1_1", weights="none", freeze=-2)
-    model = build(backbone, LinearHead(), len(CLASSES), crop=64).eval()
+    model = build(backbone, LinearHead(), len(classes), crop=64).eval()
     contract = Contract(resize=72, crop=64, max_side=80)
     chain = trunk_chain(model, contract)
     publish_stages(store, model, chain)
@@ -54,7 +59,7 @@ def _register_model(
         arch=backbone.arch,
         head=LinearHead(),
         dropout=None,
-        classes=CLASSES,
+        classes=classes,
         contract=contract,
         freeze=model.depth,
         stages=chain.digests[1:],

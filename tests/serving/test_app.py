@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from graft.registry import get_model
 from graft.serving.app import MAX_BATCH, create_app
+from graft.serving.current import Current
 from graft.serving.predictor import Predictor
 from graft.store import Store
 
@@ -28,7 +29,7 @@ def predictor(model_store: Store) -> Predictor:
 
 @pytest.fixture(scope="module")
 def app(predictor: Predictor) -> Any:
-    return create_app(predictor, max_body=200_000)
+    return create_app(Current(predictor), max_body=200_000)
 
 
 def client(app: Any) -> httpx.AsyncClient:
@@ -157,7 +158,11 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end(app: Any) -> None:
 
 
 def test_health_and_models(app: Any) -> None:
-    assert ask(app, "/healthz", "GET").json() == {"status": "ok", "model": "ants-bees@1"}
+    assert ask(app, "/healthz", "GET").json() == {
+        "status": "ok",
+        "model": "ants-bees@1",
+        "refused": None,
+    }
     assert ask(app, "/v1/models", "GET").json() == {
         "models": [
             {
@@ -212,7 +217,7 @@ def test_requests_that_arrive_together_share_forwards(
     predictor: Predictor, photograph: Callable[..., bytes]
 ) -> None:
     recorder = Recorder(predictor)
-    app = create_app(recorder)
+    app = create_app(Current(recorder))
     files = [photograph(seed) for seed in range(40)]
 
     async def all_at_once() -> list[httpx.Response]:
@@ -233,7 +238,7 @@ def test_requests_that_arrive_together_share_forwards(
 def test_a_client_that_goes_away_takes_nobody_with_it(
     predictor: Predictor, photograph: Callable[..., bytes]
 ) -> None:
-    app = create_app(Recorder(predictor))
+    app = create_app(Current(Recorder(predictor)))
 
     async def some_leave() -> list[httpx.Response]:
         async with client(app) as http:
@@ -254,7 +259,7 @@ def test_a_failed_forward_fails_its_batch_alone(
     predictor: Predictor, photograph: Callable[..., bytes]
 ) -> None:
     recorder = Recorder(predictor)
-    app = create_app(recorder)
+    app = create_app(Current(recorder))
 
     async def fail_then_work() -> tuple[httpx.Response, httpx.Response]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -266,3 +271,26 @@ def test_a_failed_forward_fails_its_batch_alone(
 
     first, second = asyncio.run(fail_then_work())
     assert (first.status_code, second.status_code) == (500, 200)
+
+
+def test_the_check_of_a_server_goes_before_all_that_wait(
+    predictor: Predictor, photograph: Callable[..., bytes]
+) -> None:
+    recorder = Recorder(predictor)
+    app = create_app(Current(recorder))
+
+    async def check_under_load() -> int:
+        async with client(app) as http:
+            data = photograph(1)
+            tasks = [asyncio.create_task(http.post(PREDICT, content=data)) for _ in range(64)]
+            while not recorder.batches:
+                await asyncio.sleep(0.001)
+            await app.state.check()
+            waiting = sum(not task.done() for task in tasks)
+            await asyncio.gather(*tasks)
+            return waiting
+
+    assert asyncio.run(check_under_load()) > MAX_BATCH
+    recorder.fail = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asyncio.run(app.state.check())

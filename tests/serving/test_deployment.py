@@ -1,10 +1,14 @@
 """A model on a real local Ray Serve: it answers, or says why not, and leaves nothing behind."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +17,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from graft.cluster.local import DEFAULTS
 from graft.errors import ResourceError, ServingError
-from graft.registry import ModelVersion, get_model
+from graft.registry import ModelVersion, get_model, promote
+from graft.serving.predictor import Predictor
 from graft.store import Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
-    from graft.serving.deployment import serve_model
+    from graft.serving.deployment import Following, _fast_path, following, free_port, serve_model
 
 GRAFT = Path(sys.executable).with_name("graft")
 
@@ -157,3 +163,191 @@ def test_the_commands_from_start_to_end(
     assert "Traceback" not in messages
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
+
+
+def test_what_a_rayservice_passes_is_checked() -> None:
+    arguments = {"store": "s3://bucket", "model": "ants-bees"}
+    assert following(Following.model_validate(arguments)).__class__.__name__ == "Application"
+    for wrong in (
+        {"stores": "s3://bucket"},
+        {"alias": "3"},
+        {"alias": "Champion"},
+        {"replicas": 0},
+        {"poll_s": 0},
+        {"model": "ants/bees"},
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Following.model_validate(arguments | wrong)
+
+
+def test_a_version_is_nothing_to_follow(model_store: Store) -> None:
+    command = [GRAFT, "serve", "ants-bees@1", "--follow", "--store", model_store.uri]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "graft: --follow ants-bees@1: a version never moves; "
+        "name an alias, as in ants-bees@champion\n"
+    )
+
+
+class Clients:
+    """Clients that each ask for one image all the time, and keep every answer."""
+
+    def __init__(self, url: str, files: list[bytes]):
+        self.answers: list[tuple[int, httpx.Response]] = []
+        self.errors: list[Exception] = []
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(url, number, data))
+            for number, data in enumerate(files)
+        ]
+
+    def _ask(self, url: str, number: int, data: bytes) -> None:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/v1/models/ants-bees/predict", content=data)
+                except httpx.HTTPError as error:
+                    self.errors.append(error)
+                else:
+                    self.answers.append((number, answer))
+
+    def __enter__(self) -> "Clients":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+def wait_for(
+    condition: Callable[[], bool], process: "subprocess.Popen[bytes] | None" = None
+) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process is None or process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def health(url: str) -> dict[str, str | None]:
+    try:
+        answer = httpx.get(f"{url}/healthz", timeout=5, trust_env=False, verify=False)
+        found: dict[str, str | None] = answer.json() if answer.is_success else {}
+    except httpx.TransportError:
+        return {}
+    return found
+
+
+@pytest.fixture
+def promotable(tmp_path: Path, register_model: Callable[..., ModelVersion]) -> Store:
+    """A store with versions 1 and 2, unlike each other, and 3, whose golden images differ."""
+    store = Store.open(str(tmp_path / "store"))
+    register_model(store)
+    register_model(store, run="run-2", seed=1)
+    register_model(store, run="run-3", seed=2, golden_shift=0.5)
+    return store
+
+
+@pytest.fixture
+def rayservice(
+    promotable: Store, tmp_path: Path
+) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """What KubeRay does with a RayService's `serveConfigV2`, in a Ray of its own."""
+    port = free_port("127.0.0.1", 0)
+    config = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "applications": [
+            {
+                "name": "served",
+                "route_prefix": "/",
+                "import_path": "graft.serving.deployment:following",
+                "args": {
+                    "store": promotable.uri,
+                    "model": "ants-bees",
+                    "replicas": 2,
+                    "poll_s": 0.2,
+                },
+            }
+        ],
+    }
+    (tmp_path / "serve.yaml").write_text(json.dumps(config))  # JSON is YAML
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as short:
+        environment = os.environ | DEFAULTS | _fast_path(short)
+        command = [GRAFT.with_name("serve"), "run", "--address", "local", "serve.yaml"]
+        with (
+            (tmp_path / "serve.log").open("wb") as log,
+            subprocess.Popen(
+                command, env=environment, cwd=tmp_path, stdout=log, stderr=log
+            ) as process,
+        ):
+            yield process, f"http://127.0.0.1:{port}"
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+@pytest.mark.slow  # a Ray of its own: 40 seconds
+def test_a_rayservice_follows_promotions_without_a_failed_request(
+    promotable: Store,
+    rayservice: tuple["subprocess.Popen[bytes]", str],
+    photograph: Callable[..., bytes],
+) -> None:
+    process, url = rayservice
+    files = [photograph(seed) for seed in range(4)]
+    expected = {}
+    for number in (1, 2):
+        alone = Predictor.load(promotable, get_model(promotable, f"ants-bees@{number}"))
+        rows = alone.predict([alone.prepare(data) for data in files])
+        expected[alone.version.ref] = [
+            dict(zip(alone.version.classes, row.tolist(), strict=True)) for row in rows
+        ]
+
+    time.sleep(10)  # longer than a replica takes
+    assert health(url) == {}  # there is no champion yet
+    promote(promotable, "ants-bees@1", "champion")
+    wait_for(lambda: health(url).get("model") == "ants-bees@1", process)
+
+    with Clients(url, files) as clients:
+
+        def all_say(**wanted: str) -> bool:
+            return all(
+                wanted.items() <= health(url).items()
+                for _ in range(20)  # both replicas
+            )
+
+        for number in (2, 1, 2):
+            wait_for(lambda: len(clients.answers) > 20, process)
+            promote(promotable, f"ants-bees@{number}", "champion")
+            ref = f"ants-bees@{number}"
+            wait_for(lambda ref=ref: all_say(model=ref), process)
+        promote(promotable, "ants-bees@3", "champion")
+        wait_for(lambda: "golden image" in (health(url).get("refused") or ""), process)
+        assert all_say(model="ants-bees@2")
+
+    assert clients.errors == []
+    assert {answer.status_code for _, answer in clients.answers} == {200}
+    bodies = [(number, answer.json()) for number, answer in clients.answers]
+    for number, body in bodies:
+        found = {each["class"]: each["probability"] for each in body["predictions"]}
+        assert found == pytest.approx(expected[body["model"]][number], rel=1e-4)
+    assert {body["model"] for _, body in bodies} == set(expected)
+    assert {body["model"] for _, body in bodies[-20:]} == {"ants-bees@2"}
+
+
+@pytest.mark.slow  # Serve starts and stops once more, and looks every 5 seconds: 20 seconds
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_server_that_follows_needs_no_restart(
+    promotable: Store, photograph: Callable[..., bytes]
+) -> None:
+    version = promote(promotable, "ants-bees@1", "champion")
+    with serve_model(promotable, version, port=0, alias="champion") as url:
+        assert health(url)["model"] == "ants-bees@1"
+        with Clients(url, [photograph(1)]) as clients:
+            promote(promotable, "ants-bees@2", "champion")
+            wait_for(lambda: health(url)["model"] == "ants-bees@2")
+    assert clients.errors == []
+    assert {answer.status_code for _, answer in clients.answers} == {200}

@@ -13,6 +13,7 @@ import uvicorn
 
 from graft.registry import get_model
 from graft.serving.app import create_app
+from graft.serving.current import Current
 from graft.serving.predictor import Predictor
 from graft.store import Store
 
@@ -22,7 +23,8 @@ GRAFT = Path(sys.executable).with_name("graft")
 @pytest.fixture(scope="module")
 def url(model_store: Store) -> Iterator[str]:
     predictor = Predictor.load(model_store, get_model(model_store, "ants-bees"))
-    server = uvicorn.Server(uvicorn.Config(create_app(predictor), port=0, log_level="error"))
+    app = create_app(Current(predictor))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

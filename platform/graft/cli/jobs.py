@@ -56,7 +56,7 @@ def show(
     from rich.console import Group
     from rich.markup import escape
     from rich.syntax import Syntax
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from graft.cli.output import emit
     from graft.cli.target import open_jobs
@@ -66,7 +66,8 @@ def show(
     sources = jobs.sources(job)
 
     def page() -> Group:
-        table = Table(show_header=False, title=job, title_justify="left")
+        wide = Column(overflow="fold")  # names are there to be copied
+        table = Table("", wide, show_header=False, title=job, title_justify="left")
         for key, value in status.document().items():
             if value not in (None, "", 0) and key != "job":
                 table.add_row(key, escape(str(value)))

@@ -28,7 +28,7 @@ def run_job(
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
     from graft.cluster.jobs import begin_attempt, read_job, submit_job
-    from graft.cluster.local import ray_session, wait_for_cpus
+    from graft.cluster.local import ray_session, stop_this_job, wait_for_cpus
     from graft.errors import GraftError, InputError, Interrupted, ResourceError, StoreError
     from graft.spec import parse_job, parse_yaml
     from graft.store import Store
@@ -56,6 +56,9 @@ def run_job(
         mistake = mistake and not isinstance(error, (StoreError, ResourceError))
         with suppress(GraftError):
             attempt.fail(text.partition("\n")[0], final=mistake)
+        if mistake:
+            print(f"graft: {text}", flush=True)
+            stop_this_job()
         raise
     attempt.succeed(model)
 

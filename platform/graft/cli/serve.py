@@ -19,6 +19,12 @@ def serve(
     cpus_per_replica: Annotated[
         int, typer.Option(min=1, help="CPUs that each reserves, and its torch threads.")
     ] = 1,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Go with the alias (champion, if none is named) as it moves."
+        ),
+    ] = False,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
     debug: Debug = False,
@@ -26,15 +32,27 @@ def serve(
     """Serve a model over HTTP with Ray Serve, until Ctrl-C or SIGTERM.
 
     The golden images have to give the outputs that training recorded, or it does not
-    start. With --json the one document is printed as soon as the server answers.
+    start. With --follow the version that the alias is moved to takes over without a gap,
+    once its golden images match. With --json the one document is printed as soon as the
+    server answers.
     """
     import threading
     from contextlib import ExitStack, suppress
 
-    from graft.registry import get_model
+    from graft.errors import InputError
+    from graft.registry import CHAMPION, get_model
     from graft.store import Store
 
     opened = Store.open(store)
+    alias = None
+    if follow:
+        name, _, which = ref.partition("@")
+        alias = which or CHAMPION
+        if alias.isdecimal():
+            raise InputError(
+                f"--follow {ref}: a version never moves; name an alias, as in {name}@{CHAMPION}"
+            )
+        ref = f"{name}@{alias}"
     version = get_model(opened, ref)
 
     with console.status(f"starting a server for {version.ref}") as status:
@@ -44,7 +62,7 @@ def serve(
         port = free_port(host, port)
         with ray_session(), ExitStack() as stack:
             url = stack.enter_context(
-                serve_model(opened, version, host, port, replicas, cpus_per_replica)
+                serve_model(opened, version, host, port, replicas, cpus_per_replica, alias)
             )
             status.stop()
             address = f"{url}/v1/models/{version.name}/predict"

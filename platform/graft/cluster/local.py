@@ -1,6 +1,7 @@
 """The Ray that a command runs on: the cluster that ``RAY_ADDRESS`` names, else one of its own."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ DEFAULTS = {
 """Environment for Ray, where the user has not set it otherwise."""
 CONNECT_TIMEOUT_S = 5
 JOIN_S = 120
+STOP_S = 30
 
 
 @contextlib.contextmanager
@@ -75,6 +77,19 @@ def wait_for_cpus(cpus: int) -> None:
     deadline = time.monotonic() + JOIN_S
     while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
         time.sleep(0.5)
+
+
+def stop_this_job() -> None:
+    """End the Ray job that this process drives, if it does, as stopped and not as failed.
+
+    KubeRay makes another cluster for a job that failed, and so for one that would again.
+    """
+    given = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if submission := given.get("metadata", {}).get("job_submission_id"):
+        from ray.job_submission import JobSubmissionClient
+
+        JobSubmissionClient(os.environ["RAY_ADDRESS"]).stop_job(submission)
+        time.sleep(STOP_S)  # until it is killed
 
 
 def _listens(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""The HTTP API of a predictor, as an ASGI app.
+"""The HTTP API of the current predictor, as an ASGI app.
 
 The event loop only moves bytes: images are decoded in threads, and forwards run in
 one more, so that ``/healthz`` answers however busy the model is.
@@ -24,6 +24,7 @@ from graft import __version__
 from graft.errors import ImageError, ImageTooLarge
 from graft.serving.batching import Batcher
 from graft.serving.body import OPENAPI, image_bytes, read_body
+from graft.serving.current import Current
 from graft.serving.predictor import Predictor
 
 MAX_BODY = 20_000_000
@@ -77,7 +78,10 @@ class Health(BaseModel):
     """The server takes requests."""
 
     status: str
-    model: str
+    model: str = Field(description="NAME@VERSION that answers.")
+    refused: str | None = Field(
+        description="The version that the alias points at, where it cannot answer, and why."
+    )
 
 
 class Refusal(BaseModel):
@@ -86,19 +90,22 @@ class Refusal(BaseModel):
     error: str
 
 
-def create_app(predictor: Predictor, decode_threads: int = 2, max_body: int = MAX_BODY) -> FastAPI:
-    """Return the app that answers for one predictor.
+def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BODY) -> FastAPI:
+    """Return the app that answers for one model, with its current predictor.
+
+    Its ``state.check`` is a coroutine function that hangs or raises once no image can be
+    answered any more.
 
     Args:
-        predictor: what answers.
+        current: what answers; its predictor may change at any time, its model's name not.
         decode_threads: how many images are decoded at once.
         max_body: largest request body, in bytes.
     """
-    version = predictor.version
-    batcher = Batcher(predictor.predict, MAX_BATCH)
+    served = current.predictor.version.name
+    batcher = Batcher(MAX_BATCH)
     threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
     app = FastAPI(
-        title=f"Graft: {version.ref}",
+        title=f"Graft: {served}",
         version=__version__,
         docs_url=None,
         redoc_url=None,
@@ -112,7 +119,14 @@ def create_app(predictor: Predictor, decode_threads: int = 2, max_body: int = MA
     app.openapi_version = "3.0.3"
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
 
-    def prepare(content_type: str, body: bytes) -> NDArray[np.uint8]:
+    async def check() -> None:
+        predictor = current.predictor
+        crop = predictor.version.contract.crop
+        await batcher.predict_first(predictor.predict, np.zeros((crop, crop, 3), np.uint8))
+
+    app.state.check = check
+
+    def prepare(predictor: Predictor, content_type: str, body: bytes) -> NDArray[np.uint8]:
         return predictor.prepare(image_bytes(content_type, body))
 
     @app.post(
@@ -132,16 +146,18 @@ def create_app(predictor: Predictor, decode_threads: int = 2, max_body: int = MA
         top_k: Annotated[int, Query(ge=1, description="How many classes, at most.")] = 5,
     ) -> Answer:
         """Classify one image: send it as the raw body, a multipart file or base64 in JSON."""
-        if name != version.name:
-            raise HTTPException(404, f"no model '{name}' here; this server has '{version.name}'")
+        if name != served:
+            raise HTTPException(404, f"no model '{name}' here; this server has '{served}'")
         start = perf_counter()
         body = await read_body(request, max_body)
         received = perf_counter()
+        predictor = current.predictor  # to the answer's end, whatever takes over meanwhile
+        version = predictor.version
         content_type = request.headers.get("content-type", "")
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(threads, prepare, content_type, body)
+        image = await loop.run_in_executor(threads, prepare, predictor, content_type, body)
         decoded = perf_counter()
-        probabilities = await batcher.predict(image)
+        probabilities = await batcher.predict(predictor.predict, image)
         end = perf_counter()
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return Answer(
@@ -160,18 +176,20 @@ def create_app(predictor: Predictor, decode_threads: int = 2, max_body: int = MA
     @app.get("/v1/models")
     async def models() -> Models:
         """List the models that this server answers for."""
-        served = ServedModel(
+        version = current.predictor.version
+        model = ServedModel(
             name=version.name,
             version=version.version,
             arch=version.arch,
             classes=list(version.classes),
         )
-        return Models(models=[served])
+        return Models(models=[model])
 
     @app.get("/healthz")
     async def healthz() -> Health:
         """Answer once the model is loaded and has passed its golden images."""
-        return Health(status="ok", model=version.ref)
+        version = current.predictor.version
+        return Health(status="ok", model=version.ref, refused=current.refused)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

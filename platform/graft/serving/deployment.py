@@ -8,7 +8,9 @@ import contextlib
 import logging
 import re
 import socket
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 
@@ -18,36 +20,119 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError
+from ray.serve import Application, Deployment
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatusOverview
 
 from graft import errors
 from graft.backbones.memory import keep_freed_memory
 from graft.errors import GraftError, ResourceError, ServingError
-from graft.registry import ModelVersion, get_model
+from graft.registry import CHAMPION, ModelVersion, get_model
 from graft.serving.app import MAX_BATCH, create_app
+from graft.serving.current import POLL_S, Current, Follower
 from graft.serving.predictor import Predictor
+from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
 from graft.store import Store
 
 READY_TIMEOUT_S = 60.0
 """How long HAProxy may take to route to replicas that are up."""
 STOP_TIMEOUT_S = 5.0
 """How long a replica may take to finish its requests when the server stops."""
+PATIENCE_S = 30.0
+"""How long a replica of a RayService waits for its model; each that gives up leaves logs behind."""
+FOR_EVER = 2**31 - 1
+"""As many tries as Ray Serve can count."""
 
 
 class Replica:
-    """One process that answers; Ray Serve starts it and runs its app."""
+    """One process that answers; Ray Serve starts it and runs its app.
 
-    def __init__(self, store_uri: str, ref: str, cpus: int):
+    It is not up before its version's golden images have matched.
+    """
+
+    def __init__(
+        self, store_uri: str, ref: str, cpus: int, poll_s: float | None, patience_s: float = 0
+    ):
+        """Load `ref`, and with `poll_s` follow it: an alias then, looked at as often."""
         torch.set_num_threads(cpus)
         keep_freed_memory()
+        _log_to_stderr()
         store = Store.open(store_uri)
-        self._predictor = Predictor.load(store, get_model(store, ref))
-        self._cpus = cpus
+        if poll_s is None:
+            current = Current(Predictor.load(store, get_model(store, ref)))
+        else:
+            current = follower = Follower.wait_for(store, ref, poll_s, patience_s)
+            arguments = poll_s, threading.Event()  # it stops with the process
+            threading.Thread(target=follower.follow, args=arguments, daemon=True).start()
+        self._app = create_app(current, decode_threads=cpus + 1)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; Ray Serve asks for it once the replica is up."""
-        return create_app(self._predictor, decode_threads=self._cpus + 1)
+        return self._app
+
+    async def check_health(self) -> None:
+        """Predict an image; Ray Serve replaces a replica that cannot, three times in a row."""
+        await self._app.state.check()
+
+
+class Following(Section):
+    """What `following` serves: the ``args`` of an application in a RayService's config."""
+
+    store: str
+    """URI of the store, as every replica's node reaches it."""
+    model: Name
+    """The model's name."""
+    alias: AliasName = CHAMPION
+    """Which of the model's aliases says what answers."""
+    replicas: Positive = 1
+    """Processes that answer."""
+    cpus_per_replica: Positive = 1
+    """Logical CPUs that each reserves, and its number of torch threads."""
+    poll_s: PositiveFloat = POLL_S
+    """How often each looks where the alias points, in seconds."""
+
+
+def following(args: Following) -> Application:
+    """Return the application that answers with the version an alias points at.
+
+    ``import_path: graft.serving.deployment:following`` in a RayService's ``serveConfigV2``.
+    A promotion changes neither that config nor the cluster: each replica loads the new
+    version beside the old one, checks its golden images, and swaps.
+
+    A replica that cannot answer (no such alias yet, golden images that differ) says why
+    after `PATIENCE_S` and is started again, without end if the head's environment has a
+    large ``RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT``: by default Ray Serve gives up for
+    good after 3 tries a replica. The fast path needs ``RAY_SERVE_ENABLE_HA_PROXY=1`` and
+    ``RAY_SERVE_THROUGHPUT_OPTIMIZED=1`` in every pod.
+    """
+    deployment = _deployment(args.model, args.replicas, args.cpus_per_replica, FOR_EVER)
+    ref = f"{args.model}@{args.alias}"
+    return deployment.bind(args.store, ref, args.cpus_per_replica, args.poll_s, PATIENCE_S)
+
+
+def _deployment(name: str, replicas: int, cpus: int, tries: int) -> Deployment:
+    return serve.deployment(
+        serve.ingress()(Replica),
+        name=name,
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": cpus},
+        # Enough in hand to fill the next batches; then some wait, then 503.
+        max_ongoing_requests=8 * MAX_BATCH,
+        max_queued_requests=32 * MAX_BATCH,
+        max_constructor_retry_count=tries,
+        graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
+        logging_config={"enable_access_log": False},
+    )
+
+
+def _log_to_stderr() -> None:
+    """Show what a follower says at once: Ray Serve's log, which `sys.stderr` is, keeps lines back.
+
+    They are in Ray's worker-*.err.
+    """
+    handler = logging.StreamHandler(sys.__stderr__)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger("graft").addHandler(handler)
 
 
 def free_port(host: str, port: int) -> int:
@@ -77,6 +162,7 @@ def serve_model(
     port: int = 8000,
     replicas: int = 1,
     cpus_per_replica: int = 1,
+    alias: str | None = None,
 ) -> Iterator[str]:
     """Serve a version on the connected Ray until the block ends; yields the URL once it answers.
 
@@ -87,6 +173,7 @@ def serve_model(
         port: TCP port; 0 for a free one.
         replicas: processes that answer.
         cpus_per_replica: logical CPUs that each reserves, and its number of torch threads.
+        alias: one that points at the version, and is followed wherever it moves.
 
     Raises:
         ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for.
@@ -102,19 +189,8 @@ def serve_model(
             f"{replicas} replicas of {cpus_per_replica} CPUs need {asked}, Ray has {have}; "
             "lower --replicas or --cpus-per-replica"
         )
-    deployment = serve.deployment(
-        serve.ingress()(Replica),
-        name=version.name,
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": cpus_per_replica},
-        # Enough in hand to fill the next batches; then some wait, then 503.
-        max_ongoing_requests=8 * MAX_BATCH,
-        max_queued_requests=32 * MAX_BATCH,
-        # What fails once here fails again: a missing payload, golden images that differ.
-        max_constructor_retry_count=1,
-        graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
-        logging_config={"enable_access_log": False},
-    )
+    # What fails once here fails again: a missing payload, golden images that differ.
+    deployment = _deployment(version.name, replicas, cpus_per_replica, tries=1)
     # Short, and not TMPDIR: the path of HAProxy's Unix socket may have 107 characters.
     folder = tempfile.TemporaryDirectory(prefix="graft-", dir="/tmp", ignore_cleanup_errors=True)
     with folder, contextlib.ExitStack() as stack:
@@ -124,7 +200,8 @@ def serve_model(
             http_options={"host": host, "port": port},
             controller_options={"runtime_env": {"env_vars": _fast_path(folder.name)}},
         )
-        application = deployment.bind(store.uri, version.ref, cpus_per_replica)
+        ref, poll_s = (f"{version.name}@{alias}", POLL_S) if alias else (version.ref, None)
+        application = deployment.bind(store.uri, ref, cpus_per_replica, poll_s)
         try:
             serve.run(application, name=version.name)
         except RuntimeError as error:

@@ -1,0 +1,60 @@
+"""The cluster for the scenarios, raised once, and their table.
+
+`make e2e` runs them inside the namespaces in which a cluster can be raised; a plain pytest skips
+them. To work on one, raise the cluster in another terminal with `make cluster`, enter it as that
+says, and run `pytest -m e2e -k NAME` in there as often as you like: the fixture then uses that
+cluster.
+"""
+
+import json
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.e2e.cluster import Cluster
+from cluster.e2e.machine import phases
+
+_SCENARIOS = pytest.StashKey[list[pytest.TestReport]]()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A real Kubernetes with KubeRay's operator, an S3 server, and Graft's image on its node."""
+    raised, image = os.environ.get("GRAFT_E2E_CLUSTER"), os.environ.get("GRAFT_E2E_IMAGE")
+    if raised:
+        yield Cluster(**json.loads(Path(raised).read_text()))
+    elif image:
+        from cluster.e2e.raising import raise_cluster
+
+        with raise_cluster(image) as cluster:
+            yield cluster
+    else:
+        pytest.skip(os.environ.get("GRAFT_E2E_CANNOT") or "`make e2e` raises the cluster")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("e2e") and (report.when == "call" or report.outcome != "passed"):
+        item.config.stash.setdefault(_SCENARIOS, []).append(report)
+    return report
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    scenarios = config.stash.get(_SCENARIOS, [])
+    if not any(report.when == "call" for report in scenarios):
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("a real Kubernetes")
+    for name, seconds in phases():
+        write(f"{seconds:8.1f} s  {name}")
+    write("")
+    for report in scenarios:
+        name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+        write(f"{report.duration:8.1f} s  {report.outcome:8} {name}")

@@ -1,0 +1,378 @@
+"""What the chart makes: Kubernetes' own schemas take it, and jobs are made of it."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from colours import colour_spec
+from graft.cluster.profile import Profile, times
+from graft.cluster.rayjob import RAY_VERSION, Submission, rayjob
+from graft.spec import load_job, parse_yaml
+from helm.rendering import (
+    CASES,
+    CHART,
+    EVERYTHING,
+    LEAST,
+    NAMESPACE,
+    ROOT,
+    SERVING,
+    Object,
+    needs_helm,
+    needs_schemas,
+    only,
+    pod_specs,
+    refusals,
+    rendered,
+    rendered_text,
+    run_helm,
+)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
+    from ray.serve.schema import ServeDeploySchema
+
+    from graft.serving.deployment import Following, following
+
+NO_SCHEMA = "PodMonitor,HTTPRoute"
+"""Their CRDs are not among what tests/programs.py keeps."""
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+KIND = ROOT / "deploy" / "kind"
+PLAIN = ROOT / "deploy" / "kubernetes"
+
+pytestmark = needs_helm
+
+
+def profile(values: dict[str, Any]) -> Profile:
+    text = only(rendered(values), "ConfigMap", "-profile")["data"]["profile.yaml"]
+    return Profile.model_validate(parse_yaml(text, "profile.yaml"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lint_finds_nothing(case: str) -> None:
+    done = run_helm("lint", "--strict", "--quiet", CHART, values=CASES[case])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_schemas
+@pytest.mark.parametrize("case", CASES)
+def test_kubernetes_and_kuberay_know_every_field(case: str) -> None:
+    assert refusals(rendered_text(CASES[case]), skip=NO_SCHEMA) == []
+
+
+@needs_schemas
+def test_what_is_checked_against_the_schemas_can_fail() -> None:
+    text = rendered_text(CASES["serving"])
+    wrong = text.replace("excludeHeadPodFromServeSvc", "excludeHead").replace("podSelector", "pods")
+    found = "\n".join(refusals(wrong, skip=NO_SCHEMA))
+    assert "RayService graft" in found
+    assert "NetworkPolicy graft-job" in found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_profile_is_read_back(case: str) -> None:
+    assert profile(CASES[case]).store == "s3://bucket/prefix"
+
+
+def test_a_profile_has_what_the_values_say() -> None:
+    found = profile(EVERYTHING)
+    assert found.image == "graft:2"
+    assert found.allowed_images == ("registry.example/graft:*",)
+    assert found.image_pull_secrets == ("pull",)
+    assert found.store_endpoint == "https://minio.store.svc:9000"
+    assert (found.store_secret, found.store_ca) == ("graft-s3", "graft-ca")
+    assert found.service_account == only(rendered(EVERYTHING), "ServiceAccount")["metadata"]["name"]
+    assert found.classes["gpu-a100"].model_dump() == {
+        "cpu": "4",
+        "memory": "64Gi",
+        "gpu": "nvidia.com/gpu",
+        "shared_memory": "16Gi",
+        "autoscaled": True,
+        "node_selector": {"gpu": "a100"},
+        "tolerations": ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},),
+    }
+    assert (found.priority_class, found.queue) == ("low", "team")
+    assert found.labels == {
+        "cost-centre": "42",
+        "graft.dev/release": "graft",
+        "graft.dev/role": "job",
+    }
+
+
+def test_the_charts_defaults_are_the_profiles() -> None:
+    made = profile(LEAST)
+    own = Profile.model_validate(
+        {name: getattr(made, name) for name in ("image", "store", "service_account", "labels")}
+        | {"classes": {"cpu": {}}, "default_class": "cpu"}
+    )
+    assert made == own
+
+
+@needs_schemas
+@pytest.mark.parametrize("values", [LEAST, EVERYTHING], ids=["least", "everything"])
+def test_kuberay_knows_every_field_of_jobs(values: dict[str, Any]) -> None:
+    gpus = colour_spec(scaling={"gpus_per_worker": 1})
+    jobs = [Submission("one", load_job(f"jobs/{n}.yaml", [], None)) for n in ("finetune", "sweep")]
+    if "gpu-a100" in values.get("classes", {}):
+        jobs.append(Submission("two", gpus, resource_class="gpu-a100"))
+    manifests = [rayjob(job, profile(values)) for job in jobs]
+    assert refusals("\n---\n".join(map(json.dumps, manifests))) == []
+
+
+def all_objects() -> list[tuple[str, Object]]:
+    return [(case, one) for case, values in CASES.items() for one in rendered(values)]
+
+
+def test_everything_has_our_labels_so_that_one_can_see_that_nothing_is_left() -> None:
+    for case, one in all_objects():
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "graft", case
+        assert labels["app.kubernetes.io/instance"] == "graft", case
+        assert labels["app.kubernetes.io/managed-by"] == "Helm", case
+        assert labels["graft.dev/release"] == "graft", case
+        kept = one["metadata"].get("annotations", {})
+        assert "helm.sh/resource-policy" not in kept, case
+
+
+def test_two_releases_share_no_name() -> None:
+    first, second = (
+        {(one["kind"], one["metadata"]["name"]) for one in rendered(EVERYTHING, release=name)}
+        for name in ("graft", "other")
+    )
+    assert first & second == set()
+    assert len({name for kind, name in first if kind == "NetworkPolicy"}) == 10
+
+
+def test_every_pod_meets_restricted_pod_security() -> None:
+    specs = [spec for _, one in all_objects() for spec in pod_specs(one)]
+    assert len(specs) > 10
+    for spec in specs:
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 1000
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        volumes = {volume["name"] for volume in spec["volumes"]}
+        for volume in spec["volumes"]:
+            assert volume.keys() <= {"name", "emptyDir", "configMap"}
+        for container in spec["containers"]:
+            expected = CONTAINER_SECURITY | {"readOnlyRootFilesystem": True}
+            assert container["securityContext"] == expected
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+
+
+def test_ray_asks_for_its_token_everywhere_and_is_the_version_of_the_image() -> None:
+    objects = rendered(EVERYTHING)
+    clusters = [
+        only(objects, "RayCluster")["spec"],
+        only(objects, "RayService")["spec"]["rayClusterConfig"],
+    ]
+    for cluster in clusters:
+        assert cluster["authOptions"] == {"mode": "token"}
+        assert cluster["rayVersion"] == RAY_VERSION == ray.__version__
+
+
+def test_pods_of_the_chart_get_the_store_as_pods_of_jobs_do() -> None:
+    manifest = rayjob(Submission("one", colour_spec()), profile(EVERYTHING))
+    head = manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    theirs = {one["name"]: one["value"] for one in head["containers"][0]["env"]}
+    store = {name: theirs[name] for name in ("GRAFT_STORE", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE")}
+    specs = [spec for one in rendered(EVERYTHING) for spec in pod_specs(one)]
+    assert len(specs) == 5
+    for spec in specs:
+        assert spec["serviceAccountName"] == head["serviceAccountName"]
+        assert {"name": "ca", "configMap": {"name": "graft-ca"}} in spec["volumes"]
+        for container in spec["containers"]:
+            ours = {one["name"]: one["value"] for one in container["env"]}
+            assert store.items() <= ours.items()
+            assert container["envFrom"] == head["containers"][0]["envFrom"]
+            assert container["image"] == "graft:2"
+
+
+def test_workers_take_what_their_class_says_for_each_cpu() -> None:
+    for cpu, count in (("250m", 3), ("1.5", 2), ("4", 1)):
+        classes = {"cpu": {"cpu": cpu}}
+        serving = SERVING | {"cpusPerReplica": count, "replicas": 4}
+        service = only(rendered(LEAST | {"classes": classes, "serving": serving}), "RayService")
+        (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 4
+        assert group["rayStartParams"] == {"num-cpus": str(count)}
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["requests"]["cpu"] == times(cpu, count)
+
+
+def test_gpus_and_shared_memory_of_the_shared_cluster() -> None:
+    cluster = only(rendered(EVERYTHING), "RayCluster")
+    (group,) = cluster["spec"]["workerGroupSpecs"]
+    assert group["rayStartParams"] == {"num-cpus": "2", "num-gpus": "1"}
+    spec = group["template"]["spec"]
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    memory = {"medium": "Memory", "sizeLimit": "16Gi"}
+    assert {"name": "shm", "emptyDir": memory} in spec["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in spec["containers"][0]["volumeMounts"]
+    assert spec["nodeSelector"] == {"gpu": "a100"}
+
+
+def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
+    service = only(rendered(EVERYTHING), "RayService")["spec"]
+    config = parse_yaml(service["serveConfigV2"], "serveConfigV2")
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    assert application.import_path == f"{following.__module__}:{following.__name__}"
+    assert Following.model_validate(application.args) == Following(
+        store="s3://bucket/prefix",
+        model="ants-bees",
+        alias="champion",
+        replicas=2,
+        cpus_per_replica=1,
+        poll_s=10,
+    )
+    for spec in pod_specs(service):
+        given = {one["name"]: one["value"] for one in spec["containers"][0]["env"]}
+        assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        assert given["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+
+
+def test_a_head_outlives_itself_with_redis() -> None:
+    cluster = only(rendered(EVERYTHING), "RayService")["spec"]["rayClusterConfig"]
+    assert cluster["gcsFaultToleranceOptions"] == {
+        "redisAddress": "redis.cache.svc:6379",
+        "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}},
+    }
+    cluster = only(rendered(CASES["serving"]), "RayService")["spec"]["rayClusterConfig"]
+    assert "gcsFaultToleranceOptions" not in cluster
+
+
+@pytest.mark.parametrize(
+    ("case", "budgets"),
+    [
+        ("least", {}),
+        ("shared", {"graft-shared-head": 1}),
+        ("serving", {"graft-serving": 1, "graft-serving-head": 1}),
+        ("one replica", {"graft-serving-head": 1}),
+        ("everything", {"graft-shared-head": 1, "graft-serving": 1}),  # with Redis the head may go
+    ],
+)
+def test_disruption_budgets(case: str, budgets: dict[str, int]) -> None:
+    assert {
+        one["metadata"]["name"]: one["spec"]["minAvailable"]
+        for one in rendered(CASES[case])
+        if one["kind"] == "PodDisruptionBudget"
+    } == budgets
+
+
+def test_submitters_may_do_what_the_command_does_and_no_more() -> None:
+    objects = rendered(CASES["submitters"])
+    rights = {
+        (group, resource, *rule.get("resourceNames", [])): set(rule["verbs"])
+        for rule in only(objects, "Role")["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert rights == {
+        ("ray.io", "rayjobs"): {"create", "get", "list", "watch", "delete"},
+        ("ray.io", "rayclusters"): {"get", "list"},
+        ("", "pods"): {"get", "list"},
+        ("", "pods/log"): {"get"},
+        ("", "events"): {"list"},
+        ("", "configmaps"): {"get", "list"},
+        ("", "resourcequotas"): {"list"},
+        ("", "secrets", "graft-s3"): {"get"},
+    }
+    (rule,) = only(objects, "ClusterRole")["rules"]
+    assert rule == {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}
+    for kind in ("RoleBinding", "ClusterRoleBinding"):
+        binding = only(objects, kind)
+        assert binding["subjects"] == [{"kind": "User", "name": "a@b.example"}]
+        role = only(objects, binding["roleRef"]["kind"])
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert only(objects, "ServiceAccount")["automountServiceAccountToken"] is False
+
+
+def test_nothing_is_made_outside_of_the_namespace_without_need() -> None:
+    def kinds(values: dict[str, Any]) -> set[str]:
+        return {one["kind"] for one in rendered(values)}
+
+    cluster = {"ClusterRole", "ClusterRoleBinding"}
+    assert kinds(LEAST) & {*cluster, "RoleBinding"} == set()
+    submitters = CASES["submitters"]
+    assert kinds(submitters) >= cluster
+    assert kinds(submitters | {"rbac": {"nodes": False}}) & cluster == set()
+
+
+def test_ways_in_lead_to_the_service_that_kuberay_makes_with_tls() -> None:
+    objects = rendered(EVERYTHING)
+    service = f"{only(objects, 'RayService')['metadata']['name']}-serve-svc"
+    ingress = only(objects, "Ingress")["spec"]
+    (rule,) = ingress["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": service, "port": {"number": 8000}}
+    assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "vision-tls"}]
+    route = only(objects, "HTTPRoute")["spec"]
+    assert route["rules"] == [{"backendRefs": [{"name": service, "port": 8000}]}]
+    assert route["parentRefs"] == [
+        {"name": "public", "namespace": NAMESPACE, "sectionName": "https"}
+    ]
+    (test,) = pod_specs(only(objects, "Pod"))
+    assert f"http://{service}:8000/healthz" in test["containers"][1]["command"]
+
+
+def test_the_test_is_a_hook_that_leaves_nothing_once_it_passed() -> None:
+    pod = only(rendered(LEAST), "Pod")
+    assert pod["metadata"]["annotations"] == {
+        "helm.sh/hook": "test",
+        "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
+    }
+    assert [one["name"] for one in pod["spec"]["containers"]] == ["store"]
+
+
+def test_the_dashboard_asks_for_what_ray_measures() -> None:
+    source = Path(ray.__file__).parent
+    files = ("dashboard/modules/reporter/reporter_agent.py", "serve/_private/replica.py")
+    known = "".join((source / name).read_text() for name in files)
+    known += (source / "serve/_private/deployment_state.py").read_text()
+    objects = rendered(EVERYTHING)
+    dashboard = json.loads(only(objects, "ConfigMap", "-dashboard")["data"]["graft.json"])
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    metrics = {name for query in asked for name in re.findall(r"\bray_(\w+)", query)}
+    assert len(metrics) == 10
+    for metric in metrics:
+        recorded = metric if metric.startswith("node") else re.sub(r"_(total|bucket)$", "", metric)
+        assert f'"{recorded}"' in known
+    labels = {name for query in asked for name in re.findall(r"graft_dev_\w+", query)}
+    monitored = only(objects, "PodMonitor")["spec"]["podTargetLabels"]
+    assert labels == {re.sub(r"\W", "_", label) for label in monitored}
+
+
+def test_notes_say_the_next_command() -> None:
+    command = ["install", "graft", CHART, "--namespace", NAMESPACE, "--dry-run=client"]
+    done = run_helm(*command, values=EVERYTHING)
+    notes = done.stdout.partition("NOTES:")[2]
+    assert "graft submit jobs/finetune.yaml --namespace team\n" in notes
+    assert "helm test graft --namespace team\n" in notes
+
+
+@needs_schemas
+def test_the_kind_recipe() -> None:
+    values = parse_yaml((KIND / "values.yaml").read_text(), "values.yaml")
+    assert refusals(rendered_text(values)) == []
+    assert refusals((KIND / "minio.yaml").read_text()) == []
+
+
+def test_plain_manifests_are_current() -> None:
+    """The command is the one in their README."""
+    readme = (PLAIN / "README.md").read_text()
+    (command,) = re.findall(r"^helm template .* > deploy/.*$", readme, re.MULTILINE)
+    words = command.split()[1:-2]
+    where = words.index("--values")
+    values = parse_yaml((ROOT / words.pop(where + 1)).read_text(), "values")
+    words.pop(where)
+    words[words.index("helm/graft")] = str(CHART)
+    done = run_helm(*words, values=values)
+    assert done.stdout == (PLAIN / "graft.yaml").read_text(), f"run: {command}"

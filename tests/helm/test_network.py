@@ -1,0 +1,137 @@
+"""Who may talk to whom, on which ports: the whole table, from the policies as rendered."""
+
+from itertools import product
+from typing import Any
+
+from colours import colour_spec
+from graft.cluster.profile import Profile
+from graft.cluster.rayjob import Submission, rayjob
+from graft.spec import parse_yaml
+from helm.policies import End, passes
+from helm.rendering import CASES, LEAST, NAMESPACE, SERVING, Object, needs_helm, only, rendered
+
+PORTS = (53, 80, 443, 6379, 6443, 8000, 8080, 8265, 9000, 10001, 40000)
+ALL = set(PORTS)
+"""The last one stands for what gloo and NCCL take."""
+Table = dict[tuple[str, str], set[int]]
+"""Ports by source and target."""
+CLUSTERS = ("job", "shared", "serving")
+
+OUTSIDE = {
+    "operator": End("kuberay-operator", {"app.kubernetes.io/component": "kuberay-operator"}),
+    "operator's neighbour": End("kuberay-operator", {}),
+    "dns": End("kube-system", {"k8s-app": "kube-dns"}),
+    "prometheus": End("monitoring", {}),
+    "neighbour": End(NAMESPACE, {}),
+    "stranger": End("elsewhere", {}),
+    "ingress": End("ingress", {}),
+    "store": End("store", {}),
+    "internet": End(address="203.0.113.7"),
+}
+
+
+def pods(objects: list[Object]) -> dict[str, End]:
+    """One pod of each sort that there can be, with the labels that it has in a cluster."""
+    text = only(objects, "ConfigMap", "-profile")["data"]["profile.yaml"]
+    profile = Profile.model_validate(parse_yaml(text, "profile"))
+    job = rayjob(Submission("one", colour_spec()), profile)["spec"]
+    found = {"submitter": job["submitterPodTemplate"]["metadata"]["labels"]}
+    clusters = {"job": job["rayClusterSpec"]}
+    for one in objects:
+        if one["kind"] == "RayCluster":
+            clusters["shared"] = one["spec"]
+        if one["kind"] == "RayService":
+            clusters["serving"] = one["spec"]["rayClusterConfig"]
+        if one["kind"] == "Pod":
+            found["test"] = one["metadata"]["labels"]
+    for name, cluster in clusters.items():
+        ends = {"head": cluster["headGroupSpec"], "worker": cluster["workerGroupSpecs"][0]}
+        for node, group in ends.items():
+            kuberay = {"ray.io/is-ray-node": "yes", "ray.io/node-type": node}
+            found[f"{name} {node}"] = group["template"]["metadata"]["labels"] | kuberay
+    return {name: End(NAMESPACE, labels) for name, labels in found.items()}
+
+
+def table(values: dict[str, Any]) -> Table:
+    """What is let through where one of both is a pod of ours."""
+    objects = rendered(values)
+    policies = [one for one in objects if one["kind"] == "NetworkPolicy"]
+    for policy in policies:
+        policy["metadata"]["namespace"] = NAMESPACE
+    ours = pods(objects)
+    ends = ours | OUTSIDE
+    made = {
+        (source, target): {
+            port for port in PORTS if passes(policies, ends[source], ends[target], port)
+        }
+        for source, target in product(ends, ends)
+        if source != target and (source in ours or target in ours)
+    }
+    return {pair: ports for pair, ports in made.items() if ports}
+
+
+def expected(rows: Table, ours: list[str]) -> Table:
+    """A table with what every pod of ours may reach added."""
+    for name in ours:
+        rows = rows | {(name, "dns"): {53}, (name, "internet"): {443}}
+    return rows
+
+
+def together(cluster: str) -> Table:
+    head, worker = f"{cluster} head", f"{cluster} worker"
+    return {(head, worker): ALL, (worker, head): ALL}
+
+
+JOB = {("submitter", "job head"): {8265}, ("operator", "job head"): {8265}} | together("job")
+JOB_PODS = ["submitter", "job head", "job worker", "test"]
+
+
+@needs_helm
+def test_a_job_reaches_itself_dns_and_the_store_and_only_the_operator_reaches_it() -> None:
+    assert table(LEAST) == expected(JOB, JOB_PODS)
+
+
+@needs_helm
+def test_the_served_model_is_open_at_its_port_alone() -> None:
+    anyone = [*OUTSIDE, "test"]
+    rows = JOB | together("serving") | {("operator", "serving head"): {8265}}
+    rows |= {(name, f"serving {node}"): {8000} for name in anyone for node in ("head", "worker")}
+    rows["operator", "serving head"] = {8000, 8265}
+    assert table(LEAST | {"serving": SERVING}) == expected(
+        rows, [*JOB_PODS, "serving head", "serving worker"]
+    )
+
+
+@needs_helm
+def test_with_everything_on() -> None:
+    """Clients are named, the store and Redis run in the cluster, Prometheus reads."""
+    nodes = [f"{cluster} {node}" for cluster, node in product(CLUSTERS, ("head", "worker"))]
+    rows = JOB | together("shared") | together("serving")
+    for name in (*nodes, "submitter", "test"):
+        rows[name, "dns"] = {53}
+        rows[name, "store"] = {9000}
+    for name in nodes:
+        rows["prometheus", name] = {8080}
+    for node in ("serving head", "serving worker"):
+        rows[node, "internet"] = {6379}  # Redis; networkPolicy.redis names no namespace
+        rows["ingress", node] = rows["test", node] = rows["operator", node] = {8000}
+    rows["operator", "shared head"] = {8265}
+    rows["operator", "serving head"] = {8000, 8265}
+    assert table(CASES["everything"]) == rows
+
+
+@needs_helm
+def test_without_policies_nothing_is_held_up() -> None:
+    assert table(CASES["open"])["stranger", "job head"] == ALL
+
+
+@needs_helm
+def test_the_stores_port_is_the_one_of_its_url_or_the_one_given() -> None:
+    for store, policy, port in [
+        ({"endpoint": "http://minio.example"}, {}, 80),
+        ({"endpoint": "https://minio.example/"}, {}, 443),
+        ({"endpoint": "http://minio.example:9000"}, {}, 9000),
+        ({"endpoint": "http://minio.example:9000"}, {"port": 6443}, 6443),
+    ]:
+        values = {"store": LEAST["store"] | store, "networkPolicy": {"store": policy}}
+        assert table(values)["job head", "internet"] == {port}
