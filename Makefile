@@ -55,7 +55,8 @@ minio:  ## The S3 server of the tests, built from its Go module where there is G
 	@[ -n "$$GRAFT_TEST_S3_ENDPOINT" ] || $(PYTHON) tests/programs.py minio
 
 programs:  ## What the chart's tests need: helm, kubeconform, Kubernetes' and KubeRay's schemas
-	@$(PYTHON) tests/programs.py helm kubeconform kubernetes-files kuberay-files
+	@$(PYTHON) tests/programs.py helm kubeconform kubernetes-files kuberay-files \
+	  gateway-api-files
 
 image:  ## Build the image: IMAGE, BASE_IMAGE, ENGINE (docker, podman, buildah), PIP_CONF, CA_BUNDLE
 	@[ -n "$(ENGINE)" ] || { echo "no docker, podman or buildah that answers" >&2; exit 1; }

@@ -83,6 +83,9 @@ _BUILDS = {
         "github.com/ray-project/kuberay/ray-operator",
         files=("config/crd/bases", "config/rbac"),
     ),
+    "gateway-api-files": _Build(
+        VERSIONS["GATEWAY_API"], "sigs.k8s.io/gateway-api", files=("config/crd/standard",)
+    ),
     "coredns": _Build(VERSIONS["COREDNS"], "github.com/coredns/coredns", {"coredns": ""}),
 }
 

@@ -17,7 +17,7 @@ import yaml
 
 from programs import VERSIONS, folder
 
-CRDS = {"kuberay-files": "config/crd/bases"}
+CRDS = {"kuberay-files": "config/crd/bases", "gateway-api-files": "config/crd/standard"}
 SOURCES = ("kubernetes-files", *CRDS)
 LOCATION = "{{.ResourceKind}}{{.KindSuffix}}.json"
 """How kubeconform finds a kind's file; KindSuffix is -<first part of the group>-<version>."""

@@ -72,7 +72,7 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": profile.keep_finished_s,
         "submitterPodTemplate": _template(
-            common, [_container("submitter", common, profile.submitter)], restart="Never"
+            common, [_bare_container("submitter", common, profile.submitter)], restart="Never"
         ),
         "rayClusterSpec": {
             "rayVersion": RAY_VERSION,
@@ -182,12 +182,8 @@ class _Common:
 
     @property
     def environment(self) -> list[dict[str, Any]]:
-        given = {
-            "GRAFT_STORE": self.profile.store,
-            "GRAFT_CACHE": "/cache",
-            "HOME": TMP,
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
+        """What a pod has to know of the store."""
+        given = {"GRAFT_STORE": self.profile.store, "GRAFT_CACHE": "/cache"}
         if self.profile.store_endpoint:
             given["AWS_ENDPOINT_URL"] = self.profile.store_endpoint
         if self.profile.store_ca:
@@ -248,12 +244,27 @@ def _template(
 
 
 def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
+    """Return a container that uses the store."""
     profile = common.profile
-    container: dict[str, Any] = {
+    container = _bare_container(name, common, pod)
+    container["env"] += common.environment
+    if profile.store_secret:
+        container["envFrom"] = [{"secretRef": {"name": profile.store_secret}}]
+    if profile.store_ca:
+        mount = {"name": "ca", "mountPath": CA_FILE.rpartition("/")[0], "readOnly": True}
+        container["volumeMounts"].append(mount)
+    return container
+
+
+def _bare_container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
+    return {
         "name": name,
         "image": common.image,
-        "imagePullPolicy": profile.image_pull_policy,
-        "env": common.environment,
+        "imagePullPolicy": common.profile.image_pull_policy,
+        "env": [
+            {"name": "HOME", "value": TMP},
+            {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        ],
         "resources": {
             "requests": {"cpu": pod.cpu, "memory": pod.memory},
             "limits": {"memory": pod.memory},
@@ -265,12 +276,6 @@ def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
         },
         "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
     }
-    if profile.store_secret:
-        container["envFrom"] = [{"secretRef": {"name": profile.store_secret}}]
-    if profile.store_ca:
-        mount = {"name": "ca", "mountPath": CA_FILE.rpartition("/")[0], "readOnly": True}
-        container["volumeMounts"].append(mount)
-    return container
 
 
 def check_id(job: str) -> None:

@@ -437,3 +437,19 @@ def test_cancel_while_training(team: Team) -> None:
     assert json.loads(shown.stdout)["state"] == "unfinished"
     resumed = team.cluster.graft("runs", "resume", "cancelled", RAY_AUTH_MODE="disabled")
     assert resumed.returncode == 0, resumed.stderr  # nothing half-written is in the way
+
+
+def test_job_that_would_fail_again_gets_no_other_cluster(team: Team) -> None:
+    mistake = ("--set", "backbone.freeze=17")
+    began = time.monotonic()
+    done = team.graft("submit", str(team.spec), "--id", "mistake", *mistake, "--wait")
+    print(f"{time.monotonic() - began:.1f} s: {done.stderr.strip()}")
+    assert done.returncode == 1
+    assert "mistake failed: backbone.freeze" in done.stderr
+
+    def ended() -> bool:
+        status = team.cluster.get("rayjob", "mistake", team.namespace)["status"]
+        assert status["jobDeploymentStatus"] in ("Running", "Complete"), status
+        return bool(status["jobDeploymentStatus"] == "Complete")
+
+    team.cluster.wait_for("the end of its cluster", ended, 60)
