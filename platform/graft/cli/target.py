@@ -36,7 +36,7 @@ OwnStore = Annotated[
         "--store",
         envvar="GRAFT_STORE",
         metavar="URI",
-        help="Of jobs at --address, or when no cluster can be asked; else the profile names it.",
+        help="Where jobs at --address keep everything; in a namespace the profile names it.",
     ),
 ]
 
