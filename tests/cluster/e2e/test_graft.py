@@ -286,11 +286,10 @@ def test_sweep_of_six_trials(team: Team, tmp_path: Path) -> None:
 
 def test_service_answers_and_follows_a_promotion(team: Team, tmp_path: Path) -> None:
     cluster = team.cluster
-    versions = json.loads(cluster.graft("models", "ls", "--json").stdout)["models"]
-    refs = [one["model"] for one in versions if one["name"] == "photos"]
-    if len(refs) < 2:
-        team.submit("--id", "second", "--set", "train.seed=1")
-        refs = [*refs, "photos@2"]
+    refs = served_versions(cluster)
+    while len(refs) < 2:
+        team.submit("--set", f"train.seed={len(refs)}")
+        refs = served_versions(cluster)
     first, second = refs[:2]
     promoted = cluster.graft("models", "promote", first, "--alias", "champion")
     assert promoted.returncode == 0, promoted.stderr
@@ -347,6 +346,11 @@ def test_service_answers_and_follows_a_promotion(team: Team, tmp_path: Path) -> 
     head = f"http://graft-head-svc.{team.namespace}.svc.cluster.local:8265"
     assert httpx.get(f"{head}/api/version", timeout=10).status_code in (401, 403)
     install(cluster, team.namespace, tmp_path)
+
+
+def served_versions(cluster: Cluster) -> list[str]:
+    versions = json.loads(cluster.graft("models", "ls", "--json").stdout)["models"]
+    return [one["model"] for one in versions if one["name"] == "photos"]
 
 
 def address(cluster: Cluster, namespace: str) -> str:
