@@ -51,6 +51,7 @@ def test_a_job_is_a_run_of_its_name_once(store: Store) -> None:
     assert (again.returncode, again.stdout) == (0, "job one has succeeded already\n")
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_so_in_the_store(store: Store) -> None:
     done = run_job(store, "two", colour_spec(dataset={"name": "colors"}))
     assert done.returncode == 2

@@ -85,6 +85,7 @@ def test_a_sweep_finds_the_best_and_a_second_one_computes_no_trunk(store, ray_cl
     assert second.cached_images == 2 * (39 * 2 + 15)
 
 
+@pytest.mark.slow
 def test_a_trial_has_the_numbers_of_graft_train(store, ray_cluster, train_alone):
     result = run(store, make(store, {"backbone.freeze": {"choice": [-1, "all", 0]}}))
     for trial in result.trials:

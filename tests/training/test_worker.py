@@ -46,6 +46,7 @@ def processes_of_ours(title):
     return found
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_started_again_and_ends_where_the_unbroken_run_does(colour_store):
     spec = colour_spec(scaling={"workers": 2}, backbone__freeze="fire6")
     unbroken, broken = new_run(colour_store, spec), new_run(colour_store, spec)
@@ -70,6 +71,7 @@ def test_a_dead_worker_is_started_again_and_ends_where_the_unbroken_run_does(col
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_run_without_progress_fails_its_attempts(colour_store):
     scaling = {"stall_timeout_s": 0.05, "max_restarts": 1}
     spec = colour_spec(scaling=scaling, train__batch_size=39, train__epochs=200)
