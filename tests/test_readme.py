@@ -26,9 +26,9 @@ from graft.sweep.space import known_trials
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RUN = re.compile(r"ants-bees-\d{8}-\d{6}-[0-9a-f]{4}")
-# Random weights, small images and short epochs; the rest is as the README has it.
-# Epochs enough for Ctrl-C to come before the last one.
-QUICK = ["backbone.weights=none", "preprocess={resize: 64, crop: 64}", "train.epochs=100"]
+# Random weights and short epochs; the rest is as the README has it.
+# Epochs, and pixels, enough for Ctrl-C to act before the last one.
+QUICK = ["backbone.weights=none", "preprocess={resize: 224, crop: 224}", "train.epochs=100"]
 
 
 def commands(section: str = "") -> list[list[str]]:
