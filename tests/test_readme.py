@@ -26,9 +26,14 @@ from graft.sweep.space import known_trials
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RUN = re.compile(r"ants-bees-\d{8}-\d{6}-[0-9a-f]{4}")
-# Random weights and short epochs; the rest is as the README has it.
-# Epochs, and pixels, enough for Ctrl-C to act before the last one.
-QUICK = ["backbone.weights=none", "preprocess={resize: 224, crop: 224}", "train.epochs=100"]
+# Random weights; the rest is as the README has it.
+# Epochs enough, and none of them short, for Ctrl-C to act before the last one.
+QUICK = [
+    "backbone.weights=none",
+    "cache=off",
+    "preprocess={resize: 640, crop: 640}",
+    "train.epochs=15",
+]
 
 
 def commands(section: str = "") -> list[list[str]]:
@@ -195,7 +200,7 @@ def test_the_main_job_as_it_is_written(shell: Shell) -> None:
                 shown = json.loads(shell.run(["graft", "runs", "show", run, "--json"]))
                 assert shown["attempt"] == 2
                 assert shown["result"]["model"] == "ants-bees@1"
-                assert len(shown["result"]["history"]) == 100
+                assert len(shown["result"]["history"]) == 15
             case ["graft", "serve", *_]:
                 shell.serve(words)
             case ["graft", "predict", *_]:

@@ -59,9 +59,10 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
             # process. Ray Train's own handler of Ctrl-C stops the workers, and then exits.
             _trainer(store, run, scaling, board, scratch).fit()
         except (KeyboardInterrupt, SystemExit):
-            raise Interrupted(
-                f"stopped; what is committed stays. Go on with: graft runs resume {run}"
-            ) from None
+            if not read_result(store, run):  # else it was over before it could be stopped
+                raise Interrupted(
+                    f"stopped; what is committed stays. Go on with: graft runs resume {run}"
+                ) from None
         except Exception as error:  # explained below, by what the attempts left
             last = error
         finally:
