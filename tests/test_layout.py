@@ -50,6 +50,7 @@ ALLOWED = {
         "sweep/schedule.py",
         "sweep/tuning.py",
         "serving/deployment.py",
+        "report/worker.py",
         "cluster/",
     ],
 }
@@ -174,6 +175,8 @@ def needed(root: str, extras: frozenset[str]) -> set[str]:
         "demo",
         "data",
         "models",
+        "evaluate",
+        "report",
         "backbones",
         "activations",
         "store",
@@ -202,6 +205,7 @@ def test_help_loads_nothing_heavy(verb: str) -> None:
         "models ls --store {}",
         "activations ls --store {}",
         "sweeps ls --store {}",
+        "report ls --store {}",
         "jobs ls --store {}",
     ],
 )

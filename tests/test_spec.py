@@ -242,3 +242,10 @@ def test_every_job_has_every_key(path: Path) -> None:
         return {key for name, value in section.items() for key in keys(value, f"{path}.{name}")}
 
     assert keys(known) == keys(written)
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_job_file_is_valid_and_says_how_it_is_run(path: Path) -> None:
+    job = load_job(path, [], None)
+    assert f"jobs/{path.name}" in path.read_text()
+    assert dump_job(parse_job(parse_yaml(dump_job(job), "again"), "again", None)) == dump_job(job)

@@ -3,7 +3,7 @@
 A version is a trunk digest, the tail trained on that trunk, the preprocessing contract
 and the golden images that prove a server right. The frozen stages' weights stay where
 training put them, at ``stages/<digest>/``. ``versions/<n>/model.json`` makes version n
-exist; only aliases move.
+exist; only aliases move. What reports have shown of a version is beside it, in ``verdicts/``.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ from graft.store import ObjectRef, Store
 
 CHAMPION = "champion"
 """The alias that a model's bare name stands for, once it is set."""
+
+Outcome = Literal["better", "worse", "not shown"]
 
 _MARKER = re.compile(r"models/([^/]+)/versions/([1-9]\d*)/model\.json")
 _ALIAS = re.compile(r"models/[^/]+/aliases/([^/]+)\.json")
@@ -102,6 +104,19 @@ class ModelVersion(ModelDraft):
     def folder(self) -> str:
         """The store's folder that `tail` and `golden` lie in."""
         return _folder(self.name, self.version)
+
+
+class Verdict(Section):
+    """What a report shows of a version next to another one, or to training from scratch."""
+
+    against: str
+    """NAME@VERSION, or `scratch`."""
+    outcome: Outcome
+    """Of the version that this is a verdict on."""
+    why: str
+    """The figures, on a line."""
+    report: str
+    """Id of what shows it."""
 
 
 class Move(Section):
@@ -237,6 +252,50 @@ def promote(store: Store, ref: str, alias: str) -> ModelVersion:
             else:
                 store.create(key, data)
             return version
+
+
+def record_verdict(store: Store, ref: str, verdict: Verdict) -> None:
+    """Keep what a report shows of a version; one that is kept already stays."""
+    version = get_model(store, ref)
+    with contextlib.suppress(ObjectExists):
+        store.create(
+            f"{version.folder}/verdicts/{verdict.report}.json",
+            verdict.model_dump_json(indent=1).encode(),
+        )
+
+
+def verdicts(store: Store, version: ModelVersion) -> list[Verdict]:
+    """Return what reports have shown of a version, by report."""
+    keys = [key for key, _ in store.scan(f"{version.folder}/verdicts/")]
+    return [Verdict.model_validate_json(store.read(key).data) for key in keys]
+
+
+def check_promotion(store: Store, version: ModelVersion) -> list[str]:
+    """Return what is not shown of a version that is to be the champion, a line each.
+
+    Raises:
+        InputError: it is shown to be worse than training from scratch, or than the champion.
+    """
+    number = aliases(store, version.name).get(CHAMPION)
+    champion = f"{version.name}@{number}"
+    rivals = ["scratch"] if number in (None, version.version) else ["scratch", champion]
+    found = [verdict for verdict in verdicts(store, version) if verdict.against in rivals]
+    if worse := [verdict for verdict in found if verdict.outcome == "worse"]:
+        told = "; ".join(f"worse than {v.against}: {v.why} ({v.report})" for v in worse)
+        raise InputError(
+            f"{version.ref} is shown to be {told}; promote another version, or insist with --force"
+        )
+    unshown = [
+        f"{version.ref} is not shown to be better than {verdict.against}: {verdict.why}"
+        for verdict in found
+        if verdict.outcome == "not shown"
+    ]
+    if champion in rivals and champion not in {verdict.against for verdict in found}:
+        unshown.append(
+            f"{version.ref} was not compared with the champion {champion}: "
+            f"graft models compare {champion} {version.ref}"
+        )
+    return unshown
 
 
 def _folder(name: str, number: int) -> str:

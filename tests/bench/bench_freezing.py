@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from photographs import photographs
-from report import report
 from torch import distributed, nn
 
 from graft.backbones.memory import keep_freed_memory
@@ -28,6 +27,7 @@ from graft.training.loop import Learner, train_step
 from graft.training.metrics import Tally
 from graft.training.prepare import assemble, resolve
 from graft.training.ranks import Ranks
+from report import report
 
 CORES = os.cpu_count() or 1
 BATCH = 32

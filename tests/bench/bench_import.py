@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from report import report
 
 from graft.data.image import MAX_SIDE
 from graft.data.importing import import_dataset
 from graft.store import Store
+from report import report
 
 ANTS_BEES = Path(__file__).parents[2] / ".." / "shared" / "data" / "ants-bees"
 REPEATS = 5

@@ -23,13 +23,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 from PIL import Image
-from report import report
 
 from graft.cluster.local import ray_session
 from graft.registry import get_model
 from graft.serving.deployment import serve_model
 from graft.serving.predictor import Predictor
 from graft.store import Store
+from report import report
 
 ANTS_BEES = Path(__file__).parents[2] / ".." / "shared" / "data" / "ants-bees"
 GRAFT = Path(sys.executable).with_name("graft")

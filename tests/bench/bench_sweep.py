@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from photographs import photographs
+
 from report import report
 
 HERE = Path(__file__).parent

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 import torchvision
 from photographs import photographs
-from report import report
 from torchvision import transforms
 
 from graft.cluster.local import ray_session
@@ -25,6 +24,7 @@ from graft.spec import parse_job
 from graft.store import Store
 from graft.training.prepare import resolve
 from graft.training.runs import create_run
+from report import report
 
 ANTS_BEES = Path(__file__).parents[3] / "shared" / "data" / "ants-bees"
 CORES = os.cpu_count() or 1

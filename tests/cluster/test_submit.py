@@ -7,7 +7,7 @@ import pytest
 from colours import colour_spec, draw_colours
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob import NAME_LENGTH, Submission, rayjob
-from graft.cluster.submit import check_dataset, local_weights, stored_weights
+from graft.cluster.submit import check_names, local_weights, stored_weights
 from graft.cluster.target import new_id
 from graft.data.importing import import_dataset
 from graft.errors import InputError, NotFoundError
@@ -70,9 +70,9 @@ def test_a_weights_file_that_is_not_here_is_an_error_at_once(tmp_path: Path) -> 
 
 def test_a_dataset_that_the_store_has_not_is_known_at_once(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no dataset 'colours'"):
-        check_dataset(store, colour_spec())
+        check_names(store, colour_spec())
     import_dataset(store, str(draw_colours(tmp_path / "images")), "colours")
-    check_dataset(store, colour_spec())
+    check_names(store, colour_spec())
 
 
 @pytest.mark.parametrize("name", ["ants-bees", "7.days_of", "x" * 60])

@@ -15,8 +15,9 @@ from typing import Annotated
 import typer
 
 from graft import __version__
-from graft.cli import activations, backbones, data, jobs, models, runs, store, sweeps
+from graft.cli import activations, backbones, data, jobs, models, report, runs, store, sweeps
 from graft.cli.demo import demo
+from graft.cli.evaluate import evaluate
 from graft.cli.lr_find import lr_find
 from graft.cli.predict import predict
 from graft.cli.run_job import run_job, ship_logs
@@ -62,6 +63,8 @@ app.add_typer(sweeps.app, name="sweeps")
 app.command()(submit)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.command()(evaluate)
+app.add_typer(report.app, name="report")
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(activations.app, name="activations")
 app.command()(serve)

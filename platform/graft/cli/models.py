@@ -1,10 +1,10 @@
-"""`graft models`: what the registry holds, and which version an alias points at."""
+"""`graft models`: what the registry holds, which version is better, and what an alias means."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Split, StoreUri
 from graft.cli.output import emit
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from graft.registry import ModelVersion
 
-app = typer.Typer(no_args_is_help=True, help="List, show and promote registered models.")
+app = typer.Typer(no_args_is_help=True, help="List, show, compare and promote registered models.")
 
 Ref = Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]")]
 
@@ -63,16 +63,60 @@ def show(
 def promote(
     ref: Ref,
     alias: Annotated[str, typer.Option(help="The alias to move, or to make.")] = "champion",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where the version is shown to be worse.")
+    ] = False,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Point an alias at a version; a model's bare name then means its champion."""
-    from graft.registry import promote
+    """Point an alias at a version; a model's bare name then means its champion.
+
+    A version that is shown to be worse than training from scratch, or than the champion, is
+    no champion without --force.
+    """
+    from graft.cli.output import console
+    from graft.registry import CHAMPION, check_promotion, get_model, promote
     from graft.store import Store
 
-    version = promote(Store.open(store), ref, alias)
+    opened = Store.open(store)
+    if alias == CHAMPION and not force:
+        for line in check_promotion(opened, get_model(opened, ref)):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    version = promote(opened, ref, alias)
     emit({"model": version.ref, "alias": alias}, json, lambda: f"{alias} is now {version.ref}")
+
+
+@app.command()
+def compare(
+    first: Ref,
+    second: Ref,
+    dataset: DatasetRef = None,
+    split: Split = None,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two versions on the same images: is the second one better?
+
+    By McNemar's exact test, on the images that exactly one of them gets right. What it shows
+    is kept in the registry, where `promote` looks.
+    """
+    from graft.cli.evaluation import comparison_page, evaluating, images_of
+    from graft.registry import get_model
+    from graft.report.classes import check_classes
+    from graft.store import Store
+
+    opened = Store.open(store)
+    one, other = get_model(opened, first), get_model(opened, second)
+    check_classes(one, other)
+    images, chosen = images_of(opened, one, dataset, split)
+
+    from graft.report.evaluation import compare_versions
+
+    with evaluating() as progress:
+        found = compare_versions(opened, one, other, images, chosen, *progress)
+    emit(found.model_dump(mode="json"), json, lambda: comparison_page(found))
 
 
 def _pointing(version: "ModelVersion", aliases: dict[str, int]) -> list[str]:

@@ -23,3 +23,13 @@ Json = Annotated[
 ]
 # `main` looks for the flag itself: it has to know before, and after, a command runs.
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+DatasetRef = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", metavar="NAME[@VERSION]", help="Default: what the model was trained on."
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="SPLIT", help="test, val or train; default: test, else val."),
+]

@@ -10,7 +10,7 @@ import typer
 from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
 
 if TYPE_CHECKING:
-    from graft.spec import Finetune, Job, Sweep
+    from graft.spec import Evaluation, Finetune, Job, Sweep
     from graft.store import Store
 
 
@@ -65,10 +65,13 @@ def run_job(
 
 def _run(store: "Store", job: str, spec: "Job") -> str | None:
     """Run what a job's spec says, under the job's name; return the model that it registers."""
-    from graft.spec import Demo, Finetune
+    from graft.spec import Demo, Evaluation, Finetune
 
     if isinstance(spec, Demo):
         return _demo(store)
+    if isinstance(spec, Evaluation):
+        _evaluation(store, spec)
+        return None
     return _finetune(store, job, spec) if isinstance(spec, Finetune) else _sweep(store, job, spec)
 
 
@@ -97,6 +100,21 @@ def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
     if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
         create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
     return run_and_show(store, sweep_id, json=False).model
+
+
+def _evaluation(store: "Store", spec: "Evaluation") -> None:
+    from graft.cli.evaluation import images_of, scores_page
+    from graft.cli.output import console, emit
+    from graft.registry import get_model
+    from graft.report.scores import Scores
+    from graft.report.worker import evaluate_on_ray
+
+    version = get_model(store, spec.model)
+    dataset = f"{spec.dataset.name}@{spec.dataset.version}" if spec.dataset else None
+    images, split = images_of(store, version, dataset, spec.split)
+    report = evaluate_on_ray(store, version, images.manifest, split, spec.scaling)
+    emit(report.document(), False, lambda: scores_page(Scores.model_validate(report.found)))
+    console.print(f"the page: graft report show {report.report} --out FOLDER", soft_wrap=True)
 
 
 def ship_logs(

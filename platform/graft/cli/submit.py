@@ -43,7 +43,7 @@ def submit(
     from graft.cli.following import follow_to_the_end, show_status
     from graft.cli.target import note, open_target
     from graft.cluster.rayjob import Submission, check_id
-    from graft.cluster.submit import check_dataset, local_weights, reachable, stored_weights
+    from graft.cluster.submit import check_names, local_weights, reachable, stored_weights
     from graft.cluster.target import new_id
     from graft.cluster.watch import Jobs
     from graft.errors import ClusterLost, InputError
@@ -75,7 +75,7 @@ def submit(
         if unreachable:
             note(f"the dataset is left to the job; no use of the store here: {unreachable}")
         else:
-            check_dataset(opened, given)
+            check_names(opened, given)
         for text in target.check(submission):
             note(text)
         if weights:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import InputError, NotFoundError, StoreError
-from graft.spec import Demo, Finetune, Job, Sweep, parse_job
+from graft.registry import get_model
+from graft.spec import Demo, Evaluation, Finetune, Job, Sweep, parse_job
 from graft.store import Store, payload_name, sha256_file
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -43,8 +44,8 @@ def stored_weights(store: Store, spec: Job, send: bool = True) -> Job:
     return _each_file(spec, stored)
 
 
-def check_dataset(store: Store, spec: Job) -> None:
-    """Find out whether the store has the dataset version that a spec names.
+def check_names(store: Store, spec: Job) -> None:
+    """Find out whether the store has the dataset version, and the model, that a spec names.
 
     Raises:
         NotFoundError: it has not.
@@ -54,8 +55,11 @@ def check_dataset(store: Store, spec: Job) -> None:
 
     if isinstance(spec, Demo):
         return  # it makes its own
+    if isinstance(spec, Evaluation):
+        get_model(store, spec.model)
     dataset = (spec.base if isinstance(spec, Sweep) else spec).dataset
-    open_dataset(store, dataset.name, dataset.version)
+    if dataset:
+        open_dataset(store, dataset.name, dataset.version)
 
 
 def reachable(store: Store) -> StoreError | None:
@@ -71,7 +75,7 @@ def reachable(store: Store) -> StoreError | None:
 
 def _each_file(spec: Job, change: Callable[[Path], str]) -> Job:
     """Return the spec with each local weights file replaced."""
-    if isinstance(spec, Demo):
+    if isinstance(spec, (Demo, Evaluation)):
         return spec
     document = spec.model_dump(mode="json", by_alias=True)
     backbones: list[dict[str, Any]] = []

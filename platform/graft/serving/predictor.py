@@ -36,19 +36,24 @@ class Predictor:
     `prepare` may run in many threads at once; `predict` in one at a time.
     """
 
-    def __init__(self, version: ModelVersion, model: TransferModel):
+    def __init__(
+        self, version: ModelVersion, model: TransferModel, device: torch.device | None = None
+    ):
         self.version = version
-        self._model = model
+        self._model = model.to(device) if device else model
+        self._device = device
 
     @classmethod
-    def load(cls, store: Store, version: ModelVersion) -> "Predictor":
-        """Load a version and check its golden images.
+    def load(
+        cls, store: Store, version: ModelVersion, device: torch.device | None = None
+    ) -> "Predictor":
+        """Load a version, by default onto the CPU, and check its golden images.
 
         Raises:
             ServingError: an image's logits differ by more than `GOLDEN_TOLERANCE`.
             StoreError: a payload is missing or damaged.
         """
-        predictor = cls(version, load_model(store, version))
+        predictor = cls(version, load_model(store, version), device)
         golden = load_tensors(store.get(version.folder, version.golden))
         predictor._check(golden)
         return predictor
@@ -64,16 +69,21 @@ class Predictor:
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return class probabilities of B prepared images: (B, classes)."""
-        return torch.softmax(self._logits(images), dim=1).numpy()
+        return torch.softmax(self._forward(images), dim=1).numpy()
+
+    def logits(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return the logits of B prepared images: (B, classes)."""
+        return self._forward(images).numpy()
 
     @torch.inference_mode()
-    def _logits(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        return self._model(to_tensor(np.stack(images), self.version.contract))
+    def _forward(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        pixels = to_tensor(np.stack(images), self.version.contract, self._device)
+        return self._model(pixels).float().cpu()
 
     def _check(self, golden: dict[str, NDArray[np.generic]]) -> None:
-        recorded = golden["logits"]  # (n, classes)
+        recorded = golden["logits"].astype(np.float32)  # (n, classes)
         files = [golden[f"image.{i}"].tobytes() for i in range(len(recorded))]
-        found = self._logits([self.prepare(data) for data in files]).numpy()
+        found = self.logits([self.prepare(data) for data in files])
         differences = np.abs(found - recorded).max(axis=1) / np.abs(recorded).max()
         if not np.all(differences <= GOLDEN_TOLERANCE):
             worst = int(np.argmax(differences))  # argmax finds a NaN first

@@ -15,6 +15,7 @@ from graft.spec.data import (
     StandardAugment,
 )
 from graft.spec.demo import Demo
+from graft.spec.evaluation import Evaluation
 from graft.spec.explain import nearest
 from graft.spec.finetune import Finetune, Register, Scaling
 from graft.spec.jobfile import Job, dump_job, load_job, parse_job, parse_yaml, trial_spec
@@ -80,6 +81,7 @@ __all__ = [
     "DecayedRates",
     "Demo",
     "EarlyStopping",
+    "Evaluation",
     "Finetune",
     "GridSearch",
     "Head",

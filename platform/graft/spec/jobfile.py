@@ -9,14 +9,25 @@ from pydantic import JsonValue, ValidationError
 
 from graft.errors import SpecError
 from graft.spec.demo import Demo
+from graft.spec.evaluation import Evaluation
 from graft.spec.explain import explain
 from graft.spec.finetune import Finetune
 from graft.spec.keys import changed
 from graft.spec.sweep import RANGES, Choice, IntUniform, LogUniform, Range, Sweep
 
-Job = Finetune | Sweep | Demo
-KINDS: dict[str, type[Job]] = {"finetune": Finetune, "sweep": Sweep, "demo": Demo}
-COMMANDS = {"finetune": "graft train", "sweep": "graft sweep", "demo": "graft submit"}
+Job = Finetune | Sweep | Evaluation | Demo
+KINDS: dict[str, type[Job]] = {
+    "finetune": Finetune,
+    "sweep": Sweep,
+    "evaluation": Evaluation,
+    "demo": Demo,
+}
+COMMANDS = {
+    "finetune": "graft train",
+    "sweep": "graft sweep",
+    "evaluation": "graft submit",
+    "demo": "graft submit",
+}
 DEFAULT_KINDS = {
     "head": "linear",
     "augment": "standard",

@@ -1,8 +1,6 @@
 """Plots of a sweep as PNG files; made as those of `training.plots` are."""
 
-import io
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +9,10 @@ from pydantic import JsonValue
 from graft.spec import METRICS
 from graft.sweep.results import TrialEpoch, TrialRecord, ranked
 from graft.sweep.space import Changes, label
-from graft.training.plots import BLUE, GREY, ORANGE
+from graft.training.plots import BLUE, GREY, ORANGE, saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Told apart without colour vision, and in print: Okabe and Ito's palette."""
@@ -115,7 +112,7 @@ def rate_png(trials: Ranked, metric: str) -> bytes:
     _rule(axes)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="frozen")
-    return _png(figure)
+    return saved(figure, "png")
 
 
 def parallel_png(trials: Ranked, metric: str) -> bytes:
@@ -184,7 +181,7 @@ def parallel_png(trials: Ranked, metric: str) -> bytes:
         spine.set_visible(False)
     figure.colorbar(colours, ax=axes, shrink=0.8, label=_words(metric))
     figure.suptitle(f"trials: {len(trials)}; the thick line is the best, trial {best}")
-    return _png(figure)
+    return saved(figure, "png")
 
 
 def progress_png(trials: Ranked, metric: str, mode: str) -> bytes:
@@ -242,7 +239,7 @@ def progress_png(trials: Ranked, metric: str, mode: str) -> bytes:
     axes.set_ylabel(_words(metric))
     _rule(axes)
     axes.legend(loc="lower right" if mode == "max" else "upper right")
-    return _png(figure)
+    return saved(figure, "png")
 
 
 class _Scale:
@@ -348,12 +345,3 @@ def _cut(name: str) -> str:
 def _rule(axes: "Axes") -> None:
     axes.grid(which="major", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names in a script that matplotlib's own font lacks are drawn as boxes.
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
-        figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -26,6 +26,11 @@ LABEL_LENGTH = 24
 
 
 def confusion_png(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
+    """Draw a confusion matrix: (C, C) counts, rows are true classes, columns predictions."""
+    return saved(confusion_figure(confusion, classes), "png")
+
+
+def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> "Figure":
     """Draw a confusion matrix: (C, C) counts, rows are true classes, columns predictions."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -58,7 +63,7 @@ def confusion_png(confusion: Sequence[Sequence[int]], classes: Sequence[str]) ->
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.set_yticklabels(["0", "1", "5", "20", "50", "100"])
     bar.set_label("share of the true class's images (%)")
-    return _png(figure)
+    return figure
 
 
 def rate_curve_png(
@@ -89,17 +94,21 @@ def rate_curve_png(
     axes.grid(which="major", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(loc="best")
-    return _png(figure)
+    return saved(figure, "png")
 
 
 def _cut(name: str) -> str:
     return name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1].rstrip() + "…"
 
 
-def _png(figure: "Figure") -> bytes:
+def saved(figure: "Figure", kind: Literal["png", "svg"]) -> bytes:
+    """Return a figure as a file; the same figure gives the same bytes."""
+    import matplotlib
+
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    metadata = {"Date": None} if kind == "svg" else None
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "graft"}):
         # Names in a script that matplotlib's own font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
-        figure.savefig(buffer, format="png", dpi=110)
+        figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
     return buffer.getvalue()

@@ -53,6 +53,16 @@ class Cluster:
             text=True,
         )
 
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start graft; what it prints is to be read, and it to be waited for."""
+        return subprocess.Popen(
+            [_GRAFT, *arguments],
+            env=self.variables() | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def variables(self) -> dict[str, str]:
         """Return this process's environment with kubeconfig and store."""
         own = {"KUBECONFIG": self.kubeconfig, "GRAFT_STORE": self.store}

@@ -15,7 +15,12 @@ import pytest
 
 from cluster.e2e.cluster import Cluster
 from cluster.e2e.machine import phases
+from cluster.e2e.team import ROOT, Team, install, person, secret
+from colours import colour_spec, draw_colours
+from graft.spec import dump_job
 
+SHARED = ROOT.parent / "shared" / "data"
+WEIGHTS = SHARED / "weights" / "squeezenet1_1-imagenet.safetensors"
 _SCENARIOS = pytest.StashKey[list[pytest.TestReport]]()
 
 
@@ -32,6 +37,37 @@ def cluster() -> Iterator[Cluster]:
             yield cluster
     else:
         pytest.skip(os.environ.get("GRAFT_E2E_CANNOT") or "`make e2e` raises the cluster")
+
+
+@pytest.fixture(scope="session")
+def team(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("team")
+    real = WEIGHTS.is_file()
+    images = SHARED / "ants-bees" if real else draw_colours(folder / "images", 60, 20)
+    backbone = {
+        "arch": "squeezenet1_1",
+        "weights": str(WEIGHTS) if real else "none",
+        "freeze": "all" if real else 0,
+    }
+    spec = colour_spec(
+        name="photos",
+        dataset={"name": "photos"},
+        backbone=backbone,
+        preprocess={"resize": 144, "crop": 128},
+        train__epochs=3,
+        train__batch_size=32,
+        scaling={"workers": 2},
+        register={"model": "photos", "weights": "best", "alias": "candidate"},
+    )
+    path = folder / "finetune.yaml"
+    path.write_text(dump_job(spec))
+    with cluster.namespace("team") as namespace:
+        secret(cluster, namespace)
+        install(cluster, namespace, folder)
+        done = cluster.graft("data", "import", str(images), "--name", "photos")
+        assert done.returncode == 0, done.stderr
+        kubeconfig = person(cluster, namespace, "ada", folder)
+        yield Team(cluster, namespace, kubeconfig, images, path)
 
 
 @pytest.hookimpl(wrapper=True)

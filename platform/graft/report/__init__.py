@@ -1,0 +1,1 @@
+"""What a model is worth, measured on the user's own images, and shown on one page."""

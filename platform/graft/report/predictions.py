@@ -1,0 +1,164 @@
+"""What a model version makes of a dataset's images: computed as a server computes it."""
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from graft.data.manifest import DatasetVersion, Image
+from graft.report.classes import labels_for
+from graft.serving.predictor import Predictor
+
+BATCH_SIZE = 64
+AHEAD = 2
+"""Batches that are decoded while the model works on one."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One model version's logits for the images of one split, in the dataset's order."""
+
+    model: str
+    """NAME@VERSION."""
+    dataset: str
+    """NAME@VERSION."""
+    split: str
+    classes: tuple[str, ...]
+    """The model's, in the order of the logits."""
+    images: tuple[str, ...]
+    """SHA-256 of each source file."""
+    paths: tuple[str, ...]
+    """Of each image in the source."""
+    labels: NDArray[np.int64]
+    """(N,), positions in `classes`."""
+    logits: NDArray[np.float32]
+    """(N, C)."""
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Softmax of the logits: (N, C)."""
+        found: NDArray[np.float64] = softmax(self.logits.astype(np.float64), axis=1)
+        return found
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The class of the largest logit, the first of equal ones: (N,)."""
+        found: NDArray[np.int64] = self.logits.argmax(axis=1)
+        return found
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether that is the label: (N,)."""
+        found: NDArray[np.bool_] = self.predicted == self.labels
+        return found
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """Cross-entropy of each image, in nats: (N,)."""
+        logs: NDArray[np.float64] = log_softmax(self.logits.astype(np.float64), axis=1)
+        found: NDArray[np.float64] = -np.take_along_axis(logs, self.labels[:, None], axis=1)[:, 0]
+        return found
+
+
+def predict_split(
+    predictor: Predictor,
+    dataset: DatasetVersion,
+    split: str,
+    threads: int,
+    progress: Callable[[int, int], object],
+) -> Predictions:
+    """Run a model version over a split.
+
+    Args:
+        predictor: the version, loaded and proved right.
+        dataset: where the images are.
+        split: ``train``, ``val`` or ``test``.
+        threads: that decode.
+        progress: told how many images of how many are done.
+
+    Raises:
+        InputError: as `labels_for`.
+    """
+    version, images = predictor.version, dataset.images(split)
+    labels = labels_for(version, dataset, split)
+    logits = np.empty((len(images), len(version.classes)), np.float32)
+    done = 0
+    for pixels in _prepared(predictor, dataset, images, threads):
+        logits[done : done + len(pixels)] = predictor.logits(pixels)
+        done += len(pixels)
+        progress(done, len(images))
+    return Predictions(
+        model=version.ref,
+        dataset=dataset.manifest.ref,
+        split=split,
+        classes=version.classes,
+        images=tuple(image.sha256 for image in images),
+        paths=tuple(image.path for image in images),
+        labels=labels,
+        logits=logits,
+    )
+
+
+def _prepared(
+    predictor: Predictor, dataset: DatasetVersion, images: Sequence[Image], threads: int
+) -> Iterator[list[NDArray[np.uint8]]]:
+    """Yield batches of what the model sees, some decoded ahead."""
+
+    def prepare(image: Image) -> NDArray[np.uint8]:
+        return predictor.prepare(dataset.read(image))
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        pending: deque[Iterator[NDArray[np.uint8]]] = deque()
+        for start in range(0, len(images), BATCH_SIZE):
+            pending.append(pool.map(prepare, images[start : start + BATCH_SIZE]))
+            if len(pending) > AHEAD:
+                yield list(pending.popleft())
+        while pending:
+            yield list(pending.popleft())
+
+
+def to_parquet(predictions: Predictions) -> bytes:
+    """Return predictions as a Parquet file: a row an image, a column for each class's logit."""
+    names = [f"logit.{name}" for name in predictions.classes]
+    table = pa.table(
+        {
+            "sha256": predictions.images,
+            "path": predictions.paths,
+            "label": pa.array([predictions.classes[i] for i in predictions.labels]),
+            **dict(zip(names, predictions.logits.T, strict=True)),
+        },
+        metadata={
+            "model": predictions.model,
+            "dataset": predictions.dataset,
+            "split": predictions.split,
+        },
+    )
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+def from_parquet(data: bytes) -> Predictions:
+    """Read what `to_parquet` wrote."""
+    table = pq.read_table(io.BytesIO(data))
+    about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    names = [name for name in table.column_names if name.startswith("logit.")]
+    classes = tuple(name.removeprefix("logit.") for name in names)
+    places = {name: place for place, name in enumerate(classes)}
+    return Predictions(
+        model=about["model"],
+        dataset=about["dataset"],
+        split=about["split"],
+        classes=classes,
+        images=tuple(table["sha256"].to_pylist()),
+        paths=tuple(table["path"].to_pylist()),
+        labels=np.array([places[name] for name in table["label"].to_pylist()], np.int64),
+        logits=np.stack([table[name].to_numpy() for name in names], axis=1),
+    )

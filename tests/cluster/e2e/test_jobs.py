@@ -1,0 +1,202 @@
+"""What a data scientist does: submit, follow, lose pods, cancel."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.e2e.team import ROOT, Team, person
+from conftest import free_port
+from graft.spec import load_job
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+LONG = ("--set", "train.epochs=25", "--set", "cache=off", "--set", "register=null")
+
+
+def test_finetune_gives_the_model_that_a_local_run_gives(team: Team) -> None:
+    began = time.monotonic()
+    done = team.submit("--id", "first")
+    print(f"submit to result: {time.monotonic() - began:.1f} s")
+    assert done["state"] == "succeeded"
+    assert done["model"].startswith("photos@")
+    team.cluster.wait_for("its pods are gone", lambda: not team.pods("first", "head"), 90)
+    logs = team.graft("jobs", "logs", "first").stdout
+    assert "epoch 3/3" in logs
+
+    local = team.cluster.graft("train", str(team.spec), "--json", RAY_AUTH_MODE="disabled")
+    assert local.returncode == 0, local.stderr
+    alone = json.loads(local.stdout)
+    shown = team.cluster.graft("runs", "show", "first", "--json").stdout
+    submitted = json.loads(shown)["result"]
+    assert submitted["trunk_digest"] == alone["trunk_digest"]
+    ours, theirs = submitted["metrics"]["val"], alone["metrics"]["val"]
+    assert ours["accuracy"] == pytest.approx(theirs["accuracy"], abs=0.01)
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+    again = team.graft("submit", str(team.spec), "--id", "first")
+    assert again.returncode == 0, again.stderr
+    assert "first was submitted before" in again.stderr
+    other = team.graft("submit", str(team.spec), "--id", "first", "--set", "train.epochs=9")
+    assert other.returncode == 2
+    assert "there is a job 'first' with another spec" in other.stderr
+
+
+def test_evaluation_of_a_model(team: Team) -> None:
+    spec = str(ROOT / "jobs" / "evaluation.yaml")
+    model = newest(team)
+    done = team.graft("submit", spec, "--id", "evaluated", "--set", f"model={model}", "--wait")
+    assert done.returncode == 0, done.stderr + done.stdout
+    (report,) = json.loads(team.cluster.graft("report", "ls", "--json").stdout)["reports"]
+    shown = team.cluster.graft("report", "show", report["report"], "--json")
+    accuracy = json.loads(shown.stdout)["accuracy"]
+    found = json.loads(team.cluster.graft("models", "show", model, "--json").stdout)
+    assert accuracy == pytest.approx(found["metrics"]["val"]["accuracy"], abs=0.01)
+
+
+def newest(team: Team) -> str:
+    """Return the model that the team has, which it trains if need be."""
+    shown = team.cluster.graft("models", "show", "photos", "--json")
+    if shown.returncode:
+        return str(team.submit()["model"])
+    return str(json.loads(shown.stdout)["model"])
+
+
+def follow_to_the_end(team: Team, job: str) -> str:
+    done = team.graft("jobs", "wait", job)
+    logs = team.graft("jobs", "logs", job).stdout
+    assert done.returncode == 0, done.stderr + logs
+    return logs
+
+
+def test_worker_pod_deleted_while_training(team: Team) -> None:
+    assert team.graft("submit", str(team.spec), "--id", "worker", *LONG).returncode == 0
+    team.running("worker", epoch=2)
+    team.kill(team.pods("worker", "worker")[0])
+    print(team.graft("jobs", "show", "worker").stdout)
+    logs = follow_to_the_end(team, "worker")
+    print("\n".join(line for line in logs.splitlines() if re.match(r"(attempt|epoch|job)", line)))
+    assert "going on after epoch" in logs
+
+
+def test_head_pod_deleted_while_training(team: Team) -> None:
+    assert team.graft("submit", str(team.spec), "--id", "head", *LONG).returncode == 0
+    team.running("head", epoch=2)
+    team.kill(team.pods("head", "head")[0])
+    logs = follow_to_the_end(team, "head")
+    print("\n".join(line for line in logs.splitlines() if re.match(r"(attempt|epoch|job)", line)))
+    assert "job head, attempt 2" in logs
+    assert "going on after epoch" in logs
+
+
+def test_sweep_of_six_trials(team: Team, tmp_path: Path) -> None:
+    base = load_job(team.spec).model_dump(mode="json", by_alias=True)
+    base["scaling"]["workers"] = 1
+    base["register"] = None
+    sweep = {
+        "kind": "sweep",
+        "name": "six",
+        "base": base,
+        "space": {
+            "train.optimizer.lr": {"choice": [1e-3, 3e-3, 1e-2]},
+            "backbone.freeze": {"choice": ["all", -1]},
+        },
+        "search": {"kind": "grid"},
+        "register": {"model": "swept"},
+    }
+    path = tmp_path / "sweep.yaml"
+    path.write_text(json.dumps(sweep))
+    done = team.graft("submit", str(path), "--id", "six", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == "swept@1"
+    shown = json.loads(team.cluster.graft("sweeps", "show", "six", "--json").stdout)
+    print(shown["result"]["states"])
+    assert sum(shown["result"]["states"].values()) == 6
+
+
+def test_cancel_while_training(team: Team) -> None:
+    assert team.graft("submit", str(team.spec), "--id", "cancelled", *LONG).returncode == 0
+    team.running("cancelled", epoch=1)
+    began = time.monotonic()
+    assert team.graft("jobs", "cancel", "cancelled").returncode == 0
+    team.cluster.wait_for("no pods", lambda: not team.pods("cancelled"), 30)
+    print(f"pods gone after {time.monotonic() - began:.1f} s")
+    assert team.job("cancelled")["state"] == "cancelled"
+    waited = team.graft("jobs", "wait", "cancelled")
+    assert waited.returncode == 1
+    shown = team.cluster.graft("runs", "show", "cancelled", "--json")
+    assert json.loads(shown.stdout)["state"] == "unfinished"
+    resumed = team.cluster.graft("runs", "resume", "cancelled", RAY_AUTH_MODE="disabled")
+    assert resumed.returncode == 0, resumed.stderr  # nothing half-written is in the way
+
+
+def test_job_that_would_fail_again_gets_no_other_cluster(team: Team) -> None:
+    mistake = ("--set", "backbone.freeze=17")
+    began = time.monotonic()
+    done = team.graft("submit", str(team.spec), "--id", "mistake", *mistake, "--wait")
+    print(f"{time.monotonic() - began:.1f} s: {done.stderr.strip()}")
+    assert done.returncode == 1
+    assert "mistake failed: backbone.freeze" in done.stderr
+
+    def ended() -> bool:
+        status = team.cluster.get("rayjob", "mistake", team.namespace)["status"]
+        assert status["jobDeploymentStatus"] in ("Running", "Complete"), status
+        return bool(status["jobDeploymentStatus"] == "Complete")
+
+    team.cluster.wait_for("the end of its cluster", ended, 60)
+
+
+def test_demo_job(team: Team) -> None:
+    done = team.graft("submit", str(ROOT / "jobs" / "demo.yaml"), "--id", "demo", "--wait")
+    assert done.returncode == 0, done.stderr + done.stdout
+    print(done.stdout)
+
+
+@contextlib.contextmanager
+def way_to(api: str, port: int) -> Iterator[None]:
+    """Lead a port of this machine to the API server while the block lasts."""
+    listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
+    address = api.removeprefix("https://")
+    with subprocess.Popen(["socat", listen, f"TCP:{address}"], start_new_session=True) as socat:
+        try:
+            yield
+        finally:
+            os.killpg(socat.pid, signal.SIGKILL)  # and with it the connections that it has
+
+
+def test_cluster_lost_while_following(team: Team, tmp_path: Path) -> None:
+    cluster, began = team.cluster, time.monotonic()
+    long = ("--set", "train.epochs=500", "--set", "cache=off", "--set", "register=null")
+    assert team.graft("submit", str(team.spec), "--id", "lost", *long).returncode == 0
+    ports = [free_port(), free_port()]
+
+    def follower(port: int) -> "subprocess.Popen[str]":
+        server = f"https://127.0.0.1:{port}"
+        config = person(cluster, team.namespace, "ada", tmp_path, server)
+        return cluster.start("jobs", "logs", "lost", "-f", KUBECONFIG=config)
+
+    with contextlib.ExitStack() as ways:
+        for port in ports:
+            ways.enter_context(way_to(cluster.api, port))
+        for_a_while, for_good = map(follower, ports)
+        team.running("lost", epoch=2)
+    time.sleep(10)
+    with way_to(cluster.api, ports[0]):
+        _, told = for_good.communicate(timeout=120)
+        print(f"{time.monotonic() - began:.1f} s: {told.strip()}")
+        assert for_good.returncode == 1
+        assert "the job may well go on: look later with graft jobs show lost" in told
+        reached = int(re.findall(r"epoch (\d+)/", team.job("lost")["progress"])[0])
+        assert team.graft("jobs", "cancel", "lost").returncode == 0
+        said, told = for_a_while.communicate(timeout=120)
+    assert for_a_while.returncode == 0, told
+    epochs = [int(number) for number in re.findall(r"^epoch (\d+)/", said, re.MULTILINE)]
+    assert epochs == list(range(1, epochs[-1] + 1))  # none is missing, none is told twice
+    assert epochs[-1] >= reached
