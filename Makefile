@@ -18,7 +18,7 @@ ifdef CA_BUNDLE
 SECRETS += --secret id=ca.crt,src=$(CA_BUNDLE)
 endif
 
-.PHONY: help install demo test test-slow check bench minio programs image e2e cluster clean
+.PHONY: help install demo test test-slow check bench minio programs image e2e e2e-parts cluster clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ image:  ## Build the image: IMAGE, BASE_IMAGE, ENGINE (docker, podman, buildah),
 
 e2e: $(INSTALLED)  ## The tests on a real Kubernetes, raised for them on this machine; needs root
 	@PYTHONPATH=tests $(BIN)/python -m cluster.e2e $(E2E)
+
+e2e-parts:  ## Build what e2e needs, programs and image: the half hour that it takes the first time
+	@PYTHONPATH=tests $(PYTHON) -m cluster.e2e --prepare
 
 cluster: $(INSTALLED)  ## Raise that Kubernetes and keep it until Ctrl-C
 	@PYTHONPATH=tests $(BIN)/python -m cluster.e2e --up

@@ -42,12 +42,27 @@ class _Build:
     """Name -> package, below the module."""
     files: tuple[str, ...] = ()
     """Files and folders of the module that are kept as they are."""
+    mains: dict[str, str] = field(default_factory=dict)
+    """Name -> source of a main package in place of one of the module's."""
 
 
 def _kubernetes_programs() -> dict[str, str]:
     servers = ["apiserver", "controller-manager", "scheduler", "proxy"]
     return {name: f"cmd/{name}" for name in ["kubectl", "kubelet", *(f"kube-{s}" for s in servers)]}
 
+
+# Its own main takes in every plugin, and with them the SDKs of three clouds.
+_COREDNS = """package main
+
+import (
+	"github.com/coredns/coredns/coremain"
+	_ "github.com/coredns/coredns/plugin/bind"
+	_ "github.com/coredns/coredns/plugin/kubernetes"
+	_ "github.com/coredns/coredns/plugin/template"
+)
+
+func main() { coremain.Run() }
+"""
 
 _BUILDS = {
     "minio": _Build(VERSIONS["MINIO"], "github.com/minio/minio", {"minio": ""}),
@@ -86,7 +101,9 @@ _BUILDS = {
     "gateway-api-files": _Build(
         VERSIONS["GATEWAY_API"], "sigs.k8s.io/gateway-api", files=("config/crd/standard",)
     ),
-    "coredns": _Build(VERSIONS["COREDNS"], "github.com/coredns/coredns", {"coredns": ""}),
+    "coredns": _Build(
+        VERSIONS["COREDNS"], "github.com/coredns/coredns", mains={"coredns": _COREDNS}
+    ),
 }
 
 
@@ -102,7 +119,7 @@ def folder(name: str) -> Path:
 def program(name: str) -> Path:
     """Return the path of an executable: `program("kubectl")`. It is there once it was built."""
     for built, build in _BUILDS.items():
-        if name in build.programs:
+        if name in {**build.programs, **build.mains}:
             return folder(built) / name
     raise KeyError(name)
 
@@ -131,7 +148,7 @@ def build(name: str) -> None:
         downloaded = _download(go, wanted)
         for kept in wanted.files:
             _copy(Path(downloaded["Dir"], kept), made / kept)
-        if wanted.programs:
+        if wanted.programs or wanted.mains:
             (module / "go.mod").write_text(_wrapper(wanted, Path(downloaded["GoMod"]).read_text()))
             _compile(go, wanted, module, made)
         try:
@@ -185,6 +202,10 @@ def _wrapper(wanted: _Build, its_own: str) -> str:
 
 def _compile(go: str, wanted: _Build, module: Path, made: Path) -> None:
     packages = {name: f"{wanted.module}/{p}".rstrip("/") for name, p in wanted.programs.items()}
+    for name, source in wanted.mains.items():
+        (module / name).mkdir()
+        (module / name / "main.go").write_text(source)
+        packages[name] = f"./{name}"
     flags = "-s -w"
     if wanted.module == "k8s.io/kubernetes":  # clients refuse a server that calls itself v0.0.0
         major, minor, _ = wanted.version.removeprefix("v").split(".")

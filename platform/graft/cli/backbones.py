@@ -1,19 +1,21 @@
-"""`graft backbones`: architectures, their stages, and the proof that they are cut rightly."""
+"""`graft backbones`: architectures, their stages, the proof that they are cut rightly, ranks."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.options import Debug, Json
+from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from graft.backbones.verify import Check
+    from graft.report.ranking import Ranked
 
-app = typer.Typer(no_args_is_help=True, help="List, show and verify backbone architectures.")
+app = typer.Typer(no_args_is_help=True, help="List, show, verify and rank backbones.")
 
 Arch = Annotated[str, typer.Argument(metavar="NAME", help="An architecture.")]
 
@@ -140,6 +142,104 @@ def verify(
     emit(document, json, lambda: _table(found))
     if wrong := [arch for arch, checks in found.items() if not _holds(checks)]:
         raise RunFailed(f"not everything holds for {', '.join(wrong)}")
+
+
+@app.command()
+def rank(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET[@VERSION]")],
+    arch: Annotated[
+        list[str], typer.Option("--arch", metavar="NAME", help="A candidate; several times.")
+    ],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights",
+            metavar="WEIGHTS",
+            help="Of each --arch, in order: as backbone.weights. Default: imagenet for all.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.png", help="Where accuracy against cost is drawn.")
+    ] = Path("rank.png"),
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Shortlist backbones by what their frozen features give on a dataset, without training.
+
+    By a linear probe with cross-validation, and LogME (arXiv:2102.11005), on the training
+    images; their activations are kept. With what an epoch costs, and a served image.
+    """
+    from graft.cli.output import console, counting, emit
+    from graft.data.manifest import LATEST, open_dataset
+    from graft.errors import InputError
+    from graft.spec import Backbone
+    from graft.store import Store
+
+    chosen = weights or ["imagenet"] * len(arch)
+    if len(chosen) != len(arch):
+        raise InputError(
+            f"{len(arch)} times --arch and {len(chosen)} times --weights; name the weights of "
+            "each, in order, or of none"
+        )
+    if out.is_dir():
+        raise InputError(f"--out {out}: expected a file, found a folder")
+    opened = Store.open(store)
+    name, _, version = dataset.partition("@")
+    images = open_dataset(opened, name, version or LATEST)
+
+    from graft.backend import Directory
+    from graft.report.charts import ranking_figure
+    from graft.report.ranking import ordered
+    from graft.report.shortlist import candidate, folds_of, rank_one
+    from graft.training.plots import saved
+
+    folds = folds_of(images)
+    pairs = zip(arch, chosen, strict=True)
+    # All weights first: what is not to be had is known before anything is computed.
+    specs = [candidate(opened, images, Backbone(arch=a, weights=w)) for a, w in pairs]
+    found = []
+    for spec in specs:
+        with counting(f"{spec.backbone.arch}'s features") as progress:
+            found.append(rank_one(opened, spec, folds, progress))
+    best = ordered(found)
+    Directory(out.parent.absolute()).write(out.name, saved(ranking_figure(best), "png"))
+    console.print(f"accuracy against cost: {out}", highlight=False, soft_wrap=True)
+    document = {
+        "dataset": images.manifest.ref,
+        "folds": folds,
+        "backbones": [one.model_dump(mode="json") for one in best],
+    }
+    emit(document, json, lambda: _ranking(best, folds))
+
+
+def _ranking(found: "list[Ranked]", folds: int) -> "Table":
+    from rich.table import Column, Table
+
+    table = Table(
+        Column("backbone", overflow="fold"),
+        Column("weights", overflow="fold"),
+        *(
+            Column(name, justify="right")
+            for name in ("accuracy", "LogME", "epoch", "kept", "whole", "size", "images/s")
+        ),
+        caption=f"accuracy: of a linear probe, {folds} folds; epoch: the head alone, kept: with "
+        "its activations kept, whole: the whole network trained; forecasts for this machine",
+    )
+    for one in found:
+        head, whole = one.costs[0], one.costs[-1]
+        table.add_row(
+            one.arch,
+            one.weights.rpartition("/")[2],
+            f"{one.accuracy:.3f} ± {one.deviation:.3f}",
+            f"{one.logme:.3f}",
+            f"{head.epoch_s:.1f} s",
+            f"{head.cached_s or 0:.2g} s",
+            f"{whole.epoch_s:.1f} s",
+            f"{one.parameters * 4 / 1e6:.0f} MB",
+            f"{one.images_per_second:.0f}",
+        )
+    return table
 
 
 def _verify(arch: str, weights: str | None) -> "list[Check]":

@@ -24,8 +24,8 @@ def evaluate(
 
     In this process, without Ray. The report is kept in the store; asked again, it is there.
     """
-    from graft.cli.evaluation import evaluating, images_of, scores_page
-    from graft.cli.output import console, emit
+    from graft.cli.evaluation import images_of, scores_page, threads
+    from graft.cli.output import console, counting, emit
     from graft.registry import get_model
     from graft.report.reports import (
         PAGE,
@@ -55,8 +55,8 @@ def evaluate(
     else:
         from graft.report.evaluation import evaluate
 
-        with evaluating() as progress:
-            report = evaluate(opened, version, images, chosen, *progress)
+        with counting("predicting") as progress:
+            report = evaluate(opened, version, images, chosen, threads(), progress)
 
     from graft.report.scores import Scores
 

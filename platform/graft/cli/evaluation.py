@@ -1,11 +1,7 @@
 """What `graft evaluate` and `graft models compare` share: which images, progress, tables."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
-
-from graft.cli.output import console
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -44,30 +40,9 @@ def images_of(
     return opened, split
 
 
-@contextlib.contextmanager
-def evaluating() -> "Iterator[tuple[int, Callable[[int, int], None]]]":
-    """Give the number of threads, and what shows how far an evaluation is."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} images"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    task = bar.add_task("predicting", total=None)
-
-    def show(done: int, total: int) -> None:
-        bar.start()  # not before there is something to show
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield len(os.sched_getaffinity(0)), show
-    finally:
-        if bar.live.is_started:
-            bar.stop()
+def threads() -> int:
+    """Return how many threads this process has processors for."""
+    return len(os.sched_getaffinity(0))
 
 
 def scores_page(scores: "Scores") -> "Group":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Split, StoreUri
-from graft.cli.output import emit
+from graft.cli.output import counting, emit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,7 +102,7 @@ def compare(
     By McNemar's exact test, on the images that exactly one of them gets right. What it shows
     is kept in the registry, where `promote` looks.
     """
-    from graft.cli.evaluation import comparison_page, evaluating, images_of
+    from graft.cli.evaluation import comparison_page, images_of, threads
     from graft.registry import get_model
     from graft.report.classes import check_classes
     from graft.store import Store
@@ -114,8 +114,8 @@ def compare(
 
     from graft.report.evaluation import compare_versions
 
-    with evaluating() as progress:
-        found = compare_versions(opened, one, other, images, chosen, *progress)
+    with counting("predicting") as progress:
+        found = compare_versions(opened, one, other, images, chosen, threads(), progress)
     emit(found.model_dump(mode="json"), json, lambda: comparison_page(found))
 
 

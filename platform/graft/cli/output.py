@@ -1,6 +1,7 @@
 """What a command prints: its result on stdout, everything else on stderr."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from json import dumps
 from typing import Any
 
@@ -8,6 +9,32 @@ from rich.console import Console, RenderableType
 
 console = Console(stderr=True)
 """For progress, logs and notes."""
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give what shows how many images of how many are done; nothing is shown before the first."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} images"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task(what, total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def emit(document: Mapping[str, Any], json: bool, render: Callable[[], RenderableType]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from graft.report.ranking import Ranked
 from graft.report.scores import Bin
 from graft.training.plots import BLUE, GREY, ORANGE
 
@@ -44,4 +45,33 @@ def reliability_figure(bins: Sequence[Bin], ece: float) -> "Figure":
     for axes in (above, below):
         axes.grid(color="#DDDDDD", linewidth=0.8)
         axes.set_axisbelow(True)
+    return figure
+
+
+def ranking_figure(found: Sequence[Ranked]) -> "Figure":
+    """Draw the accuracy of each candidate over what an epoch of head-only training costs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for one in found:
+        seconds = one.costs[0].epoch_s
+        axes.errorbar(
+            seconds, one.accuracy, one.deviation, fmt="o", color=BLUE, ecolor=GREY, capsize=3
+        )
+        axes.annotate(
+            f"{one.arch}\n{one.weights.rpartition('/')[2]}",
+            (seconds, one.accuracy),
+            xytext=(8, -4),
+            textcoords="offset points",
+            fontsize=8,
+            parse_math=False,
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.3, y=0.15)
+    axes.set_title("Frozen features: accuracy against cost")
+    axes.set_xlabel("an epoch of the head alone, nothing kept (s, logarithmic)")
+    axes.set_ylabel("accuracy of a linear probe, cross-validated (± 1 s.d. over folds)")
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
     return figure

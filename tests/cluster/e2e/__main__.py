@@ -1,6 +1,6 @@
 """Raise the cluster and run the scenarios, or keep it: `make e2e`, `make cluster`.
 
-    python -m cluster.e2e [--up] [pytest's arguments]
+    python -m cluster.e2e [--up | --prepare] [pytest's arguments]
 
 Three processes deep: this one prepares (programs and images need the network) and cleans up; the
 first one inside the namespaces furnishes them and reaps; pytest, or the cluster that is kept, is
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from cluster.e2e import images, machine
 from cluster.e2e.machine import CannotRunError
@@ -41,21 +42,33 @@ def main(arguments: Sequence[str]) -> int:
             stack.enter_context(machine.alone())
             machine.begin()
             stack.callback(machine.give_back)
-            with machine.phase("Debian's tools"):
-                machine.install_tools()
-            with machine.phase("programs"):
-                for name in _PROGRAMS:
-                    build(name)
+            image = _prepare()
         except (CannotRunError, CannotBuildError) as error:
             return _skip(str(error), arguments)
-        image = images.make_images()
+        if arguments[:1] == ["--prepare"]:
+            return 0
         child = [*_INSIDE, "--keep"] if arguments[:1] == ["--up"] else [*_PYTEST, *arguments]
         return _run_inside(child, image)
 
 
+def _prepare() -> str:
+    """Make what is missing of tools, programs and images; return the name of Graft's image.
+
+    Programs take processors, the image mostly network and disk: side by side.
+    """
+    with machine.phase("Debian's tools"):
+        machine.install_tools()
+    with ThreadPoolExecutor() as pool:
+        image = pool.submit(images.make_images)
+        with machine.phase("programs"):
+            for name in _PROGRAMS:
+                build(name)
+        return image.result()
+
+
 def _skip(why: str, arguments: Sequence[str]) -> int:
     print(f"no cluster can be raised here: {why}", flush=True)
-    if arguments[:1] == ["--up"]:
+    if arguments[:1] in (["--up"], ["--prepare"]):
         return 1
     return subprocess.run(
         [*_PYTEST, *arguments], env=os.environ | {"GRAFT_E2E_CANNOT": why}, cwd=machine.ROOT

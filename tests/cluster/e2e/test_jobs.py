@@ -18,7 +18,7 @@ from graft.spec import load_job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-LONG = ("--set", "train.epochs=25", "--set", "cache=off", "--set", "register=null")
+LONG = ("--set", "train.epochs=15", "--set", "cache=off", "--set", "register=null")
 
 
 def test_finetune_gives_the_model_that_a_local_run_gives(team: Team) -> None:

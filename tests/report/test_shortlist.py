@@ -1,0 +1,141 @@
+"""`graft backbones rank`: its figures against scikit-learn's, and the command itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import BayesianRidge
+
+from colours import draw_colours
+from graft.backbones.verify import random_model
+from graft.data.importing import import_dataset
+from graft.report.shortlist import logme, probe
+from graft.store import Store
+
+GRAFT = Path(sys.executable).with_name("graft")
+ABSENT = ("--arch", "resnet18", "--weights", "absent.pth")
+
+
+@pytest.mark.parametrize("width", [5, 40, 200])
+def test_logme_is_the_evidence_that_scikit_learn_finds(width: int) -> None:
+    noise = np.random.default_rng(width)
+    features = noise.normal(size=(100, width))
+    labels = (features[:, 0] + 0.5 * noise.normal(size=100) > 0).astype(np.int64)
+    expected = []
+    for label in (0, 1):
+        none = {"alpha_1": 0, "alpha_2": 0, "lambda_1": 0, "lambda_2": 0}  # no hyperpriors
+        model = BayesianRidge(
+            compute_score=True, fit_intercept=False, max_iter=5000, tol=1e-10, **none
+        )
+        model.fit(features, (labels == label).astype(float))
+        expected.append(model.scores_[-1] / 100)
+    assert logme(features, labels) == pytest.approx(np.mean(expected), abs=2e-3)
+
+
+def test_features_that_say_more_rank_higher() -> None:
+    noise = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    clear = np.eye(3)[labels] + 0.3 * noise.normal(size=(120, 3))
+    dim = np.eye(3)[labels] + 3 * noise.normal(size=(120, 3))
+    assert logme(clear, labels) > logme(dim, labels)
+    assert np.mean(probe(clear, labels, 5)) > 0.95 > np.mean(probe(dim, labels, 5))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("rank")
+    store = Store.open(str(folder / "store"))
+    import_dataset(store, str(draw_colours(folder / "images", 8, 3)), "colours")
+    return store
+
+
+def rank(store: Store, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [GRAFT, "backbones", "rank", *arguments, "--store", store.uri]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=200)
+
+
+@pytest.mark.slow  # two commands, two networks each
+def test_a_table_a_picture_and_kept_activations(store: Store, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(random_model("shufflenet_v2_x0_5").network.state_dict(), tmp_path / "other.pth")
+    words = ["colours", "--arch", "squeezenet1_1", "--weights", "none"]
+    words += ["--arch", "shufflenet_v2_x0_5", "--weights", "other.pth"]
+    first = rank(store, tmp_path, *words, "--json")
+    assert first.returncode == 0, first.stderr
+    document: dict[str, Any] = json.loads(first.stdout)
+    assert document["folds"] == 5
+    found = document["backbones"]
+    assert {one["arch"]: one["features"] for one in found} == {
+        "squeezenet1_1": 512,
+        "shufflenet_v2_x0_5": 1024,
+    }
+    accuracies = [one["accuracy"] for one in found]
+    assert accuracies == sorted(accuracies, reverse=True)
+    for one in found:
+        assert one["computed"] == 24
+        deepest, *_, nothing = one["costs"]
+        assert deepest["cached_s"] < deepest["epoch_s"] < nothing["epoch_s"]
+        assert nothing["cached_s"] is None
+    with Image.open(tmp_path / "rank.png") as picture:
+        assert picture.width > 500
+    again = json.loads(rank(store, tmp_path, *words, "--json").stdout)["backbones"]
+    assert [one["computed"] for one in again] == [0, 0]
+    keys = ("arch", "accuracy", "logme")
+    assert [[one[k] for k in keys] for one in again] == [[one[k] for k in keys] for one in found]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["colour", "--arch", "resnet18"], "did you mean 'colours'?"),
+        (["colours", "--arch", "resnet81", "--weights", "none"], "resnet81"),
+        (
+            ["colours", "--arch", "resnet18", "--weights", "none", "--weights", "none"],
+            "1 times --arch and 2 times --weights",
+        ),
+        (
+            [
+                "colours",
+                "--arch",
+                "squeezenet1_1",
+                "--weights",
+                "none",
+                "--arch",
+                "resnet18",
+                "--weights",
+                "absent.pth",
+            ],
+            "no file absent.pth",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(
+    store: Store, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    before = set(store.children("activations/"))
+    done = rank(store, tmp_path, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(store.children("activations/")) == before
+    assert not (tmp_path / "rank.png").exists()
+
+
+def test_a_class_with_one_image(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    for split, name, count in (("train", "a", 3), ("train", "b", 1), ("val", "a", 1)):
+        folder = tmp_path / "images" / split / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            colour = (number * 50, 10 if name == "a" else 200, len(split))
+            Image.new("RGB", (40, 40), colour).save(folder / f"{number}.png")
+    import_dataset(store, str(tmp_path / "images"), "few")
+    done = rank(store, tmp_path, "few", "--arch", "squeezenet1_1", "--weights", "none")
+    assert done.returncode == 2
+    assert "1 training image of class 'b'; cross-validation needs two" in done.stderr
