@@ -16,9 +16,10 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 from cluster.e2e import images, machine
-from cluster.e2e.machine import CannotRunError
+from cluster.e2e.machine import BusyError, CannotRunError
 from programs import CannotBuildError, build, folder
 
 _PROGRAMS = (
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         return _furnish_and_run(arguments[1:])
     if arguments[:1] == ["--keep"]:
         return _keep()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave as after an error
+    signal.signal(signal.SIGTERM, _leave)
     with contextlib.ExitStack() as stack:
         try:
             machine.check()
@@ -45,10 +46,19 @@ def main(arguments: Sequence[str]) -> int:
             image = _prepare()
         except (CannotRunError, CannotBuildError) as error:
             return _skip(str(error), arguments)
+        except BusyError as error:
+            print(error, file=sys.stderr)
+            return 1
         if arguments[:1] == ["--prepare"]:
             return 0
         child = [*_INSIDE, "--keep"] if arguments[:1] == ["--up"] else [*_PYTEST, *arguments]
         return _run_inside(child, image)
+
+
+def _leave(*_: object) -> NoReturn:
+    """End at once: what was started ends with this process."""
+    machine.give_back()
+    os._exit(143)
 
 
 def _prepare() -> str:

@@ -88,10 +88,14 @@ class Cluster:
         return json.loads(found)["items"]
 
     @contextlib.contextmanager
-    def namespace(self, prefix: str) -> Iterator[str]:
-        """Make a namespace for a scenario; it goes, with all that is in it, when that is over."""
+    def namespace(self, prefix: str, security: str = "restricted") -> Iterator[str]:
+        """Make a namespace for a scenario; it goes, with all that is in it, when that is over.
+
+        `security`: the pod security standard that its pods are held to.
+        """
         name = f"{prefix}-{uuid.uuid4().hex[:6]}"
         self.kubectl("create", "namespace", name)
+        self.kubectl("label", "namespace", name, f"pod-security.kubernetes.io/enforce={security}")
         try:
             self.wait_for(
                 "its service account", lambda: self.get("serviceaccount", "default", name)

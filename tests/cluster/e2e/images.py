@@ -150,7 +150,7 @@ def _in_store(*command: str) -> subprocess.CompletedProcess[str]:
         "TMPDIR": str(STATE),
     }
     return subprocess.run(
-        ["unshare", "-m", *command],
+        ["setpriv", "--pdeathsig", "KILL", "unshare", "-m", *command],
         cwd=ROOT,
         env=os.environ | settings,
         capture_output=True,

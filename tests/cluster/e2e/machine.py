@@ -64,6 +64,10 @@ class CannotRunError(Exception):
     """Why this machine cannot raise a cluster, on a line."""
 
 
+class BusyError(Exception):
+    """Another cluster is up."""
+
+
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
     """Time a phase of the raising, for the table."""
@@ -114,7 +118,7 @@ def alone() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CannotRunError("another one is up on this machine") from error
+            raise BusyError("another one is up on this machine") from error
         yield
 
 

@@ -20,7 +20,7 @@ def test_node_is_ready_and_kuberay_runs(cluster: Cluster) -> None:
 
 def test_ray_job_with_token_auth_succeeds_on_the_image(cluster: Cluster) -> None:
     """A head and a worker, and a driver that sees both."""
-    with cluster.namespace("smoke") as namespace:
+    with cluster.namespace("smoke", security="baseline") as namespace:
         cluster.apply(_ray_job("smoke", namespace, cluster.image))
         status = cluster.wait_for("the job", lambda: _ended(cluster, "smoke", namespace), 300)
         submitter = cluster.kubectl("logs", "-n", namespace, "-l", "job-name=smoke", "--tail=-1")

@@ -117,8 +117,10 @@ def test_sweep_of_six_trials(team: Team, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"] == "swept@1"
     shown = json.loads(team.cluster.graft("sweeps", "show", "six", "--json").stdout)
-    print(shown["result"]["states"])
-    assert sum(shown["result"]["states"].values()) == 6
+    states = shown["result"]["states"]
+    print(states)
+    assert states.keys() <= {"finished", "stopped"}  # none failed or diverged
+    assert sum(states.values()) == 6
 
 
 def test_cancel_while_training(team: Team) -> None:
@@ -191,7 +193,7 @@ def test_cluster_lost_while_following(team: Team, tmp_path: Path) -> None:
     with way_to(cluster.api, ports[0]):
         _, told = for_good.communicate(timeout=120)
         print(f"{time.monotonic() - began:.1f} s: {told.strip()}")
-        assert for_good.returncode == 1
+        assert for_good.returncode == 2
         assert "the job may well go on: look later with graft jobs show lost" in told
         reached = int(re.findall(r"epoch (\d+)/", team.job("lost")["progress"])[0])
         assert team.graft("jobs", "cancel", "lost").returncode == 0
