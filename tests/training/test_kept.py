@@ -70,6 +70,28 @@ def test_with_kept_activations_a_run_has_the_very_numbers_of_one_without(
     assert whole_store.children("activations/")
 
 
+def test_a_label_budget_reads_the_activations_of_the_whole_split(whole_store, train_alone):
+    spec = {
+        **RESNET,
+        "backbone__freeze": "all",
+        "dataset": {"name": "colours", "labels": 0.5, "holdout": 0.25},
+        "augment": {"kind": "standard", "views": 2},
+        "train__batch_size": 12,
+        "train__epochs": 3,
+    }
+    histories = []
+    for cache in ("off", "on", "on"):
+        run = new_run(whole_store, colour_spec(**spec, cache=cache))
+        events = train_alone(whole_store, run)
+        histories.append(read_result(whole_store, run).history)
+    for one, other in zip(histories[0], histories[1], strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    assert histories[1] == histories[2]
+    assert computed(events) == 0
+    confusion = read_result(whole_store, run).metrics["val"]["confusion"]
+    assert [sum(row) for row in confusion] == [4, 4, 4]  # a quarter of half of 32
+
+
 @pytest.mark.parametrize("freeze", ["all", 2])
 def test_float16_takes_half_the_bytes_and_moves_losses_by_rounding(
     whole_store, train_alone, freeze

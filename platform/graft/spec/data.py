@@ -14,6 +14,20 @@ class Dataset(Section):
     """Name given to `graft data import`."""
     version: str = "latest"
     """A version, an unambiguous beginning of one, or `latest`; a run records what it found."""
+    labels: Positive | Annotated[float, Field(gt=0, le=1)] | None = None
+    """How many labelled images of each class are trained on: a share (0.25), or a number (10);
+    null: all. Of one `labels_seed`, fewer are always among more."""
+    labels_seed: Seed = 0
+    """Which of them."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of those images, of each class, that validate in place of the version's own
+    validation images, which the job then never sees; null: none."""
+
+    @model_validator(mode="after")
+    def _acts(self) -> Self:
+        if self.labels_seed and self.labels is None and self.holdout is None:
+            raise ValueError("labels_seed has no effect without labels or holdout")
+        return self
 
 
 class Preprocess(Section):

@@ -4,7 +4,7 @@ Trials that differ in freeze depth alone share one pass: every image is decoded 
 view, and goes through the deepest trunk once, whatever the number of depths.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -17,7 +17,7 @@ from graft.store import Store
 from graft.sweep.ledger import Ledger
 from graft.sweep.plan import Trial, trunk_family
 from graft.training.attempt import training_data
-from graft.training.kept import naming_of, reads_of, worth_keeping
+from graft.training.kept import ReadCounts, naming_of, reads_of, worth_keeping
 from graft.training.loop import Data
 from graft.training.plan import make_plan
 from graft.training.prepare import Assembly, assemble
@@ -59,12 +59,14 @@ def _share(
     ledger: Ledger,
 ) -> None:
     """Keep what trials with one backbone and the same views share."""
-    reads: dict[int, Counter[tuple[str, int]]] = {}
+    reads: ReadCounts = {}
     first = assemble(store, trials[0].spec)
     for trial in trials:
         plan = make_plan(first.model, trial.spec.backbone, trial.spec.train)
-        for depth, counts in reads_of(trial.spec, plan, 0).items():
-            reads.setdefault(depth, Counter()).update(counts)
+        for depth, counts in reads_of(trial.spec, first.dataset, plan, 0).items():
+            at = reads.setdefault(depth, defaultdict(float))
+            for key, count in counts.items():
+                at[key] += count
     reads.pop(0, None)
     if not reads:
         ledger.say(f"{trials[0].spec.backbone.arch}: not cached: nothing is frozen")

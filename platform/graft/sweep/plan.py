@@ -269,7 +269,7 @@ def trunk_family(spec: Finetune) -> str:
     backbone = spec.backbone
     return _canonical(
         [
-            spec.dataset.model_dump(mode="json"),
+            [spec.dataset.name, spec.dataset.version],
             spec.train.seed if backbone.weights == "none" else None,  # draws the weights
             [backbone.arch, backbone.weights, backbone.weights_sha256, spec.head.replaces],
             spec.cache_dtype,

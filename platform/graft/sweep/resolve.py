@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graft.activations.key import BYTES, Dtype
 from graft.backbones.model import Steps, build, build_on_meta
+from graft.data.budget import choose_images
 from graft.data.image import decode
 from graft.data.manifest import Image, open_dataset
 from graft.data.views import render
@@ -213,13 +214,14 @@ def _varies(sweep: Sweep, section: str, *names: str) -> bool:
 def _facts(store: Store, spec: Finetune) -> Facts:
     """Return what the plan has to know of a resolved spec."""
     dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
+    chosen = choose_images(dataset, spec.dataset)
     classes, crop = len(dataset.manifest.classes), (spec.preprocess or Preprocess()).crop
     model = build_on_meta(spec.backbone, spec.head, classes, crop)
     depths = plan_training(model, spec.backbone, spec.train).depths
     stages, head_gflops = _costs(spec.backbone.arch, spec.head, classes, crop, spec.cache_dtype)
     return Facts(
-        train=len(dataset.images("train")),
-        val=len(dataset.images("val")),
+        train=len(chosen.train),
+        val=len(chosen.val),
         stages=stages,
         head_gflops=head_gflops,
         depth=depths[-1][1],

@@ -110,7 +110,7 @@ class Bench:
         naming = naming_of(spec, chain, self.ranks.device.type)
         reads = {
             depth: {at: count * sharing for at, count in times.items()}
-            for depth, times in reads_of(spec, assembly.plan, 0).items()
+            for depth, times in reads_of(spec, assembly.dataset, assembly.plan, 0).items()
             if depth
         }
         wanted = worth_keeping(

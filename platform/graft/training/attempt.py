@@ -15,6 +15,7 @@ import torch
 from graft.backbones.memory import keep_freed_memory
 from graft.backbones.model import TransferModel
 from graft.backbones.trunk import TrunkChain, trunk_chain
+from graft.data.budget import choose_images
 from graft.data.loader import ImageLoader
 from graft.errors import ResourceError, RunFailed
 from graft.spec import Contract, EarlyStopping, Finetune
@@ -118,11 +119,13 @@ def run_attempt(
 
 def training_data(assembly: Assembly, spec: Finetune) -> Data:
     """Return the images of an assembly as the loop wants them."""
+    chosen = choose_images(assembly.dataset, spec.dataset)
     return Data(
         assembly.dataset,
         ImageLoader(assembly.dataset, assembly.contract, spec.augment, spec.loader),
-        assembly.dataset.images("train"),
-        assembly.dataset.images("val"),
+        chosen.train,
+        chosen.val,
+        chosen.val_split,
         assembly.dataset.manifest.classes,
         assembly.contract,
         spec.augment,

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from graft.activations.key import BYTES, Dtype, backend_name
 from graft.activations.measure import measure
 from graft.backbones.model import TransferModel
 from graft.backbones.trunk import TrunkChain
+from graft.data.budget import choose_images
 from graft.data.loader import training_shares
+from graft.data.manifest import DatasetVersion
 from graft.data.views import view_of_epoch
 from graft.spec import Finetune
 from graft.store import Store, cache_folder, cache_room, gigabytes
@@ -52,15 +54,22 @@ def naming_of(spec: Finetune, chain: TrunkChain, device: str) -> Naming:
     return Naming(chain, spec.augment, spec.cache_dtype, backend_name(device))
 
 
-def reads_of(spec: Finetune, plan: Plan, done: int) -> dict[int, Counter[tuple[str, int]]]:
+ReadCounts = dict[int, defaultdict[tuple[str, int], float]]
+"""By freeze depth, how often each split and view is read; 0.5: half of its images, once."""
+
+
+def reads_of(spec: Finetune, dataset: DatasetVersion, plan: Plan, done: int) -> ReadCounts:
     """Return how often a run reads each split and view, by freeze depth, after `done` epochs."""
-    reads: dict[int, Counter[tuple[str, int]]] = {}
+    chosen = choose_images(dataset, spec.dataset)
+    train = len(chosen.train) / len(dataset.images("train"))
+    val = len(chosen.val) / max(1, len(dataset.images(chosen.val_split)))
+    reads: ReadCounts = {}
     if done == 0:
-        reads[plan.depth(1)] = Counter({("val", 0): 1})
+        reads.setdefault(plan.depth(1), defaultdict(float))[chosen.val_split, 0] += val
     for epoch in range(done, spec.train.epochs):
-        at = reads.setdefault(plan.depth(epoch + 1), Counter())
-        at["train", view_of_epoch(spec.augment, epoch)] += 1
-        at["val", 0] += 1
+        at = reads.setdefault(plan.depth(epoch + 1), defaultdict(float))
+        at["train", view_of_epoch(spec.augment, epoch)] += train
+        at[chosen.val_split, 0] += val
     return reads
 
 
@@ -117,14 +126,14 @@ def _decided(
         at_depth = f"{depth} frozen stages: " if several else ""
         post(Keeping(at_depth + decision.reason))
 
-    reads = reads_of(spec, assembly.plan, done)
+    reads = reads_of(spec, data.dataset, assembly.plan, done)
     return worth_keeping(store, spec.cache, reads, assembly.model, data, naming, tell)
 
 
 def worth_keeping(
     store: Store,
     mode: Mode,
-    reads: Mapping[int, Mapping[tuple[str, int], int]],
+    reads: Mapping[int, Mapping[tuple[str, int], float]],
     model: TransferModel,
     data: Data,
     naming: Naming,
@@ -135,7 +144,7 @@ def worth_keeping(
     Args:
         store: where they are, or will be.
         mode: `cache` of the spec.
-        reads: by freeze depth, how often each split and view is read; decided in this order.
+        reads: as `reads_of` returns them; decided in this order.
         model: frozen at least as deep as any of these; what it costs is measured here and now.
         data: the images.
         naming: the keys.
@@ -145,16 +154,20 @@ def worth_keeping(
         SpecError: `on`, where there is nothing to keep.
         ResourceError: `on`, and there is not enough space.
     """
-    images = {"train": len(data.train), "val": len(data.val)}
     costs, budgets = costs_of(model, data, naming.dtype), budgets_of(store)
     wanted = []
     for depth, times in reads.items():
         if depth == 0 and len(reads) > 1:
             continue  # before an epoch that freezes nothing others may, or other trials
         found = [
-            Reads(split, view, images[split], count, _count_kept(store, data, naming, depth, at))
-            for at, count in times.items()
-            for split, view in (at,)
+            Reads(
+                split,
+                view,
+                len(data.dataset.images(split)),
+                round(count) or 1,
+                _count_kept(store, data, naming, depth, (split, view)),
+            )
+            for (split, view), count in times.items()
         ]
         decision = decide(mode, depth, found, costs.get(depth, Costs(0, 0.0, 0.0)), budgets)
         budgets = budgets.less(decision)

@@ -45,6 +45,8 @@ class Data:
     loader: ImageLoader
     train: Sequence[Image]
     val: Sequence[Image]
+    val_split: str
+    """The dataset's split that `val` is part of."""
     classes: tuple[str, ...]
     preprocess: Preprocess
     augment: NoAugment | StandardAugment
@@ -56,7 +58,8 @@ class Data:
     ) -> Iterator[Batch | ActivationBatch]:
         """Yield one batch per share: activations at a depth where they are kept, else images."""
         images = {"train": self.train, "val": self.val}[split]
-        if kept := self.cached(split, view, depth):
+        kept_under = self.val_split if split == "val" else split
+        if kept := self.cached(kept_under, view, depth):
             return activation_batches(kept, images, shares)
         return self.loader.batches(images, shares, view)
 

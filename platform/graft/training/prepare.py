@@ -7,6 +7,7 @@ from torch import nn
 
 from graft.backbones.model import TransferModel, build, check_input
 from graft.backbones.weights import Weights, load_weights, resolve_weights
+from graft.data.budget import choose_images
 from graft.data.manifest import DatasetVersion, open_dataset
 from graft.errors import DataError, SpecError
 from graft.spec import Contract, Finetune, Preprocess
@@ -72,7 +73,7 @@ def assemble(store: Store, spec: Finetune, freeze: int | None = None) -> Assembl
 
 
 def _check(assembly: Assembly, spec: Finetune) -> None:
-    training = assembly.dataset.images("train")
+    training = choose_images(assembly.dataset, spec.dataset).train
     images = len(training)
     labels = [image.label for image in training]
     class_weights(spec.train, labels, assembly.dataset.manifest.classes)
