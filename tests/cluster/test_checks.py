@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from colours import colour_spec
-from graft.cluster.checks import misfits, over_quota, pod_requests
-from graft.cluster.profile import Profile, ResourceClass, amount
+from graft.cluster.checks import misfits, over_quota, pod_requests, without_limits
+from graft.cluster.profile import Head, Profile, ResourceClass, amount
 from graft.cluster.rayjob import Submission, rayjob
 
 PROFILE = Profile.model_validate(
@@ -40,7 +40,9 @@ def requests(name: str = "cpu", **scaling: int) -> list[Any]:
 def node(
     cpu: str, memory: str, pool: str = "cpu", gpus: str | None = None, taint: str | None = None
 ) -> dict[str, Any]:
-    has = {"cpu": cpu, "memory": memory} | ({"nvidia.com/gpu": gpus} if gpus else {})
+    has = {"cpu": cpu, "memory": memory, "ephemeral-storage": "200Gi"} | (
+        {"nvidia.com/gpu": gpus} if gpus else {}
+    )
     taints = [{"key": taint, "effect": "NoSchedule"}] if taint else None
     meta = {"name": "n", "labels": {"pool": pool}}
     return {"metadata": meta, "spec": {"taints": taints}, "status": {"allocatable": has}}
@@ -70,19 +72,28 @@ def test_a_cluster_that_holds_it_has_no_misfits() -> None:
     assert misfits(requests("gpu", workers=4, gpus_per_worker=1), [node("4", "8Gi"), gpu]) == []
 
 
+def test_a_head_has_nodes_of_its_own() -> None:
+    head = Head(cpu="1", memory="1Gi", node_selector={"pool": "system"})
+    profile = PROFILE.model_copy(update={"head": head})
+    pods = pod_requests(rayjob(Submission("one", colour_spec()), profile))
+    found = misfits(pods, [node("8", "64Gi")])
+    assert [problem.partition(" (")[0] for problem in found] == ["1 x head", "1 x submitter"]
+    assert misfits(pods, [node("8", "64Gi"), node("2", "4Gi", "system")]) == []
+
+
 @pytest.mark.parametrize(
     ("pods", "nodes", "message"),
     [
         (
             requests("gpu", workers=8, gpus_per_worker=1),
             [node("2", "24Gi", "gpu")],
-            "8 x worker of class 'gpu' (1.01 cpu, 8.2Gi memory, 1 nvidia.com/gpu): "
-            "a node of this cluster has no nvidia.com/gpu",
+            "8 x worker of class 'gpu' (1.01 cpu, 10.0Gi ephemeral-storage, 8.2Gi memory, "
+            "1 nvidia.com/gpu): a node of this cluster has no nvidia.com/gpu",
         ),
         (
             requests("gpu", workers=8, gpus_per_worker=1),
             [node("32", "256Gi", "gpu", gpus="4", taint="gpu")],
-            "(1.01 cpu, 8.2Gi memory, 1 nvidia.com/gpu): the nodes could hold 4",
+            "8.2Gi memory, 1 nvidia.com/gpu): the nodes could hold 4",
         ),
         (
             requests("gpu", gpus_per_worker=1),
@@ -137,3 +148,22 @@ def test_a_quota_that_would_be_exceeded_is_named() -> None:
     assert over_quota(pods, [gpus]) == [
         "quota team: requests.nvidia.com/gpu would be 2 of 1, 0 in use"
     ]
+
+
+def test_a_quota_that_counts_limits_which_pods_lack_needs_a_limit_range() -> None:
+    quota = {"metadata": {"name": "team"}, "status": {"hard": {"limits.cpu": "9", "pods": "9"}}}
+    (problem,) = without_limits(requests(), [quota], [])
+    assert problem.startswith(
+        "quota team counts limits.cpu, which its pods do not set; a LimitRange"
+    )
+    default = {"type": "Container", "default": {"cpu": "4"}}
+    for item, problems in (
+        (default, 0),
+        (default | {"type": "Pod"}, 1),
+        ({"type": "Container"}, 1),
+    ):
+        limit_range = {"spec": {"limits": [item]}}
+        assert len(without_limits(requests(), [quota], [limit_range])) == problems
+    memory = quota | {"status": {"hard": {"limits.memory": "9Gi", "requests.cpu": "9"}}}
+    scoped = quota | {"spec": {"scopes": ["BestEffort"]}}
+    assert without_limits(requests(), [memory, scoped], []) == []

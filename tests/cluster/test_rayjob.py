@@ -65,6 +65,10 @@ def pods(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def mounts_of(container: dict[str, Any]) -> set[str]:
+    return {mount["name"] for mount in container["volumeMounts"]}
+
+
 def environment(container: dict[str, Any]) -> dict[str, str]:
     return {one["name"]: one["value"] for one in container["env"] if "value" in one}
 
@@ -77,7 +81,7 @@ def test_workers_request_what_their_class_says_and_count_what_the_spec_says() ->
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 2)
     assert group["rayStartParams"] == {"num-cpus": "3"}
     resources = pods(manifest)["worker"]["containers"][0]["resources"]
-    assert resources["requests"] == {"cpu": "750m", "memory": "2Gi"}
+    assert resources["requests"] == {"cpu": "750m", "memory": "2Gi", "ephemeral-storage": "10Gi"}
     assert resources["limits"] == {"memory": "2Gi"}
 
 
@@ -125,13 +129,14 @@ def test_every_pod_meets_restricted_pod_security_and_says_what_it_takes() -> Non
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
-            assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+            # Beside what the node has for Ray's own copies of the store.
+            disk = set(container["resources"]["requests"]) - {"cpu", "memory"}
+            assert disk == ({"ephemeral-storage"} if "cache" in mounts_of(container) else set())
             # The submitter only talks to the head.
             secrets = [{"secretRef": {"name": "graft-s3"}}]
             assert container.get("envFrom", secrets) == secrets
             assert ("envFrom" in container) == (container["name"] != "submitter")
-            mounted = {mount["name"] for mount in container["volumeMounts"]}
-            assert mounted <= {volume["name"] for volume in pod["volumes"]}
+            assert mounts_of(container) <= {volume["name"] for volume in pod["volumes"]}
 
 
 def test_logs_are_shipped_from_head_and_workers_beside_ray() -> None:
@@ -155,6 +160,15 @@ def test_a_cluster_has_deadlines_retries_and_a_token() -> None:
     assert job["shutdownAfterJobFinishes"] is True
     assert job["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert "suspend" not in job
+
+
+def test_autoscalers_leave_a_head_where_it_is() -> None:
+    cluster = made(Submission("one", spec()))["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["template"]["metadata"]["annotations"] == {
+        "karpenter.sh/do-not-disrupt": "true",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    }
+    assert "annotations" not in cluster["workerGroupSpecs"][0]["template"]["metadata"]
 
 
 def test_what_a_namespace_adds() -> None:

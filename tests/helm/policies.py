@@ -54,7 +54,12 @@ def _has_port(ports: list[Json] | None, port: int, protocol: str) -> bool:
 def _is_peer(peer: Json, end: End, own_namespace: str | None) -> bool:
     if "ipBlock" in peer:
         # Of pods a block says nothing that all network plugins agree on.
-        return end.namespace is None and _within(end.address, peer["ipBlock"]["cidr"])
+        block = peer["ipBlock"]
+        return (
+            end.namespace is None
+            and _within(end.address, block["cidr"])
+            and not any(_within(end.address, one) for one in block.get("except", ()))
+        )
     if end.namespace is None:
         return False
     if "namespaceSelector" in peer:

@@ -34,11 +34,13 @@ GPU = {
     "cpu": "4",
     "memory": "64Gi",
     "sharedMemory": "16Gi",
+    "cache": "40Gi",
     "gpu": "nvidia.com/gpu",
     "autoscaled": True,
     "nodeSelector": {"gpu": "a100"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
 }
+DIGEST = f"sha256:{'0' * 64}"
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 EVERYTHING: Values = {
     "image": {"tag": "2", "pullSecrets": ["pull"], "allowed": ["registry.example/graft:*"]},
@@ -49,6 +51,11 @@ EVERYTHING: Values = {
         {"kind": "ServiceAccount", "name": "pipeline", "namespace": "ci"},
     ],
     "classes": {"gpu-a100": GPU},
+    "head": {
+        "cache": "5Gi",
+        "nodeSelector": {"pool": "system"},
+        "tolerations": [{"key": "system", "operator": "Exists"}],
+    },
     "jobs": {"priorityClassName": "low", "queue": "team", "labels": {"cost-centre": "42"}},
     "rayCluster": {"enabled": True, "class": "gpu-a100", "cpusPerWorker": 2, "gpusPerWorker": 1},
     "serving": SERVING
@@ -83,12 +90,15 @@ CASES: dict[str, Values] = {
     "least": LEAST,
     "everything": EVERYTHING,
     "submitters": {"store": STORE, "submitters": [{"kind": "User", "name": "a@b.example"}]},
+    "digest": LEAST | {"image": {"tag": DIGEST}},
     "ca": {"store": STORE | {"caConfigMap": "corporate"}},
     "shared": {"store": STORE, "rayCluster": {"enabled": True, "workers": 3}},
     "serving": {"store": STORE, "serving": SERVING},
     "one replica": {"store": STORE, "serving": SERVING | {"replicas": 1}},
     "open": {"store": STORE, "networkPolicy": {"enabled": False}},
     "other class": LEAST | {"classes": {"cpu": None, "gpu-a100": GPU}, "defaultClass": "gpu-a100"},
+    "class called like a number": LEAST
+    | {"classes": {"1": GPU}, "defaultClass": "1", "rayCluster": {"enabled": True}},
     "tiny": {
         "store": STORE,
         "classes": {"cpu": {"cpu": "250m", "memory": "1Gi", "sharedMemory": "256Mi"}},

@@ -10,12 +10,13 @@ import pytest
 import ray
 
 from colours import colour_spec
-from graft.cluster.profile import Profile, times
+from graft.cluster.profile import Head, Profile, times
 from graft.cluster.rayjob import RAY_VERSION, Submission, rayjob
 from graft.spec import load_job, parse_yaml
 from helm.rendering import (
     CASES,
     CHART,
+    DIGEST,
     EVERYTHING,
     LEAST,
     NAMESPACE,
@@ -94,11 +95,21 @@ def test_a_profile_has_what_the_values_say() -> None:
         "memory": "64Gi",
         "gpu": "nvidia.com/gpu",
         "shared_memory": "16Gi",
+        "cache": "40Gi",
         "autoscaled": True,
         "node_selector": {"gpu": "a100"},
         "tolerations": ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},),
     }
     assert (found.priority_class, found.queue) == ("low", "team")
+    assert found.head == Head(
+        cpu="1",
+        memory="4Gi",
+        cache="5Gi",
+        node_selector={"pool": "system"},
+        tolerations=({"key": "system", "operator": "Exists"},),
+    )
+    assert profile(CASES["digest"]).image == f"graft@{DIGEST}"
+    assert profile(CASES["class called like a number"]).resource_class(None)[0] == "1"
     assert found.labels == {
         "cost-centre": "42",
         "graft.dev/release": "graft",
@@ -190,10 +201,62 @@ def test_pods_of_the_chart_get_the_store_as_pods_of_jobs_do() -> None:
         assert spec["serviceAccountName"] == head["serviceAccountName"]
         assert {"name": "ca", "configMap": {"name": "graft-ca"}} in spec["volumes"]
         for container in spec["containers"]:
+            assert container["image"] == "graft:2"
+            if container["name"] == "serving":  # asks the served model alone
+                assert "envFrom" not in container
+                continue
             ours = {one["name"]: one["value"] for one in container["env"]}
             assert store.items() <= ours.items()
             assert container["envFrom"] == head["containers"][0]["envFrom"]
-            assert container["image"] == "graft:2"
+
+
+def test_a_cache_is_limited_and_requested_of_the_disk() -> None:
+    job = rayjob(Submission("one", colour_spec()), profile(EVERYTHING))["spec"]["rayClusterSpec"]
+    objects = rendered(EVERYTHING)
+    serving = only(objects, "RayService")["spec"]["rayClusterConfig"]
+    shared = only(objects, "RayCluster")["spec"]
+    for cluster, worker in ((job, "10"), (serving, "10"), (shared, "40")):
+        for group, size in (
+            (cluster["headGroupSpec"], "5"),
+            (cluster["workerGroupSpecs"][0], worker),
+        ):
+            spec = group["template"]["spec"]
+            assert {"name": "cache", "emptyDir": {"sizeLimit": f"{size}Gi"}} in spec["volumes"]
+            container = spec["containers"][0]
+            assert container["resources"]["requests"]["ephemeral-storage"] == f"{size}Gi"
+            assert {"name": "GRAFT_CACHE_GB", "value": size} in container["env"]
+
+
+def test_all_that_is_no_worker_runs_where_the_head_may() -> None:
+    job = rayjob(Submission("one", colour_spec()), profile(EVERYTHING))["spec"]
+    objects = rendered(EVERYTHING)
+    clusters = [
+        job["rayClusterSpec"],
+        only(objects, "RayCluster")["spec"],
+        only(objects, "RayService")["spec"]["rayClusterConfig"],
+    ]
+    heads = [cluster["headGroupSpec"]["template"]["spec"] for cluster in clusters]
+    for spec in (*heads, job["submitterPodTemplate"]["spec"], only(objects, "Pod")["spec"]):
+        assert spec["nodeSelector"] == {"pool": "system"}
+        assert spec["tolerations"] == [{"key": "system", "operator": "Exists"}]
+    for cluster in clusters:
+        for group in cluster["workerGroupSpecs"]:
+            spec = group["template"]["spec"]
+            assert spec.get("nodeSelector") in (None, {"gpu": "a100"})
+            assert {"key": "system", "operator": "Exists"} not in spec.get("tolerations", [])
+
+
+def test_serving_is_spread_over_nodes() -> None:
+    objects = rendered(EVERYTHING)
+    (group,) = only(objects, "RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (spread,) = group["template"]["spec"]["topologySpreadConstraints"]
+    labels = group["template"]["metadata"]["labels"] | {"ray.io/node-type": "worker"}
+    assert spread == {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": labels},
+    }
 
 
 def test_workers_take_what_their_class_says_for_each_cpu() -> None:
@@ -281,6 +344,7 @@ def test_submitters_may_do_what_the_command_does_and_no_more() -> None:
         ("", "pods/log"): {"get"},
         ("", "configmaps"): {"list"},
         ("", "resourcequotas"): {"list"},
+        ("", "limitranges"): {"list"},
         ("", "secrets", "graft-s3"): {"get"},
     }
     (rule,) = only(objects, "ClusterRole")["rules"]
@@ -354,6 +418,9 @@ def test_notes_say_the_next_command() -> None:
     notes = done.stdout.partition("NOTES:")[2]
     assert "graft submit jobs/finetune.yaml --namespace team\n" in notes
     assert "helm test graft --namespace team\n" in notes
+    assert "backbone.weights=PATH" in notes
+    assert "hand out" in notes
+    assert "backbone.weights" not in run_helm(*command, values=LEAST).stdout
 
 
 @needs_schemas

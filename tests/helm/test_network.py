@@ -27,6 +27,8 @@ OUTSIDE = {
     "ingress": End("ingress", {}),
     "store": End("store", {}),
     "internet": End(address="203.0.113.7"),
+    "node's dns": End(address="169.254.20.10"),
+    "credentials": End(address="169.254.170.23"),
 }
 
 
@@ -118,6 +120,19 @@ def test_with_everything_on() -> None:
     rows["operator", "shared head"] = {8265}
     rows["operator", "serving head"] = {8000, 8265}
     assert table(CASES["everything"]) == rows
+
+
+@needs_helm
+def test_what_lies_at_a_nodes_own_addresses_is_reached_where_it_is_named() -> None:
+    dns, credentials = {"cidrs": ["169.254.20.10/32"]}, {"cidrs": ["169.254.170.23/32"]}
+    rows = expected(JOB, JOB_PODS)
+    for name in JOB_PODS:
+        rows |= {(name, "node's dns"): {53}, (name, "credentials"): {80}}
+    policies = {"dns": dns, "credentials": credentials}
+    assert table(LEAST | {"networkPolicy": policies}) == rows
+    del policies["dns"]
+    policies["credentials"] = credentials | {"port": 8080}
+    assert table(LEAST | {"networkPolicy": policies})["test", "credentials"] == {8080}
 
 
 @needs_helm

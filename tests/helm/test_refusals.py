@@ -7,6 +7,7 @@ import pytest
 from helm.rendering import CHART, LEAST, SERVING, needs_helm, run_helm
 
 STORE: dict[str, Any] = LEAST["store"]
+ROUTE = {"enabled": True, "host": "a.example", "gateway": "public", "listener": "https"}
 
 
 def with_store(**changes: Any) -> dict[str, Any]:
@@ -32,6 +33,10 @@ def with_store(**changes: Any) -> dict[str, Any]:
         (LEAST | {"classes": {"cpu": {"cpu": 1}}}, ["'/classes/cpu/cpu'", "want string"]),
         (LEAST | {"classes": {"cpu": {"memory": "lots"}}}, ["'/classes/cpu/memory'"]),
         (LEAST | {"classes": {"gpu": {"cpu": "1"}}}, ["'/classes/gpu'", "'memory'"]),
+        (LEAST | {"classes": {"cpu": {"cache": "512Mi"}}}, ["'/classes/cpu/cache'"]),
+        (LEAST | {"head": {"cache": None}}, ["'/head': missing property 'cache'"]),
+        (LEAST | {"head": {"nodeSelector": {"pool": 1}}}, ["'/head/nodeSelector/pool'"]),
+        (LEAST | {"image": {"tag": "sha256:12"}}, ["'/image/tag'"]),
         (LEAST | {"classes": {"GPU": {}}}, ["invalid propertyName 'GPU'"]),
         (
             LEAST | {"classes": {"cpu": {"tolerations": [{"keys": "gpu"}]}}},
@@ -62,6 +67,19 @@ def with_store(**changes: Any) -> dict[str, Any]:
         (
             LEAST | {"serving": SERVING | {"httpRoute": {"enabled": True, "host": "a.example"}}},
             ["'/serving/httpRoute': missing properties 'gateway', 'listener'"],
+        ),
+        (
+            LEAST | {"serving": {"ingress": {"enabled": True, "host": "a", "tlsSecret": "t"}}},
+            ["'/serving/ingress/enabled'"],
+        ),
+        (
+            LEAST | {"serving": {"httpRoute": ROUTE}},
+            ["'/serving/httpRoute/enabled'"],
+        ),
+        (LEAST | {"serving": {"redis": {"address": "redis:6379"}}}, ["'/serving/redis/address'"]),
+        (
+            LEAST | {"networkPolicy": {"credentials": {"port": None}}},
+            ["'/networkPolicy/credentials'", "'port'"],
         ),
         (
             LEAST | {"networkPolicy": {"store": {"cidrs": []}}},  # to nowhere would be to anywhere

@@ -14,6 +14,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 MAPS = {
     "serviceAccount.annotations",
     "classes.cpu.nodeSelector",
+    "head.nodeSelector",
     "jobs.labels",
     "serving.ingress.annotations",
     "metrics.podMonitor.labels",

@@ -27,7 +27,8 @@ graft.dev/role: {{ .role }}
 {{- end }}
 
 {{- define "graft.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
+{{ .Values.image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag }}
 {{- end }}
 
 {{/* ConfigMap with the authorities of the store's certificate; empty: the image's. */}}
@@ -54,13 +55,14 @@ graft.dev/role: {{ .role }}
 {{- .port | default $given | default (ternary 80 .default (hasPrefix "http://" (.url | default ""))) | int -}}
 {{- end }}
 
-{{/* Peers of a policy: takes namespace and cidrs; the former, where it is set. */}}
+{{/* Peers of a policy: takes namespace and cidrs; the former, where it is set. Everywhere is all but
+     link-local addresses, where nodes have their metadata. */}}
 {{- define "graft.peers" -}}
 {{- if .namespace -}}
 - {{ include "graft.inNamespace" .namespace }}
 {{- else -}}
 {{- range .cidrs }}
-- ipBlock: {cidr: {{ . | quote }}}
+- ipBlock: {cidr: {{ . | quote }}{{ if eq . "0.0.0.0/0" }}, except: [169.254.0.0/16]{{ end }}}
 {{- end }}
 {{- end }}
 {{- end }}

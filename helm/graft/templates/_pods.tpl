@@ -1,7 +1,8 @@
 {{/* What all pods of the chart have in common with those of jobs (platform/graft/cluster/rayjob.py). */}}
 
+{{/* Takes root, and on: what has nodeSelector and tolerations. */}}
 {{- define "graft.podSpec" -}}
-serviceAccountName: {{ include "graft.name" . }}
+serviceAccountName: {{ include "graft.name" .root }}
 automountServiceAccountToken: false
 securityContext:
   runAsNonRoot: true
@@ -9,41 +10,56 @@ securityContext:
   runAsGroup: 1000
   fsGroup: 1000
   seccompProfile: {type: RuntimeDefault}
-{{- with .Values.image.pullSecrets }}
+{{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}
   {{- end }}
 {{- end }}
+{{- with .on.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .on.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
-{{/* Takes root, cpu, memory, and gpu and gpus where it has some, and env, lines of more variables. */}}
+{{/* Takes root, cpu, memory, and gpu and gpus where it has some, and env, lines of more variables;
+     and cache, its size in Gi, where it uses the store. As many GB are a little less. */}}
 {{- define "graft.container" -}}
 {{- $values := .root.Values -}}
 image: {{ include "graft.image" .root }}
 imagePullPolicy: {{ $values.image.pullPolicy }}
 env:
-  - {name: GRAFT_STORE, value: {{ $values.store.uri | quote }}}
-  - {name: GRAFT_CACHE, value: /cache}
   - {name: HOME, value: /tmp}
   - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+  {{- if .cache }}
+  - {name: GRAFT_STORE, value: {{ $values.store.uri | quote }}}
+  - {name: GRAFT_CACHE, value: /cache}
+  - {name: GRAFT_CACHE_GB, value: {{ trimSuffix "Gi" .cache | quote }}}
   {{- with $values.store.endpoint }}
   - {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
   {{- end }}
   {{- if include "graft.caConfigMap" .root }}
   - {name: AWS_CA_BUNDLE, value: /etc/graft/ca/ca.crt}
   {{- end }}
+  {{- end }}
   {{- range $name, $value := .env }}
   - {name: {{ $name }}, value: {{ $value | quote }}}
   {{- end }}
-{{- with $values.store.secret }}
+{{- if and .cache $values.store.secret }}
 envFrom:
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ $values.store.secret }}}
 {{- end }}
 resources:
   requests:
     cpu: {{ .cpu | quote }}
     memory: {{ .memory | quote }}
+    {{- with .cache }}
+    ephemeral-storage: {{ . }}
+    {{- end }}
     {{- if .gpus }}
     {{ .gpu }}: {{ .gpus | quote }}
     {{- end }}
@@ -58,16 +74,19 @@ securityContext:
   capabilities: {drop: [ALL]}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
+  {{- if .cache }}
   - {name: cache, mountPath: /cache}
   {{- if include "graft.caConfigMap" .root }}
   - {name: ca, mountPath: /etc/graft/ca, readOnly: true}
   {{- end }}
+  {{- end }}
 {{- end }}
 
+{{/* Takes root, and cache, its size. */}}
 {{- define "graft.volumes" -}}
 - {name: tmp, emptyDir: {}}
-- {name: cache, emptyDir: {}}
-{{- with include "graft.caConfigMap" . }}
+- {name: cache, emptyDir: {sizeLimit: {{ .cache }}}}
+{{- with include "graft.caConfigMap" .root }}
 - {name: ca, configMap: {name: {{ . }}}}
 {{- end }}
 {{- end }}
@@ -88,7 +107,7 @@ headGroupSpec:
       labels:
         {{- include "graft.podLabels" . | nindent 8 }}
     spec:
-      {{- include "graft.podSpec" .root | nindent 6 }}
+      {{- include "graft.podSpec" (dict "root" .root "on" .root.Values.head) | nindent 6 }}
       {{- with .priority }}
       priorityClassName: {{ . }}
       {{- end }}
@@ -104,9 +123,9 @@ headGroupSpec:
             - {name: serve, containerPort: 8000}
             {{- end }}
       volumes:
-        {{- include "graft.volumes" .root | nindent 8 }}
+        {{- include "graft.volumes" (dict "root" .root "cache" .root.Values.head.cache) | nindent 8 }}
 workerGroupSpecs:
-  - groupName: {{ $class.name }}
+  - groupName: {{ $class.name | quote }}
     replicas: {{ .workers }}
     minReplicas: {{ .workers }}
     maxReplicas: {{ .workers }}
@@ -120,22 +139,24 @@ workerGroupSpecs:
         labels:
           {{- include "graft.podLabels" . | nindent 10 }}
       spec:
-        {{- include "graft.podSpec" .root | nindent 8 }}
+        {{- include "graft.podSpec" (dict "root" .root "on" $class) | nindent 8 }}
         {{- with .priority }}
         priorityClassName: {{ . }}
         {{- end }}
-        {{- with $class.nodeSelector }}
-        nodeSelector:
-          {{- toYaml . | nindent 10 }}
-        {{- end }}
-        {{- with $class.tolerations }}
-        tolerations:
-          {{- toYaml . | nindent 10 }}
+        {{- if eq .role "serving" }}
+        topologySpreadConstraints:
+          - maxSkew: 1
+            topologyKey: kubernetes.io/hostname
+            whenUnsatisfiable: ScheduleAnyway
+            labelSelector:
+              matchLabels:
+                {{- include "graft.podLabels" . | nindent 16 }}
+                ray.io/node-type: worker
         {{- end }}
         containers:
           - name: worker
             {{- $cpu := include "graft.times" (dict "cpu" $class.cpu "count" .cpus) }}
-            {{- include "graft.container" (dict "root" .root "env" .env "cpu" $cpu "memory" $class.memory "gpu" $class.gpu "gpus" .gpus) | nindent 12 }}
+            {{- include "graft.container" (dict "root" .root "env" .env "cpu" $cpu "memory" $class.memory "cache" $class.cache "gpu" $class.gpu "gpus" .gpus) | nindent 12 }}
               - {name: shm, mountPath: /dev/shm}
             ports:
               - {name: metrics, containerPort: 8080}
@@ -143,7 +164,7 @@ workerGroupSpecs:
               - {name: serve, containerPort: 8000}
               {{- end }}
         volumes:
-          {{- include "graft.volumes" .root | nindent 10 }}
+          {{- include "graft.volumes" (dict "root" .root "cache" $class.cache) | nindent 10 }}
           - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ $class.sharedMemory }}}}
 {{- end }}
 

@@ -127,20 +127,37 @@ def _nearest_node(pod: PodRequest, nodes: list[Json]) -> str:
     return "no node has its labels, or all have taints that it does not tolerate"
 
 
-def over_quota(pods: Iterable[PodRequest], quotas: Iterable[Json]) -> list[str]:
-    """Say which quotas a job would go beyond, as they are used now; a line each.
+def without_limits(
+    pods: Iterable[PodRequest], quotas: Iterable[Json], limit_ranges: Iterable[Json]
+) -> list[str]:
+    """Say which quotas refuse every pod, since it lacks a limit that they count; a line each.
 
-    Those that hold for some pods only (of a priority, say) are left out.
+    Kubernetes wants CPU and memory of each container, its own or a LimitRange's, where a quota
+    counts them. Requests ours have.
     """
+    given = set(_total(pods, "limits"))
+    for one in limit_ranges:
+        for item in one["spec"]["limits"]:
+            if item["type"] == "Container":
+                given |= set(item.get("default", {}))
+    return [
+        f"quota {quota['metadata']['name']} counts limits.{resource}, which its pods do not set; "
+        f"a LimitRange with a default for {resource} is missing in the namespace"
+        for quota in _unscoped(quotas)
+        for resource in ("cpu", "memory")
+        if f"limits.{resource}" in quota.get("status", {}).get("hard", {}) and resource not in given
+    ]
+
+
+def over_quota(pods: Iterable[PodRequest], quotas: Iterable[Json]) -> list[str]:
+    """Say which quotas a job would go beyond, as they are used now; a line each."""
     pods = list(pods)
     requests, limits = _total(pods, "requests"), _total(pods, "limits")
     total = {"pods": Decimal(sum(pod.count for pod in pods)), "count/rayjobs.ray.io": Decimal(1)}
     total |= requests | {f"requests.{key}": value for key, value in requests.items()}
     total |= {f"limits.{key}": value for key, value in limits.items()}
     problems = []
-    for quota in quotas:
-        if quota.get("spec", {}).get("scopes") or quota.get("spec", {}).get("scopeSelector"):
-            continue
+    for quota in _unscoped(quotas):
         status = quota.get("status", {})
         for key, hard in status.get("hard", {}).items():
             used, wanted = amount(status.get("used", {}).get(key, "0")), total.get(key)
@@ -153,5 +170,12 @@ def over_quota(pods: Iterable[PodRequest], quotas: Iterable[Json]) -> list[str]:
     return problems
 
 
+def _unscoped(quotas: Iterable[Json]) -> list[Json]:
+    """Return the quotas but those that hold for some pods only, of a priority, say."""
+    specs = [(quota, quota.get("spec", {})) for quota in quotas]
+    return [one for one, spec in specs if not spec.get("scopes") and not spec.get("scopeSelector")]
+
+
 def _shown(resource: str, value: Decimal) -> str:
-    return f"{value / 2**30:.1f}Gi" if resource.endswith("memory") else f"{float(value):g}"
+    in_bytes = resource.endswith(("memory", "ephemeral-storage"))
+    return f"{value / 2**30:.1f}Gi" if in_bytes else f"{float(value):g}"

@@ -7,7 +7,7 @@ from io import StringIO
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from graft.cluster.checks import misfits, over_quota, pod_requests
+from graft.cluster.checks import misfits, over_quota, pod_requests, without_limits
 from graft.cluster.kube import Conflict, Kube, Object, UnknownField
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob import (
@@ -91,6 +91,8 @@ class KubeJobs:
         self._require_kuberay()
         problems, notes = self._secret_problems()
         pods = pod_requests(manifest)
+        quotas = self._kube.items(f"{CORE}/resourcequotas")
+        problems += without_limits(pods, quotas, self._kube.items(f"{CORE}/limitranges"))
         if not self._profile.resource_class(submission.resource_class)[1].autoscaled:
             try:
                 problems += misfits(pods, self._kube.items("/api/v1/nodes"))
@@ -98,13 +100,11 @@ class KubeJobs:
                 notes.append(f"whether a node could hold its pods is not checked: {error}")
         if problems:
             raise InputError(f"this job could never run in {self.where}: {'; '.join(problems)}")
-        if not self._profile.queue:  # else Kueue lets it wait
-            quotas = self._kube.items(f"{CORE}/resourcequotas")
-            if problems := over_quota(pods, quotas):
-                raise InputError(
-                    f"this job does not fit {self.where} now, nothing was sent: "
-                    f"{'; '.join(problems)}"
-                )
+        # With a queue, Kueue lets it wait.
+        if not self._profile.queue and (problems := over_quota(pods, quotas)):
+            raise InputError(
+                f"this job does not fit {self.where} now, nothing was sent: {'; '.join(problems)}"
+            )
         return notes
 
     def show(self, submission: Submission, as_json: bool) -> str:

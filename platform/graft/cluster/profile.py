@@ -13,6 +13,8 @@ from graft.spec.section import Positive
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 """A Kubernetes quantity: CPUs (`500m`, `2`) or bytes (`4Gi`)."""
+Gibibytes = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*Gi$")]
+"""A quantity in whole Gi."""
 
 
 class Pod(Section):
@@ -21,6 +23,15 @@ class Pod(Section):
     cpu: Quantity
     memory: Quantity
     """Its limit too: a pod that takes more is killed."""
+
+
+class Head(Pod):
+    """What a cluster's head requests, and where all that is no worker runs."""
+
+    cache: Gibibytes = "10Gi"
+    """Size of /cache; a sweep keeps activations where they fit into it, too."""
+    node_selector: dict[str, str] = Field(default={})
+    tolerations: tuple[dict[str, Any], ...] = ()
 
 
 class ResourceClass(Section):
@@ -35,6 +46,8 @@ class ResourceClass(Section):
     has no GPUs."""
     shared_memory: Quantity = "2Gi"
     """Size of /dev/shm, which is a part of `memory`: Ray keeps its objects there."""
+    cache: Gibibytes = "10Gi"
+    """Size of /cache, requested of the node's disk."""
     autoscaled: bool = False
     """Whether nodes for it are added when they are asked for; else one has to exist."""
     node_selector: dict[str, str] = Field(default={})
@@ -60,7 +73,7 @@ class Profile(Section):
     service_account: str
     classes: Annotated[dict[str, ResourceClass], Field(min_length=1)]
     default_class: str
-    head: Pod = Pod(cpu="1", memory="4Gi")
+    head: Head = Head(cpu="1", memory="4Gi")
     submitter: Pod = Pod(cpu="100m", memory="512Mi")
     priority_class: str | None = None
     queue: str | None = None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graft.cluster.profile import Pod, Profile, ResourceClass, times
+from graft.cluster.profile import Head, Pod, Profile, ResourceClass, times
 from graft.errors import SpecError
 from graft.spec import Job, Scaling, Sweep, dump_job
 
@@ -24,6 +24,11 @@ NAME_LENGTH = 47
 """KubeRay appends to a RayJob's name, and Kubernetes takes 63 characters."""
 GRACE_S = 20
 """For the last logs to be shipped once a pod is to end."""
+STAYING = {
+    "karpenter.sh/do-not-disrupt": "true",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+}
+"""On heads: a job that loses its head goes back to its last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,10 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": profile.keep_finished_s,
         "submitterPodTemplate": _template(
-            common, [_bare_container("submitter", common, profile.submitter)], restart="Never"
+            common,
+            [_bare_container("submitter", common, profile.submitter)],
+            profile.head,
+            restart="Never",
         ),
         "rayClusterSpec": {
             "rayVersion": RAY_VERSION,
@@ -152,7 +160,9 @@ def _head_template(submission: Submission, profile: Profile, common: "_Common") 
         {"name": "dashboard", "containerPort": 8265},
         {"name": "client", "containerPort": 10001},
     ]
-    return _ray_template(submission, common, container, shared_memory=None)
+    template = _ray_template(submission, common, container, profile.head, shared_memory=None)
+    template["metadata"]["annotations"] = dict(STAYING)
+    return template
 
 
 def _worker_template(
@@ -164,12 +174,7 @@ def _worker_template(
     if scaling.gpus_per_worker and pool.gpu:
         for side in ("requests", "limits"):
             container["resources"][side][pool.gpu] = str(scaling.gpus_per_worker)
-    template = _ray_template(submission, common, container, pool.shared_memory)
-    if pool.node_selector:
-        template["spec"]["nodeSelector"] = dict(pool.node_selector)
-    if pool.tolerations:
-        template["spec"]["tolerations"] = [dict(one) for one in pool.tolerations]
-    return template
+    return _ray_template(submission, common, container, pool, pool.shared_memory)
 
 
 @dataclass(frozen=True)
@@ -195,9 +200,13 @@ def _ray_template(
     submission: Submission,
     common: _Common,
     container: dict[str, Any],
+    on: Head | ResourceClass,
     shared_memory: str | None,
 ) -> dict[str, Any]:
     """Return the template of a pod of Ray's, with what ships its logs beside it."""
+    container["resources"]["requests"]["ephemeral-storage"] = on.cache
+    # As many GB are a little less than the limit, beyond which a pod is evicted.
+    container["env"].append({"name": "GRAFT_CACHE_GB", "value": on.cache.removesuffix("Gi")})
     memory = {"medium": "Memory"} | ({"sizeLimit": shared_memory} if shared_memory else {})
     container["volumeMounts"] += [
         {"name": "cache", "mountPath": "/cache"},
@@ -205,9 +214,9 @@ def _ray_template(
     ]
     shipper = _container("logs", common, SHIPPER)
     shipper["command"] = ["graft", "ship-logs", submission.job, LOGS]
-    template = _template(common, [container, shipper])
+    template = _template(common, [container, shipper], on)
     template["spec"]["volumes"] += [
-        {"name": "cache", "emptyDir": {}},
+        {"name": "cache", "emptyDir": {"sizeLimit": on.cache}},
         {"name": "shm", "emptyDir": memory},
     ]
     template["spec"]["terminationGracePeriodSeconds"] = GRACE_S
@@ -215,9 +224,15 @@ def _ray_template(
 
 
 def _template(
-    common: _Common, containers: list[dict[str, Any]], restart: str | None = None
+    common: _Common,
+    containers: list[dict[str, Any]],
+    on: Head | ResourceClass,
+    restart: str | None = None,
 ) -> dict[str, Any]:
-    """Return a pod's template, as the strictest pod security asks for."""
+    """Return a pod's template, as the strictest pod security asks for.
+
+    `on`: says which nodes it may run on.
+    """
     profile = common.profile
     spec: dict[str, Any] = {
         "serviceAccountName": profile.service_account,
@@ -238,6 +253,10 @@ def _template(
         spec["imagePullSecrets"] = [{"name": name} for name in profile.image_pull_secrets]
     if profile.priority_class:
         spec["priorityClassName"] = profile.priority_class
+    if on.node_selector:
+        spec["nodeSelector"] = dict(on.node_selector)
+    if on.tolerations:
+        spec["tolerations"] = [dict(one) for one in on.tolerations]
     if restart:
         spec["restartPolicy"] = restart
     return {"metadata": {"labels": dict(common.labels)}, "spec": spec}

@@ -82,7 +82,7 @@ class Team:
 def values(cluster: Cluster, **changes: Any) -> str:
     """The chart's values for a node of 2 cores."""
     repository, _, tag = cluster.image.rpartition(":")
-    small = {"cpu": "100m", "memory": "2Gi", "sharedMemory": "256Mi"}
+    small = {"cpu": "100m", "memory": "2Gi", "sharedMemory": "256Mi", "cache": "2Gi"}
     document: dict[str, Any] = {
         "image": {
             "repository": repository,
@@ -96,7 +96,7 @@ def values(cluster: Cluster, **changes: Any) -> str:
             "secret": "graft-s3",
         },
         "classes": {"cpu": small, "gpu-a100": small | {"gpu": "nvidia.com/gpu"}},
-        "head": {"cpu": "200m", "memory": "3Gi"},
+        "head": {"cpu": "200m", "memory": "3Gi", "cache": "2Gi"},
         "jobs": {
             "sweepConcurrency": 2,
             "startDeadlineSeconds": START_DEADLINE_S,
