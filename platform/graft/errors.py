@@ -17,6 +17,7 @@
     │       ├── ObjectExists    an exclusive create lost: the key is taken
     │       └── ObjectChanged   a conditional replace lost: the object moved on
     ├── RunFailed               training stopped by itself and cannot go on
+    │   └── GaveUp              its restarts are used up; another cluster may do better
     ├── ServingError            a server that does not answer as it should
     └── Interrupted             exit code 130: the user stopped it
 
@@ -87,6 +88,10 @@ class ObjectChanged(StoreError):  # noqa: N818
 
 class RunFailed(GraftError):  # noqa: N818
     """Training stopped by itself and cannot go on."""
+
+
+class GaveUp(RunFailed):
+    """Workers died more often than they are started again."""
 
 
 class ServingError(GraftError):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from colours import colour_spec, draw_colours
+from colours import colour_spec, draw_colours, new_run
 from graft.cluster.jobs import read_job, read_job_spec, submit_job
 from graft.data.importing import import_dataset
 from graft.registry import get_model
 from graft.spec import Finetune, dump_job
 from graft.store import Store
-from graft.training.runs import read_result
+from graft.training.runs import read_head, read_result
 
 GRAFT = Path(sys.executable).with_name("graft")
 
@@ -69,3 +69,26 @@ def test_a_job_of_that_name_with_another_spec_is_left_alone(store: Store) -> Non
     assert done.returncode == 2
     assert "there is a job 'three' with another spec; choose another id" in done.stderr
     assert read_job(store, "three") is None
+
+
+@pytest.mark.slow
+def test_a_run_that_the_job_did_not_make_is_left_alone(store: Store) -> None:
+    run = new_run(store, colour_spec(train__epochs=2))
+    done = run_job(store, run, colour_spec(train__epochs=1))
+    assert done.returncode == 2
+    assert f"there is a run '{run}' that this job did not make" in done.stderr
+    assert read_head(store, run) is None
+
+
+@pytest.mark.slow
+def test_what_a_restart_would_only_meet_again_ends_the_job(store: Store) -> None:
+    diverges = colour_spec(train__epochs=1, train__optimizer={"kind": "sgd", "lr": 1e20})
+    done = run_job(store, "four", diverges)
+    assert done.returncode == 1
+    record = read_job(store, "four")
+    assert record is not None
+    assert (record.state, record.final) == ("failed", True)
+    assert "not finite" in (record.error or "")
+    again = run_job(store, "four", diverges)
+    assert again.returncode == 2
+    assert "four has failed for good" in again.stderr

@@ -74,6 +74,16 @@ def test_a_context_that_is_not_there(spec: str, tmp_path: Path) -> None:
     assert "no context 'two' in the kubeconfig; it has: one" in done.stderr
 
 
+def test_a_context_may_be_chosen_where_none_is_current(spec: str, tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path / "config", f"http://127.0.0.1:{free_port()}")
+    config.write_text(config.read_text().replace("current-context: one\n", ""))
+    done = graft("submit", spec, KUBECONFIG=str(config))
+    assert done.returncode == 2
+    assert "no current context; choose one with --kube-context: one" in done.stderr
+    chosen = graft("submit", spec, "--kube-context", "one", KUBECONFIG=str(config))
+    assert "no answer from Kubernetes" in chosen.stderr
+
+
 def test_a_cluster_that_does_not_answer_is_known_at_once(spec: str, tmp_path: Path) -> None:
     config = kubeconfig(tmp_path / "config", f"http://127.0.0.1:{free_port()}")
     began = time.monotonic()

@@ -10,6 +10,7 @@ from graft.cluster.profile import Profile, amount, times
 from graft.cluster.rayjob import Submission, rayjob, sent_spec
 from graft.errors import InputError, SpecError
 from graft.spec import Finetune, Sweep, load_job, parse_job, parse_yaml
+from graft.sweep.space import count_trials
 
 PROFILE = Profile.model_validate(
     {
@@ -42,7 +43,7 @@ def sweep(concurrency: int | str) -> Sweep:
         "kind": "sweep",
         "name": "s",
         "base": spec(workers=2).model_dump(mode="json", by_alias=True) | {"register": None},
-        "space": {"train.optimizer.lr": {"choice": [0.1, 0.01]}},
+        "space": {"train.optimizer.lr": {"choice": [0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4]}},
         "search": {"kind": "grid"},
         "budget": {"concurrency": concurrency},
     }
@@ -114,6 +115,8 @@ def test_a_sweep_gets_the_pods_of_all_trials_that_run_at_once() -> None:
         for asked in (3, "auto")
     ]
     assert [group["replicas"] for group in counts] == [2 * 3, 2 * PROFILE.sweep_concurrency]
+    (more,) = made(Submission("one", sweep(500)))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert more["replicas"] == 2 * count_trials(sweep(500))  # none stands idle
 
 
 def test_every_pod_meets_restricted_pod_security_and_says_what_it_takes() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graft.cluster.jobs import JobRecord
-from graft.cluster.status import Seen, combine, seen
+from graft.cluster.status import REASONS, Seen, combine, seen
 
 
 def rayjob(deleted: bool = False, **status: Any) -> dict[str, Any]:
@@ -92,6 +92,8 @@ def unschedulable(name: str, message: str) -> dict[str, Any]:
             "its pods are ready, the driver starts",
         ),
         ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, [], "running", None),
+        # Ray knows its end before KubeRay does.
+        ({"jobDeploymentStatus": "Running", "jobStatus": "SUCCEEDED"}, [], "running", None),
         ({"jobDeploymentStatus": "Suspended"}, [], "queued", "waits for its queue to admit it"),
         ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, [], "succeeded", None),
         ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, [], "failed", "Ray says STO"),
@@ -168,10 +170,16 @@ RUNNING = Seen("one", "finetune", "running")
             "failed: no dataset 'x'",
         ),
         (
-            Seen("one", "finetune", "starting", "attempt 1 failed"),
+            Seen("one", "finetune", "starting", "attempt 2: w1: 0/3 nodes are available"),
             record(state="failed", error="a worker died"),
             True,
-            "starting: a worker died; another cluster is made",
+            "starting: a worker died; attempt 2: w1: 0/3 nodes are available",
+        ),
+        (
+            Seen("one", "finetune", "failed", REASONS["PreRunningDeadlineExceeded"]),
+            record(state="failed", error="a worker died"),
+            True,
+            "failed: a worker died; its pods did not run within the start deadline",
         ),
         (
             Seen("one", "finetune", "failed", "exit 1"),

@@ -17,7 +17,7 @@ from graft.store import Store
 class Scripted:
     """A cluster that answers as it is told, one answer a look; the last one stays."""
 
-    where, ships_logs = "a test", True
+    where, cluster, ships_logs = "a test", "uid", True
 
     def __init__(self, *answers: Callable[[], Seen | None]):
         self._answers = list(answers)
@@ -29,7 +29,8 @@ class Scripted:
         return answer()
 
     def all(self) -> list[Seen]:
-        return []
+        found = self.find("one")
+        return [found] if found else []
 
     def output(self, job: str) -> str:
         return self.said
@@ -43,7 +44,7 @@ class Scripted:
     def show(self, submission: Submission, as_json: bool) -> str:
         return ""
 
-    def submit(self, submission: Submission) -> Seen:
+    def submit(self, submission: Submission) -> None:
         raise NotImplementedError
 
 
@@ -141,13 +142,21 @@ def test_a_job_that_nobody_knows(store: Store) -> None:
 
 
 def test_a_job_of_another_cluster_is_what_the_store_says(store: Store) -> None:
-    for job, where in (("here", "a test"), ("there", "another"), ("somewhere", None)):
+    for job, where, cluster in (
+        ("here", "a test", None),
+        ("here-by-another-way", "a tunnel", "uid"),
+        ("there", "another", None),
+        ("there-by-the-same-way", "a test", "another uid"),
+        ("somewhere", None, None),
+    ):
         submit_job(store, job, "")
-        begin_attempt(store, job, "finetune", where)
+        begin_attempt(store, job, "finetune", where, cluster)
     jobs = Jobs(Scripted(lambda: None), store)
     assert {one.job: str(one) for one in jobs.all()} == {
         "here": "failed: its cluster is gone, and it did not say how it ended",
+        "here-by-another-way": "failed: its cluster is gone, and it did not say how it ended",
         "there": "running",
+        "there-by-the-same-way": "running",
         "somewhere": "running",
     }
     with pytest.raises(InputError, match="there runs in another, not in a test"):
@@ -190,3 +199,24 @@ def test_a_cluster_that_is_gone_for_good_is_not_asked_for_what_the_store_knows(
 def test_logs_alone_make_no_job(store: Store) -> None:
     put_log(store, "early", "driver@head", 0, b"")
     assert Jobs(None, store).all() == []
+
+
+def test_a_ray_that_is_gone_leaves_what_the_store_knows(store: Store) -> None:
+    submit_job(store, "one", "kind: finetune\n")
+    begin_attempt(store, "one", "finetune").succeed("m@1")
+    put_log(store, "one", "driver@session_1@head-a", 0, b"the end\n")
+    cluster = Scripted(lost)
+    cluster.ships_logs = False
+    jobs = Jobs(cluster, store)
+    assert jobs.spec("one") == "kind: finetune\n"
+    assert [str(one) for one in jobs.all()] == ["succeeded: m@1"]
+    assert list(Log(jobs, "one").new(last=True)) == [("driver@session_1@head-a", b"the end\n")]
+
+
+def test_what_has_just_ended_is_not_cancelled(store: Store) -> None:
+    submit_job(store, "one", "kind: finetune\n")
+    begin_attempt(store, "one", "finetune").succeed(None)
+    cluster = Scripted(answer("running"))
+    with pytest.raises(InputError, match="one has ended already: succeeded"):
+        Jobs(cluster, store).cancel("one")
+    assert cluster.cancelled == ""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graft.errors import NotFoundError, ServingError
+from graft.errors import NotFoundError, ServingError, StoreError
 from graft.registry import ModelVersion, get_model, promote
 from graft.serving.app import create_app
 from graft.serving.current import Current, Follower
@@ -70,6 +70,24 @@ def test_an_alias_that_moves_takes_its_server_along(store: Store) -> None:
     loaded = follower.predictor
     assert follower.look()
     assert follower.predictor is loaded
+
+
+def test_an_alias_that_moves_back_refuses_nothing_any_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = Follower(store, REF)
+    promote(store, "ants-bees@2", "champion")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "get", _away)
+        assert not follower.look()
+    assert "away" in str(health(follower)["refused"])
+    promote(store, "ants-bees@1", "champion")
+    assert follower.look()
+    assert health(follower) == {"status": "ok", "model": "ants-bees@1", "refused": None}
+
+
+def _away(*_: object) -> bytes:
+    raise StoreError("the bucket is away")
 
 
 def test_what_cannot_answer_from_the_start_is_an_error(store: Store) -> None:

@@ -23,48 +23,65 @@ def run_job(
     where: Annotated[
         str | None, typer.Option(envvar="GRAFT_WHERE", help="The cluster that it was sent to.")
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
+    ] = None,
     store: StoreUri = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
     from graft.cluster.jobs import begin_attempt, read_job, submit_job
-    from graft.cluster.local import ray_session, stop_this_job, wait_for_cpus
-    from graft.errors import GraftError, InputError, Interrupted, ResourceError, StoreError
+    from graft.cluster.local import ray_session, stop_this_job, wait_for_cpus, wait_for_store
+    from graft.errors import GraftError, Interrupted, StoreError
     from graft.spec import parse_job, parse_yaml
     from graft.store import Store
 
-    parsed = parse_job(parse_yaml(spec, f"job {job}"), f"job {job}", None)
-    opened = Store.open(store)
-    submit_job(opened, job, spec)
-    record = read_job(opened, job)
-    if record and record.state == "succeeded":
-        # Its pod died between its last word and its end.
-        print(f"job {job} has succeeded already")
-        return
-    attempt = begin_attempt(opened, job, parsed.kind, where)
-    print(f"job {job}, attempt {attempt.number}", flush=True)
+    opened, attempt = Store.open(store), None
     try:
+        parsed = parse_job(parse_yaml(spec, f"job {job}"), f"job {job}", None)
+        submit_job(opened, job, spec)
+        record = read_job(opened, job)
+        if record and record.state == "succeeded":
+            # Its pod died between its last word and its end.
+            print(f"job {job} has succeeded already")
+            return
+        attempt = begin_attempt(opened, job, parsed.kind, where, cluster)
+        print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():
             wait_for_cpus(cpus)
-            model = _run(opened, job, parsed)
+            model = _run(opened, job, parsed, first=attempt.number == 1)
     except Interrupted:
         raise
     except Exception as error:
         text = str(error) if isinstance(error, GraftError) else f"{type(error).__name__}: {error}"
-        # Another cluster may have what this one lacks, or reach the store.
-        mistake = isinstance(error, InputError)
-        mistake = mistake and not isinstance(error, (StoreError, ResourceError))
-        with suppress(GraftError):
-            attempt.fail(text.partition("\n")[0], final=mistake)
-        if mistake:
+        if isinstance(error, StoreError):
+            wait_for_store(opened)  # for the reason, and the log, to get there
+        again = _may_do_better(error)
+        if attempt:
+            with suppress(GraftError):
+                attempt.fail(text.partition("\n")[0], final=not again)
+        if not again:
             print(f"graft: {text}", flush=True)
             stop_this_job()
         raise
     attempt.succeed(model)
 
 
-def _run(store: "Store", job: str, spec: "Job") -> str | None:
-    """Run what a job's spec says, under the job's name; return the model that it registers."""
+def _may_do_better(error: Exception) -> bool:
+    """Whether another cluster may: it has what this one lacks, or reaches the store."""
+    from graft.errors import GaveUp, InputError, ResourceError, RunFailed, StoreError
+
+    if isinstance(error, (StoreError, ResourceError, GaveUp)):
+        return True
+    return not isinstance(error, (InputError, RunFailed))
+
+
+def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
+    """Run what a job's spec says, under the job's name; return the model that it registers.
+
+    `first`: no attempt before this one can have left anything of that name.
+    """
+    from graft.errors import InputError
     from graft.spec import Demo, Evaluation, Finetune
 
     if isinstance(spec, Demo):
@@ -72,6 +89,9 @@ def _run(store: "Store", job: str, spec: "Job") -> str | None:
     if isinstance(spec, Evaluation):
         _evaluation(store, spec)
         return None
+    what, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
+    if first and store.exists(f"{place}/{job}/spec.yaml"):
+        raise InputError(f"there is a {what} '{job}' that this job did not make; choose another id")
     return _finetune(store, job, spec) if isinstance(spec, Finetune) else _sweep(store, job, spec)
 
 

@@ -86,6 +86,7 @@ def submit(
             raise ClusterLost(
                 f"{error}; it may have got there all the same: graft jobs show {name}"
             ) from error
+        note(f"{name} was sent")
     status = jobs.accepted(name)
     if wait:
         follow_to_the_end(jobs, name, json)

@@ -76,8 +76,8 @@ def open_target(
     from graft.cluster.kubejobs import KubeJobs, find_profile
 
     kube = Kube.connect(context, namespace)
-    found = find_profile(kube, profile)
-    return KubeJobs(kube, found), _store_of(found)
+    found, uid = find_profile(kube, profile)
+    return KubeJobs(kube, found, uid), _store_of(found)
 
 
 def open_jobs(
@@ -95,7 +95,7 @@ def open_jobs(
     try:
         target, opened = open_target(context, namespace, profile, address, store)
     except InputError as error:
-        if not store or context or namespace or profile:
+        if not store or context or namespace or profile or address:
             raise
         note(f"from the store alone, which may be behind: {error}")
         return Jobs(None, Store.open(store))

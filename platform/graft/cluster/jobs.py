@@ -42,7 +42,9 @@ class JobRecord(Section):
     attempt: int
     """From 1; every cluster that is made for the job takes a new one. 0: cancelled before."""
     where: str | None = None
-    """The cluster that it was sent to; null: not known."""
+    """The cluster that it was sent to, for people to read; null: not known."""
+    cluster: str | None = None
+    """The same cluster's own name for itself, whichever way people reach it."""
     started: str
     """When this attempt began; ISO 8601 in UTC."""
     ended: str | None = None
@@ -103,13 +105,23 @@ def submit_job(store: Store, job: str, spec: str) -> None:
         raise InputError(f"there is a job '{job}' with another spec; choose another id") from error
 
 
-def begin_attempt(store: Store, job: str, kind: str, where: str | None = None) -> Attempt:
+def begin_attempt(
+    store: Store, job: str, kind: str, where: str | None = None, cluster: str | None = None
+) -> Attempt:
     """Take a recorded job on; whoever had it cannot say how it ended any more.
 
     Raises:
         InputError: it was cancelled, or has ended in a way that another attempt would not change.
     """
-    record = JobRecord(job=job, kind=kind, state="running", attempt=1, where=where, started=_now())
+    record = JobRecord(
+        job=job,
+        kind=kind,
+        state="running",
+        attempt=1,
+        where=where,
+        cluster=cluster,
+        started=_now(),
+    )
 
     def next_one(before: JobRecord) -> JobRecord:
         if before.final:

@@ -8,7 +8,9 @@ from typing import Any, NoReturn
 
 import kubernetes
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config import kube_config
 from kubernetes.config.config_exception import ConfigException
+from kubernetes.config.kube_config import KubeConfigMerger
 from urllib3.exceptions import HTTPError
 from yaml import YAMLError
 
@@ -133,6 +135,10 @@ class Kube:
                 "log in again"
             ) from error
         if error.status == 403:
+            if " cannot " not in message:  # a quota, a namespace that is going
+                raise InputError(f"Kubernetes refuses: {message}") from error
+            if "at the cluster scope" in message:
+                raise InputError(f"no permission: {message}") from error
             raise InputError(
                 f"no permission in namespace {self.namespace}: {message}; ask its owners to add "
                 "you to `submitters` of Graft's chart"
@@ -154,15 +160,21 @@ def _has_kubeconfig() -> bool:
 
 def _load_kubeconfig(configuration: Any, context: str | None) -> str:
     """Load a context into a configuration; return its namespace."""
-    contexts, current = kubernetes.config.list_kube_config_contexts()
-    chosen = current
-    if context is not None:
-        named = {one["name"]: one for one in contexts}
-        if context not in named:
-            raise InputError(
-                f"no context '{context}' in the kubeconfig; it has: {', '.join(sorted(named))}"
-            )
-        chosen = named[context]
+    merged = KubeConfigMerger(kube_config.KUBE_CONFIG_DEFAULT_LOCATION).config
+    if merged is None:
+        raise ConfigException("there is none")
+    named = {one["name"]: one.value for one in merged.safe_get("contexts") or ()}
+    wanted = context or merged.safe_get("current-context")
+    if not wanted:
+        raise InputError(
+            f"the kubeconfig has no current context; choose one with --kube-context: "
+            f"{', '.join(sorted(named))}"
+        )
+    if wanted not in named:
+        raise InputError(
+            f"no context '{wanted}' in the kubeconfig; it has: {', '.join(sorted(named))}"
+        )
+    chosen = named[wanted]
     logging.disable()  # the client would log how logging in failed, and go on as nobody
     try:
         kubernetes.config.load_kube_config(

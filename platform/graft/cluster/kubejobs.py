@@ -32,14 +32,14 @@ CORE = "/api/v1/namespaces/{ns}"
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
-def find_profile(kube: Kube, name: str | None = None) -> Profile:
-    """Return the profile of a namespace, which the chart made.
+def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, str]:
+    """Return the profile of a namespace, which the chart made, and its ConfigMap's UID.
 
     Raises:
         InputError: there is no such namespace, no profile in it, or several and no `name`.
     """
     maps = kube.items(f"{CORE}/configmaps", labelSelector=f"{PROFILE_LABEL}=true")
-    found = {one["metadata"]["name"]: one["data"][PROFILE_KEY] for one in maps}
+    found = {one["metadata"]["name"]: one for one in maps}
     if not found:
         _require_namespace(kube)
         raise InputError(
@@ -59,7 +59,8 @@ def find_profile(kube: Kube, name: str | None = None) -> Profile:
     chosen = name or next(iter(found))
     where = f"profile {chosen} of namespace {kube.namespace}"
     try:
-        return Profile.model_validate(parse_yaml(found[chosen], where))
+        text = found[chosen]["data"][PROFILE_KEY]
+        return Profile.model_validate(parse_yaml(text, where)), found[chosen]["metadata"]["uid"]
     except ValidationError as error:
         problems = "; ".join(explain(where, Profile, error))
         raise InputError(f"made for another release of Graft: {problems}") from error
@@ -81,8 +82,9 @@ class KubeJobs:
 
     ships_logs = True
 
-    def __init__(self, kube: Kube, profile: Profile):
-        self._kube, self._profile = kube, profile
+    def __init__(self, kube: Kube, profile: Profile, uid: str):
+        """Use a namespace; `uid` is that of its profile's ConfigMap."""
+        self._kube, self._profile, self.cluster = kube, profile, uid
         self.where = f"namespace {kube.namespace} at {kube.server}"
 
     def check(self, submission: Submission) -> list[str]:
@@ -116,11 +118,11 @@ class KubeJobs:
         yaml.dump(manifest, text)
         return text.getvalue()
 
-    def submit(self, submission: Submission) -> Seen:
+    def submit(self, submission: Submission) -> None:
         """See `Target`."""
         manifest = self._manifest(submission)
         try:
-            return self._seen(self._kube.create(RAYJOBS, manifest))
+            made = self._kube.create(RAYJOBS, manifest)
         except Conflict:
             made = self._kube.get(f"{RAYJOBS}/{submission.job}")
         except UnknownField as error:
@@ -134,7 +136,6 @@ class KubeJobs:
                 f"there is a job '{submission.job}' with another spec in {self.where}; "
                 "choose another --id"
             )
-        return self._seen(made)
 
     def find(self, job: str) -> Seen | None:
         """See `Target`."""
@@ -167,7 +168,8 @@ class KubeJobs:
         return self._kube.text(f"{CORE}/pods/{newest['metadata']['name']}/log")
 
     def _manifest(self, submission: Submission) -> Object:
-        manifest = rayjob(replace(submission, where=self.where), self._profile)
+        sent = replace(submission, where=self.where, cluster=self.cluster)
+        manifest = rayjob(sent, self._profile)
         return manifest | {"metadata": manifest["metadata"] | {"namespace": self._kube.namespace}}
 
     def _seen(self, found: Object) -> Seen:

@@ -9,7 +9,9 @@ import socket
 import time
 from collections.abc import Iterator
 
+from graft.cluster.submit import reachable
 from graft.errors import ResourceError
+from graft.store import Store
 
 DEFAULTS = {
     "RAY_AUTH_MODE": "disabled",  # unset, a local Ray turns token authentication on
@@ -23,6 +25,8 @@ DEFAULTS = {
 CONNECT_TIMEOUT_S = 5
 JOIN_S = 120
 STOP_S = 30
+STORE_S = 180
+STORE_EVERY_S = 5
 
 
 @contextlib.contextmanager
@@ -77,6 +81,16 @@ def wait_for_cpus(cpus: int) -> None:
     deadline = time.monotonic() + JOIN_S
     while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
         time.sleep(0.5)
+
+
+def wait_for_store(store: Store) -> None:
+    """Wait until a store that failed can be used again, for three minutes at most.
+
+    A driver's pod, and with it what ships its log, is gone soon after the driver's end.
+    """
+    deadline = time.monotonic() + STORE_S
+    while reachable(store) and time.monotonic() < deadline:
+        time.sleep(STORE_EVERY_S)
 
 
 def stop_this_job() -> None:

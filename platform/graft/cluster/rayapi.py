@@ -39,7 +39,7 @@ class RayJobs:
         Raises:
             InputError: the address is no URL.
         """
-        self.where = address
+        self.where = self.cluster = address
         self._store = store
         token = _token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -61,7 +61,7 @@ class RayJobs:
         """See `Target`."""
         return json.dumps(self._body(submission), indent=2) + "\n"
 
-    def submit(self, submission: Submission) -> Seen:
+    def submit(self, submission: Submission) -> None:
         """See `Target`."""
         body = self._body(submission)
         there = self.find(submission.job)
@@ -73,7 +73,6 @@ class RayJobs:
                 f"there is a job '{submission.job}' with another spec at {self.where}; "
                 "choose another --id"
             )
-        return there
 
     def find(self, job: str) -> Seen | None:
         """See `Target`."""
@@ -96,11 +95,17 @@ class RayJobs:
 
     def _body(self, submission: Submission) -> dict[str, Any]:
         spec = dump_job(submission.spec)
+        if "$" in spec:
+            raise InputError(
+                "the spec has a '$', in whose place Ray's Jobs API puts its own variables; "
+                "submit it to a namespace, or write it otherwise"
+            )
         given = {
             "GRAFT_STORE": self._store,
             "GRAFT_JOB": submission.job,
             "GRAFT_SPEC": spec,
             "GRAFT_WHERE": self.where,
+            "GRAFT_CLUSTER": self.cluster,
         }
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             given["AWS_ENDPOINT_URL"] = endpoint
@@ -130,7 +135,12 @@ class RayJobs:
         if not answer.is_success:
             said = on_a_line(answer.text)
             raise InputError(f"Ray at {self.where} refuses ({answer.status_code}): {said}")
-        return answer.json()
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise InputError(
+                f"what answers at {self.where} is no Ray dashboard; expected http://HOST:8265"
+            ) from error
 
 
 def _seen(found: dict[str, Any]) -> Seen:

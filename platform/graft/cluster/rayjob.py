@@ -8,6 +8,7 @@ from typing import Any
 from graft.cluster.profile import Head, Pod, Profile, ResourceClass, times
 from graft.errors import SpecError
 from graft.spec import Job, Scaling, Sweep, dump_job
+from graft.sweep.space import count_trials
 
 RAY_VERSION = "2.60.0"
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
@@ -43,7 +44,9 @@ class Submission:
     resource_class: str | None = None
     """null: the profile's default one."""
     where: str | None = None
-    """The cluster that it is sent to, which the job records."""
+    """The cluster that it is sent to, for people to read, which the job records."""
+    cluster: str | None = None
+    """That cluster's own name for itself, likewise."""
 
 
 def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
@@ -133,7 +136,8 @@ def pods_of(spec: Job, profile: Profile) -> int:
     if not isinstance(spec, Sweep):
         return workers
     asked = spec.budget.concurrency
-    return workers * (profile.sweep_concurrency if asked == "auto" else asked)
+    at_once = profile.sweep_concurrency if asked == "auto" else asked
+    return workers * min(at_once, count_trials(spec))
 
 
 def _counted(scaling: Scaling) -> dict[str, str]:
@@ -155,6 +159,8 @@ def _head_template(submission: Submission, profile: Profile, common: "_Common") 
     ]
     if submission.where:
         container["env"].append({"name": "GRAFT_WHERE", "value": submission.where})
+    if submission.cluster:
+        container["env"].append({"name": "GRAFT_CLUSTER", "value": submission.cluster})
     container["ports"] = [
         {"name": "gcs", "containerPort": 6379},
         {"name": "dashboard", "containerPort": 8265},

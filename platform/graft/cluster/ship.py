@@ -29,7 +29,7 @@ LAST_TRIES_S = 20.0
 
 
 class Shipper:
-    """Ships the log files of one folder."""
+    """Ships the log files of one pod: `folder` is Ray's, of its latest session."""
 
     def __init__(self, store: Store, job: str, folder: Path, pod: str):
         self._store, self._job, self._folder, self._pod = store, job, folder, pod
@@ -43,11 +43,11 @@ class Shipper:
             StoreError: the store cannot be used; nothing is lost, the next call tries again.
         """
         shipped = 0
-        folder = self._folder.resolve()  # another one when Ray was started again
-        for path in sorted(folder.glob("*")):
+        # Every start of Ray's in this pod has a session, `session_latest` is a link to the last.
+        for path in sorted(self._folder.parent.parent.glob("session_[0-9]*/logs/*")):
             if SHIPPED.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):  # Ray has just removed it
-                    shipped += self._ship_file(path, folder.parent.name)
+                    shipped += self._ship_file(path, path.parent.parent.name)
         return shipped
 
     def _ship_file(self, path: Path, session: str) -> int:

@@ -99,8 +99,9 @@ def combine(
         # The job's own word; its cluster may know of that later, or start another attempt in vain.
         state, why = record.state, record.error
     elif record and record.state == "failed" and seen and state in ("starting", "failed"):
-        again = "; another cluster is made" if state == "starting" else ""
-        why = f"{record.error}{again}"
+        # What ended an attempt, and what has come of it since.
+        later = why if state == "starting" or why in REASONS.values() else None
+        why = "; ".join(part for part in (record.error, later) if part)
     elif not seen and record:
         state, why = record.state, record.error
         if state == "running" and here:
@@ -153,8 +154,8 @@ def _state(rayjob: Json, status: Json, pods: list[Json]) -> tuple[State, str | N
         return "failed", REASONS.get(reason) or said or reason or "no reason given"
     if deployment in ("Suspended", "Suspending"):
         return "queued", "waits for its queue to admit it"
-    if deployment == "Running" and status.get("jobStatus") == "RUNNING":
-        return "running", None
+    if deployment == "Running" and status.get("jobStatus") not in (None, "", "PENDING"):
+        return "running", None  # also when it has ended, and its submitter not yet
     if deployment == "Retrying":
         return "starting", "its cluster failed, another one is made"
     failed = status.get("failed") or 0

@@ -13,7 +13,9 @@ class Target(Protocol):
     """A cluster that runs jobs."""
 
     where: str
-    """Which one it is; a job records it."""
+    """Which one it is, for people to read; a job records it."""
+    cluster: str
+    """Its own name for itself, the same whichever way people reach it; a job records it, too."""
     ships_logs: bool
     """Whether what jobs say gets into the store."""
 
@@ -27,8 +29,8 @@ class Target(Protocol):
     def show(self, submission: Submission, as_json: bool) -> str:
         """Return what `submit` would send, as text: YAML where that is what people read."""
 
-    def submit(self, submission: Submission) -> Seen:
-        """Send a job; one that is there already with the same spec is returned.
+    def submit(self, submission: Submission) -> None:
+        """Send a job; nothing happens where it is there already, with the same spec.
 
         Raises:
             InputError: there is a job of that id with another spec.

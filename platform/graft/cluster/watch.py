@@ -44,8 +44,13 @@ class Jobs:
 
     def all(self) -> list[JobStatus]:
         """Return how all jobs stand."""
-        seen = {one.job: one for one in self.target.all()} if self.target else {}
         stored = list_jobs(self.store) if self.store else []
+        try:
+            seen = {one.job: one for one in self.target.all()} if self.target else {}
+        except ClusterLost:
+            if not stored:
+                raise
+            seen = {}
         return [
             status
             for job in sorted({*seen, *stored})
@@ -78,10 +83,10 @@ class Jobs:
 
     def spec(self, job: str) -> str | None:
         """Return the text of the spec that was sent, None where it is not known yet."""
+        if known := self.recorded(job):
+            return known
         seen = self.target.find(job) if self.target else None
-        if seen and seen.spec:
-            return seen.spec
-        return self.recorded(job)
+        return seen.spec if seen else None
 
     def recorded(self, job: str) -> str | None:
         """Return the text of the spec that the store has of a job, None for none."""
@@ -105,7 +110,9 @@ class Jobs:
             time.sleep(0.5)
 
     def cancel(self, job: str) -> None:
-        """Stop a job: no attempt publishes any more, and what it holds is freed.
+        """Stop a job: no other attempt begins, and what it holds is freed.
+
+        A finetune that goes on for a moment publishes nothing any more.
 
         Raises:
             NotFoundError: there is no such job.
@@ -115,14 +122,16 @@ class Jobs:
             raise InputError(f"to cancel {job} takes the cluster that it runs on")
         status, seen = self.status(job), self.target.find(job)
         record = self._record(job)
-        if seen is None and record and record.where not in (None, self.target.where):
+        if seen is None and record and record.where and not _runs_on(record, self.target):
             raise InputError(f"{job} runs in {record.where}, not in {self.target.where}")
         if status.has_ended and (seen is None or seen.state in ENDED):
             raise InputError(f"{job} has ended already: {status}")
         if self.store:
             if seen and seen.spec:
                 submit_job(self.store, job, seen.spec)
-            cancel_job(self.store, job, status.kind)
+            record = cancel_job(self.store, job, status.kind)
+            if record.state != "cancelled":
+                raise InputError(f"{job} has ended already: {record.state}")
             if status.kind == "finetune" and self.store.exists(f"runs/{job}/spec.yaml"):
                 claim_attempt(self.store, job)  # the one that runs is overtaken
         self.target.cancel(job)
@@ -142,7 +151,7 @@ class Jobs:
         record = self._record(job)
         if seen is None and record is None and self.recorded(job) is None:
             return None  # at most logs of a job that never began
-        here = self.target is not None and (record is None or record.where == self.target.where)
+        here = self.target is not None and (record is None or _runs_on(record, self.target))
         status = combine(job, seen, record, None, here)
         if status.state != "running" or self.store is None:
             return status
@@ -164,8 +173,9 @@ class Log:
         if self._source is None:
             sources = [one for one in sources if one.startswith(DRIVER_SOURCE)]
             target = self._jobs.target
-            never_shipped = last and not sources
-            if target and (never_shipped or self._jobs.store is None or not target.ships_logs):
+            # Before the first look at the store's, a job that ships them is not asked itself.
+            own = target and not sources and (last or not target.ships_logs)
+            if target and (own or self._jobs.store is None):
                 yield from self._from_cluster(target)
                 return
         for source in sources:
@@ -226,6 +236,11 @@ def follow(
         time.sleep(every_s)
 
 
+def _runs_on(record: JobRecord, target: Target) -> bool:
+    """Whether a job was sent to this cluster, by whichever way its sender reached it."""
+    return record.cluster == target.cluster if record.cluster else record.where == target.where
+
+
 def progress(store: Store, job: str, kind: str) -> str | None:
     """Return how far a job's run or sweep is, on a line; None before its first epoch or trial."""
     known = {"finetune": _run_progress, "sweep": _sweep_progress}
@@ -251,6 +266,6 @@ def _sweep_progress(store: Store, sweep_id: str) -> str | None:
     except NotFoundError:
         return None
     trials = read_trials(store, sweep_id)
-    done = f"{len(trials)} of {len(read_plan(store, sweep_id).trials)} trials done"
+    done = f"{len(trials)} of {read_plan(store, sweep_id).count} trials done"
     best = best_trial(trials, sweep.search.metric, sweep.search.mode)
     return f"{done}, best {sweep.search.metric} {best.value:.4f}" if best else done

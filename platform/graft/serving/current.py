@@ -78,6 +78,8 @@ class Follower(Current):
             self._say(f"cannot read where {self._name}@{self._alias} points: {_reason(error)}")
             return False
         if number == self._seen:
+            if number == self.predictor.version.version:
+                self.refused = None  # the alias is back where it was
             return True
         ref = f"{self._name}@{number}"
         try:

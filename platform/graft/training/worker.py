@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from graft.errors import GraftError, Interrupted, ResourceError, RunFailed, StoreError
+from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, StoreError
 from graft.spec import Scaling
 from graft.store import Store
 from graft.training.attempt import run_attempt
@@ -40,7 +40,8 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
 
     Raises:
         ResourceError: the cluster has less than the spec asks for.
-        RunFailed: the attempts are used up, or an attempt met what no restart mends.
+        GaveUp: the restarts are used up.
+        RunFailed: an attempt met what no restart mends.
         Interrupted: Ctrl-C; committed checkpoints stay.
     """
     if done := read_result(store, run):
@@ -73,7 +74,7 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
         if failure := ray.get(board.failure.remote()):
             raise failure
         cause = str(last).strip().rpartition("\n")[2] if last else "no result was published"
-        raise RunFailed(
+        raise GaveUp(
             f"{run}: gave up after {scaling.max_restarts} restarts; the last failure: {cause}. "
             f"Go on from the last checkpoint with: graft runs resume {run}"
         ) from last
