@@ -56,6 +56,19 @@ def test_a_sweeps_weights_are_found_wherever_they_stand(store: Store, tmp_path: 
     assert '"none"' in text
 
 
+def test_the_weights_of_listed_trials_are_found(store: Store, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    trials = [{"backbone.weights": str(files[0])}, {"backbone": {"weights": str(files[1])}}]
+    base = colour_spec().model_dump(mode="json", by_alias=True) | {"register": None}
+    document = {"kind": "sweep", "name": "s", "base": base}
+    sweep = parse_job(document | {"search": {"kind": "list", "trials": trials}}, "test", Sweep)
+    assert local_weights(sweep) == [*files]
+    text = stored_weights(store, sweep).model_dump_json(by_alias=True)
+    assert all(f"{store.uri}/weights/{sha256_file(file)}/" in text for file in files)
+
+
 @pytest.mark.parametrize("weights", ["none", "imagenet", "model://a@1", "s3://bucket/w.pth"])
 def test_other_weights_stay_as_they_are(store: Store, weights: str) -> None:
     spec = colour_spec(backbone__weights=weights)

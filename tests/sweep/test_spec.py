@@ -23,6 +23,7 @@ from graft.spec import (
     trial_spec,
 )
 from graft.spec.keys import all_keys
+from graft.sweep.space import count_trials, known_trials
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SWEEP = """\
@@ -112,6 +113,34 @@ def test_overrides_reach_the_base_and_the_keys_of_the_space(tmp_path: Path) -> N
     whole = ["space={train.seed: {choice: [1, 2]}}", "search.trials=2"]
     job = load_job(tmp_path / "job.yaml", whole, Sweep)
     assert list(job.space) == ["train.seed"]
+
+
+LISTED = ({"train.seed": 1}, {"train.seed": 2, "backbone.freeze": "all"})
+
+
+def test_trials_may_be_listed_instead_of_found_in_a_space() -> None:
+    job = parse_job(document(space={}, search={"kind": "list", "trials": LISTED}), "test", Sweep)
+    assert known_trials(job) == list(LISTED)
+    assert count_trials(job) == 2
+    assert job.varied == ("train.seed", "backbone.freeze")
+    assert parse_job(parse_yaml(dump_job(job), "again"), "again", Sweep) == job
+
+
+@pytest.mark.parametrize(
+    ("search", "space", "said"),
+    [
+        ({"trials": []}, {}, "at least 1 item"),
+        ({"trials": LISTED}, {"train.seed": {"choice": [1]}}, "space has no effect with"),
+        ({"trials": [{"train.sed": 1}]}, {}, "unknown key 'train.sed'"),
+        ({"trials": [{"scaling.workers": 2}]}, {}, "'scaling.workers' cannot be varied"),
+        ({"trials": [{"train.seed": -1}]}, {}, "search.trials, number 1: 'train.seed'"),
+        ({"trials": [{"train.epochs": 2}]}, {}, "'train.epochs' is what scheduler.kind: asha"),
+    ],
+)
+def test_a_list_of_trials_is_checked(search: Any, space: Any, said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_job(document(space=space, search={"kind": "list"} | search), "test", Sweep)
+    assert said in str(error.value)
 
 
 def test_each_command_has_its_kind() -> None:

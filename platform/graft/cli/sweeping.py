@@ -235,7 +235,7 @@ def _trials_in_order(sweep: "Sweep", plan: "Plan") -> Table:
     batch = {number: place for place, batch in enumerate(plan.batches, 1) for number in batch}
     table = Table(
         Column("trial", justify="right"),
-        *sweep.space,
+        *sweep.varied,
         Column("trunk", justify="right"),
         *([Column("together", justify="right")] if batch else []),
         title="trials in running order",
@@ -244,12 +244,13 @@ def _trials_in_order(sweep: "Sweep", plan: "Plan") -> Table:
     )
     trunk = None
     for trial in plan.trials[:SHOWN]:
+        labels = _labels(trial.changes)
         if trial.number > 1 and trial.trunk != trunk:
             table.add_section()
         trunk = trial.trunk
         table.add_row(
             str(trial.number),
-            *map(escape, _labels(trial.changes).values()),
+            *(escape(labels.get(key, "")) for key in sweep.varied),
             "none" if trunk is None else str(trunk),
             *([f"batch {batch[trial.number]}" if trial.number in batch else ""] if batch else []),
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from graft.errors import InputError, NotFoundError, StoreError
 from graft.registry import get_model
-from graft.spec import Demo, Evaluation, Finetune, Job, Sweep, parse_job
+from graft.spec import Demo, Evaluation, Finetune, Job, ListSearch, Sweep, parse_job
 from graft.store import Store, payload_name, sha256_file
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -88,6 +88,11 @@ def _each_file(spec: Job, change: Callable[[Path], str]) -> Job:
         backbones += [one for one in choices if isinstance(one, dict) and "weights" in one]
         if values := space.get("backbone.weights", {}).get("choice"):
             values[:] = [_changed(value, change) for value in values]
+        if isinstance(spec.search, ListSearch):
+            for trial in document["search"]["trials"]:
+                backbones += [trial["backbone"]] if "weights" in trial.get("backbone", ()) else []
+                if "backbone.weights" in trial:
+                    trial["backbone.weights"] = _changed(trial["backbone.weights"], change)
     for backbone in backbones:
         backbone["weights"] = _changed(backbone["weights"], change)
     return parse_job(document, "the spec", None)

@@ -13,7 +13,7 @@ from graft.spec.evaluation import Evaluation
 from graft.spec.explain import explain
 from graft.spec.finetune import Finetune
 from graft.spec.keys import changed
-from graft.spec.sweep import RANGES, Choice, IntUniform, LogUniform, Range, Sweep
+from graft.spec.sweep import RANGES, Choice, IntUniform, ListSearch, LogUniform, Range, Sweep
 
 Job = Finetune | Sweep | Evaluation | Demo
 KINDS: dict[str, type[Job]] = {
@@ -196,6 +196,10 @@ def _check_values(sweep: Sweep, where: str) -> None:
     Raises:
         SpecError: one of them is no valid spec.
     """
+    if isinstance(sweep.search, ListSearch):
+        for number, changes in enumerate(sweep.search.trials, 1):
+            trial_spec(sweep.base, changes, f"{where}: search.trials, number {number}")
+        return
     values = {key: _some_of(found) for key, found in sweep.space.items()}
     first = {key: found[0] for key, found in values.items()}
     for key, found in values.items():

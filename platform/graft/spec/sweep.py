@@ -166,6 +166,22 @@ class GridSearch(_Compared):
     kind: Literal["grid"]
 
 
+class ListSearch(_Compared):
+    """Just the trials that are listed, for designed experiments; without a `space`."""
+
+    kind: Literal["list"]
+    trials: Annotated[tuple[dict[str, JsonValue], ...], Field(min_length=1, max_length=MOST_TRIALS)]
+    """What each changes: values by dotted key of `base`."""
+
+    @field_validator("trials")
+    @classmethod
+    def _keys(cls, trials: tuple[dict[str, JsonValue], ...]) -> tuple[dict[str, JsonValue], ...]:
+        for changes in trials:
+            for key, value in changes.items():
+                _check_key(key, Choice(choice=(value,)))
+        return trials
+
+
 class RandomSearch(_Compared):
     """Combinations at random, no two the same."""
 
@@ -201,7 +217,9 @@ class BOHBSearch(_Modelled):
     kind: Literal["bohb"]
 
 
-Search = Annotated[GridSearch | RandomSearch | TPESearch | BOHBSearch, Field(discriminator="kind")]
+Search = Annotated[
+    GridSearch | RandomSearch | ListSearch | TPESearch | BOHBSearch, Field(discriminator="kind")
+]
 
 
 class NoScheduler(Section):
@@ -296,9 +314,9 @@ class Sweep(Section):
     base: Finetune
     """What all trials share, a whole fine-tuning spec; `kind` may be left out, and `name` where
     it is the sweep's."""
-    space: dict[str, Range]
+    space: dict[str, Range] = Field(default_factory=dict)
     """What differs: dotted keys of `base`, each with {choice: [...]}, {uniform: [low, high]},
-    {log_uniform: [low, high]} or {int_uniform: [low, high]}."""
+    {log_uniform: [low, high]} or {int_uniform: [low, high]}; empty where the trials are listed."""
     search: Search
     """Which points of the space are tried, and what makes one the best."""
     scheduler: Scheduler = ASHA()
@@ -314,8 +332,6 @@ class Sweep(Section):
     @field_validator("space")
     @classmethod
     def _keys(cls, space: dict[str, Any]) -> dict[str, Any]:
-        if not space:
-            raise ValueError("is empty: name at least one key of base to vary")
         for key, values in space.items():
             _check_key(key, values)
             for name in _set_by(values):
@@ -323,8 +339,19 @@ class Sweep(Section):
                     raise ValueError(f"'{key}' and '{key}.{name}' both set {key}.{name}")
         return space
 
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Dotted keys of `base` in which trials differ, in order."""
+        if isinstance(self.search, ListSearch):
+            return tuple(dict.fromkeys(key for trial in self.search.trials for key in trial))
+        return tuple(self.space)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if isinstance(self.search, ListSearch) and self.space:
+            raise ValueError("space has no effect with search.kind: list, which has the trials")
+        if not isinstance(self.search, ListSearch) and not self.space:
+            raise ValueError("space: is empty: name at least one key of base to vary")
         if self.base.register_:
             raise ValueError(
                 "base.register has no effect in a sweep; the sweep's own `register` says where "
@@ -355,6 +382,8 @@ class Sweep(Section):
         return self
 
     def _check_search(self) -> None:
+        if isinstance(self.search, ListSearch):
+            return
         sizes = {key: size(values) for key, values in self.space.items()}
         combinations = 1
         for key, count in sizes.items():
@@ -394,7 +423,7 @@ class Sweep(Section):
         if scheduler.kind == "none":
             return
         train = self.space.get("train")
-        if "train.epochs" in self.space or (train and "epochs" in _set_by(train)):
+        if "train.epochs" in self.varied or (train and "epochs" in _set_by(train)):
             raise ValueError(
                 f"space: 'train.epochs' is what scheduler.kind: {scheduler.kind} compares trials "
                 "at; use scheduler: {kind: none}"

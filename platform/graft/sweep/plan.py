@@ -206,7 +206,7 @@ def make_plan(
         view_sets: how often, at most, each of `found` occurs with other augmented views.
 
     """
-    known = sweep.search.kind in ("grid", "random")
+    known = sweep.search.kind in ("grid", "random", "list")
     ordered = _ordered(found)
     trunks, used = _trunks(ordered, throughput, view_sets)
     trials = tuple(

@@ -207,7 +207,7 @@ def _varies(sweep: Sweep, section: str, *names: str) -> bool:
     return any(
         key == section
         or (key.startswith(f"{section}.") and (not names or key.split(".")[1] in names))
-        for key in sweep.space
+        for key in sweep.varied
     )
 
 

@@ -19,6 +19,7 @@ from graft.spec import (
     Choice,
     GridSearch,
     IntUniform,
+    ListSearch,
     LogUniform,
     RandomSearch,
     Range,
@@ -55,6 +56,8 @@ def known_trials(sweep: Sweep) -> list[Changes] | None:
     """Return what every trial changes; None where the search finds out as it goes."""
     if isinstance(sweep.search, GridSearch):
         return grid(sweep.space)
+    if isinstance(sweep.search, ListSearch):
+        return [dict(changes) for changes in sweep.search.trials]
     if isinstance(sweep.search, RandomSearch):
         return random_trials(sweep.space, sweep.search.trials, sweep.search.seed)
     return None
@@ -64,6 +67,8 @@ def count_trials(sweep: Sweep) -> int:
     """Return how many trials a sweep has."""
     if isinstance(sweep.search, GridSearch):
         return math.prod(size(values) or 0 for values in sweep.space.values())
+    if isinstance(sweep.search, ListSearch):
+        return len(sweep.search.trials)
     return sweep.search.trials
 
 
