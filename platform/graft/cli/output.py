@@ -12,14 +12,14 @@ console = Console(stderr=True)
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give what shows how many images of how many are done; nothing is shown before the first."""
+def counting(what: str, of: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """Give what shows how many of how many are done; nothing is shown before the first."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} images"),
+        TextColumn(f"{{task.completed}}/{{task.total}} {of}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,

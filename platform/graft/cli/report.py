@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.transfer import transfer
 
-app = typer.Typer(no_args_is_help=True, help="List reports, and write them to this machine.")
+app = typer.Typer(no_args_is_help=True, help="Make, list and show reports.")
+app.command()(transfer)
 
 
 @app.command()
@@ -44,6 +46,8 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show a report's figures; --out writes its page."""
+    from rich.console import Group
+
     from graft.cli.evaluation import scores_page
     from graft.cli.output import console, emit
     from graft.report.reports import PAGE, check_out, read_report, write_out
@@ -53,9 +57,17 @@ def show(
     opened = Store.open(store)
     found = read_report(opened, report)
 
-    from graft.report.scores import Scores
+    def page() -> Group:
+        from graft.report.scores import Scores
+
+        if found.kind == "evaluation":
+            return scores_page(Scores.model_validate(found.found))
+        from graft.cli.transfer import answers_page
+        from graft.report.answers import Answers
+
+        return answers_page(Answers.model_validate(found.found))
 
     if out:
         write_out(opened, found, out)
         console.print(f"the page: {out / PAGE}", highlight=False, soft_wrap=True)
-    emit(found.document(), json, lambda: scores_page(Scores.model_validate(found.found)))
+    emit(found.document(), json, page)

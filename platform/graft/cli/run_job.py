@@ -10,7 +10,7 @@ import typer
 from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
 
 if TYPE_CHECKING:
-    from graft.spec import Evaluation, Finetune, Job, Sweep
+    from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
     from graft.store import Store
 
 
@@ -82,12 +82,15 @@ def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
     `first`: no attempt before this one can have left anything of that name.
     """
     from graft.errors import InputError
-    from graft.spec import Demo, Evaluation, Finetune
+    from graft.spec import Demo, Evaluation, Finetune, TransferReport
 
     if isinstance(spec, Demo):
         return _demo(store)
     if isinstance(spec, Evaluation):
         _evaluation(store, spec)
+        return None
+    if isinstance(spec, TransferReport):
+        _transfer(store, job, spec)
         return None
     what, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
     if first and store.exists(f"{place}/{job}/spec.yaml"):
@@ -120,6 +123,19 @@ def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
     if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
         create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
     return run_and_show(store, sweep_id, json=False).model
+
+
+def _transfer(store: "Store", report: str, spec: "TransferReport") -> None:
+    from graft.cli.output import console, emit
+    from graft.cli.transfer import answers_page, run_and_show
+    from graft.report.answers import Answers
+    from graft.report.transfer import create_transfer
+
+    if not store.exists(f"reports/{report}/spec.yaml"):
+        create_transfer(store, spec, report)
+    made = run_and_show(store, report)
+    emit(made.document(), False, lambda: answers_page(Answers.model_validate(made.found)))
+    console.print(f"the page: graft report show {report} --out FOLDER", soft_wrap=True)
 
 
 def _evaluation(store: "Store", spec: "Evaluation") -> None:

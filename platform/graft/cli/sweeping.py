@@ -80,7 +80,7 @@ def trial_table(trials: "tuple[TrialRecord, ...]", metric: str, mode: str) -> Ta
     """Return a table of trials that are done, the best first."""
     from graft.sweep.results import ranked
 
-    keys = list(trials[0].changes) if trials else []
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.changes))
     more = len(trials) - SHOWN
     table = Table(
         Column("trial", justify="right"),
@@ -96,7 +96,7 @@ def trial_table(trials: "tuple[TrialRecord, ...]", metric: str, mode: str) -> Ta
         state = f"{record.state}: {record.error}" if record.error else record.state
         table.add_row(
             str(record.number),
-            *map(escape, _labels(record.changes).values()),
+            *(escape(_labels(record.changes).get(key, "")) for key in keys),
             value,
             str(len(record.epochs)),
             f"{record.seconds:.1f}",
@@ -192,6 +192,13 @@ class SweepProgress:
 
 def run_and_show(store: "Store", sweep_id: str, json: bool) -> "SweepResult":
     """Run, or go on with, a recorded sweep; show its progress and then its result; return it."""
+    result = finish_showing(store, sweep_id)
+    emit(result_document(result), json, lambda: sweep_table(result))
+    return result
+
+
+def finish_showing(store: "Store", sweep_id: str) -> "SweepResult":
+    """Run, or go on with, a recorded sweep; show its progress and return its result."""
     from graft.cluster.local import ray_session
     from graft.sweep.results import read_plan, read_sweep, read_sweep_result
 
@@ -204,7 +211,6 @@ def run_and_show(store: "Store", sweep_id: str, json: bool) -> "SweepResult":
             from graft.sweep.run import run_sweep
 
             result = run_sweep(store, sweep_id, show, ray_session)
-    emit(result_document(result), json, lambda: sweep_table(result))
     return result
 
 

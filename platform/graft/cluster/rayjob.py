@@ -7,7 +7,7 @@ from typing import Any
 
 from graft.cluster.profile import Head, Pod, Profile, ResourceClass, times
 from graft.errors import SpecError
-from graft.spec import Job, Scaling, Sweep, dump_job
+from graft.spec import Job, Scaling, Sweep, TransferReport, dump_job
 from graft.sweep.space import count_trials
 
 RAY_VERSION = "2.60.0"
@@ -126,13 +126,15 @@ def sent_spec(rayjob: Mapping[str, Any]) -> str | None:
 
 
 def scaling_of(spec: Job) -> Scaling:
-    """Return what a job's workers take; a sweep's are those of one trial."""
+    """Return what a job's workers take; a sweep's and a report's are those of one trial."""
     return spec.base.scaling if isinstance(spec, Sweep) else spec.scaling
 
 
 def pods_of(spec: Job, profile: Profile) -> int:
     """Return how many worker pods a job gets: a sweep, those of all trials that run at once."""
     workers = scaling_of(spec).workers
+    if isinstance(spec, TransferReport):
+        return workers * profile.sweep_concurrency
     if not isinstance(spec, Sweep):
         return workers
     asked = spec.budget.concurrency

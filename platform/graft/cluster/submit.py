@@ -6,7 +6,16 @@ from typing import Any
 
 from graft.errors import InputError, NotFoundError, StoreError
 from graft.registry import get_model
-from graft.spec import Demo, Evaluation, Finetune, Job, ListSearch, Sweep, parse_job
+from graft.spec import (
+    Demo,
+    Evaluation,
+    Finetune,
+    Job,
+    ListSearch,
+    Sweep,
+    TransferReport,
+    parse_job,
+)
 from graft.store import Store, payload_name, sha256_file
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -57,7 +66,7 @@ def check_names(store: Store, spec: Job) -> None:
         return  # it makes its own
     if isinstance(spec, Evaluation):
         get_model(store, spec.model)
-    dataset = (spec.base if isinstance(spec, Sweep) else spec).dataset
+    dataset = (spec.base if isinstance(spec, (Sweep, TransferReport)) else spec).dataset
     if dataset:
         open_dataset(store, dataset.name, dataset.version)
 
@@ -81,6 +90,8 @@ def _each_file(spec: Job, change: Callable[[Path], str]) -> Job:
     backbones: list[dict[str, Any]] = []
     if isinstance(spec, Finetune):
         backbones.append(document["backbone"])
+    elif isinstance(spec, TransferReport):
+        backbones.append(document["base"]["backbone"])
     else:
         backbones.append(document["base"]["backbone"])
         space = document["space"]

@@ -16,6 +16,8 @@ from graft.data.manifest import DatasetVersion, Image
 from graft.report.classes import labels_for
 from graft.serving.predictor import Predictor
 
+Pixels = NDArray[np.uint8]
+"""What a model sees of an image: (crop, crop, 3)."""
 BATCH_SIZE = 64
 AHEAD = 2
 """Batches that are decoded while the model works on one."""
@@ -90,7 +92,7 @@ def predict_split(
     labels = labels_for(version, dataset, split)
     logits = np.empty((len(images), len(version.classes)), np.float32)
     done = 0
-    for pixels in _prepared(predictor, dataset, images, threads):
+    for pixels in prepared(lambda i: predictor.prepare(dataset.read(i)), images, threads):
         logits[done : done + len(pixels)] = predictor.logits(pixels)
         done += len(pixels)
         progress(done, len(images))
@@ -106,16 +108,12 @@ def predict_split(
     )
 
 
-def _prepared(
-    predictor: Predictor, dataset: DatasetVersion, images: Sequence[Image], threads: int
-) -> Iterator[list[NDArray[np.uint8]]]:
-    """Yield batches of what the model sees, some decoded ahead."""
-
-    def prepare(image: Image) -> NDArray[np.uint8]:
-        return predictor.prepare(dataset.read(image))
-
+def prepared(
+    prepare: Callable[[Image], Pixels], images: Sequence[Image], threads: int
+) -> Iterator[list[Pixels]]:
+    """Yield batches of what a model sees, some made ahead."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        pending: deque[Iterator[NDArray[np.uint8]]] = deque()
+        pending: deque[Iterator[Pixels]] = deque()
         for start in range(0, len(images), BATCH_SIZE):
             pending.append(pool.map(prepare, images[start : start + BATCH_SIZE]))
             if len(pending) > AHEAD:

@@ -14,7 +14,7 @@ from graft.registry import ModelVersion
 from graft.spec import Section, nearest
 from graft.store import ObjectRef, Store
 
-Kind = Literal["evaluation"]
+Kind = Literal["evaluation", "transfer"]
 PAGE = "report.html"
 
 

@@ -20,23 +20,19 @@ from graft.spec.explain import nearest
 from graft.spec.finetune import Finetune, Register, Scaling
 from graft.spec.jobfile import Job, dump_job, load_job, parse_job, parse_yaml, trial_spec
 from graft.spec.model import Backbone, Head, LinearHead, MLPHead
+from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoScheduler
 from graft.spec.section import NAME, Name, Section
 from graft.spec.sweep import (
-    ASHA,
     METRICS,
     MUTABLE,
-    PBT,
     AsIs,
     BOHBSearch,
     Budget,
     Choice,
     GridSearch,
-    HyperBand,
     IntUniform,
     ListSearch,
     LogUniform,
-    MedianStopping,
-    NoScheduler,
     RandomSearch,
     Range,
     Retrain,
@@ -60,6 +56,7 @@ from graft.spec.train import (
     Unfreeze,
     UniformRates,
 )
+from graft.spec.transfer import Arm, Arms, TransferReport
 
 __all__ = [
     "ASHA",
@@ -69,6 +66,8 @@ __all__ = [
     "PBT",
     "SGD",
     "AdamW",
+    "Arm",
+    "Arms",
     "AsIs",
     "Augment",
     "BOHBSearch",
@@ -114,6 +113,7 @@ __all__ = [
     "Sweep",
     "TPESearch",
     "Train",
+    "TransferReport",
     "Unfreeze",
     "Uniform",
     "UniformRates",

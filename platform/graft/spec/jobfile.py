@@ -14,17 +14,20 @@ from graft.spec.explain import explain
 from graft.spec.finetune import Finetune
 from graft.spec.keys import changed
 from graft.spec.sweep import RANGES, Choice, IntUniform, ListSearch, LogUniform, Range, Sweep
+from graft.spec.transfer import TransferReport
 
-Job = Finetune | Sweep | Evaluation | Demo
+Job = Finetune | Sweep | TransferReport | Evaluation | Demo
 KINDS: dict[str, type[Job]] = {
     "finetune": Finetune,
     "sweep": Sweep,
+    "transfer-report": TransferReport,
     "evaluation": Evaluation,
     "demo": Demo,
 }
 COMMANDS = {
     "finetune": "graft train",
     "sweep": "graft sweep",
+    "transfer-report": "graft report transfer",
     "evaluation": "graft submit",
     "demo": "graft submit",
 }

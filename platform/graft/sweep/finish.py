@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from graft.backbones.trunk import trunk_chain
+from graft.backbones.trunk import TrunkChain, trunk_chain
 from graft.errors import RunFailed, StoreError
 from graft.spec import Finetune, Register, Retrain, Sweep
 from graft.store import Store, sha256
@@ -26,7 +26,7 @@ from graft.training.average import copy_into
 from graft.training.checkpoint import latest_checkpoint, load_state, read_checkpoint
 from graft.training.finish import register_model
 from graft.training.plan import make_plan
-from graft.training.prepare import assemble
+from graft.training.prepare import Assembly, assemble
 from graft.training.runs import Epoch, Result, create_run
 
 Train = Callable[[str], Result]
@@ -112,14 +112,8 @@ def _register(
     best: BestTrial,
 ) -> tuple[str, dict[str, dict[str, Any]]]:
     """Register the weights that a trial kept; return NAME@VERSION and their metrics."""
-    assembly = assemble(store, spec)
-    plan = make_plan(assembly.model, spec.backbone, spec.train)
     number = best.epoch if target.weights == "best" else record.epochs[-1].epoch
-    tail = _tail(store, record)
-    assembly = assemble(store, spec, plan.depth(number))
-    # Of the initial weights, which is what the trunk still has.
-    chain = trunk_chain(assembly.model, assembly.contract)
-    copy_into(assembly.model.network.state_dict(), tail)
+    assembly, chain = kept_model(store, spec, record, number)
     epoch = next(e for e in record.epochs if e.epoch == number)
     version = register_model(
         store,
@@ -155,9 +149,27 @@ def _register_run(
     return version.ref, _metrics(chosen.history, epoch.epoch)
 
 
+def kept_model(
+    store: Store, spec: Finetune, record: TrialRecord, epoch: int
+) -> tuple[Assembly, TrunkChain]:
+    """Return a trial's model with the weights that it kept, which are those of an epoch.
+
+    Raises:
+        StoreError: it kept none, or they are damaged.
+    """
+    tail = _tail(store, record)
+    assembly = assemble(store, spec)
+    plan = make_plan(assembly.model, spec.backbone, spec.train)
+    assembly = assemble(store, spec, plan.depth(epoch))
+    # Of the initial weights, which is what the trunk still has.
+    chain = trunk_chain(assembly.model, assembly.contract)
+    copy_into(assembly.model.network.state_dict(), tail)
+    return assembly, chain
+
+
 def _tail(store: Store, record: TrialRecord) -> dict[str, Tensor]:
     if record.checkpoint is None:
-        raise StoreError(f"trial {record.number} kept no weights, though it is the best")
+        raise StoreError(f"trial {record.number} kept no weights")
     data = store.read(record.checkpoint).data
     if sha256(data) not in record.checkpoint:
         raise StoreError(f"{store.uri}/{record.checkpoint} is damaged: its SHA-256 is another")

@@ -1,0 +1,284 @@
+"""A transfer report: its trainings as two sweeps, its predictions, its answers, its page.
+
+reports/<report>/spec.yaml     what was asked; makes the report begun
+sweeps/<report>-rates          the first seed at every rate
+sweeps/<report>-seeds          the other seeds at the rates that were chosen
+reports/<report>/report.json   the answers; makes the report finished
+
+Who comes back goes on with the same sweeps: what is trained is not trained again.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graft.data.budget import choose_images
+from graft.data.image import decode
+from graft.data.loader import to_tensor
+from graft.data.manifest import DatasetVersion, Image, open_dataset
+from graft.data.views import evaluation_view
+from graft.errors import NotFoundError, ObjectNotFound, RunFailed
+from graft.registry import Verdict, list_models, record_verdict
+from graft.report.answers import Answers, Measured, answer
+from graft.report.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from graft.report.design import (
+    METRIC,
+    MODE,
+    Cell,
+    arm_of,
+    changes_of,
+    chosen_rates,
+    first_cells,
+    other_cells,
+)
+from graft.report.predictions import Pixels, prepared
+from graft.report.reports import Report, has_report, list_reports, publish_report, read_report
+from graft.report.transfer_page import transfer_files
+from graft.spec import (
+    Finetune,
+    ListSearch,
+    NoScheduler,
+    StandardAugment,
+    Sweep,
+    TransferReport,
+    dump_job,
+    nearest,
+    parse_job,
+    parse_yaml,
+    trial_spec,
+)
+from graft.store import Store
+from graft.sweep.finish import kept_model
+from graft.sweep.plan import TWO_CORES
+from graft.sweep.resolve import prepare_sweep
+from graft.sweep.results import SweepResult, TrialRecord, best_epoch, create_sweep
+from graft.training.attempt import training_data
+from graft.training.kept import costs_of
+from graft.training.prepare import assemble, resolve
+
+Change = Callable[[Pixels, str], Pixels]
+"""From what a model would see of an image, and the image's name, to what it sees."""
+RunSweep = Callable[[str], SweepResult]
+"""Runs a recorded sweep to its end, or goes on with it."""
+
+
+def create_transfer(store: Store, spec: TransferReport, report: str | None = None) -> str:
+    """Record a report's spec, its base with nothing left open, under an id; return that.
+
+    Raises:
+        InputError: whatever would make a training fail before its first step, at any budget.
+    """
+    base = resolve(store, spec.base)
+    recorded = spec.model_copy(update={"base": base})
+    dataset = _dataset(store, base)
+    for cell in first_cells(recorded):  # also: is there an image of each class at every budget?
+        one = trial_spec(base, changes_of(recorded, cell, _holds_out(dataset)), "the report")
+        choose_images(dataset, one.dataset)
+    new = f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    report = report or new
+    store.create(f"reports/{report}/spec.yaml", dump_job(recorded).encode())
+    return report
+
+
+def read_transfer(store: Store, report: str) -> TransferReport:
+    """Return a report's recorded spec.
+
+    Raises:
+        NotFoundError: no such report was begun.
+    """
+    where = f"reports/{report}/spec.yaml"
+    try:
+        text = store.read(where).data.decode()
+    except ObjectNotFound as error:
+        known = list_reports(store)
+        raise NotFoundError(
+            f"no transfer report '{report}' in {store.uri}{nearest(report, known)}"
+        ) from error
+    spec = parse_job(parse_yaml(text, where), where, None)
+    assert isinstance(spec, TransferReport)  # noqa: S101 - as it was written
+    return spec
+
+
+def run_transfer(
+    store: Store, report: str, run_sweep: RunSweep, progress: Callable[[int, int], object]
+) -> Report:
+    """Run, or go on with, a recorded report; return it.
+
+    Args:
+        store: where it is recorded.
+        report: its id.
+        run_sweep: runs its trainings.
+        progress: told how many of how many trained models have been tested.
+
+    Raises:
+        RunFailed: at some budget no training gave a finite loss.
+    """
+    if has_report(store, report):
+        return read_report(store, report)
+    spec = read_transfer(store, report)
+    dataset = _dataset(store, spec.base)
+    first = first_cells(spec)
+    trained = _train(store, spec, f"{report}-rates", first, run_sweep)
+    rates = chosen_rates(spec, trained.items())
+    others = other_cells(spec, rates)
+    if others:
+        trained |= _train(store, spec, f"{report}-seeds", others, run_sweep)
+    cells = [cell for cell in first if cell.rate == rates[cell.budget]] + others
+    for cell in cells:
+        if trained[cell].checkpoint is None:
+            raise RunFailed(
+                f"{report}: {cell.arm} at labels {cell.labels:g}, seed {cell.seed}, gave no model: "
+                f"{trained[cell].error or trained[cell].state}; lower arms.{cell.arm}.rates"
+            )
+    measured = []
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for number, cell in enumerate(cells, 1):
+        measured.append(_measure(store, spec, dataset, cell, trained[cell]))
+        progress(number, len(cells))
+    answers = answer(
+        report, spec, dataset.manifest.ref, test_split(dataset), measured, _cold(store, spec)
+    )
+    made = publish_report(store, report, "transfer", answers, transfer_files(answers, spec))
+    _tell_registry(store, spec, answers)
+    return made
+
+
+def test_split(dataset: DatasetVersion) -> str:
+    """Return the split that models are judged on, which nothing was tuned on."""
+    return "val" if _holds_out(dataset) else "test"
+
+
+def _dataset(store: Store, base: Finetune) -> DatasetVersion:
+    return open_dataset(store, base.dataset.name, base.dataset.version)
+
+
+def _holds_out(dataset: DatasetVersion) -> bool:
+    """Whether tuning needs a part of the labels: there are no images but the validation ones."""
+    return not dataset.images("test")
+
+
+def _train(
+    store: Store, spec: TransferReport, sweep_id: str, cells: Sequence[Cell], run_sweep: RunSweep
+) -> dict[Cell, TrialRecord]:
+    """Train cells as a sweep; return what each came to."""
+    holds_out = _holds_out(_dataset(store, spec.base))
+    by_changes = {_name(changes_of(spec, cell, holds_out)): cell for cell in cells}
+    if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
+        search = ListSearch(
+            kind="list",
+            trials=tuple(changes_of(spec, cell, holds_out) for cell in cells),
+            metric=METRIC,
+            mode=MODE,
+        )
+        sweep = Sweep(
+            kind="sweep",
+            name=spec.name,
+            base=spec.base,
+            search=search,
+            scheduler=NoScheduler(kind="none"),
+        )
+        create_sweep(store, *prepare_sweep(store, sweep, TWO_CORES), sweep_id)
+    result = run_sweep(sweep_id)
+    return {by_changes[_name(record.changes)]: record for record in result.trials}
+
+
+def _name(changes: object) -> str:
+    return json.dumps(changes, sort_keys=True)
+
+
+def _measure(
+    store: Store, spec: TransferReport, dataset: DatasetVersion, cell: Cell, record: TrialRecord
+) -> Measured:
+    """Try a trained model on the test images; at the largest budget also on others."""
+    changes = changes_of(spec, cell, _holds_out(dataset))
+    trained = resolve(store, trial_spec(spec.base, changes, "a cell"))
+    epoch = best_epoch(record, METRIC, MODE)
+    assembly, _ = kept_model(store, trained, record, epoch.epoch if epoch else 1)
+    model, contract = assembly.model.eval(), assembly.contract
+    test = dataset.images(test_split(dataset))
+    labels = np.array([image.label for image in test], np.int64)
+
+    @torch.inference_mode()
+    def logits(images: Sequence[Image], change: Change) -> NDArray[np.float32]:
+        def prepare(image: Image) -> Pixels:
+            view = evaluation_view(decode(dataset.read(image)), contract)
+            return change(view, image.sha256)
+
+        batches = prepared(prepare, images, len(os.sched_getaffinity(0)))
+        found = [model(to_tensor(np.stack(batch), contract)) for batch in batches]
+        return np.asarray(torch.cat(found).float())
+
+    corrupted: dict[str, tuple[float, ...]] = {}
+    train_accuracy, own = None, choose_images(dataset, trained.dataset).train
+    if cell.labels == spec.labels[-1]:
+        for name in CORRUPTIONS:
+            corrupted[name] = tuple(
+                float(np.mean(logits(test, changed).argmax(1) == labels))
+                for changed in (partial(_corrupted, name, strength) for strength in STRENGTHS)
+            )
+        predicted = logits(own, _unchanged).argmax(1)
+        train_accuracy = float(np.mean(predicted == [image.label for image in own]))
+    return Measured(
+        cell=cell,
+        images=len(own),
+        record=record,
+        labels=labels,
+        logits=logits(test, _unchanged),
+        train_accuracy=train_accuracy,
+        corrupted=corrupted,
+    )
+
+
+def _cold(store: Store, spec: TransferReport) -> dict[str, float]:
+    """Return the seconds that each arm's activations take to compute, measured here and now.
+
+    Those of the training images, in as many views as are kept; none where views are endless.
+    """
+    seconds: dict[str, float] = {}
+    augment = spec.base.augment
+    views = augment.views if isinstance(augment, StandardAugment) else 1
+    for name in ("features", "partial"):
+        arm = arm_of(spec, name)
+        backbone = spec.base.backbone.model_copy(update={"freeze": arm.freeze})
+        trained = spec.base.model_copy(update={"backbone": backbone})
+        assembly = assemble(store, trained)
+        data = training_data(assembly, trained)
+        if views != "live" and assembly.model.depth:
+            cost = costs_of(assembly.model, data, "float32")[assembly.model.depth]
+            images = len(data.train) * min(views, arm.epochs)
+            seconds[name] = images * (cost.decode_s + cost.trunk_s)
+    return seconds
+
+
+def _unchanged(pixels: Pixels, image: str) -> Pixels:
+    return pixels
+
+
+def _corrupted(name: str, strength: int, pixels: Pixels, image: str) -> Pixels:
+    return corrupt(pixels, name, strength, image)
+
+
+def _tell_registry(store: Store, spec: TransferReport, answers: Answers) -> None:
+    """Keep the verdict with the model versions that it concerns."""
+    base = spec.base
+    for version in list_models(store):
+        of = version.lineage.spec
+        same = (version.lineage.dataset, version.arch) == (base.dataset.name, base.backbone.arch)
+        backbone = of.get("backbone", {})
+        if not same or backbone.get("weights_sha256") != base.backbone.weights_sha256:
+            continue
+        freeze = backbone.get("freeze")
+        arm = {"all": "features", 0: "full"}.get(freeze, "partial")
+        gain = next(g for g in answers.gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
+        record_verdict(
+            store,
+            version.ref,
+            Verdict(against="scratch", outcome=gain.outcome, why=str(gain), report=answers.report),
+        )

@@ -1,0 +1,227 @@
+"""`graft report transfer`: the design, and the real command on a tiny dataset."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from colours import colour_spec, draw_colours
+from graft.backbones.verify import random_model
+from graft.data.importing import import_dataset
+from graft.errors import SpecError
+from graft.report.answers import Answers
+from graft.report.design import (
+    ARMS,
+    Budget,
+    changes_of,
+    chosen_rates,
+    first_cells,
+    other_cells,
+)
+from graft.report.reports import list_reports
+from graft.spec import TransferReport, dump_job, parse_job
+from graft.store import Store
+from graft.sweep.results import TrialEpoch, TrialRecord, read_trials
+
+GRAFT = Path(sys.executable).with_name("graft")
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    base = colour_spec(
+        backbone={"arch": "squeezenet1_1", "weights": "pretrained.pth", "freeze": "all"},
+        augment={"kind": "none"},
+        register=None,
+    )
+    arm = {"epochs": 2, "rates": [0.01]}
+    return {
+        "kind": "transfer-report",
+        "name": "tiny",
+        "base": base.model_dump(mode="json", by_alias=True),
+        "arms": {
+            "scratch": arm | {"freeze": 0, "rates": [0.01, 0.02]},
+            "features": arm | {"freeze": "all"},
+            "partial": arm | {"freeze": -2},
+            "full": arm | {"freeze": 0},
+        },
+        "labels": [0.5, 1.0],
+        "seeds": 2,
+    } | changes
+
+
+def spec(**changes: Any) -> TransferReport:
+    found = parse_job(document(**changes), "test", None)
+    assert isinstance(found, TransferReport)
+    return found
+
+
+def test_every_arm_meets_every_budget_and_seed_once() -> None:
+    asked = spec(seeds=3)
+    first = first_cells(asked)
+    assert [(c.arm, c.labels, c.seed, c.rate) for c in first[:4]] == [
+        ("scratch", 0.5, 0, 0.01),
+        ("scratch", 0.5, 0, 0.02),
+        ("scratch", 1.0, 0, 0.01),
+        ("scratch", 1.0, 0, 0.02),
+    ]
+    rates = {cell.budget: cell.rate for cell in first}
+    others = other_cells(asked, rates)
+    assert len(others) == 4 * 2 * 2
+    assert {cell.seed for cell in others} == {1, 2}
+    assert {cell.rate for cell in others if cell.arm == "scratch"} == {0.02}
+
+
+def test_cells_of_one_budget_and_seed_learn_from_the_same_images() -> None:
+    asked = spec()
+    drawn: dict[tuple[float, int], set[str]] = {}
+    for cell in first_cells(asked):
+        changes = changes_of(asked, cell, holds_out=True)
+        images = {key: value for key, value in changes.items() if key.startswith("dataset.")}
+        drawn.setdefault((cell.labels, cell.seed), set()).add(json.dumps(images))
+        assert (changes.get("backbone.weights") == "none") == (cell.arm == "scratch")
+    assert all(len(found) == 1 for found in drawn.values())
+
+
+def test_a_rate_is_chosen_by_validation_loss_and_never_one_that_diverged() -> None:
+    asked = spec()
+    cells = [cell for cell in first_cells(asked) if cell.budget == Budget("scratch", 1.0)]
+
+    def record(number: int, loss: float, state: str = "finished") -> TrialRecord:
+        epoch = TrialEpoch(epoch=1, train={}, val={"loss": loss, "accuracy": 0.5})
+        return TrialRecord.model_validate(
+            {"number": number, "id": "x", "changes": {}, "state": state, "epochs": [epoch]}
+            | {"seconds": 1, "ended_s": 1}
+        )
+
+    better = chosen_rates(asked, zip(cells, [record(1, 0.5), record(2, 0.4)], strict=True))
+    assert better == {Budget("scratch", 1.0): 0.02}
+    lost = [record(1, 0.5), record(2, 0.1, "diverged")]
+    assert chosen_rates(asked, zip(cells, lost, strict=True)) == {Budget("scratch", 1.0): 0.01}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": [1.0, 0.5]}, "labels: expected ascending budgets"),
+        ({"labels": [5, 0.5]}, "labels: give shares, or numbers, not both"),
+        ({"labels": []}, "labels"),
+        ({"arms": {"scratch": {"freeze": 0, "epochs": 1, "rates": [0.1]}}}, "would be starved"),
+        ({"arms": {"scratch": {"freeze": 1, "epochs": 99, "rates": [0.1]}}}, "worth freezing"),
+    ],
+)
+def test_a_design_that_could_show_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_job(document(**changes), "test", None)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("backbone.weights", "none", "there is nothing to transfer from"),
+        ("dataset.labels", 0.5, "the report sets labels and holdout"),
+        ("scaling.workers", 2, "one worker each"),
+        ("register", {"model": "x"}, "base.register has no effect"),
+    ],
+)
+def test_a_base_that_would_treat_arms_unlike_is_refused(key: str, value: Any, said: str) -> None:
+    found = document()
+    *parents, last = key.split(".")
+    node = found["base"]
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    with pytest.raises(SpecError) as error:
+        parse_job(found, "test", None)
+    assert said in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that has `colours`, weights to transfer from, and a spec."""
+    folder = tmp_path_factory.mktemp("transfer")
+    store = Store.open(str(folder / "store"))
+    import_dataset(store, str(draw_colours(folder / "images", 12, 8)), "colours")
+    torch.manual_seed(5)
+    torch.save(random_model("squeezenet1_1").network.state_dict(), folder / "pretrained.pth")
+    (folder / "spec.yaml").write_text(dump_job(spec()))
+    return folder
+
+
+def report(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [GRAFT, "report", "transfer", *arguments, "--store", "store"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+
+
+def without_times(answers: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what differs between two runs of the same design: its id, and seconds."""
+    text = json.dumps(answers).replace(answers["report"], "the report")
+    found: dict[str, Any] = json.loads(text)
+    for one in found["plateaus"]:
+        one["seconds"] = one["cold_seconds"] = None
+    return found
+
+
+@pytest.mark.slow  # three reports of a dozen trainings each
+@pytest.mark.timeout(900)
+def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(folder: Path) -> None:
+    done = report(folder, "spec.yaml", "--json", "--out", "page")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)
+    answers = Answers.model_validate(first)
+    assert {(p.arm, p.labels) for p in answers.points} == {(a, x) for a in ARMS for x in (0.5, 1.0)}
+    assert len(answers.sources) == 4 * 2 * 2
+    assert all(point.accuracy.interval is None for point in answers.points)
+    assert any("2 seeds: no interval can be claimed" in one for one in answers.warnings)
+    assert (answers.split, answers.images) == ("val", 24)
+    page = (folder / "page" / "report.html").read_text()
+    assert "What did transfer buy?" in page
+    for name in ("labels.png", "gain.png", "corruptions.png", "report.json"):
+        assert (folder / "page" / name).stat().st_size > 1000
+
+    command = [GRAFT, "report", "transfer", "spec.yaml", "--store", "store"]
+    with subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stderr
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if line.startswith("trial ") and sum(s.startswith("trial ") for s in seen) == 3:
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130, seen
+    (told,) = [line for line in seen if "--resume" in line]
+    killed = told.split()[-1]
+    store = Store.open(str(folder / "store"))
+    before = {record.number: record for record in read_trials(store, f"{killed}-rates")}
+    assert before
+    resumed = report(folder, "--resume", killed, "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    after = {record.number: record for record in read_trials(store, f"{killed}-rates")}
+    assert {number: after[number] for number in before} == before  # none was trained again
+    assert without_times(json.loads(resumed.stdout)) == without_times(first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--set", "labels=[0.01, 1.0]"], "leaves none of the 12 training images of class 'blue'"),
+        (["--set", "base.dataset.name=colors"], "no dataset 'colors'"),
+        (["--set", "base.backbone.weights=absent.pth"], "no file absent.pth"),
+        (["--out", "spec.yaml"], "--out spec.yaml: expected a folder, found a file"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(
+    folder: Path, changes: list[str], said: str
+) -> None:
+    store = Store.open(str(folder / "store"))
+    before = list_reports(store), store.children("sweeps/")
+    done = report(folder, "spec.yaml", *changes)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (list_reports(store), store.children("sweeps/")) == before
