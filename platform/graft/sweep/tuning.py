@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from graft.errors import GraftError, SpecError, StoreError
+from graft.errors import GraftError, ResourceError, SpecError, StoreError
 from graft.spec import PBT, Sweep
 from graft.store import Store
 from graft.sweep.actor import POINT, TrialActor, epochs_of
@@ -64,9 +65,12 @@ def tune_trials(
             known, and what is worth keeping is kept by now.
 
     Raises:
+        ResourceError: its scheduler copies trials, and the connected Ray has several nodes.
         StoreError: the sweep cannot go on.
     """
     scaling, nested = sweep.base.scaling, sweep.base.scaling.workers > 1
+    if not nested:
+        _require_one_node(sweep)
     if nested and sweep.scheduler.kind != "none":
         ledger.say("trials of several workers train all their epochs: no scheduler stops them")
     os.environ.update(QUIET)
@@ -110,12 +114,33 @@ def tune_trials(
                 stop=Interruption(source),
                 # An error of a trial is a result: what fails here is a process that died.
                 failure_config=tune.FailureConfig(max_failures=scaling.max_restarts),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=PAUSES),
+                # Nobody reads what Tune would keep of a trial at its end, and an actor on another
+                # node than the driver's could not write it.
+                checkpoint_config=tune.CheckpointConfig(
+                    num_to_keep=PAUSES, checkpoint_at_end=False
+                ),
             ),
         )
         with _interruptible(source):
             tuner.fit()
     watcher.finish()
+
+
+def _require_one_node(sweep: Sweep) -> None:
+    """Refuse schedulers that pause and copy trials where the driver's disk is not the trials'."""
+    if sweep.scheduler.kind not in ("pbt", "hyperband"):
+        return
+    here = ray.get_runtime_context().get_node_id()
+    others = [
+        node
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != here and node["Resources"].get("CPU")
+    ]
+    if others:
+        raise ResourceError(
+            f"scheduler.kind: {sweep.scheduler.kind} copies trials over one machine's disk, and "
+            f"this Ray has {len(others)} nodes beside the driver's; use asha, median or none"
+        )
 
 
 class Source(Searcher):  # type: ignore[misc]
