@@ -140,7 +140,7 @@ def test_cancel_while_training(team: Team) -> None:
 
 
 def test_job_that_would_fail_again_gets_no_other_cluster(team: Team) -> None:
-    mistake = ("--set", "backbone.freeze=17")
+    mistake = ("--set", "backbone.freeze=17", "--set", "scaling.workers=1")
     began = time.monotonic()
     done = team.graft("submit", str(team.spec), "--id", "mistake", *mistake, "--wait")
     print(f"{time.monotonic() - began:.1f} s: {done.stderr.strip()}")
@@ -175,8 +175,8 @@ def way_to(api: str, port: int) -> Iterator[None]:
 
 def test_cluster_lost_while_following(team: Team, tmp_path: Path) -> None:
     cluster, began = team.cluster, time.monotonic()
-    long = ("--set", "train.epochs=500", "--set", "cache=off", "--set", "register=null")
-    assert team.graft("submit", str(team.spec), "--id", "lost", *long).returncode == 0
+    long = ("--set", "train.epochs=500", "--set", "scaling.workers=1")
+    assert team.graft("submit", str(team.spec), "--id", "lost", *LONG, *long).returncode == 0
     ports = [free_port(), free_port()]
 
     def follower(port: int) -> "subprocess.Popen[str]":
