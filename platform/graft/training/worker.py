@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, StoreError
+from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, RunFailed, StoreError
 from graft.spec import Scaling
 from graft.store import Store
 from graft.training.attempt import run_attempt
@@ -41,7 +41,7 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
     Raises:
         ResourceError: the cluster has less than the spec asks for.
         GaveUp: the restarts are used up.
-        RunFailed: an attempt met what no restart mends.
+        RunFailed: an attempt met what no restart mends, or workers lack memory.
         Interrupted: Ctrl-C; committed checkpoints stay.
     """
     if done := read_result(store, run):
@@ -73,6 +73,12 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
     if result is None:
         if failure := ray.get(board.failure.remote()):
             raise failure
+        if "out of memory" in str(last).lower():
+            raise RunFailed(
+                f"{run}: a worker was killed for want of memory {scaling.max_restarts + 1} times; "
+                "lower train.batch_size or loader.decoded_cache_mb, or give workers more memory "
+                f"(in a cluster: their resource class). Then: graft runs resume {run}"
+            ) from last
         cause = str(last).strip().rpartition("\n")[2] if last else "no result was published"
         raise GaveUp(
             f"{run}: gave up after {scaling.max_restarts} restarts; the last failure: {cause}. "
