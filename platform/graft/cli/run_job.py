@@ -54,8 +54,8 @@ def run_job(
         raise
     except Exception as error:
         text = str(error) if isinstance(error, GraftError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, StoreError):
-            wait_for_store(opened)  # for the reason, and the log, to get there
+        if attempt and isinstance(error, StoreError):
+            wait_for_store(opened)  # which worked before: for the reason, and the log, to get there
         again = _may_do_better(error)
         if attempt:
             with suppress(GraftError):
