@@ -35,6 +35,8 @@ DIVERGED = 4
 loss counts at most when losses are smoothed."""
 FALL = 0.75
 """The suggested rate is where the smoothed loss has done this part of its fall."""
+ROUNDING = 1e-9
+"""Part of the loss that sums of floats may differ by: no fall."""
 CLEAR = 4
 """A fall counts if it is this many times its standard error."""
 
@@ -150,7 +152,7 @@ def make_curve(losses: Sequence[float], tested: RateRange) -> Curve:
         # Between neighbours the trend is small; by the median, so are single batches' leaps.
         scatter = np.median(np.abs(np.diff(raw[: lowest + 1]))) / 0.954
         error = scatter * math.sqrt(1 / beginning + (weights[lowest] ** 2).sum())
-        if fall > CLEAR * error:
+        if fall > max(CLEAR * error, ROUNDING * begin):
             first = int(np.argmax(smoothed <= begin - FALL * fall))
             # A loss is from before its step: what the rates up to the last one have done.
             suggested = float(f"{tested.rates()[max(0, first - 1)]:.2g}")
