@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +15,8 @@ from graft.errors import ClusterLost, InputError
 from graft.spec import dump_job
 
 TIMEOUT_S = 30.0
+AGENTS_S = 60.0
+"""For a cluster that has just started to take jobs."""
 ENTRYPOINT = "graft run-job"
 STATES: dict[str, State] = {
     "PENDING": "starting",
@@ -66,13 +69,26 @@ class RayJobs:
         body = self._body(submission)
         there = self.find(submission.job)
         if there is None:
-            self._request("POST", "/api/jobs/", body)
+            self._post(body)
             there = self.find(submission.job)
         if there is None or there.spec != dump_job(submission.spec):
             raise InputError(
                 f"there is a job '{submission.job}' with another spec at {self.where}; "
                 "choose another --id"
             )
+
+    def _post(self, body: dict[str, Any]) -> None:
+        """Send a job to a Ray that may have started just now: its agents come a little later."""
+        deadline = time.monotonic() + AGENTS_S
+        while True:
+            try:
+                self._request("POST", "/api/jobs/", body)
+            except InputError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def find(self, job: str) -> Seen | None:
         """See `Target`."""
