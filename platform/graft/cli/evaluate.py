@@ -1,21 +1,17 @@
 """`graft evaluate MODEL`: how good a model version is, on a page."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Split, StoreUri
+from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Out, Split, StoreUri
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION|@ALIAS]")],
     dataset: DatasetRef = None,
     split: Split = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the page, pictures and JSON are written."),
-    ] = None,
+    out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
     debug: Debug = False,

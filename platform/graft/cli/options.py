@@ -3,6 +3,7 @@
 A command takes ``store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False``.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,4 +33,8 @@ DatasetRef = Annotated[
 Split = Annotated[
     str | None,
     typer.Option(metavar="SPLIT", help="test, val or train; default: test, else val."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="Where the page, pictures and JSON are written."),
 ]

@@ -1,11 +1,10 @@
 """`graft report`: what was measured once, and is kept in the store."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, Debug, Json, Out, StoreUri
 from graft.cli.transfer import transfer
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and show reports.")
@@ -37,10 +36,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
 @app.command()
 def show(
     report: Annotated[str, typer.Argument(metavar="REPORT", help="A report's id.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the page, pictures and JSON are written."),
-    ] = None,
+    out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
     debug: Debug = False,

@@ -1,11 +1,10 @@
 """`graft report transfer SPEC`: what did transfer buy, measured."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, Debug, Json, Out, StoreUri
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -28,10 +27,7 @@ def transfer(
         str | None,
         typer.Option(metavar="ID", help="Go on with a report that was stopped; instead of a spec."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the page, pictures and JSON are written."),
-    ] = None,
+    out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
     debug: Debug = False,

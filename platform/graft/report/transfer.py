@@ -272,7 +272,10 @@ def _tell_registry(store: Store, spec: TransferReport, answers: Answers) -> None
         of = version.lineage.spec
         same = (version.lineage.dataset, version.arch) == (base.dataset.name, base.backbone.arch)
         backbone = of.get("backbone", {})
-        if not same or backbone.get("weights_sha256") != base.backbone.weights_sha256:
+        pretrained = backbone.get("weights") != "none"
+        if not (same and pretrained) or (
+            backbone.get("weights_sha256") != base.backbone.weights_sha256
+        ):
             continue
         freeze = backbone.get("freeze")
         arm = {"all": "features", 0: "full"}.get(freeze, "partial")
