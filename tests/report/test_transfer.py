@@ -62,17 +62,46 @@ def spec(**changes: Any) -> TransferReport:
 def test_every_arm_meets_every_budget_and_seed_once() -> None:
     asked = spec(seeds=3)
     first = first_cells(asked)
-    assert [(c.arm, c.labels, c.seed, c.rate) for c in first[:4]] == [
-        ("scratch", 0.5, 0, 0.01),
-        ("scratch", 0.5, 0, 0.02),
-        ("scratch", 1.0, 0, 0.01),
-        ("scratch", 1.0, 0, 0.02),
+    assert [(c.backbone, c.budget, c.seed, c.rate) for c in first[:4]] == [
+        (0, Budget("scratch", 0.5), 0, 0.01),
+        (0, Budget("scratch", 0.5), 0, 0.02),
+        (0, Budget("scratch", 1.0), 0, 0.01),
+        (0, Budget("scratch", 1.0), 0, 0.02),
     ]
-    rates = {cell.budget: cell.rate for cell in first}
+    rates = {(cell.backbone, cell.budget): cell.rate for cell in first}
     others = other_cells(asked, rates)
     assert len(others) == 4 * 2 * 2
     assert {cell.seed for cell in others} == {1, 2}
-    assert {cell.rate for cell in others if cell.arm == "scratch"} == {0.02}
+    assert {cell.rate for cell in others if cell.budget.arm == "scratch"} == {0.02}
+
+
+def test_every_backbone_gets_the_whole_design() -> None:
+    other = {"arch": "resnet18", "weights": "other.pth", "preprocess": {"crop": 64}}
+    asked = spec(other_backbones=[other])
+    cells = first_cells(asked)
+    assert [c for c in cells if not c.backbone] == first_cells(spec())
+    (one,) = [c for c in cells if (c.backbone, c.budget) == (1, Budget("features", 1.0))]
+    changes = changes_of(asked, one, holds_out=False)
+    assert changes["backbone.arch"] == "resnet18"
+    assert changes["backbone.weights"] == "other.pth"
+    assert changes["preprocess"]["crop"] == 64  # type: ignore[call-overload,index]
+    (one, _) = [c for c in cells if (c.backbone, c.budget) == (1, Budget("scratch", 1.0))]
+    changes = changes_of(asked, one, holds_out=False)
+    assert (changes["backbone.arch"], changes["backbone.weights"]) == ("resnet18", "none")
+
+
+def test_smaller_budgets_take_as_many_steps() -> None:
+    arms = document()["arms"]
+    arms["scratch"] |= {"epochs": 6, "patience": 3}
+    asked = spec(arms=arms)
+    epochs = {
+        c.budget.labels: changes_of(asked, c, holds_out=False)
+        for c in first_cells(asked)
+        if c.budget.arm == "scratch"
+    }
+    assert (epochs[1.0]["train.epochs"], epochs[0.5]["train.epochs"]) == (6, 12)
+    assert epochs[1.0]["train.early_stopping"] == {"metric": "loss", "patience": 3}
+    assert epochs[0.5]["train.early_stopping"] == {"metric": "loss", "patience": 6}
 
 
 def test_cells_of_one_budget_and_seed_learn_from_the_same_images() -> None:
@@ -81,8 +110,8 @@ def test_cells_of_one_budget_and_seed_learn_from_the_same_images() -> None:
     for cell in first_cells(asked):
         changes = changes_of(asked, cell, holds_out=True)
         images = {key: value for key, value in changes.items() if key.startswith("dataset.")}
-        drawn.setdefault((cell.labels, cell.seed), set()).add(json.dumps(images))
-        assert (changes.get("backbone.weights") == "none") == (cell.arm == "scratch")
+        drawn.setdefault((cell.budget.labels, cell.seed), set()).add(json.dumps(images))
+        assert (changes.get("backbone.weights") == "none") == (cell.budget.arm == "scratch")
     assert all(len(found) == 1 for found in drawn.values())
 
 
@@ -97,10 +126,10 @@ def test_a_rate_is_chosen_by_validation_loss_and_never_one_that_diverged() -> No
             | {"seconds": 1, "ended_s": 1}
         )
 
-    better = chosen_rates(asked, zip(cells, [record(1, 0.5), record(2, 0.4)], strict=True))
-    assert better == {Budget("scratch", 1.0): 0.02}
+    better = chosen_rates(zip(cells, [record(1, 0.5), record(2, 0.4)], strict=True))
+    assert better == {(0, Budget("scratch", 1.0)): 0.02}
     lost = [record(1, 0.5), record(2, 0.1, "diverged")]
-    assert chosen_rates(asked, zip(cells, lost, strict=True)) == {Budget("scratch", 1.0): 0.01}
+    assert chosen_rates(zip(cells, lost, strict=True)) == {(0, Budget("scratch", 1.0)): 0.01}
 
 
 @pytest.mark.parametrize(
@@ -111,6 +140,18 @@ def test_a_rate_is_chosen_by_validation_loss_and_never_one_that_diverged() -> No
         ({"labels": []}, "labels"),
         ({"arms": {"scratch": {"freeze": 0, "epochs": 1, "rates": [0.1]}}}, "would be starved"),
         ({"arms": {"scratch": {"freeze": 1, "epochs": 99, "rates": [0.1]}}}, "worth freezing"),
+        (
+            {"arms": {"scratch": {"freeze": 0, "epochs": 99, "patience": 2, "rates": [0.1]}}},
+            "scratch.patience (2) is less than another arm's (20)",
+        ),
+        (
+            {"arms": {"full": {"freeze": 0, "epochs": 9, "patience": 9, "rates": [0.1]}}},
+            "patience (9) has no effect in 9 epochs",
+        ),
+        (
+            {"other_backbones": [{"arch": "squeezenet1_1", "weights": "pretrained.pth"}]},
+            "the same backbone and weights are there twice",
+        ),
     ],
 )
 def test_a_design_that_could_show_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -161,8 +202,9 @@ def without_times(answers: dict[str, Any]) -> dict[str, Any]:
     """Leave out what differs between two runs of the same design: its id, and seconds."""
     text = json.dumps(answers).replace(answers["report"], "the report")
     found: dict[str, Any] = json.loads(text)
-    for one in found["plateaus"]:
-        one["seconds"] = one["cold_seconds"] = None
+    for backbone in found["backbones"]:
+        for one in backbone["plateaus"]:
+            one["seconds"] = one["cold_seconds"] = None
     return found
 
 
@@ -173,10 +215,11 @@ def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(folder: 
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)
     answers = Answers.model_validate(first)
-    assert {(p.arm, p.labels) for p in answers.points} == {(a, x) for a in ARMS for x in (0.5, 1.0)}
-    assert len(answers.sources) == 4 * 2 * 2
-    assert all(point.accuracy.interval is None for point in answers.points)
-    assert any("2 seeds: no interval can be claimed" in one for one in answers.warnings)
+    (found,) = answers.backbones
+    assert {(p.arm, p.labels) for p in found.points} == {(a, x) for a in ARMS for x in (0.5, 1.0)}
+    assert len(found.sources) == 4 * 2 * 2
+    assert all(point.accuracy.interval is None for point in found.points)
+    assert any("2 seeds: no interval can be claimed" in one for one in found.warnings)
     assert (answers.split, answers.images) == ("val", 24)
     page = (folder / "page" / "report.html").read_text()
     assert "What did transfer buy?" in page

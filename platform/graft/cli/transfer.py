@@ -9,8 +9,10 @@ from graft.cli.options import DEFAULT_STORE, Debug, Json, Out, StoreUri
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from graft.report.answers import Answers
+    from graft.report.answers import Answers, BackboneAnswers
+    from graft.report.gain import Match, Plateau
     from graft.report.reports import Report
+    from graft.report.scores import Interval
     from graft.store import Store
 
 
@@ -90,54 +92,116 @@ def run_and_show(store: "Store", report: str) -> "Report":
 def answers_page(answers: "Answers") -> "Group":
     """Return a report's answers for people to read."""
     from rich.console import Group
+    from rich.text import Text
+
+    title = f"{answers.dataset}: {answers.images:,} images of {answers.split}"
+    parts = [_of_backbone(found, title) for found in answers.backbones]
+    if answers.why:
+        best = answers.backbones[answers.take]
+        told = f"take {best.arch} ({best.weights}), {best.take}: {answers.why}"
+        return Group(*parts, Text(told, style="bold"))
+    return Group(*parts)
+
+
+def _of_backbone(found: "BackboneAnswers", title: str) -> "Group":
+    from rich.console import Group
     from rich.table import Column, Table
     from rich.text import Text
 
-    points = Table(
-        "arm",
-        *(
-            Column(name, justify="right")
-            for name in ("images", "accuracy", "95 %", "scratch needs")
-        ),
-        title=f"{answers.arch} on {answers.dataset}: {answers.images:,} images of {answers.split}",
-        title_justify="left",
+    def table(title: str, *columns: str) -> Table:
+        right = (Column(name, justify="right") for name in columns)
+        return Table("arm", *right, title=title, title_justify="left")
+
+    points = table(
+        f"{found.arch} ({found.weights}) on {title}",
+        *("images", "accuracy", "95 %", "scratch needs", "95 %", "shown"),
     )
-    needs = {(match.arm, match.images): match for match in answers.matches}
-    for point in answers.points:
-        interval, match = point.accuracy.interval, needs.get((point.arm, point.images))
+    needs = {(match.arm, match.images): match for match in found.matches}
+    for point in found.points:
+        match = needs.get((point.arm, point.images))
         points.add_row(
             point.arm,
             f"{point.images:,}",
             f"{point.accuracy.value:.3f}",
-            f"{interval.low:.3f} to {interval.high:.3f}" if interval else "–",
-            ""
-            if match is None
-            else f"more than {match.at_least:,}"
-            if match.scratch_images is None
-            else f"{match.scratch_images:,.0f}",
+            _spread(point.accuracy.interval, ".3f"),
+            *(_needed(match, found.points[-1].images) if match else ()),
         )
-    largest = max(gain.labels for gain in answers.gains)
-    times = Table(
-        "arm",
-        *(
-            Column(name, justify="right")
-            for name in ("against scratch", "shown", "reaches its best after", "empty cache")
-        ),
-        *(Column(name, justify="right") for name in ("train less test", "calibration")),
-        title="with all labels",
-        title_justify="left",
-    )
-    for when, general in zip(answers.plateaus, answers.generalisation, strict=True):
-        gain = next((g for g in answers.gains if (g.arm, g.labels) == (when.arm, largest)), None)
-        times.add_row(
+    largest = max(gain.labels for gain in found.gains)
+    gains = {gain.arm: gain for gain in found.gains if gain.labels == largest}
+    better = table("with all labels: better? sooner?", "against scratch", "95 %", "shown")
+    for name in ("its best after", "95 %", "images", "seconds", "empty cache", "shown"):
+        better.add_column(name, justify="right")
+    for when in found.plateaus:
+        gain = gains.get(when.arm)
+        better.add_row(
             when.arm,
-            f"{100 * gain.difference.value:+.1f}" if gain else "",
-            gain.outcome if gain else "",
-            "never" if when.seconds is None else f"{when.seconds:.1f} s",
-            "never" if when.cold_seconds is None else f"{when.cold_seconds:.1f} s",
-            f"{100 * general.gap:+.1f}",
-            f"{general.ece:.3f}",
+            *(
+                (
+                    f"{100 * gain.difference.value:+.1f}",
+                    _spread(gain.difference.interval, "+.1f", 100),
+                    gain.outcome,
+                )
+                if gain
+                else ("", "", "")
+            ),
+            *_sooner(when),
         )
-    lines = [Text(f"take {answers.take}: {answers.why}", style="bold")]
-    lines += [Text(f"warning: {one}") for one in answers.warnings]
-    return Group(points, times, *lines)
+    general = table(
+        "with all labels: on other images?",
+        *("train less test", "95 %", "calibration error", "95 %", "corrupted", "95 %"),
+    )
+    for one in found.generalisation:
+        general.add_row(
+            one.arm,
+            f"{100 * one.gap.value:+.1f}",
+            _spread(one.gap.interval, "+.1f", 100),
+            f"{one.ece.value:.3f}",
+            _spread(one.ece.interval, ".3f"),
+            f"{one.corrupted_mean.value:.3f}",
+            _spread(one.corrupted_mean.interval, ".3f"),
+        )
+    lines = [Text(f"take {found.take}: {found.why}", style="bold")]
+    lines += [Text(f"warning: {one}") for one in found.warnings]
+    return Group(points, better, general, *lines)
+
+
+def _spread(interval: "Interval | None", form: str, times: float = 1) -> str:
+    if interval is None:
+        return "–"
+    return f"{times * interval.low:{form}} to {times * interval.high:{form}}"
+
+
+def _needed(match: "Match", most: int) -> tuple[str, str, str]:
+    """Return how many labels scratch needs, the interval of that, and what is shown."""
+    more = f"more than {most:,}"
+
+    def told(value: float | None) -> str:
+        return more if value is None else f"{value:,.0f}"
+
+    shown = {"better": "more", "worse": "fewer"}.get(match.outcome, match.outcome)
+    spread = "–"
+    if match.interval:
+        low, high = told(match.interval.low), told(match.interval.high)
+        spread = low if low == more else f"{low} to {high}"
+    return told(match.scratch_images), spread, shown
+
+
+def _sooner(when: "Plateau") -> tuple[str, ...]:
+    """Return when an arm reaches scratch's best: epochs, images, seconds, and what is shown."""
+
+    def told(value: float | None) -> str:
+        return "never" if value is None else f"{value:g}"
+
+    interval = when.interval
+    spread = f"{told(interval.low)} to {told(interval.high)}" if interval else "–"
+    if interval and interval.low is None:
+        spread = "never"
+    seconds = ["–" if s is None else f"{s:.1f}" for s in (when.seconds, when.cold_seconds)]
+    shown = {"better": "sooner", "worse": "later"}.get(when.outcome, when.outcome)
+    return (
+        "never" if when.epochs is None else f"{when.epochs:g} epochs",
+        spread,
+        "–" if when.images is None else f"{when.images:,.0f}",
+        *seconds,
+        "" if when.arm == "scratch" else shown,
+    )

@@ -91,7 +91,7 @@ def _each_file(spec: Job, change: Callable[[Path], str]) -> Job:
     if isinstance(spec, Finetune):
         backbones.append(document["backbone"])
     elif isinstance(spec, TransferReport):
-        backbones.append(document["base"]["backbone"])
+        backbones += [document["base"]["backbone"], *document["other_backbones"]]
     else:
         backbones.append(document["base"]["backbone"])
         space = document["space"]

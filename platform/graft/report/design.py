@@ -1,7 +1,8 @@
 """The design of a transfer report: which trainings there are; pure.
 
-A cell is one arm, label budget and seed. Arms are paired: cells of one budget and seed learn from
-the same images. A budget's learning rate is chosen on the first seed, and used for all.
+A cell is one backbone, arm, label budget and seed. Arms are paired: cells of one budget and seed
+learn from the same images. A budget's learning rate is chosen on the first seed, and used for all.
+Smaller budgets get more epochs, so that all take as many steps.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,15 +32,11 @@ class Budget:
 class Cell:
     """One training that counts."""
 
-    arm: str
-    labels: float
+    backbone: int
+    """Its place among the report's."""
+    budget: Budget
     seed: int
     rate: float
-
-    @property
-    def budget(self) -> Budget:
-        """Its arm and budget."""
-        return Budget(self.arm, self.labels)
 
 
 def arm_of(spec: TransferReport, name: str) -> Arm:
@@ -48,26 +45,29 @@ def arm_of(spec: TransferReport, name: str) -> Arm:
     return arm
 
 
-def budgets(spec: TransferReport) -> list[Budget]:
-    """Return all arms at all budgets."""
-    return [Budget(arm, labels) for arm in ARMS for labels in spec.labels]
-
-
 def first_cells(spec: TransferReport) -> list[Cell]:
     """Return the trainings of the first seed, at every rate."""
     return [
-        Cell(budget.arm, budget.labels, 0, rate)
-        for budget in budgets(spec)
+        Cell(backbone, budget, 0, rate)
+        for backbone, budget in _places(spec)
         for rate in arm_of(spec, budget.arm).rates
     ]
 
 
-def other_cells(spec: TransferReport, rates: Mapping[Budget, float]) -> list[Cell]:
+def other_cells(spec: TransferReport, rates: Mapping[tuple[int, Budget], float]) -> list[Cell]:
     """Return the trainings of all other seeds, at the rates that were chosen."""
     return [
-        Cell(budget.arm, budget.labels, seed, rates[budget])
-        for budget in budgets(spec)
-        for seed in range(1, spec.seeds)
+        Cell(*place, seed, rates[place]) for place in _places(spec) for seed in range(1, spec.seeds)
+    ]
+
+
+def _places(spec: TransferReport) -> list[tuple[int, Budget]]:
+    """Return every backbone's arms at all label budgets."""
+    return [
+        (backbone, Budget(arm, labels))
+        for backbone in range(len(spec.backbones))
+        for arm in ARMS
+        for labels in spec.labels
     ]
 
 
@@ -75,17 +75,25 @@ def changes_of(spec: TransferReport, cell: Cell, holds_out: bool) -> Changes:
     """Return what a cell changes of the report's base; `holds_out`: whether it is tuned on a part
     of its own labels.
     """
-    arm = arm_of(spec, cell.arm)
+    arm, labels = arm_of(spec, cell.budget.arm), cell.budget.labels
+    longer = spec.labels[-1] / labels
     changes: Changes = {
         "backbone.freeze": arm.freeze,
-        "train.epochs": arm.epochs,
+        "train.epochs": round(arm.epochs * longer),
         "train.optimizer.lr": cell.rate,
         "train.seed": cell.seed,
     }
-    if cell.arm == "scratch":
+    if arm.patience is not None:
+        patience = round(arm.patience * longer)
+        changes["train.early_stopping"] = {"metric": "loss", "patience": patience}
+    if cell.backbone:
+        other = spec.backbones[cell.backbone].model_dump(mode="json")
+        changes |= {"preprocess": other.pop("preprocess")}
+        changes |= {f"backbone.{key}": value for key, value in other.items()}
+    if cell.budget.arm == "scratch":
         changes |= {"backbone.weights": "none", "backbone.weights_sha256": None}
-    if cell.labels != 1.0 or isinstance(cell.labels, int):
-        changes["dataset.labels"] = cell.labels
+    if labels != 1.0 or isinstance(labels, int):
+        changes["dataset.labels"] = labels
     if holds_out:
         changes["dataset.holdout"] = spec.holdout
     if "dataset.labels" in changes or holds_out:
@@ -94,17 +102,16 @@ def changes_of(spec: TransferReport, cell: Cell, holds_out: bool) -> Changes:
 
 
 def chosen_rates(
-    spec: TransferReport, trained: Iterable[tuple[Cell, TrialRecord]]
-) -> dict[Budget, float]:
-    """Return for each arm and budget the rate whose best epoch validates best, on the first seed.
+    trained: Iterable[tuple[Cell, TrialRecord]],
+) -> dict[tuple[int, Budget], float]:
+    """Return for each backbone, arm and budget the rate whose best epoch validates best.
 
     A rate at which training diverged is never chosen, unless all did: then it is the lowest.
     """
-    found: dict[Budget, tuple[float, float]] = {}
+    found: dict[tuple[int, Budget], tuple[float, float]] = {}
     for cell, record in trained:
         epoch = best_epoch(record, METRIC, MODE)
         loss = epoch.val["loss"] if epoch else float("inf")
-        found[cell.budget] = min(
-            found.get(cell.budget, (float("inf"), cell.rate)), (loss, cell.rate)
-        )
-    return {budget: rate for budget, (_, rate) in found.items()}
+        place = cell.backbone, cell.budget
+        found[place] = min(found.get(place, (float("inf"), cell.rate)), (loss, cell.rate))
+    return {place: rate for place, (_, rate) in found.items()}

@@ -1,11 +1,11 @@
 """What transfer bought: from the predictions of a designed experiment to its answers; pure.
 
-Intervals are percentiles of a bootstrap that draws seeds and test images anew, the same draw for
-all arms, so that differences are paired. Where an interval contains nothing, nothing is shown.
+Intervals are percentiles of a bootstrap that draws seeds and test images anew, the same draws for
+all arms, so that differences are paired. Where an interval holds 0, nothing is shown.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +17,13 @@ from graft.report.scores import LEVEL, Interval
 from graft.spec import Section
 
 RESAMPLES = 2_000
+_NOT_SHOWN: Outcome = "not shown"
 LEAST_SEEDS = 5
 """With fewer, no interval is claimed."""
 
-Right = Mapping[Budget, NDArray[np.float64]]
-"""By arm and budget: (seeds, images), 1 where the test image was predicted right."""
-
 
 class Estimate(Section):
-    """A mean over seeds."""
+    """A figure of one arm, or a difference of two."""
 
     value: float
     interval: Interval | None
@@ -34,14 +32,20 @@ class Estimate(Section):
     """Each seed's own."""
 
 
-class Gain(Section):
+class Versus(Section):
+    """One figure of an arm against scratch's."""
+
+    difference: Estimate
+    """The arm's less scratch's."""
+    outcome: Outcome
+    """What is shown of the arm."""
+
+
+class Gain(Versus):
     """What an arm gains over scratch at one label budget, in accuracy on the test images."""
 
     arm: str
     labels: float
-    difference: Estimate
-    outcome: Outcome
-    """What is shown of the arm."""
 
     def __str__(self) -> str:
         difference, interval = self.difference, self.difference.interval
@@ -51,6 +55,15 @@ class Gain(Section):
             f"{self.arm} at {labels} of the labels, {100 * difference.value:+.1f} points of "
             f"accuracy{spread}, {self.outcome}"
         )
+
+
+class Reach(Section):
+    """Where something is reached: ends of an interval of it."""
+
+    low: float | None
+    high: float | None
+    """Null: nowhere."""
+    level: float = LEVEL
 
 
 class Match(Section):
@@ -63,6 +76,10 @@ class Match(Section):
     """Interpolated, accuracy over the logarithm of the number; null: scratch never gets there."""
     at_least: int | None
     """Then a lower bound: all there are."""
+    interval: Reach | None
+    """Of `scratch_images`; null: too few seeds."""
+    outcome: Outcome
+    """`better`: scratch is shown to need more labels than the arm."""
 
 
 class Plateau(Section):
@@ -72,13 +89,17 @@ class Plateau(Section):
     reached: int
     """Seeds that do, of all."""
     epochs: float | None
-    """Mean over those; null: none."""
+    """Median over the seeds; null: most never do."""
+    interval: Reach | None
+    """Of `epochs`, over seeds alone; null: too few of them."""
     images: float | None
     """Images seen until then."""
     seconds: float | None
     """Until then, activations kept already."""
     cold_seconds: float | None
     """The same, with the trunk's activations computed first."""
+    outcome: Outcome
+    """`better`: shown to see fewer images than scratch until then."""
 
 
 @dataclass(frozen=True)
@@ -101,113 +122,189 @@ class Sampler:
             random.integers(0, images, (RESAMPLES, images)),
         )
 
-    def interval(self, values: NDArray[np.float64]) -> Interval:
-        """Return the interval of the mean of values (seeds, images)."""
-        means = np.empty(len(self.seeds))
-        for number, (seeds, images) in enumerate(zip(self.seeds, self.images, strict=True)):
-            means[number] = values[seeds].mean(axis=0)[images].mean()
-        low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Interval(low=float(low), high=float(high))
+    def means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return each draw's mean of values (seeds, images), or (seeds,): (RESAMPLES,)."""
+        if values.ndim == 1:
+            found: NDArray[np.float64] = values[self.seeds].mean(axis=1)
+            return found
+        draws = zip(self.seeds, self.images, strict=True)
+        return np.array([values[seeds].mean(axis=0)[images].mean() for seeds, images in draws])
 
 
-def estimate(values: NDArray[np.float64], sampler: Sampler | None) -> Estimate:
-    """Return the mean of values (seeds, images), with its interval where there can be one."""
-    return Estimate(
-        value=float(values.mean()),
-        interval=sampler.interval(values) if sampler else None,
-        seeds=tuple(float(mean) for mean in values.mean(axis=1)),
-    )
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with all draws of it."""
+
+    value: float
+    seeds: NDArray[np.float64]
+    """Each seed's own: (seeds,)."""
+    draws: NDArray[np.float64] | None
+    """(RESAMPLES,); None: too few seeds."""
+
+    @classmethod
+    def mean(cls, values: NDArray[np.float64], sampler: Sampler | None) -> "Drawn":
+        """Return the mean of values (seeds, images), or (seeds,)."""
+        return cls(
+            value=float(values.mean()),
+            seeds=values.reshape(len(values), -1).mean(axis=1),
+            draws=sampler.means(values) if sampler else None,
+        )
+
+    def __sub__(self, other: "Drawn") -> "Drawn":
+        draws = None
+        if self.draws is not None and other.draws is not None:
+            draws = self.draws - other.draws  # the same seeds and images: paired
+        return Drawn(self.value - other.value, self.seeds - other.seeds, draws)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The figure with its interval."""
+        interval = None
+        if self.draws is not None:
+            low, high = ends(self.draws)
+            interval = Interval(low=low, high=high)
+        return Estimate(value=self.value, interval=interval, seeds=tuple(self.seeds.tolist()))
 
 
-def outcome_of(difference: Estimate) -> Outcome:
-    """Return what a difference shows."""
-    if difference.interval is None:
+Accuracies = Mapping[Budget, Drawn]
+"""On the test images, by arm and budget."""
+
+
+def ends(draws: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends of the interval of a bootstrap's draws; they may be infinite."""
+    ordered, out = np.sort(draws), math.floor((1 - LEVEL) / 2 * (len(draws) - 1))
+    return float(ordered[out]), float(ordered[-1 - out])
+
+
+def outcome_of(difference: Estimate, *, less: bool = False) -> Outcome:
+    """Return what a difference shows; `less`: whether less is better."""
+    interval = difference.interval
+    if interval is None or interval.low <= 0 <= interval.high:
         return "not shown"
-    if difference.interval.low > 0:
-        return "better"
-    return "worse" if difference.interval.high < 0 else "not shown"
+    return "better" if (interval.low > 0) != less else "worse"
 
 
-def gains(right: Right, labels: Sequence[float], sampler: Sampler | None) -> list[Gain]:
+def versus(own: Drawn, scratch: Drawn, *, less: bool = False) -> Versus:
+    """Return how a figure of an arm differs from scratch's; `less`: whether less is better."""
+    difference = (own - scratch).estimate
+    return Versus(difference=difference, outcome=outcome_of(difference, less=less))
+
+
+def gains(accuracy: Accuracies, labels: Sequence[float]) -> list[Gain]:
     """Return what every arm but scratch gains over scratch, at every budget."""
-    found = []
-    for arm in ARMS[1:]:
-        for budget in labels:
-            values = right[Budget(arm, budget)] - right[Budget("scratch", budget)]
-            difference = estimate(values, sampler)
-            found.append(
-                Gain(arm=arm, labels=budget, difference=difference, outcome=outcome_of(difference))
-            )
-    return found
+    return [
+        Gain(
+            arm=arm,
+            labels=budget,
+            **dict(versus(accuracy[Budget(arm, budget)], accuracy[Budget("scratch", budget)])),
+        )
+        for arm in ARMS[1:]
+        for budget in labels
+    ]
 
 
 def matches(
-    accuracies: Mapping[Budget, float], labels: Sequence[float], images: Mapping[float, int]
+    accuracy: Accuracies, labels: Sequence[float], images: Mapping[float, int]
 ) -> list[Match]:
     """Return for each arm and budget how many labels scratch needs for the same accuracy.
 
     Args:
-        accuracies: means, by arm and budget.
+        accuracy: by arm and budget.
         labels: the budgets, ascending.
         images: training images of each.
     """
-    scratch = [(images[one], accuracies[Budget("scratch", one)]) for one in labels]
+    sizes = [images[one] for one in labels]
+    scratch = [accuracy[Budget("scratch", one)] for one in labels]
     found = []
     for arm in ARMS[1:]:
-        for budget in labels:
-            needed = _reaches(scratch, accuracies[Budget(arm, budget)])
+        for labelled in labels:
+            own, wanted = images[labelled], accuracy[Budget(arm, labelled)]
+            needed = _reaches(sizes, [one.value for one in scratch], wanted.value)
+            interval, outcome = None, _NOT_SHOWN
+            if wanted.draws is not None:
+                curves = np.stack([one.draws for one in scratch if one.draws is not None], axis=1)
+                goals = zip(curves, wanted.draws, strict=True)
+                low, high = ends(np.array([_reaches(sizes, *one) for one in goals]))
+                interval = Reach(low=_finite(low), high=_finite(high))
+                outcome = "better" if low > own else "worse" if high < own else _NOT_SHOWN
             found.append(
                 Match(
                     arm=arm,
-                    images=images[budget],
-                    scratch_images=needed,
-                    at_least=scratch[-1][0] if needed is None else None,
+                    images=own,
+                    scratch_images=_finite(needed),
+                    at_least=None if math.isfinite(needed) else sizes[-1],
+                    interval=interval,
+                    outcome=outcome,
                 )
             )
     return found
 
 
-def _reaches(curve: Sequence[tuple[int, float]], wanted: float) -> float | None:
-    """Return where a curve (images, accuracy) first reaches an accuracy; None: nowhere."""
-    for place, (images, accuracy) in enumerate(curve):
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _reaches(images: Sequence[int], accuracies: Iterable[float], wanted: float) -> float:
+    """Return where a curve of accuracies over images first reaches one; infinity: nowhere."""
+    before: tuple[int, float] | None = None
+    for count, accuracy in zip(images, accuracies, strict=True):
         if accuracy >= wanted:
-            if place == 0:
-                return float(images)
-            fewer, less = curve[place - 1]
+            if before is None:
+                return float(count)
+            fewer, less = before
             part = (wanted - less) / (accuracy - less)
-            return math.exp(math.log(fewer) + part * (math.log(images) - math.log(fewer)))
-    return None
+            return math.exp(math.log(fewer) + part * (math.log(count) - math.log(fewer)))
+        before = count, accuracy
+    return math.inf
 
 
 def plateau(
     arm: str,
     curves: Sequence[Sequence[float]],
-    goals: Sequence[float],
+    scratch: Sequence[Sequence[float]],
     images: int,
     epoch_s: float,
     cold_s: float,
+    sampler: Sampler | None,
 ) -> Plateau:
     """Return when an arm reaches scratch's best.
 
     Args:
         arm: its name.
         curves: by seed, validation accuracy after each epoch.
-        goals: by seed, scratch's best.
+        scratch: the same of scratch.
         images: that an epoch trains on.
         epoch_s: seconds of an epoch, activations kept.
         cold_s: seconds to compute them first; 0 where nothing is frozen.
+        sampler: draws; None for too few seeds.
     """
-    reached = [
-        next(number for number, value in enumerate(curve, 1) if value >= goal)
-        for curve, goal in zip(curves, goals, strict=True)
-        if max(curve) >= goal
-    ]
-    epochs = sum(reached) / len(reached) if reached else None
+    goals = [max(curve) for curve in scratch]
+    epochs = np.array([_first(curve, goal) for curve, goal in zip(curves, goals, strict=True)])
+    own = np.array([_first(curve, goal) for curve, goal in zip(scratch, goals, strict=True)])
+    median = _finite(_median(epochs))
+    interval, outcome = None, _NOT_SHOWN
+    if sampler:
+        low, high = ends(np.array([_median(epochs[draw]) for draw in sampler.seeds]))
+        interval = Reach(low=_finite(low), high=_finite(high))
+        low, high = ends(np.array([_median((epochs - own)[draw]) for draw in sampler.seeds]))
+        outcome = "better" if high < 0 else "worse" if low > 0 else _NOT_SHOWN
     return Plateau(
         arm=arm,
-        reached=len(reached),
-        epochs=epochs,
-        images=None if epochs is None else epochs * images,
-        seconds=None if epochs is None else epochs * epoch_s,
-        cold_seconds=None if epochs is None else epochs * epoch_s + cold_s,
+        reached=int(np.isfinite(epochs).sum()),
+        epochs=median,
+        interval=interval,
+        images=None if median is None else median * images,
+        seconds=None if median is None else median * epoch_s,
+        cold_seconds=None if median is None else median * epoch_s + cold_s,
+        outcome=outcome,
     )
+
+
+def _first(curve: Sequence[float], goal: float) -> float:
+    """Return the first epoch (from 1) at which a curve reaches a goal; infinity: none."""
+    return next((float(epoch) for epoch, one in enumerate(curve, 1) if one >= goal), math.inf)
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Return the median, of an even number the upper one: half-way to infinity is nowhere."""
+    return float(np.sort(values)[len(values) // 2])

@@ -31,6 +31,7 @@ from graft.report.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from graft.report.design import (
     METRIC,
     MODE,
+    Budget,
     Cell,
     arm_of,
     changes_of,
@@ -45,6 +46,7 @@ from graft.spec import (
     Finetune,
     ListSearch,
     NoScheduler,
+    Pretrained,
     StandardAugment,
     Sweep,
     TransferReport,
@@ -76,7 +78,8 @@ def create_transfer(store: Store, spec: TransferReport, report: str | None = Non
         InputError: whatever would make a training fail before its first step, at any budget.
     """
     base = resolve(store, spec.base)
-    recorded = spec.model_copy(update={"base": base})
+    others = tuple(_resolved(store, spec, other) for other in spec.other_backbones)
+    recorded = spec.model_copy(update={"base": base, "other_backbones": others})
     dataset = _dataset(store, base)
     for cell in first_cells(recorded):  # also: is there an image of each class at every budget?
         one = trial_spec(base, changes_of(recorded, cell, _holds_out(dataset)), "the report")
@@ -85,6 +88,21 @@ def create_transfer(store: Store, spec: TransferReport, report: str | None = Non
     report = report or new
     store.create(f"reports/{report}/spec.yaml", dump_job(recorded).encode())
     return report
+
+
+def _resolved(store: Store, spec: TransferReport, other: Pretrained) -> Pretrained:
+    """Return a backbone beside the base's with nothing left open."""
+    own = {name: getattr(other, name) for name in ("arch", "weights", "weights_sha256")}
+    update: dict[str, object] = {"backbone": spec.base.backbone.model_copy(update=own)}
+    if other.preprocess:
+        update["preprocess"] = other.preprocess
+    found = resolve(store, spec.base.model_copy(update=update))
+    return Pretrained(
+        arch=other.arch,
+        weights=found.backbone.weights,
+        weights_sha256=found.backbone.weights_sha256,
+        preprocess=found.preprocess,
+    )
 
 
 def read_transfer(store: Store, report: str) -> TransferReport:
@@ -126,25 +144,27 @@ def run_transfer(
     dataset = _dataset(store, spec.base)
     first = first_cells(spec)
     trained = _train(store, spec, f"{report}-rates", first, run_sweep)
-    rates = chosen_rates(spec, trained.items())
+    rates = chosen_rates(trained.items())
     others = other_cells(spec, rates)
     if others:
         trained |= _train(store, spec, f"{report}-seeds", others, run_sweep)
-    cells = [cell for cell in first if cell.rate == rates[cell.budget]] + others
+    chosen = [cell for cell in first if cell.rate == rates[cell.backbone, cell.budget]]
+    cells = chosen + others
     for cell in cells:
         if trained[cell].checkpoint is None:
+            arm, labels = cell.budget.arm, cell.budget.labels
             raise RunFailed(
-                f"{report}: {cell.arm} at labels {cell.labels:g}, seed {cell.seed}, gave no model: "
-                f"{trained[cell].error or trained[cell].state}; lower arms.{cell.arm}.rates"
+                f"{report}: {spec.backbones[cell.backbone].arch}, {arm} at labels {labels:g}, seed "
+                f"{cell.seed}, gave no model: {trained[cell].error or trained[cell].state}; lower "
+                f"arms.{arm}.rates"
             )
     measured = []
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     for number, cell in enumerate(cells, 1):
         measured.append(_measure(store, spec, dataset, cell, trained[cell]))
         progress(number, len(cells))
-    answers = answer(
-        report, spec, dataset.manifest.ref, test_split(dataset), measured, _cold(store, spec)
-    )
+    cold_s = [_cold(store, spec, dataset, place) for place in range(len(spec.backbones))]
+    answers = answer(report, spec, dataset.manifest.ref, test_split(dataset), measured, cold_s)
     made = publish_report(store, report, "transfer", answers, transfer_files(answers, spec))
     _tell_registry(store, spec, answers)
     return made
@@ -197,8 +217,8 @@ def _measure(
     store: Store, spec: TransferReport, dataset: DatasetVersion, cell: Cell, record: TrialRecord
 ) -> Measured:
     """Try a trained model on the test images; at the largest budget also on others."""
-    changes = changes_of(spec, cell, _holds_out(dataset))
-    trained = resolve(store, trial_spec(spec.base, changes, "a cell"))
+    differs = changes_of(spec, cell, _holds_out(dataset))
+    trained = resolve(store, trial_spec(spec.base, differs, "a cell"))
     epoch = best_epoch(record, METRIC, MODE)
     assembly, _ = kept_model(store, trained, record, epoch.epoch if epoch else 1)
     model, contract = assembly.model.eval(), assembly.contract
@@ -215,16 +235,15 @@ def _measure(
         found = [model(to_tensor(np.stack(batch), contract)) for batch in batches]
         return np.asarray(torch.cat(found).float())
 
-    corrupted: dict[str, tuple[float, ...]] = {}
+    corrupted: dict[str, NDArray[np.float64]] = {}
     train_accuracy, own = None, choose_images(dataset, trained.dataset).train
-    if cell.labels == spec.labels[-1]:
+    if cell.budget.labels == spec.labels[-1]:
         for name in CORRUPTIONS:
-            corrupted[name] = tuple(
-                float(np.mean(logits(test, changed).argmax(1) == labels))
-                for changed in (partial(_corrupted, name, strength) for strength in STRENGTHS)
-            )
-        predicted = logits(own, _unchanged).argmax(1)
-        train_accuracy = float(np.mean(predicted == [image.label for image in own]))
+            changes = [partial(_corrupted, name, strength) for strength in STRENGTHS]
+            predicted = [logits(test, change).argmax(1) for change in changes]
+            corrupted[name] = (np.stack(predicted) == labels).astype(np.float64)
+        hits = logits(own, _unchanged).argmax(1) == [image.label for image in own]
+        train_accuracy = float(np.mean(hits))
     return Measured(
         cell=cell,
         images=len(own),
@@ -236,7 +255,9 @@ def _measure(
     )
 
 
-def _cold(store: Store, spec: TransferReport) -> dict[str, float]:
+def _cold(
+    store: Store, spec: TransferReport, dataset: DatasetVersion, backbone: int
+) -> dict[str, float]:
     """Return the seconds that each arm's activations take to compute, measured here and now.
 
     Those of the training images, in as many views as are kept; none where views are endless.
@@ -246,8 +267,8 @@ def _cold(store: Store, spec: TransferReport) -> dict[str, float]:
     views = augment.views if isinstance(augment, StandardAugment) else 1
     for name in ("features", "partial"):
         arm = arm_of(spec, name)
-        backbone = spec.base.backbone.model_copy(update={"freeze": arm.freeze})
-        trained = spec.base.model_copy(update={"backbone": backbone})
+        cell = Cell(backbone, Budget(name, spec.labels[-1]), 0, arm.rates[0])
+        trained = trial_spec(spec.base, changes_of(spec, cell, _holds_out(dataset)), "a cell")
         assembly = assemble(store, trained)
         data = training_data(assembly, trained)
         if views != "live" and assembly.model.depth:
@@ -267,21 +288,21 @@ def _corrupted(name: str, strength: int, pixels: Pixels, image: str) -> Pixels:
 
 def _tell_registry(store: Store, spec: TransferReport, answers: Answers) -> None:
     """Keep the verdict with the model versions that it concerns."""
-    base = spec.base
     for version in list_models(store):
         of = version.lineage.spec
-        same = (version.lineage.dataset, version.arch) == (base.dataset.name, base.backbone.arch)
-        backbone = of.get("backbone", {})
-        pretrained = backbone.get("weights") != "none"
-        if not (same and pretrained) or (
-            backbone.get("weights_sha256") != base.backbone.weights_sha256
-        ):
+        trunk = of.get("backbone", {})
+        weights = trunk.get("weights_sha256")
+        if version.lineage.dataset != spec.base.dataset.name or trunk.get("weights") == "none":
             continue
-        freeze = backbone.get("freeze")
-        arm = {"all": "features", 0: "full"}.get(freeze, "partial")
-        gain = next(g for g in answers.gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
-        record_verdict(
-            store,
-            version.ref,
-            Verdict(against="scratch", outcome=gain.outcome, why=str(gain), report=answers.report),
-        )
+        for pretrained, found in zip(spec.backbones, answers.backbones, strict=True):
+            if (version.arch, weights) != (pretrained.arch, pretrained.weights_sha256):
+                continue
+            arm = {"all": "features", 0: "full"}.get(trunk.get("freeze"), "partial")
+            gain = next(g for g in found.gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
+            record_verdict(
+                store,
+                version.ref,
+                Verdict(
+                    against="scratch", outcome=gain.outcome, why=str(gain), report=answers.report
+                ),
+            )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from graft.report.answers import Answers
+from graft.report.answers import Answers, BackboneAnswers
 from graft.report.design import ARMS
 from graft.report.page import data_uri, render_page
 from graft.report.reports import PAGE
@@ -30,21 +30,26 @@ STYLES = {
 
 def transfer_files(answers: Answers, spec: TransferReport) -> dict[str, bytes]:
     """Return the page and the pictures, by file name."""
-    figures = {
-        "labels": labels_figure(answers),
-        "gain": gain_figure(answers),
-        "corruptions": corruptions_figure(answers),
-    }
-    files = {f"{name}.png": saved(figure, "png") for name, figure in figures.items()}
-    pictures = {name: data_uri(saved(f, "svg"), "svg+xml") for name, f in figures.items()}
+    files: dict[str, bytes] = {}
+    sections = []
+    for place, found in enumerate(answers.backbones):
+        figures = {
+            "labels": labels_figure(found, answers.images),
+            "gain": gain_figure(found),
+            "corruptions": corruptions_figure(found),
+        }
+        ending = f"-{place + 1}" if place else ""
+        files |= {f"{name}{ending}.png": saved(one, "png") for name, one in figures.items()}
+        pictures = {name: data_uri(saved(f, "svg"), "svg+xml") for name, f in figures.items()}
+        sections.append({"found": found, "pictures": pictures})
     files[PAGE] = render_page(
-        "transfer.html.j2", a=answers, names=NAMES, arms=ARMS, spec=dump_job(spec), **pictures
+        "transfer.html.j2", a=answers, names=NAMES, sections=sections, spec=dump_job(spec)
     )
     return files
 
 
-def labels_figure(answers: Answers) -> "Figure":
-    """Draw the accuracy of each arm over the number of labels."""
+def labels_figure(answers: BackboneAnswers, tested: int) -> "Figure":
+    """Draw the accuracy of each arm over the number of labels; `tested`: on how many images."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -68,12 +73,12 @@ def labels_figure(answers: Answers) -> "Figure":
     axes.set_xticks(images, [f"{count:,}" for count in images])
     axes.minorticks_off()
     _label(axes, "Accuracy against labels", "labelled images to train on (logarithmic)")
-    axes.set_ylabel(f"accuracy on {answers.images:,} test images (%)")
+    axes.set_ylabel(f"accuracy on {tested:,} test images (%)")
     axes.legend(loc="best")
     return figure
 
 
-def gain_figure(answers: Answers) -> "Figure":
+def gain_figure(answers: BackboneAnswers) -> "Figure":
     """Draw what each arm gains over scratch, by label budget."""
     from matplotlib.figure import Figure
 
@@ -97,7 +102,7 @@ def gain_figure(answers: Answers) -> "Figure":
     return figure
 
 
-def corruptions_figure(answers: Answers) -> "Figure":
+def corruptions_figure(answers: BackboneAnswers) -> "Figure":
     """Draw accuracy on corrupted images, a panel for each corruption."""
     from matplotlib.figure import Figure
 
@@ -112,7 +117,8 @@ def corruptions_figure(answers: Answers) -> "Figure":
                 for p in reversed(answers.points)
                 if p.arm == one.arm and p.labels == max(q.labels for q in answers.points)
             )
-            values = [100 * value for value in (clean, *one.corrupted[name])]
+            corrupted = (strength.value for strength in one.corrupted[name])
+            values = [100 * value for value in (clean, *corrupted)]
             axes.plot(range(len(values)), values, color=colour, marker=marker, label=NAMES[one.arm])
         _label(axes, name, "strength")
         axes.set_xticks(range(4), ["none", "1", "2", "3"])

@@ -56,7 +56,7 @@ from graft.spec.train import (
     Unfreeze,
     UniformRates,
 )
-from graft.spec.transfer import Arm, Arms, TransferReport
+from graft.spec.transfer import Arm, Arms, Pretrained, TransferReport
 
 __all__ = [
     "ASHA",
@@ -100,6 +100,7 @@ __all__ = [
     "NoScheduler",
     "OneCycle",
     "Preprocess",
+    "Pretrained",
     "RandomSearch",
     "Range",
     "Register",
