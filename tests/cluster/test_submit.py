@@ -11,7 +11,7 @@ from graft.cluster.submit import check_names, local_weights, stored_weights
 from graft.cluster.target import new_id
 from graft.data.importing import import_dataset
 from graft.errors import InputError, NotFoundError
-from graft.spec import Sweep, parse_job
+from graft.spec import Sweep, TransferReport, parse_job
 from graft.store import Store, sha256_file
 
 
@@ -66,6 +66,30 @@ def test_the_weights_of_listed_trials_are_found(store: Store, tmp_path: Path) ->
     sweep = parse_job(document | {"search": {"kind": "list", "trials": trials}}, "test", Sweep)
     assert local_weights(sweep) == [*files]
     text = stored_weights(store, sweep).model_dump_json(by_alias=True)
+    assert all(f"{store.uri}/weights/{sha256_file(file)}/" in text for file in files)
+
+
+def test_the_weights_of_a_reports_other_backbones_are_found(store: Store, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    base = colour_spec(backbone__weights=str(files[0]), register=None)
+    arm = {"epochs": 1, "rates": [0.01]}
+    document = {
+        "kind": "transfer-report",
+        "name": "r",
+        "base": base.model_dump(mode="json", by_alias=True) | {"augment": {"kind": "none"}},
+        "arms": {
+            "scratch": arm | {"freeze": 0},
+            "features": arm | {"freeze": "all"},
+            "partial": arm | {"freeze": -2},
+            "full": arm | {"freeze": 0},
+        },
+        "other_backbones": [{"arch": "resnet18", "weights": str(files[1])}],
+    }
+    report = parse_job(document, "test", TransferReport)
+    assert local_weights(report) == files
+    text = stored_weights(store, report).model_dump_json(by_alias=True)
     assert all(f"{store.uri}/weights/{sha256_file(file)}/" in text for file in files)
 
 

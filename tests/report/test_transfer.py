@@ -1,6 +1,7 @@
 """`graft report transfer`: the design, and the real command on a tiny dataset."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -225,6 +226,16 @@ def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(folder: 
     assert "What did transfer buy?" in page
     for name in ("labels.png", "gain.png", "corruptions.png", "report.json"):
         assert (folder / "page" / name).stat().st_size > 1000
+    shown = subprocess.run(
+        [GRAFT, "report", "show", answers.report, "--store", "store"],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    for heading in ("accuracy %", "scratch needs", "points above scratch", "against scratch"):
+        assert heading in shown  # none is broken over lines
 
     command = [GRAFT, "report", "transfer", "spec.yaml", "--store", "store"]
     with subprocess.Popen(

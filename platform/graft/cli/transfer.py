@@ -10,10 +10,16 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from graft.report.answers import Answers, BackboneAnswers
-    from graft.report.gain import Match, Plateau
+    from graft.report.gain import Estimate, Match, Plateau
     from graft.report.reports import Report
-    from graft.report.scores import Interval
     from graft.store import Store
+
+GENERALISATION = (
+    ("gap", "train-test gap, points", "+.1f", 100),
+    ("ece", "calibration error", ".3f", 1),
+    ("corrupted_mean", "corrupted, accuracy %", ".1f", 100),
+)
+"""Figures of an arm: field, name, form, and what it is multiplied by."""
 
 
 def transfer(
@@ -112,63 +118,39 @@ def _of_backbone(found: "BackboneAnswers", title: str) -> "Group":
         right = (Column(name, justify="right") for name in columns)
         return Table("arm", *right, title=title, title_justify="left")
 
-    points = table(
-        f"{found.arch} ({found.weights}) on {title}",
-        *("images", "accuracy", "95 %", "scratch needs", "95 %", "shown"),
-    )
-    needs = {(match.arm, match.images): match for match in found.matches}
+    points = table(f"{found.arch} ({found.weights}) on {title}", "images", "accuracy %", "95 %")
     for point in found.points:
-        match = needs.get((point.arm, point.images))
-        points.add_row(
-            point.arm,
-            f"{point.images:,}",
-            f"{point.accuracy.value:.3f}",
-            _spread(point.accuracy.interval, ".3f"),
-            *(_needed(match, found.points[-1].images) if match else ()),
-        )
+        accuracy = point.accuracy
+        points.add_row(point.arm, f"{point.images:,}", *_estimate(accuracy, ".1f", 100))
+    labels = table("fewer labels?", "images", "scratch needs", "95 %", "shown")
+    for match in found.matches:
+        labels.add_row(match.arm, f"{match.images:,}", *_needed(match, found.points[-1].images))
     largest = max(gain.labels for gain in found.gains)
-    gains = {gain.arm: gain for gain in found.gains if gain.labels == largest}
-    better = table("with all labels: better? sooner?", "against scratch", "95 %", "shown")
-    for name in ("its best after", "95 %", "images", "seconds", "empty cache", "shown"):
-        better.add_column(name, justify="right")
+    better = table("with all labels: better?", "points above scratch", "95 %", "shown")
+    for gain in found.gains:
+        if gain.labels == largest:
+            better.add_row(gain.arm, *_estimate(gain.difference, "+.1f", 100), gain.outcome)
+    sooner = table("with all labels: when as good as scratch's best?", "epochs", "95 %")
+    for name in ("images", "s", "s, cache cold", "shown"):
+        sooner.add_column(name, justify="right")
     for when in found.plateaus:
-        gain = gains.get(when.arm)
-        better.add_row(
-            when.arm,
-            *(
-                (
-                    f"{100 * gain.difference.value:+.1f}",
-                    _spread(gain.difference.interval, "+.1f", 100),
-                    gain.outcome,
-                )
-                if gain
-                else ("", "", "")
-            ),
-            *_sooner(when),
-        )
-    general = table(
-        "with all labels: on other images?",
-        *("train less test", "95 %", "calibration error", "95 %", "corrupted", "95 %"),
-    )
+        sooner.add_row(when.arm, *_sooner(when))
+    general = table("with all labels: on other images?", "", "value", "95 %", "against scratch")
     for one in found.generalisation:
-        general.add_row(
-            one.arm,
-            f"{100 * one.gap.value:+.1f}",
-            _spread(one.gap.interval, "+.1f", 100),
-            f"{one.ece.value:.3f}",
-            _spread(one.ece.interval, ".3f"),
-            f"{one.corrupted_mean.value:.3f}",
-            _spread(one.corrupted_mean.interval, ".3f"),
-        )
+        for number, (name, told, form, times) in enumerate(GENERALISATION):
+            against = one.against[name].outcome if one.against else ""
+            estimate = _estimate(getattr(one, name), form, times)
+            general.add_row("" if number else one.arm, told, *estimate, against)
     lines = [Text(f"take {found.take}: {found.why}", style="bold")]
     lines += [Text(f"warning: {one}") for one in found.warnings]
-    return Group(points, better, general, *lines)
+    return Group(points, labels, better, sooner, general, *lines)
 
 
-def _spread(interval: "Interval | None", form: str, times: float = 1) -> str:
-    if interval is None:
-        return "–"
-    return f"{times * interval.low:{form}} to {times * interval.high:{form}}"
+def _estimate(found: "Estimate", form: str, times: float) -> tuple[str, str]:
+    """Return a figure and its interval."""
+    ends = found.interval
+    spread = f"{times * ends.low:{form}} to {times * ends.high:{form}}" if ends else "–"
+    return f"{times * found.value:{form}}", spread
 
 
 def _needed(match: "Match", most: int) -> tuple[str, str, str]:
@@ -199,7 +181,7 @@ def _sooner(when: "Plateau") -> tuple[str, ...]:
     seconds = ["–" if s is None else f"{s:.1f}" for s in (when.seconds, when.cold_seconds)]
     shown = {"better": "sooner", "worse": "later"}.get(when.outcome, when.outcome)
     return (
-        "never" if when.epochs is None else f"{when.epochs:g} epochs",
+        told(when.epochs),
         spread,
         "–" if when.images is None else f"{when.images:,.0f}",
         *seconds,
