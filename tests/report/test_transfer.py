@@ -260,6 +260,28 @@ def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(folder: 
     assert without_times(json.loads(resumed.stdout)) == without_times(first)
 
 
+@pytest.mark.slow  # ten trainings
+def test_each_backbone_has_its_own_answers_and_one_is_to_be_taken(folder: Path) -> None:
+    torch.save(random_model("squeezenet1_0").network.state_dict(), folder / "other.pth")
+    other = "other_backbones=[{arch: squeezenet1_0, weights: other.pth}]"
+    changes = ["--set", other, "--set", "seeds=1", "--set", "labels=[1.0]"]
+    done = report(folder, "spec.yaml", *changes, "--json", "--out", "two")
+    assert done.returncode == 0, done.stderr
+    answers = Answers.model_validate_json(done.stdout)
+    assert [found.arch for found in answers.backbones] == ["squeezenet1_1", "squeezenet1_0"]
+    best = [
+        max(p.accuracy.value for p in found.points if p.arm == found.take)
+        for found in answers.backbones
+    ]
+    assert best[answers.take] == max(best)
+    less = answers.backbones[1 - answers.take]
+    assert answers.why
+    assert f"{less.take} of {less.arch}" in answers.why
+    page = (folder / "two" / "report.html").read_text()
+    assert all(f"{found.arch} ({found.weights})" in page for found in answers.backbones)
+    assert (folder / "two" / "labels-2.png").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
