@@ -151,3 +151,15 @@ def test_the_trunk_digest_names_weights_contract_and_depth():
         digest(contract=Contract(max_side=64, crop=192)),
     ):
         assert other[3] != chain[3]
+
+
+def test_a_trunk_that_ends_with_the_pooling_has_another_name():
+    def digests(replaces):
+        torch.manual_seed(0)
+        backbone = Backbone(arch="squeezenet1_1", weights="none", freeze="all")
+        model = build(backbone, LinearHead(replaces=replaces), classes=3, crop=64)
+        return trunk_chain(model, CONTRACT).digests
+
+    maps, flat = digests("last"), digests("classifier")
+    assert maps[:-1] == flat[:-1]  # what is the same is computed once
+    assert maps[-1] != flat[-1]

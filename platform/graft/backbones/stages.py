@@ -24,6 +24,8 @@ class Stage:
 
     name: str
     steps: tuple[Step, ...]
+    flat: bool = False
+    """Whether it ends with the pooling, and what is after it is a new classifier."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def stage_map(arch: str, head: Head) -> StageMap:
         )
     before, end = found.classifier
     kept = stages[: list(found.stages).index(before)]
-    ended = Stage(before, found.stages[before] + end)
+    ended = Stage(before, found.stages[before] + end, flat=True)
     return StageMap(arch, (*kept, ended), ("classifier",), "classifier")
 
 

@@ -1,7 +1,7 @@
 """The name of a frozen prefix: a hash chain over its stages, and the stages' weights in the store.
 
     c[0] = H(preprocessing contract, stage map and its version, architecture)
-    c[k] = H(c[k-1], the hash of every parameter and buffer of stage k-1)
+    c[k] = H(c[k-1], the hash of every parameter and buffer of stage k-1, whether it ends flat)
 
 `c[depth]` is the trunk digest.
 """
@@ -67,8 +67,10 @@ def trunk_chain(model: TransferModel, contract: Contract) -> TrunkChain:
     }
     digests = [hashlib.sha256(_canonical(header)).hexdigest()]
     tensors = tuple(_hashes(model.stage_state(index)) for index in range(model.depth))
-    for stage in tensors:
-        link = hashlib.sha256(digests[-1].encode() + _canonical(stage))
+    for stage, hashes in zip(model.stages.stages, tensors, strict=False):
+        link = hashlib.sha256(digests[-1].encode() + _canonical(hashes))
+        if stage.flat:  # the same weights, and other activations
+            link.update(b"flat")
         digests.append(link.hexdigest())
     return TrunkChain(tuple(digests), tensors)
 
