@@ -278,7 +278,7 @@ def test_each_backbone_has_its_own_answers_and_one_is_to_be_taken(folder: Path) 
     assert answers.why
     assert f"{less.take} of {less.arch}" in answers.why
     page = (folder / "two" / "report.html").read_text()
-    assert all(f"{found.arch} ({found.weights})" in page for found in answers.backbones)
+    assert all(found.title in page for found in answers.backbones)
     assert (folder / "two" / "labels-2.png").exists()
 
 

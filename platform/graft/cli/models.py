@@ -81,6 +81,9 @@ def promote(
 
     opened = Store.open(store)
     if alias == CHAMPION and not force:
+        from graft.report.verdicts import ask_reports
+
+        ask_reports(opened, get_model(opened, ref))
         for line in check_promotion(opened, get_model(opened, ref)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     version = promote(opened, ref, alias)

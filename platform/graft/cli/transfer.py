@@ -104,7 +104,7 @@ def answers_page(answers: "Answers") -> "Group":
     parts = [_of_backbone(found, title) for found in answers.backbones]
     if answers.why:
         best = answers.backbones[answers.take]
-        told = f"take {best.arch} ({best.weights}), {best.take}: {answers.why}"
+        told = f"take {best.title}, {best.take}: {answers.why}"
         return Group(*parts, Text(told, style="bold"))
     return Group(*parts)
 
@@ -118,7 +118,7 @@ def _of_backbone(found: "BackboneAnswers", title: str) -> "Group":
         right = (Column(name, justify="right") for name in columns)
         return Table("arm", *right, title=title, title_justify="left")
 
-    points = table(f"{found.arch} ({found.weights}) on {title}", "images", "accuracy %", "95 %")
+    points = table(f"{found.title} on {title}", "images", "accuracy %", "95 %")
     for point in found.points:
         accuracy = point.accuracy
         points.add_row(point.arm, f"{point.images:,}", *_estimate(accuracy, ".1f", 100))

@@ -115,6 +115,11 @@ class BackboneAnswers(Section):
     """Where transfer is shown to hurt, and what weakens the answers."""
     sources: tuple[Source, ...]
 
+    @property
+    def title(self) -> str:
+        """Architecture and weights, without the folder that they lie in."""
+        return f"{self.arch} ({self.weights.rsplit('/', 1)[-1]})"
+
 
 class Answers(Section):
     """What a transfer report found."""
@@ -207,7 +212,7 @@ def _of_backbone(
         generalisation=tuple(_generalisation(largest, sampler)),
         take=take,
         why=why,
-        warnings=tuple(_warnings(spec, found, points)),
+        warnings=tuple(_warnings(spec, found, points, largest["scratch"])),
         sources=tuple(_source(report, one) for place in places for one in by_budget[place]),
     )
 
@@ -342,8 +347,7 @@ def _choose(found: Sequence[BackboneAnswers], best: Sequence[Drawn]) -> tuple[in
         ends = f" ({100 * spread.low:+.1f} to {100 * spread.high:+.1f})" if spread else ""
         shown = "shown" if outcome_of(less) == "better" else "not shown"
         told.append(
-            f"{100 * less.value:+.1f} points{ends} against {other.take} of {other.arch} "
-            f"({other.weights}), {shown}"
+            f"{100 * less.value:+.1f} points{ends} against {other.take} of {other.title}, {shown}"
         )
     return take, "; ".join(told) or None
 
@@ -365,8 +369,19 @@ def _verdict(
     return best, f"best with all labels, though not shown to beat scratch: {gain}"
 
 
-def _warnings(spec: TransferReport, found: Sequence[Gain], points: Sequence[Point]) -> list[str]:
+def _warnings(
+    spec: TransferReport,
+    found: Sequence[Gain],
+    points: Sequence[Point],
+    scratch: Sequence[Measured],
+) -> list[str]:
     told = [f"transfer hurts: {gain}" for gain in found if gain.outcome == "worse"]
+    commonest = float(np.bincount(scratch[0].labels).max() / len(scratch[0].labels))
+    if np.mean([one.right.mean() for one in scratch]) <= commonest:
+        told.append(
+            "scratch learned nothing: with all labels it does no better than the commonest class, "
+            f"{100 * commonest:.1f} %; other arms.scratch.rates, or more epochs, may teach it"
+        )
     if spec.seeds < 5:
         told.append(
             f"{spec.seeds} {'seed' if spec.seeds == 1 else 'seeds'}: no interval can be claimed, "

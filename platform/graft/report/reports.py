@@ -11,7 +11,7 @@ from graft.backend import Directory
 from graft.data.manifest import Manifest
 from graft.errors import InputError, NotFoundError, ObjectExists, ObjectNotFound, StoreError
 from graft.registry import ModelVersion
-from graft.spec import Section, nearest
+from graft.spec import Section, TransferReport, nearest, parse_job, parse_yaml
 from graft.store import ObjectRef, Store
 
 Kind = Literal["evaluation", "transfer"]
@@ -84,6 +84,25 @@ def read_report(store: Store, report: str) -> Report:
             f"{store.uri}/{key} is not a report that this release of Graft reads; it is damaged, "
             "or a newer release wrote it"
         ) from error
+
+
+def read_transfer(store: Store, report: str) -> TransferReport:
+    """Return a report's recorded spec.
+
+    Raises:
+        NotFoundError: no such report was begun.
+    """
+    where = f"reports/{report}/spec.yaml"
+    try:
+        text = store.read(where).data.decode()
+    except ObjectNotFound as error:
+        known = list_reports(store)
+        raise NotFoundError(
+            f"no transfer report '{report}' in {store.uri}{nearest(report, known)}"
+        ) from error
+    spec = parse_job(parse_yaml(text, where), where, None)
+    assert isinstance(spec, TransferReport)  # noqa: S101 - as it was written
+    return spec
 
 
 def has_report(store: Store, report: str) -> bool:

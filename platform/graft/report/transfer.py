@@ -24,9 +24,8 @@ from graft.data.image import decode
 from graft.data.loader import to_tensor
 from graft.data.manifest import DatasetVersion, Image, open_dataset
 from graft.data.views import evaluation_view
-from graft.errors import NotFoundError, ObjectNotFound, RunFailed
-from graft.registry import Verdict, list_models, record_verdict
-from graft.report.answers import Answers, Measured, answer
+from graft.errors import RunFailed
+from graft.report.answers import Measured, answer
 from graft.report.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from graft.report.design import (
     METRIC,
@@ -40,9 +39,11 @@ from graft.report.design import (
     other_cells,
 )
 from graft.report.predictions import Pixels, prepared
-from graft.report.reports import Report, has_report, list_reports, publish_report, read_report
+from graft.report.reports import Report, has_report, publish_report, read_report, read_transfer
 from graft.report.transfer_page import transfer_files
+from graft.report.verdicts import tell_versions
 from graft.spec import (
+    Contract,
     Finetune,
     ListSearch,
     NoScheduler,
@@ -51,9 +52,6 @@ from graft.spec import (
     Sweep,
     TransferReport,
     dump_job,
-    nearest,
-    parse_job,
-    parse_yaml,
     trial_spec,
 )
 from graft.store import Store
@@ -105,25 +103,6 @@ def _resolved(store: Store, spec: TransferReport, other: Pretrained) -> Pretrain
     )
 
 
-def read_transfer(store: Store, report: str) -> TransferReport:
-    """Return a report's recorded spec.
-
-    Raises:
-        NotFoundError: no such report was begun.
-    """
-    where = f"reports/{report}/spec.yaml"
-    try:
-        text = store.read(where).data.decode()
-    except ObjectNotFound as error:
-        known = list_reports(store)
-        raise NotFoundError(
-            f"no transfer report '{report}' in {store.uri}{nearest(report, known)}"
-        ) from error
-    spec = parse_job(parse_yaml(text, where), where, None)
-    assert isinstance(spec, TransferReport)  # noqa: S101 - as it was written
-    return spec
-
-
 def run_transfer(
     store: Store, report: str, run_sweep: RunSweep, progress: Callable[[int, int], object]
 ) -> Report:
@@ -158,15 +137,15 @@ def run_transfer(
                 f"{cell.seed}, gave no model: {trained[cell].error or trained[cell].state}; lower "
                 f"arms.{arm}.rates"
             )
-    measured = []
+    measured, views = [], _Views(dataset, spec.base.loader.decoded_cache_mb << 20)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     for number, cell in enumerate(cells, 1):
-        measured.append(_measure(store, spec, dataset, cell, trained[cell]))
+        measured.append(_measure(store, spec, dataset, views, cell, trained[cell]))
         progress(number, len(cells))
     cold_s = [_cold(store, spec, dataset, place) for place in range(len(spec.backbones))]
     answers = answer(report, spec, dataset.manifest.ref, test_split(dataset), measured, cold_s)
     made = publish_report(store, report, "transfer", answers, transfer_files(answers, spec))
-    _tell_registry(store, spec, answers)
+    tell_versions(store, made)
     return made
 
 
@@ -213,8 +192,33 @@ def _name(changes: object) -> str:
     return json.dumps(changes, sort_keys=True)
 
 
+class _Views:
+    """Images as models see them: each is decoded once, as far as the memory for them lasts."""
+
+    def __init__(self, dataset: DatasetVersion, bytes_free: int) -> None:
+        self._dataset = dataset
+        self._free = bytes_free
+        self._kept: dict[tuple[str, Contract], Pixels] = {}
+
+    def view(self, image: Image, contract: Contract) -> Pixels:
+        """Return an image's evaluation view: (crop, crop, 3)."""
+        known = self._kept.get((image.sha256, contract))
+        if known is not None:
+            return known
+        view = evaluation_view(decode(self._dataset.read(image)), contract)
+        if view.nbytes <= self._free:
+            self._free -= view.nbytes
+            self._kept[image.sha256, contract] = view
+        return view
+
+
 def _measure(
-    store: Store, spec: TransferReport, dataset: DatasetVersion, cell: Cell, record: TrialRecord
+    store: Store,
+    spec: TransferReport,
+    dataset: DatasetVersion,
+    views: _Views,
+    cell: Cell,
+    record: TrialRecord,
 ) -> Measured:
     """Try a trained model on the test images; at the largest budget also on others."""
     differs = changes_of(spec, cell, _holds_out(dataset))
@@ -228,8 +232,7 @@ def _measure(
     @torch.inference_mode()
     def logits(images: Sequence[Image], change: Change) -> NDArray[np.float32]:
         def prepare(image: Image) -> Pixels:
-            view = evaluation_view(decode(dataset.read(image)), contract)
-            return change(view, image.sha256)
+            return change(views.view(image, contract), image.sha256)
 
         batches = prepared(prepare, images, len(os.sched_getaffinity(0)))
         found = [model(to_tensor(np.stack(batch), contract)) for batch in batches]
@@ -284,25 +287,3 @@ def _unchanged(pixels: Pixels, image: str) -> Pixels:
 
 def _corrupted(name: str, strength: int, pixels: Pixels, image: str) -> Pixels:
     return corrupt(pixels, name, strength, image)
-
-
-def _tell_registry(store: Store, spec: TransferReport, answers: Answers) -> None:
-    """Keep the verdict with the model versions that it concerns."""
-    for version in list_models(store):
-        of = version.lineage.spec
-        trunk = of.get("backbone", {})
-        weights = trunk.get("weights_sha256")
-        if version.lineage.dataset != spec.base.dataset.name or trunk.get("weights") == "none":
-            continue
-        for pretrained, found in zip(spec.backbones, answers.backbones, strict=True):
-            if (version.arch, weights) != (pretrained.arch, pretrained.weights_sha256):
-                continue
-            arm = {"all": "features", 0: "full"}.get(trunk.get("freeze"), "partial")
-            gain = next(g for g in found.gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
-            record_verdict(
-                store,
-                version.ref,
-                Verdict(
-                    against="scratch", outcome=gain.outcome, why=str(gain), report=answers.report
-                ),
-            )

@@ -1,0 +1,137 @@
+"""Sets on which transfer does not help, and hurts: what a report says, and promotion makes of it.
+
+Images of greens and blues that overlap, whatever their red. Random weights know nothing of them;
+weights that see red alone know less than nothing, as long as they are frozen.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colours import colour_spec
+from graft.backbones.verify import random_model
+from graft.data.importing import import_dataset
+from graft.registry import aliases, get_model, verdicts
+from graft.report.answers import Answers
+from graft.spec import dump_job, parse_job
+from graft.store import Store
+
+GRAFT = Path(sys.executable).with_name("graft")
+ARCH = "shufflenet_v2_x0_5"
+TRAIN, TEST = 60, 50
+"""Images of a class."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that has the dataset, and two weights files."""
+    folder = tmp_path_factory.mktemp("verdicts")
+    random = np.random.default_rng(0)
+    for split, count in (("train", TRAIN), ("test", TEST), ("val", 20)):
+        for name, sign in (("green", 1), ("blue", -1)):
+            (folder / "images" / split / name).mkdir(parents=True)
+            for number in range(count):
+                less, red = random.normal(sign * 40, 40), random.uniform(40, 200)
+                colour = (red, 120 + less / 2, 120 - less / 2)
+                pixels = random.normal(colour, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / "images" / split / name / f"{number}.png")
+    import_dataset(Store.open(str(folder / "store")), str(folder / "images"), "overlap")
+    torch.manual_seed(3)
+    weights = random_model(ARCH).network.state_dict()
+    torch.save(weights, folder / "random.pth")
+    weights["conv1.0.weight"][:, 1:] = 0
+    torch.save(weights, folder / "red.pth")
+    for name in ("random", "red"):
+        base = colour_spec(
+            name=name,
+            dataset__name="overlap",
+            backbone={"arch": ARCH, "weights": f"{name}.pth", "freeze": "all"},
+            preprocess={"resize": 32, "crop": 32},
+            augment={"kind": "none"},
+            train__epochs=10,
+            train__optimizer__lr=0.01,
+            register={"model": name},
+        )
+        (folder / f"{name}.yaml").write_text(dump_job(base))
+        arm = {"epochs": 10, "rates": [0.01]}
+        document = {
+            "kind": "transfer-report",
+            "name": name,
+            "base": base.model_dump(mode="json", by_alias=True) | {"register": None},
+            "arms": {
+                "scratch": arm | {"freeze": 0},
+                "features": arm | {"freeze": "all"},
+                "partial": arm | {"freeze": -1},
+                "full": arm | {"freeze": 0},
+            },
+            "labels": [1.0],
+        }
+        (folder / f"{name}-report.yaml").write_text(dump_job(parse_job(document, "test", None)))
+    return folder
+
+
+def graft(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [GRAFT, *arguments, "--store", "store"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
+
+
+def answers(folder: Path, spec: str) -> Answers:
+    done = graft(folder, "report", "transfer", spec, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return Answers.model_validate(found)
+
+
+@pytest.mark.slow  # a report of twenty trainings
+@pytest.mark.timeout(900)
+def test_transfer_that_does_not_help_is_not_shown_to_and_promotion_warns(folder: Path) -> None:
+    trained = graft(folder, "train", "random.yaml")
+    assert trained.returncode == 0, trained.stderr
+    (found,) = answers(folder, "random-report.yaml").backbones
+    accuracy = {point.arm: point.accuracy.value for point in found.points}
+    gains = {gain.arm: gain for gain in found.gains}
+    assert all(0.6 < accuracy[arm] < 0.95 for arm in ("scratch", "full")), accuracy  # neither blind
+    assert gains["full"].outcome == "not shown"
+    interval = gains["full"].difference.interval
+    assert interval
+    assert interval.low <= 0 <= interval.high
+    assert gains["features"].outcome != "better"
+
+    store = Store.open(str(folder / "store"))
+    (kept,) = verdicts(store, get_model(store, "random@1"))  # told when the report was done
+    assert (kept.against, kept.outcome) == ("scratch", gains["features"].outcome)
+    full = graft(folder, "train", "random.yaml", "--set", "backbone.freeze=0")
+    assert full.returncode == 0, full.stderr
+    promoted = graft(folder, "models", "promote", "random@2")
+    assert promoted.returncode == 0, promoted.stderr
+    assert "random@2 is not shown to be better than scratch: full at 100 %" in promoted.stderr
+    assert aliases(store, "random") == {"champion": 2}
+
+
+@pytest.mark.slow  # a report of twenty trainings
+@pytest.mark.timeout(900)
+def test_frozen_features_that_hurt_are_warned_of_and_promotion_is_refused(folder: Path) -> None:
+    made = answers(folder, "red-report.yaml")
+    (found,) = made.backbones
+    gain = next(gain for gain in found.gains if gain.arm == "features")
+    assert gain.outcome == "worse"
+    assert f"transfer hurts: {gain}" in found.warnings
+    assert found.take != "features"
+
+    trained = graft(folder, "train", "red.yaml")  # after the report, as one does
+    assert trained.returncode == 0, trained.stderr
+    store = Store.open(str(folder / "store"))
+    refused = graft(folder, "models", "promote", "red@1")
+    assert refused.returncode == 2
+    assert f"red@1 is shown to be worse than scratch: {gain} ({made.report})" in refused.stderr
+    assert "--force" in refused.stderr
+    assert aliases(store, "red") == {}
+    assert graft(folder, "models", "promote", "red@1", "--force").returncode == 0
+    assert aliases(store, "red") == {"champion": 1}
