@@ -82,7 +82,7 @@ class Team:
 def values(cluster: Cluster, **changes: Any) -> str:
     """The chart's values for a node of 2 cores."""
     repository, _, tag = cluster.image.rpartition(":")
-    small = {"cpu": "100m", "memory": "3Gi", "sharedMemory": "256Mi", "cache": "2Gi"}
+    small = {"cpu": "100m", "memory": "4Gi", "sharedMemory": "256Mi", "cache": "2Gi"}
     document: dict[str, Any] = {
         "image": {
             "repository": repository,

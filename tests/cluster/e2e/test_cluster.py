@@ -23,9 +23,12 @@ def test_ray_job_with_token_auth_succeeds_on_the_image(cluster: Cluster) -> None
     with cluster.namespace("smoke", security="baseline") as namespace:
         cluster.apply(_ray_job("smoke", namespace, cluster.image))
         status = cluster.wait_for("the job", lambda: _ended(cluster, "smoke", namespace), 300)
-        submitter = cluster.kubectl("logs", "-n", namespace, "-l", "job-name=smoke", "--tail=-1")
-        assert status["jobStatus"] == "SUCCEEDED", submitter
-        assert "'CPU': 3.0" in submitter
+
+        def submitter() -> str:
+            return cluster.kubectl("logs", "-n", namespace, "-l", "job-name=smoke", "--tail=-1")
+
+        assert status["jobStatus"] == "SUCCEEDED", submitter()
+        cluster.wait_for("both nodes in its log", lambda: "'CPU': 3.0" in submitter(), 60)
         assert cluster.find("secrets", namespace), "token auth makes a secret"
 
 
@@ -49,7 +52,11 @@ def _ray_job(name: str, namespace: str, image: str) -> dict[str, object]:
             }
         }
 
-    program = "import ray, graft; ray.init(); print(ray.cluster_resources())"
+    program = (
+        "import ray, graft, time; ray.init(); "
+        "[time.sleep(1) for _ in range(60) if ray.cluster_resources()['CPU'] < 3]; "
+        "print(ray.cluster_resources())"
+    )
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
