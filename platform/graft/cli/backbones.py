@@ -218,28 +218,29 @@ def _ranking(found: "list[Ranked]", folds: int) -> "Table":
 
     table = Table(
         Column("backbone", overflow="fold"),
-        Column("weights", overflow="fold"),
         *(
-            Column(name, justify="right")
-            for name in ("accuracy", "LogME", "epoch", "kept", "whole", "size", "images/s")
+            Column(name, justify="right", no_wrap=True)
+            for name in ("accuracy %", "LogME", "head s", "kept s", "whole s", "MB", "img/s")
         ),
-        caption=f"accuracy: of a linear probe, {folds} folds; epoch: the head alone, kept: with "
-        "its activations kept, whole: the whole network trained; forecasts for this machine",
+        caption=f"accuracy: of a linear probe, {folds} folds; head: an epoch that trains the head "
+        "alone, kept: with its activations kept, whole: with the whole network trained; forecasts "
+        "for this machine as busy as it is; img/s: served, without decoding",
     )
     for one in found:
         head, whole = one.costs[0], one.costs[-1]
         table.add_row(
-            one.arch,
-            one.weights.rpartition("/")[2],
-            f"{one.accuracy:.3f} ± {one.deviation:.3f}",
-            f"{one.logme:.3f}",
-            f"{head.epoch_s:.1f} s",
-            f"{head.cached_s or 0:.2g} s",
-            f"{whole.epoch_s:.1f} s",
-            f"{one.parameters * 4 / 1e6:.0f} MB",
+            f"{one.arch}\n{one.weights.rpartition('/')[2].rpartition('_Weights.')[2]}",
+            f"{100 * one.accuracy:.1f} ±{100 * one.deviation:.1f}",
+            f"{one.logme:.2f}",
+            *(_seconds(spent) for spent in (head.epoch_s, head.cached_s or 0, whole.epoch_s)),
+            f"{one.parameters * 4 / 1e6:.0f}",
             f"{one.images_per_second:.0f}",
         )
     return table
+
+
+def _seconds(spent: float) -> str:
+    return f"{spent:.1f}" if spent >= 0.05 else "<0.1"
 
 
 def _verify(arch: str, weights: str | None) -> "list[Check]":
