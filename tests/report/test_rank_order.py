@@ -1,0 +1,56 @@
+"""Whether `graft backbones rank` says what training says: real images, and weights good and bad."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+GRAFT = Path(sys.executable).with_name("graft")
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+ARCH = "squeezenet1_1"
+
+
+@pytest.mark.slow  # three networks over 397 images, at their published size
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
+def test_the_order_is_that_of_trained_heads_and_random_weights_come_last(tmp_path: Path) -> None:
+    def graft(*arguments: str) -> Any:
+        command = [GRAFT, *arguments, "--store", "store", "--json"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    graft("data", "import", str(SHARED / "ants-bees"), "--name", "ants-bees")
+    imagenet = SHARED / "weights" / f"{ARCH}-imagenet.safetensors"
+    state = load_file(imagenet)
+    torch.manual_seed(0)
+    for name, tensor in state.items():
+        if name.startswith(("features.11.", "features.12.")):  # fire8 and fire9, all in disorder
+            state[name] = tensor.flatten()[torch.randperm(tensor.numel())].reshape(tensor.shape)
+    save_file(state, tmp_path / "disordered.safetensors")
+
+    weights = ["none", "disordered.safetensors", str(imagenet)]
+    named = [word for one in weights for word in ("--arch", ARCH, "--weights", one)]
+    ranked = graft("backbones", "rank", "ants-bees", *named)["backbones"]
+    trained = {}
+    for one in ranked:
+        spec = f"""
+            kind: finetune
+            name: head
+            dataset: {{name: ants-bees}}
+            backbone: {{arch: {ARCH}, weights: '{one["weights"]}'}}
+            augment: {{kind: none}}
+            train: {{epochs: 8, batch_size: 16, optimizer: {{kind: sgd, lr: 1e-3}}}}
+            register: null
+        """
+        (tmp_path / "head.yaml").write_text(spec)
+        trained[one["weights"]] = graft("train", "head.yaml")["metrics"]["val"]["accuracy"]
+    order = [one["weights"] for one in ranked]
+    assert order[-1] == "none"
+    assert order == sorted(trained, key=trained.__getitem__, reverse=True), (ranked, trained)
+    evidence = [one["logme"] for one in ranked]
+    assert evidence == sorted(evidence, reverse=True)
