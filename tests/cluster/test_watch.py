@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from colours import colour_spec
 from graft.cluster import watch
 from graft.cluster.jobs import begin_attempt, put_log, submit_job
 from graft.cluster.rayjob import Submission
 from graft.cluster.status import JobStatus, Seen
-from graft.cluster.watch import Jobs, Log, follow
+from graft.cluster.watch import Jobs, Log, follow, progress
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError, RunFailed
+from graft.spec import Sweep, parse_job
 from graft.store import Store
+from graft.sweep.plan import Facts, Resolved, StageCost, Throughput, make_plan
+from graft.sweep.results import create_sweep
 
 
 class Scripted:
@@ -194,6 +198,21 @@ def test_a_cluster_that_is_gone_for_good_is_not_asked_for_what_the_store_knows(
     submit_job(store, "one", "")
     begin_attempt(store, "one", "finetune", "a test").succeed("photos@1")
     assert str(Jobs(Scripted(lost), store).status("one")) == "succeeded: photos@1"
+
+
+def test_how_far_a_transfer_report_is(store: Store) -> None:
+    base = colour_spec(register=None)
+    search = {"kind": "list", "trials": [{"train.seed": seed} for seed in range(3)]}
+    document = base.model_dump(mode="json", by_alias=True)
+    sweep = parse_job({"kind": "sweep", "name": "r", "base": document, "search": search}, "", Sweep)
+    facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, 0)
+    found = [Resolved(changes, base, facts) for changes in search["trials"]]
+    plan = make_plan(sweep, found, Throughput(gflops=1.0, images=1.0))
+    assert progress(store, "r", "transfer-report") is None
+    create_sweep(store, sweep, plan, "r-rates")
+    assert progress(store, "r", "transfer-report") == "rates: 0 of 3 trials done"
+    create_sweep(store, sweep, plan, "r-seeds")
+    assert progress(store, "r", "transfer-report") == "seeds: 0 of 3 trials done"
 
 
 def test_logs_alone_make_no_job(store: Store) -> None:

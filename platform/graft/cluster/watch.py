@@ -242,8 +242,12 @@ def _runs_on(record: JobRecord, target: Target) -> bool:
 
 
 def progress(store: Store, job: str, kind: str) -> str | None:
-    """Return how far a job's run or sweep is, on a line; None before its first epoch or trial."""
-    known = {"finetune": _run_progress, "sweep": _sweep_progress}
+    """Return how far a job's run, sweep or report is, on a line; None before its first epoch."""
+    known = {
+        "finetune": _run_progress,
+        "sweep": _sweep_progress,
+        "transfer-report": _report_progress,
+    }
     return known[kind](store, job) if kind in known else None
 
 
@@ -269,3 +273,10 @@ def _sweep_progress(store: Store, sweep_id: str) -> str | None:
     done = f"{len(trials)} of {read_plan(store, sweep_id).count} trials done"
     best = best_trial(trials, sweep.search.metric, sweep.search.mode)
     return f"{done}, best {sweep.search.metric} {best.value:.4f}" if best else done
+
+
+def _report_progress(store: Store, report: str) -> str | None:
+    for part in ("seeds", "rates"):  # the later one first
+        if done := _sweep_progress(store, f"{report}-{part}"):
+            return f"{part}: {done}"
+    return None
