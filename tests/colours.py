@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -50,6 +51,22 @@ def colour_spec(**changes: object) -> Finetune:
             node = node.setdefault(parent, {})  # type: ignore[assignment]
         node[last] = value
     return parse_job(document, "test")
+
+
+def transfer_document(base: Finetune, epochs: int, **changes: object) -> dict[str, Any]:
+    """Return a transfer report on a base, as YAML has it: every arm with one rate."""
+    arm = {"epochs": epochs, "rates": [0.01]}
+    return {
+        "kind": "transfer-report",
+        "name": base.name,
+        "base": base.model_dump(mode="json", by_alias=True) | {"register": None},
+        "arms": {
+            "scratch": arm | {"freeze": 0},
+            "features": arm | {"freeze": "all"},
+            "partial": arm | {"freeze": -2},
+            "full": arm | {"freeze": 0},
+        },
+    } | changes
 
 
 def new_run(store: Store, spec: Finetune) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from colours import colour_spec, draw_colours
+from colours import colour_spec, draw_colours, transfer_document
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob import NAME_LENGTH, Submission, rayjob
 from graft.cluster.submit import check_names, local_weights, stored_weights
@@ -73,20 +73,9 @@ def test_the_weights_of_a_reports_other_backbones_are_found(store: Store, tmp_pa
     files = [tmp_path / f"{name}.safetensors" for name in "ab"]
     for file in files:
         file.write_bytes(file.name.encode())
-    base = colour_spec(backbone__weights=str(files[0]), register=None)
-    arm = {"epochs": 1, "rates": [0.01]}
-    document = {
-        "kind": "transfer-report",
-        "name": "r",
-        "base": base.model_dump(mode="json", by_alias=True) | {"augment": {"kind": "none"}},
-        "arms": {
-            "scratch": arm | {"freeze": 0},
-            "features": arm | {"freeze": "all"},
-            "partial": arm | {"freeze": -2},
-            "full": arm | {"freeze": 0},
-        },
-        "other_backbones": [{"arch": "resnet18", "weights": str(files[1])}],
-    }
+    base = colour_spec(backbone__weights=str(files[0]), augment={"kind": "none"})
+    other = {"arch": "resnet18", "weights": str(files[1])}
+    document = transfer_document(base, epochs=1, other_backbones=[other])
     report = parse_job(document, "test", TransferReport)
     assert local_weights(report) == files
     text = stored_weights(store, report).model_dump_json(by_alias=True)

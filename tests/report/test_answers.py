@@ -3,34 +3,21 @@
 import numpy as np
 import pytest
 
-from colours import colour_spec
+from colours import colour_spec, transfer_document
 from graft.report.answers import Measured, answer
 from graft.report.corruptions import CORRUPTIONS, STRENGTHS
 from graft.report.design import Cell, first_cells, other_cells
 from graft.spec import TransferReport, parse_job
 from graft.sweep.results import TrialRecord
 
-ARM = {"epochs": 3, "rates": [0.01]}
 LABELS = np.repeat([0, 1], [30, 20])
 """Of the test images: 60 % are of the commonest class."""
 
 
 def spec() -> TransferReport:
     backbone = {"arch": "squeezenet1_1", "weights": "a/pretrained.pth", "freeze": "all"}
-    base = colour_spec(backbone=backbone, augment={"kind": "none"}, register=None)
-    document = {
-        "kind": "transfer-report",
-        "name": "made-up",
-        "base": base.model_dump(mode="json", by_alias=True),
-        "arms": {
-            "scratch": ARM | {"freeze": 0},
-            "features": ARM | {"freeze": "all"},
-            "partial": ARM | {"freeze": -2},
-            "full": ARM | {"freeze": 0},
-        },
-        "labels": [1.0],
-        "seeds": 5,
-    }
+    base = colour_spec(backbone=backbone, augment={"kind": "none"})
+    document = transfer_document(base, epochs=3, labels=[1.0])
     return parse_job(document, "test", TransferReport)
 
 

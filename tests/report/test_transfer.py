@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from colours import colour_spec, draw_colours
+from colours import colour_spec, draw_colours, transfer_document
 from graft.backbones.verify import random_model
 from graft.data.importing import import_dataset
 from graft.errors import SpecError
@@ -36,22 +36,10 @@ def document(**changes: Any) -> dict[str, Any]:
     base = colour_spec(
         backbone={"arch": "squeezenet1_1", "weights": "pretrained.pth", "freeze": "all"},
         augment={"kind": "none"},
-        register=None,
     )
-    arm = {"epochs": 2, "rates": [0.01]}
-    return {
-        "kind": "transfer-report",
-        "name": "tiny",
-        "base": base.model_dump(mode="json", by_alias=True),
-        "arms": {
-            "scratch": arm | {"freeze": 0, "rates": [0.01, 0.02]},
-            "features": arm | {"freeze": "all"},
-            "partial": arm | {"freeze": -2},
-            "full": arm | {"freeze": 0},
-        },
-        "labels": [0.5, 1.0],
-        "seeds": 2,
-    } | changes
+    found = transfer_document(base, epochs=2, name="tiny", labels=[0.5, 1.0], seeds=2)
+    found["arms"]["scratch"]["rates"] = [0.01, 0.02]
+    return found | changes
 
 
 def spec(**changes: Any) -> TransferReport:

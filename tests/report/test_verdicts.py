@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from colours import colour_spec
+from colours import colour_spec, transfer_document
 from graft.backbones.verify import random_model
 from graft.data.importing import import_dataset
 from graft.registry import aliases, get_model, verdicts
@@ -60,19 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             register={"model": name},
         )
         (folder / f"{name}.yaml").write_text(dump_job(base))
-        arm = {"epochs": 10, "rates": [0.01]}
-        document = {
-            "kind": "transfer-report",
-            "name": name,
-            "base": base.model_dump(mode="json", by_alias=True) | {"register": None},
-            "arms": {
-                "scratch": arm | {"freeze": 0},
-                "features": arm | {"freeze": "all"},
-                "partial": arm | {"freeze": -1},
-                "full": arm | {"freeze": 0},
-            },
-            "labels": [1.0],
-        }
+        document = transfer_document(base, epochs=10, labels=[1.0])
         (folder / f"{name}-report.yaml").write_text(dump_job(parse_job(document, "test", None)))
     return folder
 
