@@ -14,6 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from graft.store import Store
+from models import register_model
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "platform" / "graft"
 GRAFT = Path(sys.executable).with_name("graft")
@@ -211,6 +214,11 @@ def test_help_loads_nothing_heavy(verb: str) -> None:
 )
 def test_client_commands_load_neither_torch_nor_ray(arguments: str, tmp_path: Path) -> None:
     assert loaded(arguments.format(tmp_path)) & {"torch", "ray"} == set()
+
+
+def test_promotion_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
+    register_model(Store.open(str(tmp_path)), "m")
+    assert loaded(f"models promote m@1 --store {tmp_path}") & {"torch", "ray", "sklearn"} == set()
 
 
 def test_import_graft_loads_nothing_heavy() -> None:

@@ -93,6 +93,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     assert "does not fit" in done.stderr
 
 
+@pytest.mark.slow  # a command for each architecture of the page
 def test_the_documentation_shows_what_the_command_shows() -> None:
     page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
     pattern = r"```bash\ngraft backbones show (\S+)\n```\n\n```text\n(.*?)\n```"

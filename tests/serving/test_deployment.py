@@ -43,6 +43,7 @@ def haproxies() -> set[str]:
     return found
 
 
+@pytest.mark.slow  # hundreds of requests
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_served_model_answers_many_at_once(
     model_store: Store, photograph: Callable[..., bytes]

@@ -68,6 +68,7 @@ def run(store, sweep_id, events=None):
     return run_sweep(store, sweep_id, show, contextlib.nullcontext)
 
 
+@pytest.mark.slow  # two sweeps
 def test_a_sweep_finds_the_best_and_a_second_one_computes_no_trunk(store, ray_cluster):
     first = run(store, make(store, FREEZE | RATES))
     assert first.states == {"finished": 4}
@@ -101,6 +102,7 @@ def test_a_trial_has_the_numbers_of_graft_train(store, ray_cluster, train_alone)
         assert swept == [pytest.approx(pair, rel=1e-4) for pair in alone]
 
 
+@pytest.mark.slow  # a sweep
 def test_trials_that_diverge_or_fail_are_marked_and_the_sweep_goes_on(store, ray_cluster):
     # 39 images: with 19 in a batch, one is left over, which has no batch statistics.
     space = {
@@ -140,6 +142,7 @@ def test_a_lane_that_diverges_leaves_the_others_alone(store):
     assert [trial.state for trial in result.trials] == ["finished", "diverged", "finished"]
 
 
+@pytest.mark.slow  # two sweeps, half a minute
 def test_a_stopped_sweep_goes_on_without_doing_anything_again(store, ray_cluster):
     sweep_id = make(store, {"backbone.freeze": {"choice": [-1, 0, 2]}})
 

@@ -4,8 +4,8 @@ Whichever comes first: a report that is done looks for versions, and promotion l
 """
 
 from graft.registry import ModelVersion, Verdict, list_models, record_verdict
-from graft.report.answers import Answers
 from graft.report.design import ARMS, arm_of
+from graft.report.gain import Gain
 from graft.report.reports import Report, list_reports, read_report, read_transfer
 from graft.spec import TransferReport
 from graft.store import Store
@@ -32,14 +32,14 @@ def _tell(store: Store, spec: TransferReport, report: Report, version: ModelVers
     weights = trained.get("weights_sha256")
     if version.lineage.dataset != spec.base.dataset.name or trained.get("weights") == "none":
         return
-    answers = Answers.model_validate(report.found)
-    for pretrained, found in zip(spec.backbones, answers.backbones, strict=True):
+    for pretrained, found in zip(spec.backbones, report.found["backbones"], strict=True):
         if (version.arch, weights) != (pretrained.arch, pretrained.weights_sha256):
             continue
         for arm in ARMS[1:]:
             if arm_of(spec, arm).freeze != trained.get("freeze"):
                 continue
-            gain = next(g for g in found.gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
+            gains = map(Gain.model_validate, found["gains"])  # alone: all answers import much more
+            gain = next(g for g in gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
             verdict = Verdict(
                 against="scratch", outcome=gain.outcome, why=str(gain), report=report.report
             )
