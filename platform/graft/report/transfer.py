@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 
@@ -138,7 +139,7 @@ def run_transfer(
                 f"arms.{arm}.rates"
             )
     measured, views = [], _Views(dataset, spec.base.loader.decoded_cache_mb << 20)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(1)  # the same figures on any machine; many images at once, instead
     for number, cell in enumerate(cells, 1):
         measured.append(_measure(store, spec, dataset, views, cell, trained[cell]))
         progress(number, len(cells))
@@ -234,19 +235,22 @@ def _measure(
         def prepare(image: Image) -> Pixels:
             return change(views.view(image, contract), image.sha256)
 
-        batches = prepared(prepare, images, len(os.sched_getaffinity(0)))
+        batches = prepared(prepare, images, 1)
         found = [model(to_tensor(np.stack(batch), contract)) for batch in batches]
         return np.asarray(torch.cat(found).float())
 
     corrupted: dict[str, NDArray[np.float64]] = {}
     train_accuracy, own = None, choose_images(dataset, trained.dataset).train
     if cell.budget.labels == spec.labels[-1]:
-        for name in CORRUPTIONS:
-            changes = [partial(_corrupted, name, strength) for strength in STRENGTHS]
-            predicted = [logits(test, change).argmax(1) for change in changes]
-            corrupted[name] = (np.stack(predicted) == labels).astype(np.float64)
-        hits = logits(own, _unchanged).argmax(1) == [image.label for image in own]
-        train_accuracy = float(np.mean(hits))
+        kinds = [(name, strength) for name in CORRUPTIONS for strength in STRENGTHS]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = pool.map(lambda kind: logits(test, partial(_corrupted, *kind)), kinds)
+            hits = [logit.argmax(1) == labels for logit in found]
+        for number, name in enumerate(CORRUPTIONS):
+            own_hits = hits[number * len(STRENGTHS) : (number + 1) * len(STRENGTHS)]
+            corrupted[name] = np.stack(own_hits).astype(np.float64)
+        learned = logits(own, _unchanged).argmax(1) == [image.label for image in own]
+        train_accuracy = float(np.mean(learned))
     return Measured(
         cell=cell,
         images=len(own),
