@@ -31,10 +31,11 @@ def ls(json: Json = False, debug: Debug = False) -> None:
     rows = list(summaries())
 
     def table() -> Table:
-        table = Table()
+        table = Table(
+            caption="`graft backbones show NAME` names the weights", caption_justify="left"
+        )
         for name in ("name", "stages", "parameters", "GFLOPs", "input", "top-1 %"):
             table.add_column(name, no_wrap=True, justify="left" if name == "name" else "right")
-        table.add_column("weights", overflow="fold")
         for row in rows:
             table.add_row(
                 row.name,
@@ -43,7 +44,6 @@ def ls(json: Json = False, debug: Debug = False) -> None:
                 f"{row.gflops:.2f}",
                 f"{row.crop} × {row.crop}",
                 f"{row.accuracy:.1f}",
-                ", ".join(enum.partition(".")[2] for enum in row.weights),
             )
         return table
 
