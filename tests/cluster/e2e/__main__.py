@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             machine.check()
             stack.enter_context(machine.alone())
+            machine.check_space()
             machine.begin()
             stack.callback(machine.give_back)
             image = _prepare()
@@ -80,8 +81,9 @@ def _skip(why: str, arguments: Sequence[str]) -> int:
     print(f"no cluster can be raised here: {why}", flush=True)
     if arguments[:1] in (["--up"], ["--prepare"]):
         return 1
+    reason = {"GRAFT_E2E_CANNOT": why.partition("\n")[0]}
     return subprocess.run(
-        [*_PYTEST, *arguments], env=os.environ | {"GRAFT_E2E_CANNOT": why}, cwd=machine.ROOT
+        [*_PYTEST, *arguments], env=os.environ | reason, cwd=machine.ROOT
     ).returncode
 
 

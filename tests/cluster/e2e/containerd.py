@@ -12,7 +12,16 @@ import tarfile
 from io import BytesIO
 from pathlib import Path
 
-from cluster.e2e.images import LAYOUT, PAUSE, blob, laid_out, laid_out_blobs, laid_out_index
+from cluster.e2e.images import (
+    LAYOUT,
+    PAUSE,
+    blob,
+    forget_layout,
+    laid_out,
+    laid_out_blobs,
+    laid_out_index,
+    remember_layout,
+)
 from cluster.e2e.machine import RUN, STATE, phase
 from cluster.e2e.processes import Processes
 from programs import folder, program
@@ -103,14 +112,16 @@ SystemdCgroup = false
 
 
 def _import() -> None:
-    """Give containerd the blobs that it has not yet."""
-    have, wanted = set(_ctr("content", "ls", "-q").split()), laid_out_blobs()
+    """Move the blobs that it has not yet to containerd, and link all of them from there."""
+    names, index, wanted = laid_out(), laid_out_index(), laid_out_blobs()
+    have = set(_ctr("content", "ls", "-q").split())
+    forget_layout()
     importing = subprocess.Popen(_command("images", "import", "-"), stdin=subprocess.PIPE)
     assert importing.stdin
     with importing.stdin, tarfile.open(fileobj=importing.stdin, mode="w|") as archive:
         for name, content in {
             "oci-layout": {"imageLayoutVersion": "1.0.0"},
-            "index.json": laid_out_index(),
+            "index.json": index,
         }.items():
             data = json.dumps(content).encode()
             entry = tarfile.TarInfo(name)
@@ -119,15 +130,15 @@ def _import() -> None:
         for digest in wanted:
             if digest not in have:
                 archive.add(blob(digest), blob(digest).relative_to(LAYOUT))
+                blob(digest).unlink()  # not once more: it unpacks them, too
     assert importing.wait() == 0, "ctr images import failed"
     for name in _ctr("images", "ls", "-q").split():
-        if name not in laid_out().values():
+        if name not in names.values():
             _ctr("images", "rm", "--sync", name)
-    for digest in wanted:  # it lies in both folders by now; once is enough
-        spare = LAYOUT / "spare"
-        spare.hardlink_to(_CONTENT / "blobs" / digest.replace(":", "/"))
-        spare.replace(blob(digest))
-        spare.unlink(missing_ok=True)  # where both were one file already, replace did nothing
+    for digest in wanted:
+        blob(digest).unlink(missing_ok=True)
+        blob(digest).hardlink_to(_CONTENT / "blobs" / digest.replace(":", "/"))
+    remember_layout(names)
 
 
 def _remember() -> None:

@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from cluster.e2e.machine import ROOT, STATE, phase
-from programs import VERSIONS
+from programs import VERSIONS, CannotBuildError
 
 PAUSE = f"localhost/pause:{VERSIONS['DEBIAN']}"
 """Holds a pod's namespaces: the base image, asleep."""
 _BASE = f"localhost/base:{VERSIONS['DEBIAN']}"
 LAYOUT = STATE / "layout"
+_NAMES = LAYOUT / "names.json"
 _STORAGE = STATE / "storage.conf"
 
 
 def make_images() -> str:
-    """Make what is missing; return the name of Graft's image, which follows from its sources."""
+    """Make what is missing; return the name of Graft's image, which follows from its sources.
+
+    Raises:
+        CannotBuildError: what was run, and what it said.
+    """
     image = f"localhost/graft:{_sources()}"
     if not _exists(PAUSE):
         with phase("base image"):
@@ -82,13 +87,13 @@ def _make_graft(image: str) -> None:
 
 
 def _lay_out(wanted: dict[str, str]) -> None:
-    for name in ("index.json", "names.json"):  # the blobs stay: only missing ones are written
-        (LAYOUT / name).unlink(missing_ok=True)
+    forget_layout()
+    (LAYOUT / "index.json").unlink(missing_ok=True)  # the blobs stay: missing ones are written
     for tag, image in wanted.items():
         plain = "--dest-oci-accept-uncompressed-layers"  # gzip would cost minutes
         source, target = f"containers-storage:{image}", f"oci:{LAYOUT}:{tag}"
         _run("skopeo", "--insecure-policy", "copy", plain, source, target)
-    (LAYOUT / "names.json").write_text(json.dumps(wanted))
+    remember_layout(wanted)
     used = set(laid_out_blobs())
     for path in (LAYOUT / "blobs/sha256").iterdir():
         if f"sha256:{path.name}" not in used:
@@ -97,8 +102,17 @@ def _lay_out(wanted: dict[str, str]) -> None:
 
 def laid_out() -> dict[str, str]:
     """Return the images that are laid out: tag -> name."""
-    names = LAYOUT / "names.json"
-    return json.loads(names.read_text()) if names.exists() else {}
+    return json.loads(_NAMES.read_text()) if _NAMES.exists() else {}
+
+
+def remember_layout(images: dict[str, str]) -> None:
+    """Note that these images are laid out, with all their blobs: tag -> name."""
+    _NAMES.write_text(json.dumps(images))
+
+
+def forget_layout() -> None:
+    """Note that blobs may be missing."""
+    _NAMES.unlink(missing_ok=True)
 
 
 def laid_out_index() -> dict[str, Any]:
@@ -133,7 +147,7 @@ def _run(*command: str) -> str:
     done = _in_store(*command)
     if done.returncode:
         said = (done.stdout + done.stderr)[-4000:]
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
+        raise CannotBuildError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
     return done.stdout.strip()
 
 

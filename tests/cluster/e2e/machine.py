@@ -49,6 +49,8 @@ _TOOLS = {
     "socat": "socat",
 }
 """Command -> Debian's package."""
+_SPACE = 24
+"""GB on disk that programs and images take, while the last of them is made (measured: 22)."""
 _HIDDEN = ("/run", "/var/log", "/var/lib/cni")
 """Where Kubernetes' programs write without being asked."""
 _MOUNT_POINTS = ("/var/lib/cni", "/var/lib/kubelet")
@@ -108,6 +110,19 @@ def install_tools() -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise CannotRunError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+
+
+def check_space() -> None:
+    """Raise CannotRunError where the disk is too small for what is not built yet."""
+    free = shutil.disk_usage(STATE).free / 1e9
+    if free > _SPACE:
+        return
+    sizes = subprocess.run(["du", "-sk", STATE], capture_output=True, text=True, check=True)
+    taken = int(sizes.stdout.split()[0]) * 1024 / 1e9
+    if free + taken < _SPACE:
+        raise CannotRunError(
+            f"it takes {_SPACE} GB of disk, and {STATE} has {taken:.0f} with {free:.0f} free"
+        )
 
 
 @contextlib.contextmanager
