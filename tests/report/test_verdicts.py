@@ -1,7 +1,8 @@
 """Sets on which transfer does not help, and hurts: what a report says, and promotion makes of it.
 
-Images of greens and blues that overlap, whatever their red. Random weights know nothing of them;
-weights that see red alone know less than nothing, as long as they are frozen.
+Images of greens and blues that overlap, whatever their red. Random weights tell them apart, too,
+frozen or not, no better than what is trained from scratch; weights that see red alone do not, as
+long as they are frozen.
 """
 
 import json
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms.functional import normalize
 
 from colours import colour_spec, transfer_document
 from graft.backbones.verify import random_model
@@ -24,9 +27,11 @@ from graft.spec import dump_job, parse_job
 from graft.store import Store
 
 GRAFT = Path(sys.executable).with_name("graft")
-ARCH = "shufflenet_v2_x0_5"
+ARCH = "timm/test_resnet"
 TRAIN, TEST = 60, 50
 """Images of a class."""
+SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What jobs scale pixels with: mean, standard deviation."""
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +43,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, sign in (("green", 1), ("blue", -1)):
             (folder / "images" / split / name).mkdir(parents=True)
             for number in range(count):
-                less, red = random.normal(sign * 40, 40), random.uniform(40, 200)
-                colour = (red, 120 + less / 2, 120 - less / 2)
-                pixels = random.normal(colour, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / "images" / split / name / f"{number}.png")
+                image = Image.fromarray(draw(random, sign))
+                image.save(folder / "images" / split / name / f"{number}.png")
     import_dataset(Store.open(str(folder / "store")), str(folder / "images"), "overlap")
-    torch.manual_seed(3)
-    weights = random_model(ARCH).network.state_dict()
-    torch.save(weights, folder / "random.pth")
-    weights["conv1.0.weight"][:, 1:] = 0
-    torch.save(weights, folder / "red.pth")
+    torch.manual_seed(1)
+    network = random_model(ARCH).network
     for name in ("random", "red"):
+        if name == "red":
+            network.state_dict()["conv1.0.weight"][:, 1:] = 0
+        calibrate(network, random)
+        torch.save(network.state_dict(), folder / f"{name}.pth")
         base = colour_spec(
             name=name,
             dataset__name="overlap",
@@ -63,6 +67,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         document = transfer_document(base, epochs=10, labels=[1.0])
         (folder / f"{name}-report.yaml").write_text(dump_job(parse_job(document, "test", None)))
     return folder
+
+
+def draw(random: np.random.Generator, sign: int) -> NDArray[np.uint8]:
+    """Return an image, 32 × 32 × 3, of a green (sign 1) or a blue (-1)."""
+    less, red = random.normal(sign * 40, 40), random.uniform(40, 200)
+    pixels = random.normal((red, 120 + less, 120 - less), 10, (32, 32, 3))
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def calibrate(network: torch.nn.Module, random: np.random.Generator) -> None:
+    """Take the statistics of its batch normalisation from such images; without, it sees nothing."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # all batches count the same
+    network.train()
+    for _ in range(4):
+        batch = torch.from_numpy(np.stack([draw(random, sign) for sign in (1, -1) * 16]))
+        with torch.no_grad():
+            network(normalize(batch.permute(0, 3, 1, 2) / 255, *SCALE))
 
 
 def graft(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -85,7 +109,7 @@ def test_transfer_that_does_not_help_is_not_shown_to_and_promotion_warns(folder:
     (found,) = answers(folder, "random-report.yaml").backbones
     accuracy = {point.arm: point.accuracy.value for point in found.points}
     gains = {gain.arm: gain for gain in found.gains}
-    assert all(0.6 < accuracy[arm] < 0.95 for arm in ("scratch", "full")), accuracy  # neither blind
+    assert all(0.6 < value < 0.95 for value in accuracy.values()), accuracy  # none is blind
     assert gains["full"].outcome == "not shown"
     interval = gains["full"].difference.interval
     assert interval
