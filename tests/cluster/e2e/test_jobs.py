@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from cluster.e2e.team import ROOT, Team, person
+from colours import transfer_document
 from conftest import free_port
-from graft.spec import load_job
+from graft.spec import Scaling, load_job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -204,3 +205,19 @@ def test_cluster_lost_while_following(team: Team, tmp_path: Path) -> None:
     epochs = [int(number) for number in re.findall(r"^epoch (\d+)/", said, re.MULTILINE)]
     assert epochs == list(range(1, epochs[-1] + 1))  # none is missing, none is told twice
     assert epochs[-1] >= reached
+
+
+def test_transfer_report(team: Team, tmp_path: Path) -> None:
+    base = load_job(team.spec).model_copy(update={"scaling": Scaling(workers=1)})
+    document = transfer_document(base, epochs=1, labels=[1.0], seeds=1)
+    path = tmp_path / "transfer.yaml"
+    path.write_text(json.dumps(document))
+    done = team.graft("submit", str(path), "--id", "transfer", "--wait")
+    assert done.returncode == 0, done.stderr + done.stdout
+    shown = team.cluster.graft(
+        "report", "show", "transfer", "--json", "--out", str(tmp_path / "out")
+    )
+    (found,) = json.loads(shown.stdout)["backbones"]
+    print({point["arm"]: point["accuracy"]["value"] for point in found["points"]})
+    assert {point["arm"] for point in found["points"]} == {"scratch", "features", "partial", "full"}
+    assert (tmp_path / "out" / "report.html").is_file()
