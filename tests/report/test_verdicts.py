@@ -23,15 +23,13 @@ from graft.backbones.verify import random_model
 from graft.data.importing import import_dataset
 from graft.registry import aliases, get_model, verdicts
 from graft.report.answers import Answers
-from graft.spec import dump_job, parse_job
+from graft.spec import Preprocess, dump_job, parse_job
 from graft.store import Store
 
 GRAFT = Path(sys.executable).with_name("graft")
 ARCH = "timm/test_resnet"
 TRAIN, TEST = 60, 50
 """Images of a class."""
-SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What jobs scale pixels with: mean, standard deviation."""
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +81,11 @@ def calibrate(network: torch.nn.Module, random: np.random.Generator) -> None:
             module.reset_running_stats()
             module.momentum = None  # all batches count the same
     network.train()
+    scale = Preprocess()
     for _ in range(4):
         batch = torch.from_numpy(np.stack([draw(random, sign) for sign in (1, -1) * 16]))
         with torch.no_grad():
-            network(normalize(batch.permute(0, 3, 1, 2) / 255, *SCALE))
+            network(normalize(batch.permute(0, 3, 1, 2) / 255, [*scale.mean], [*scale.std]))
 
 
 def graft(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

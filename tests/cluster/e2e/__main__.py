@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
             image = _prepare()
         except (CannotRunError, CannotBuildError) as error:
             return _skip(str(error), arguments)
-        except BusyError as error:
+        except (BusyError, images.BrokenImageError) as error:
             print(error, file=sys.stderr)
             return 1
         if arguments[:1] == ["--prepare"]:

@@ -26,11 +26,16 @@ _NAMES = LAYOUT / "names.json"
 _STORAGE = STATE / "storage.conf"
 
 
+class BrokenImageError(Exception):
+    """deploy/Dockerfile does not build."""
+
+
 def make_images() -> str:
     """Make what is missing; return the name of Graft's image, which follows from its sources.
 
     Raises:
         CannotBuildError: what was run, and what it said.
+        BrokenImageError: the same, of the Dockerfile, which is what is tested.
     """
     image = f"localhost/graft:{_sources()}"
     if not _exists(PAUSE):
@@ -80,7 +85,10 @@ def _make_graft(image: str) -> None:
         conf.write(f"index-url = {index}\n" if index else "")
         conf.flush()
         secrets = [f"PIP_CONF={conf.name}", *([f"CA_BUNDLE={bundle}"] if bundle else [])]
-        _run("make", "image", "ENGINE=buildah", f"BASE_IMAGE={_BASE}", f"IMAGE={image}", *secrets)
+        names = f"BASE_IMAGE={_BASE}", f"IMAGE={image}"
+        done = _in_store("make", "image", "ENGINE=buildah", *names, *secrets)
+    if done.returncode:
+        raise BrokenImageError(_failure(done))
     for older in _run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
         if older.startswith("localhost/graft:") and older != image:
             _run("buildah", "rmi", older)  # what it shares with the new one stays
@@ -146,9 +154,13 @@ def _exists(image: str) -> bool:
 def _run(*command: str) -> str:
     done = _in_store(*command)
     if done.returncode:
-        said = (done.stdout + done.stderr)[-4000:]
-        raise CannotBuildError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
+        raise CannotBuildError(_failure(done))
     return done.stdout.strip()
+
+
+def _failure(done: subprocess.CompletedProcess[str]) -> str:
+    said = (done.stdout + done.stderr)[-4000:]
+    return f"{' '.join(done.args)} ended with {done.returncode}:\n{said}"
 
 
 def _in_store(*command: str) -> subprocess.CompletedProcess[str]:
