@@ -1,12 +1,15 @@
 """The programs of the tests, built once from their Go modules at the versions of versions.env.
 
-    python tests/programs.py helm kubeconform ...
+    python tests/programs.py minio kubernetes ...
 
 builds what is missing of those named, and says in a line what cannot be built here. They lie
-under .cache/programs, one folder a version; GRAFT_TEST_PROGRAMS names another cache, which
-clones can share. Any Python runs this: only the standard library, no .venv.
+in the user's cache, one folder a version, so that all clones on a machine share them:
+$XDG_CACHE_HOME/graft-tests (~/.cache/graft-tests), or where GRAFT_TEST_PROGRAMS says. Any Python
+runs this: only the standard library, no .venv.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import re
@@ -19,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _TESTS = Path(__file__).parent
-CACHE = Path(os.environ.get("GRAFT_TEST_PROGRAMS") or _TESTS.parent / ".cache" / "programs")
+_USERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CACHE = Path(os.environ.get("GRAFT_TEST_PROGRAMS") or _USERS_CACHE / "graft-tests").absolute()
 
 VERSIONS = dict(
     line.strip().split("=", 1)
@@ -67,9 +71,6 @@ func main() { coremain.Run() }
 _BUILDS = {
     "minio": _Build(VERSIONS["MINIO"], "github.com/minio/minio", {"minio": ""}),
     "helm": _Build(VERSIONS["HELM"], "helm.sh/helm/v4", {"helm": "cmd/helm"}),
-    "kubeconform": _Build(
-        VERSIONS["KUBECONFORM"], "github.com/yannh/kubeconform", {"kubeconform": "cmd/kubeconform"}
-    ),
     "kubernetes": _Build(VERSIONS["KUBERNETES"], "k8s.io/kubernetes", _kubernetes_programs()),
     "kubernetes-files": _Build(
         VERSIONS["KUBERNETES"], "k8s.io/kubernetes", files=("api/openapi-spec/swagger.json",)
@@ -113,7 +114,9 @@ def folder(name: str) -> Path:
     `folder("kuberay-files") / "config/crd/bases"` holds KubeRay's CRDs, and
     `folder("kubernetes-files") / "api/openapi-spec/swagger.json"` is Kubernetes' OpenAPI document.
     """
-    return CACHE / f"{name}-{_BUILDS[name].version}"
+    build = _BUILDS[name]
+    own = hashlib.sha256(repr(build.mains).encode()).hexdigest()[:8] if build.mains else ""
+    return CACHE / "-".join(filter(None, (name, build.version, own)))
 
 
 def program(name: str) -> Path:
@@ -138,10 +141,19 @@ def build(name: str) -> None:
     if folder(name).is_dir():
         return
     go, wanted = _go(), _BUILDS[name]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second finds it built
+        if not folder(name).is_dir():
+            _build(go, name, wanted)
+
+
+def _build(go: str, name: str, wanted: _Build) -> None:
     print(f"building {name} {wanted.version}, once", flush=True)
     began = time.monotonic()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="building-") as temporary:
+    for left in CACHE.glob(f"building-{name}-*"):  # by a build that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"building-{name}-") as temporary:
         module, made = Path(temporary, "module"), Path(temporary, "made")
         module.mkdir()
         made.mkdir()
@@ -151,11 +163,7 @@ def build(name: str) -> None:
         if wanted.programs or wanted.mains:
             (module / "go.mod").write_text(_wrapper(wanted, Path(downloaded["GoMod"]).read_text()))
             _compile(go, wanted, module, made)
-        try:
-            made.rename(folder(name))
-        except OSError:
-            if not folder(name).is_dir():  # else another process was first
-                raise
+        made.rename(folder(name))
     print(f"  built {name} in {time.monotonic() - began:.0f} s", flush=True)
 
 

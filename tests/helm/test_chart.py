@@ -1,5 +1,7 @@
 """What the chart makes: Kubernetes' own schemas take it, and jobs are made of it."""
 
+import importlib.metadata
+import importlib.util
 import json
 import re
 import warnings
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
+import yaml
 
 from colours import colour_spec
 from graft.cluster.profile import Head, Profile, times
@@ -25,19 +27,14 @@ from helm.rendering import (
     Object,
     needs_helm,
     needs_schemas,
+    objects_of,
     only,
     pod_specs,
-    refusals,
     rendered,
     rendered_text,
     run_helm,
 )
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
-    from ray.serve.schema import ServeDeploySchema
-
-    from graft.serving.deployment import Following, following
+from helm.schemas import refusals
 
 NO_SCHEMA = "PodMonitor"
 """Its CRD is not among what tests/programs.py keeps."""
@@ -65,16 +62,35 @@ def test_lint_finds_nothing(case: str) -> None:
 @needs_schemas
 @pytest.mark.parametrize("case", CASES)
 def test_kubernetes_and_kuberay_know_every_field(case: str) -> None:
-    assert refusals(rendered_text(CASES[case]), skip=NO_SCHEMA) == []
+    assert refusals(one for one in rendered(CASES[case]) if one["kind"] != NO_SCHEMA) == []
 
 
 @needs_schemas
-def test_what_is_checked_against_the_schemas_can_fail() -> None:
+@pytest.mark.parametrize(
+    ("good", "wrong", "named"),
+    [
+        ("excludeHeadPodFromServeSvc", "excludeHead", "RayService graft: $.spec: Additional"),
+        ("podSelector", "pods", "NetworkPolicy graft-job: $.spec: Additional"),
+        ("minAvailable: 1", "minAvailable: [1]", "PodDisruptionBudget graft-serving: $.spec.minA"),
+        ("runAsUser: 1000", 'runAsUser: "1000"', "'1000' is not of type 'integer'"),
+        ('cpu: "1"', "cpu: half", "'half' does not match"),
+        ("minReplicas: 2", "minReplicas: 2e0", "2.0 is not of type 'integer'"),
+        ("type: RuntimeDefault", "type: null", "None is not of type 'string'"),
+    ],
+)
+def test_what_is_checked_against_the_schemas_can_fail(good: str, wrong: str, named: str) -> None:
     text = rendered_text(CASES["serving"])
-    wrong = text.replace("excludeHeadPodFromServeSvc", "excludeHead").replace("podSelector", "pods")
-    found = "\n".join(refusals(wrong, skip=NO_SCHEMA))
-    assert "RayService graft" in found
-    assert "NetworkPolicy graft-job" in found
+    assert good in text
+    assert named in "\n".join(refusals(objects_of(text.replace(good, wrong))))
+
+
+@needs_schemas
+def test_what_no_schema_knows_is_an_error() -> None:
+    text = rendered_text(CASES["serving"])
+    with pytest.raises(LookupError, match="no schema for NetworkPolicy of apps/v1"):
+        refusals(objects_of(text.replace("networking.k8s.io/v1", "apps/v1")))
+    with pytest.raises(yaml.YAMLError, match="a key stands twice"):
+        objects_of(text.replace("metadata:", "kind: Other\nmetadata:"))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -134,7 +150,7 @@ def test_kuberay_knows_every_field_of_jobs(values: dict[str, Any]) -> None:
     if "gpu-a100" in values.get("classes", {}):
         jobs.append(Submission("two", gpus, resource_class="gpu-a100"))
     manifests = [rayjob(job, profile(values)) for job in jobs]
-    assert refusals("\n---\n".join(map(json.dumps, manifests))) == []
+    assert refusals(manifests) == []
 
 
 def all_objects() -> list[tuple[str, Object]]:
@@ -187,7 +203,7 @@ def test_ray_asks_for_its_token_everywhere_and_is_the_version_of_the_image() -> 
     ]
     for cluster in clusters:
         assert cluster["authOptions"] == {"mode": "token"}
-        assert cluster["rayVersion"] == RAY_VERSION == ray.__version__
+        assert cluster["rayVersion"] == RAY_VERSION == importlib.metadata.version("ray")
 
 
 def test_pods_of_the_chart_get_the_store_as_pods_of_jobs_do() -> None:
@@ -284,6 +300,12 @@ def test_gpus_and_shared_memory_of_the_shared_cluster() -> None:
 
 
 def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
+        from ray.serve.schema import ServeDeploySchema
+
+        from graft.serving.deployment import Following, following
+
     service = only(rendered(EVERYTHING), "RayService")["spec"]
     config = parse_yaml(service["serveConfigV2"], "serveConfigV2")
     (application,) = ServeDeploySchema.model_validate(config).applications
@@ -395,7 +417,10 @@ def test_the_test_is_a_hook_that_leaves_nothing_once_it_passed() -> None:
 
 
 def test_the_dashboard_asks_for_what_ray_measures() -> None:
-    source = Path(ray.__file__).parent
+    ray = importlib.util.find_spec("ray")
+    assert ray
+    assert ray.origin
+    source = Path(ray.origin).parent
     files = ("dashboard/modules/reporter/reporter_agent.py", "serve/_private/replica.py")
     known = "".join((source / name).read_text() for name in files)
     known += (source / "serve/_private/deployment_state.py").read_text()
@@ -426,8 +451,8 @@ def test_notes_say_the_next_command() -> None:
 @needs_schemas
 def test_the_kind_recipe() -> None:
     values = parse_yaml((KIND / "values.yaml").read_text(), "values.yaml")
-    assert refusals(rendered_text(values)) == []
-    assert refusals((KIND / "minio.yaml").read_text()) == []
+    assert refusals(rendered(values)) == []
+    assert refusals(objects_of((KIND / "minio.yaml").read_text())) == []
 
 
 def test_plain_manifests_are_current() -> None:
