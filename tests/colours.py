@@ -1,7 +1,5 @@
 """A tiny dataset, `colours`, and runs on it; the workers are plain processes, without Ray."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,10 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from commands import Forked
 from graft.spec import Finetune, parse_job
 from graft.store import Store
 
-WORKER = Path(__file__).parent / "training" / "gloo_worker.py"
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
@@ -78,12 +76,10 @@ def new_run(store: Store, spec: Finetune) -> str:
 
 def train_together(store: Store, run: str, workers: int, die_after: int = 0) -> list[int]:
     """Run an attempt on gloo processes; the first may die after an epoch. Returns exit codes."""
-    meet = Path(store.uri) / f"meet-{time.monotonic_ns()}"
+    from training.gloo_worker import main
+
+    meet = f"{store.uri}/meet-{time.monotonic_ns()}"
     processes = [
-        subprocess.Popen(
-            [sys.executable, WORKER, meet, str(rank), str(workers), store.uri, run, str(die_after)],
-            stderr=subprocess.DEVNULL if die_after else None,
-        )
-        for rank in range(workers)
+        Forked(main, meet, rank, workers, store.uri, run, die_after) for rank in range(workers)
     ]
-    return [process.wait(timeout=240) for process in processes]
+    return [process.wait(240) for process in processes]

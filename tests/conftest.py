@@ -1,12 +1,13 @@
 """Real parts for the tests: stores on disk and on an S3 server.
 
 The server is GRAFT_TEST_S3_ENDPOINT where that is set (with the standard AWS variables),
-else the MinIO that `make test` built, else moto's, which does not fence; the summary says
-which it was.
+else MinIO, where `make programs` built one or the machine has one, else moto's, which does not
+fence; the summary says which it was.
 """
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -29,15 +30,23 @@ if TYPE_CHECKING:
     from graft.training.events import Event
     from graft.training.ranks import Ranks
 
-MINIO = program("minio")
+pytest_plugins = ["quality.alone", "quality.cpu", "quality.scheduling"]
+
+# Of two processes on two cores each has one: for torch, here and in what the tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# On a busy machine Ray Serve's proxy is not up within 5 seconds, and would be killed.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+
+_built = program("minio")
+MINIO = _built if _built.exists() else Path(shutil.which("minio") or _built)
 
 ENDPOINT = os.environ.get("GRAFT_TEST_S3_ENDPOINT")
 if ENDPOINT:
     SERVER = f"GRAFT_TEST_S3_ENDPOINT ({ENDPOINT})"
 elif MINIO.exists():
-    SERVER = f"MinIO {VERSIONS['MINIO']}"
+    SERVER = f"MinIO {VERSIONS['MINIO']}" if MINIO is _built else str(MINIO)
 else:
-    SERVER = "moto, which does not fence; `make minio` builds MinIO where there is Go"
+    SERVER = "moto, which does not fence; `make programs` builds MinIO where there is Go"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -61,29 +70,53 @@ def free_port() -> int:
         return port
 
 
+def start_server(
+    start: Callable[[], tuple["subprocess.Popen[bytes]", str]], answers: Callable[[str], bool]
+) -> tuple["subprocess.Popen[bytes]", str]:
+    """Start a server that cannot choose its port, and return it, and its URL, once it answers.
+
+    Another process may take a free port before the server does: then it ends, and is started on
+    another one.
+    """
+    for _ in range(3):
+        server, url = start()
+        deadline = time.monotonic() + 120
+        while server.poll() is None:
+            if answers(url):
+                return server, url
+            if time.monotonic() > deadline:
+                server.kill()
+                server.wait()
+                raise TimeoutError(f"{server.args} does not answer at {url}")
+            time.sleep(0.05)
+    raise RuntimeError(f"{server.args} ends with exit code {server.returncode}")
+
+
 @contextlib.contextmanager
 def run_minio(folder: Path, certificates: Path | None = None) -> Iterator[S3Server]:
     """Run MinIO with its data in `folder`; on TLS where `certificates` holds a key pair."""
-    url = f"http{'s' if certificates else ''}://127.0.0.1:{free_port()}"
     key, secret = "graft-tests", uuid.uuid4().hex
-    address = url.partition("//")[2]
-    server = subprocess.Popen(
-        [MINIO, "server", folder, "--address", address, "--certs-dir", certificates or folder],
-        env=os.environ
-        | {"MINIO_ROOT_USER": key, "MINIO_ROOT_PASSWORD": secret}
-        | {"MINIO_BROWSER": "off", "MINIO_UPDATE": "off"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+
+    def start() -> tuple[subprocess.Popen[bytes], str]:
+        url = f"http{'s' if certificates else ''}://127.0.0.1:{free_port()}"
+        address = url.partition("//")[2]
+        server = subprocess.Popen(
+            [MINIO, "server", folder, "--address", address, "--certs-dir", certificates or folder],
+            env=os.environ
+            | {"MINIO_ROOT_USER": key, "MINIO_ROOT_PASSWORD": secret}
+            | {"MINIO_BROWSER": "off", "MINIO_UPDATE": "off"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        return server, url
+
+    def answers(url: str) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/minio/health/live", verify=False).is_success
+        return False
+
+    server, url = start_server(start, answers)
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/minio/health/live", verify=False).is_success:
-                    break
-            assert server.poll() is None, f"MinIO ended with exit code {server.returncode}"
-            assert time.monotonic() < deadline, "MinIO did not come up within a minute"
-            time.sleep(0.05)
         environment = {
             "AWS_ENDPOINT_URL": url,
             "AWS_ACCESS_KEY_ID": key,
@@ -134,7 +167,7 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def start_minio() -> StartMinio:
     """Return `run_minio`, for a test that needs a server of its own."""
     if not MINIO.exists():
-        pytest.skip("no MinIO here: `make minio` builds it where there is Go")
+        pytest.skip("no MinIO here: `make programs` builds it where there is Go")
     return run_minio
 
 
@@ -194,6 +227,23 @@ def ray_cluster(s3_server: S3Server) -> Iterator[None]:
 
     with ray_session():
         yield
+
+
+@pytest.fixture(scope="session")
+def ray_cluster_address(ray_cluster: None) -> str:
+    """Where commands join that Ray: their RAY_ADDRESS."""
+    import ray
+
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
+@pytest.fixture(scope="session")
+def nobody() -> Iterator[str]:
+    """HOST:PORT where nobody listens, and nobody can."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
 @pytest.fixture(scope="session")

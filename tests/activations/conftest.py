@@ -1,6 +1,7 @@
 """A small dataset, a network over it, and what is needed to compute its activations."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,10 +32,20 @@ def colour_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_colours(tmp_path_factory.mktemp("colours"))
 
 
+@pytest.fixture(scope="session")
+def imported_colours(colour_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store that holds the dataset `colours`: to be copied, never written to."""
+    folder = tmp_path_factory.mktemp("imported") / "store"
+    import_dataset(Store.open(str(folder)), str(colour_images), "colours")
+    return folder
+
+
 @pytest.fixture
-def colours(store: Store, colour_images: Path) -> DatasetVersion:
-    """The dataset, in an empty store, once a directory, once on S3."""
-    import_dataset(store, str(colour_images), "colours")
+def colours(store: Store, imported_colours: Path) -> DatasetVersion:
+    """The dataset, in a store of its own, once a directory, once on S3."""
+    for path in imported_colours.rglob("*"):
+        if path.is_file():
+            store.write(path.relative_to(imported_colours).as_posix(), path.read_bytes())
     return open_dataset(store, "colours")
 
 
@@ -45,10 +56,9 @@ def lab(store: Store, colours: DatasetVersion) -> Lab:
 
 
 @pytest.fixture
-def local_lab(colour_images: Path, tmp_path: Path) -> Lab:
+def local_lab(imported_colours: Path, tmp_path: Path) -> Lab:
     """SqueezeNet over `colours`, in a directory."""
-    store = Store.open(str(tmp_path / "store"))
-    import_dataset(store, str(colour_images), "colours")
+    store = Store.open(str(shutil.copytree(imported_colours, tmp_path / "store")))
     return make_lab(store, open_dataset(store, "colours"))
 
 

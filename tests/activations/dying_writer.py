@@ -1,10 +1,8 @@
-"""Computes activations in jobs of eight images, and hangs, alive, after as many as it is told.
+"""A process that computes activations in jobs of eight images, and hangs, alive, in one of them."""
 
-Usage: dying_writer.py STORE IMAGES
-"""
-
-import sys
+import os
 import time
+from multiprocessing.connection import Connection
 
 import torch
 
@@ -14,19 +12,17 @@ from graft.data.manifest import open_dataset
 from graft.store import Store
 
 
-def main() -> None:
+def main(uri: str, images: int, lease_s: float, told: Connection) -> None:
+    """Hang once so many images are computed, and tell the process's id."""
     torch.set_num_threads(1)
-    store, left = Store.open(sys.argv[1]), int(sys.argv[2])
+    store, left = Store.open(uri), images
 
-    def hang(images: int) -> None:
+    def hang(computed: int) -> None:
         nonlocal left
-        left -= images
+        left -= computed
         if left <= 0:
-            print("hangs", flush=True)
+            told.send(os.getpid())
             time.sleep(600)
 
     lab = make_lab(store, open_dataset(store, "colours"))
-    lab.fill(Wanted("train", 1, 3), job_images=BATCH, lease_s=1.5, progress=hang)
-
-
-main()
+    lab.fill(Wanted("train", 1, 3), job_images=BATCH, lease_s=lease_s, progress=hang)

@@ -33,19 +33,19 @@ def test_the_list(lab: Lab) -> None:
     assert named[keys[0]] == ("squeezenet1_1", lab.model.stages.names[2])
 
 
-def test_a_trunk_is_removed_by_the_beginning_of_its_digest(lab: Lab) -> None:
-    lab.fill(*WANTED)
-    three, five = lab.chain.digests[3], lab.chain.digests[5]
-    before = objects(lab.store)
+def test_a_trunk_is_removed_by_the_beginning_of_its_digest(local_lab: Lab) -> None:
+    local_lab.fill(*WANTED)
+    three, five = local_lab.chain.digests[3], local_lab.chain.digests[5]
+    before = objects(local_lab.store)
     mine = {name: data for name, data in before.items() if name.split("/")[1] == three}
-    removed = remove_activations(lab.store, three[:10])
+    removed = remove_activations(local_lab.store, three[:10])
     assert removed.trunk == three
-    assert removed.views == ("v0", lab.naming().key(3, 1).view)
+    assert removed.views == ("v0", local_lab.naming().key(3, 1).view)
     assert (removed.objects, removed.bytes) == (len(mine), sum(map(len, mine.values())))
-    assert objects(lab.store) == {k: v for k, v in before.items() if k not in mine}
+    assert objects(local_lab.store) == {k: v for k, v in before.items() if k not in mine}
     with pytest.raises(NotFoundError, match=f"it has those of {five[:12]}$"):
-        remove_activations(lab.store, three[:10])
-    assert lab.fill(*WANTED).trunk_forwards == 39 + 39 + 15
+        remove_activations(local_lab.store, three[:10])
+    assert local_lab.fill(*WANTED).trunk_forwards == 39 + 39 + 15
 
 
 def test_one_view_is_removed(local_lab: Lab) -> None:
@@ -71,11 +71,11 @@ def test_unknown_and_ambiguous_trunks(local_lab: Lab) -> None:
         remove_activations(local_lab.store, "ab")
     stages = local_lab.model.depth
     local_lab.fill(*(Wanted("val", 0, depth) for depth in range(1, stages + 1)))
-    other = make_lab(local_lab.store, local_lab.dataset, "resnet18")
+    other = make_lab(local_lab.store, local_lab.dataset, "timm/test_resnet")
     other.fill(*(Wanted("val", 0, depth) for depth in range(1, other.model.depth + 1)))
     digests = sorted([*local_lab.chain.digests[1:], *other.chain.digests[1:]])
     firsts = [digest[0] for digest in digests]
-    shared = next(first for first in firsts if firsts.count(first) > 1)  # of 16, and 17 or more
+    shared = next(first for first in firsts if firsts.count(first) > 1)
     with pytest.raises(InputError, match=f"trunks begin with '{shared}'"):
         remove_activations(local_lab.store, shared)
     with pytest.raises(NotFoundError):

@@ -17,7 +17,7 @@ from graft.data.importing import import_dataset
 from graft.data.manifest import DatasetVersion, open_dataset
 from graft.errors import SpecError, StoreError
 
-ARCHITECTURES = ["squeezenet1_1", "resnet18", "shufflenet_v2_x0_5"]
+ARCHITECTURES = ["squeezenet1_1", "timm/test_resnet", "shufflenet_v2_x0_5"]
 """The second with BatchNorm, the third with maps that are not channels_last."""
 
 
@@ -211,15 +211,15 @@ def test_a_full_disk_leaves_nothing(
 
 
 def test_a_later_dataset_version_computes_what_is_new(
-    lab: Lab, grown: Callable[..., DatasetVersion]
+    local_lab: Lab, grown: Callable[..., DatasetVersion]
 ) -> None:
     wanted = [Wanted("train", 1, 3), Wanted("train", 1, 5), Wanted("val", 0, 5)]
-    before = lab.fill(*wanted)
-    old = objects(lab.store)
-    later = lab.another(grown(lab.store))
+    before = local_lab.fill(*wanted)
+    old = objects(local_lab.store)
+    later = local_lab.another(grown(local_lab.store))
     filled = later.fill(*wanted)
     assert (filled.decoded, filled.images) == (5, 10)
-    now = objects(lab.store)
+    now = objects(local_lab.store)
     assert {key: now[key] for key in old} == old
     for item in wanted:
         kept = filled.activations[item]
@@ -229,7 +229,7 @@ def test_a_later_dataset_version_computes_what_is_new(
             kept.take(later.digests(item.split, range(BATCH))), later.direct(item, range(BATCH))
         )
     assert later.fill(*wanted).trunk_forwards == 0
-    assert lab.fill(*wanted).trunk_forwards == 0
+    assert local_lab.fill(*wanted).trunk_forwards == 0
 
 
 def test_an_image_is_known_in_whichever_split_and_dataset_it_comes_back(

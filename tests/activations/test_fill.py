@@ -1,29 +1,45 @@
 """Who computes, who waits, and what a death leaves behind."""
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
+from activations.dying_writer import main as write_and_hang
 from activations_lab import BATCH, Lab, make_lab, objects
+from commands import Forked
 from graft.activations.cache import commit, find, missing
-from graft.activations.claims import claimed
+from graft.activations.claims import BEATS, claimed
 from graft.activations.fill import Wanted
 from graft.activations.index import index_key
 from graft.data.manifest import open_dataset
 from graft.errors import ObjectNotFound, StoreError
 from graft.store import Store
 
-WRITER = Path(__file__).with_name("dying_writer.py")
 WANTED = (Wanted("train", 1, 3), Wanted("train", 1, 5), Wanted("val", 0, 5))
 CLAIM = "activations/claims/a.json"
+REQUESTS = 4
+
+
+def after_a_lease(store: Store, claim: str, then: Callable[[], object]) -> Callable[[float], None]:
+    """Return a `pause` that calls `then` when a claim's holder has lived on for over a lease."""
+    beats: list[int] = []
+
+    def pause(seconds: float) -> None:
+        with contextlib.suppress(ObjectNotFound):  # released just now
+            beats.append(json.loads(store.read(claim).data)["beat"])
+            if beats[-1] > beats[0] + BEATS:
+                then()
+        time.sleep(seconds)
+
+    return pause
 
 
 def test_the_second_time_nothing_is_computed(lab: Lab) -> None:
@@ -46,52 +62,59 @@ def test_depths_that_are_there_are_not_computed_with_those_that_are_not(local_la
 
 
 def test_requests_at_once_compute_once(lab: Lab) -> None:
-    """Eight threads, each with a store and a network of its own."""
+    """Threads, each with a store and a network of its own."""
     labs = []
-    for _ in range(8):
+    for _ in range(REQUESTS):
         store = Store.open(lab.store.uri)
         labs.append(make_lab(store, open_dataset(store, "colours")))
     waited: list[str] = []
-    together = threading.Barrier(8)
+    together, somebody_waits = threading.Barrier(REQUESTS), threading.Event()
 
     def request(one: Lab) -> int:
         together.wait()
-        return one.fill(*WANTED, waiting=waited.append, progress=slowly).trunk_forwards
+        return one.fill(*WANTED, waiting=wait, progress=compute).trunk_forwards
 
-    def slowly(images: int) -> None:
-        time.sleep(0.01)
+    def wait(holder: str) -> None:
+        waited.append(holder)
+        somebody_waits.set()
 
-    with ThreadPoolExecutor(8) as pool:
+    def compute(images: int) -> None:
+        assert somebody_waits.wait(120)
+
+    with ThreadPoolExecutor(REQUESTS) as pool:
         forwards = list(pool.map(request, labs))
-    assert sorted(forwards) == [0] * 7 + [54]
-    assert len(waited) >= 1
+    assert sorted(forwards) == [0] * (REQUESTS - 1) + [54]
     assert waited[0].startswith(f"process {os.getpid()} on ")
     assert not [key for key in objects(lab.store) if "/claims/" in key or "/parts/" in key]
 
 
 def test_the_work_of_a_killed_process_is_taken_over(local_lab: Lab) -> None:
     """It dies in its third job of five; what its first two put is kept."""
-    writer = subprocess.Popen(
-        [sys.executable, WRITER, local_lab.store.uri, str(2 * BATCH + 1)],
-        env=os.environ | {"PYTHONPATH": str(WRITER.parents[1])},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert writer.stdout
-    assert writer.stdout.readline() == "hangs\n"
+    lease_s = 1.5
+    here, there = multiprocessing.Pipe()
+    writer = Forked(write_and_hang, local_lab.store.uri, 2 * BATCH + 1, lease_s, there)
+    there.close()
+    assert here.poll(120)
+    pid = here.recv()
     left = objects(local_lab.store)
-    assert [key for key in left if "/claims/" in key]
+    (claim,) = [key for key in left if "/claims/" in key]
     key = local_lab.naming().key(3, 1)
     assert find(local_lab.store, local_lab.dataset, "train", key) is None
-    started = time.monotonic()
     waited: list[str] = []
-    threading.Timer(1.0, lambda: writer.send_signal(signal.SIGKILL)).start()
+    killed = threading.Event()
+
+    def kill() -> None:
+        if not killed.is_set():
+            killed.set()
+            os.kill(pid, signal.SIGKILL)
+
     item = Wanted("train", 1, 3)
-    filled = local_lab.fill(item, lease_s=1.5, waiting=waited.append)
-    assert time.monotonic() - started > 2.0, "a process that still beats was robbed"
-    assert waited[0].startswith(f"process {writer.pid} ")
-    writer.wait()
-    writer.stdout.close()
+    pause = after_a_lease(local_lab.store, claim, kill)
+    filled = local_lab.fill(item, lease_s=lease_s, waiting=waited.append, pause=pause)
+    assert killed.is_set(), "a process that still beats was robbed"
+    assert waited[0].startswith(f"process {pid} ")
+    assert writer.wait(60) == -signal.SIGKILL
+    here.close()
     assert filled.trunk_forwards == 39 - 2 * BATCH
     kept = filled.activations[item]
     assert kept.images == tuple(image.sha256 for image in local_lab.dataset.images("train"))
@@ -105,19 +128,21 @@ def test_the_work_of_a_killed_process_is_taken_over(local_lab: Lab) -> None:
 
 def test_a_claim_whose_holder_lives_is_waited_for(store: Store) -> None:
     order = []
+    held, enough = threading.Event(), threading.Event()
 
     def first() -> None:
-        with claimed(store, CLAIM, lease_s=0.5):
+        with claimed(store, CLAIM, lease_s=1.0):
             held.set()
-            time.sleep(1.2)  # over two leases
+            assert enough.wait(120)
             order.append("first")
 
-    held = threading.Event()
     thread = threading.Thread(target=first)
     thread.start()
-    held.wait()
-    with claimed(store, CLAIM, lease_s=0.5):
+    assert held.wait(120)
+    pause = after_a_lease(store, CLAIM, enough.set)
+    with claimed(store, CLAIM, lease_s=1.0, pause=pause):
         order.append("second")
+    enough.set()
     thread.join()
     assert order == ["first", "second"]
     with pytest.raises(ObjectNotFound):
@@ -173,11 +198,11 @@ def is_s3(lab: Lab) -> bool:
     return not lab.store.is_directory
 
 
-def test_a_shard_that_is_gone_is_named_with_the_remedy(lab: Lab) -> None:
-    kept = lab.get(Wanted("val", 0, 3))
-    lab.store.delete(f"{kept.key.folder}/{kept.parts[0].shard.name}")
+def test_a_shard_that_is_gone_is_named_with_the_remedy(local_lab: Lab) -> None:
+    kept = local_lab.get(Wanted("val", 0, 3))
+    local_lab.store.delete(f"{kept.key.folder}/{kept.parts[0].shard.name}")
     with pytest.raises(StoreError, match=f"is gone.*graft activations rm {kept.key.trunk[:12]}"):
-        lab.fill(Wanted("val", 0, 3))
+        local_lab.fill(Wanted("val", 0, 3))
 
 
 def test_an_index_that_is_damaged_is_named_with_the_remedy(local_lab: Lab) -> None:

@@ -1,5 +1,7 @@
 """Stage maps, freezing and the cut into trunk and tail, for every architecture."""
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -7,10 +9,10 @@ import torchvision
 from graft.backbones import verify as proof
 from graft.backbones.describe import describe
 from graft.backbones.maps import MAPS
-from graft.backbones.model import build, check_input
+from graft.backbones.model import build, build_on_meta, check_input
 from graft.backbones.network import LEFT_OUT, published
 from graft.backbones.stages import freeze_depth, stage_map
-from graft.backbones.verify import random_model, small_crop, verify
+from graft.backbones.verify import random_model, small_crop, verify, verify_structure
 from graft.errors import SpecError
 from graft.spec import Backbone, LinearHead, MLPHead
 
@@ -20,9 +22,29 @@ QUICK = 15_000_000
 """Parameters; larger architectures take seconds each, and up to 7 GB."""
 
 
-def by_size(arch):
-    slow = published(arch).meta["num_params"] > QUICK
-    return pytest.param(arch, marks=pytest.mark.slow if slow else ())
+def size(arch):
+    return published(arch).meta["num_params"]
+
+
+def family(arch):
+    """Return what architectures share that differ in width, depth and patch alone."""
+    return re.match(r"(wide_)?[a-z]+(_v\d)?", arch)[0] + ("_bn" if arch.endswith("_bn") else "")
+
+
+_BY_FAMILY = {family(arch): arch for arch in sorted(ARCHITECTURES, key=size, reverse=True)}
+SMALLEST = set(_BY_FAMILY.values())
+"""One of each family."""
+
+
+def tier(arch):
+    """The smallest of a family on each commit, and the others at night."""
+    if arch not in SMALLEST:
+        return pytest.param(arch, marks=pytest.mark.nightly)
+    return pytest.param(arch, marks=pytest.mark.slow if size(arch) > QUICK else ())
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def make(arch="resnet18", head=None, crop=64, **backbone):
@@ -39,7 +61,16 @@ def test_every_classification_architecture_has_a_stage_map():
     assert sorted(MAPS) == sorted(ARCHITECTURES)
 
 
-@pytest.mark.parametrize("arch", [by_size(arch) for arch in ARCHITECTURES])
+@pytest.mark.slow  # a quarter of a minute for all
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_tensor_and_layer_of_an_architecture_is_in_one_stage(arch):
+    """`owned once`, without memory for weights: of all architectures on each commit."""
+    model = build_on_meta(Backbone(arch=arch, weights="none"), LinearHead(), 5, small_crop(arch))
+    owned = verify_structure(model)
+    assert owned.passed, owned.found
+
+
+@pytest.mark.parametrize("arch", [tier(arch) for arch in ARCHITECTURES])
 def test_an_architecture_is_cut_rightly_at_every_depth(arch):
     torch.manual_seed(0)
     checks = verify(random_model(arch))
@@ -47,7 +78,7 @@ def test_an_architecture_is_cut_rightly_at_every_depth(arch):
     assert [f"{check.name}: {check.found}" for check in checks if not check.passed] == []
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", [tier(arch) for arch in ARCHITECTURES])
 def test_stages_add_up_to_the_published_size_and_cost(arch):
     meta = published(arch).meta
     parts = describe(arch).parts
@@ -57,7 +88,7 @@ def test_stages_add_up_to_the_published_size_and_cost(arch):
     assert sum(part.gflops for part in parts) == pytest.approx(meta["_ops"], abs=6e-4)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "densenet121", "vit_b_32", "swin_v2_t"])
+@pytest.mark.parametrize("arch", ["resnet18", "densenet121", slow("vit_b_32"), slow("swin_v2_t")])
 def test_activations_have_the_shape_that_is_shown(arch):
     crop = small_crop(arch)
     model = make(arch, crop=crop, freeze=0).eval()
@@ -163,7 +194,11 @@ def test_what_is_left_out_is_said():
 
 
 @pytest.mark.parametrize(
-    "arch", ["alexnet", "convnext_tiny", "maxvit_t", "mobilenet_v3_small", "squeezenet1_1", "vgg11"]
+    "arch",
+    [
+        *("mobilenet_v3_small", "squeezenet1_1"),
+        *(slow(arch) for arch in ("alexnet", "convnext_tiny", "maxvit_t", "vgg11")),
+    ],
 )
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_head_may_replace_a_whole_classifier(arch, kind):
@@ -201,6 +236,6 @@ def test_an_mlp_cannot_replace_a_convolution():
 
 
 def test_dropout_is_set_in_the_tail():
-    model = make("vgg16", freeze=0, dropout=0.0)
+    model = make("mobilenet_v3_small", freeze=0, dropout=0.0)
     layers = [m.p for m in model.network.modules() if isinstance(m, torch.nn.Dropout)]
-    assert layers == [0.0, 0.0]
+    assert layers == [0.0]

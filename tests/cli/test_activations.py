@@ -1,14 +1,13 @@
 """`graft activations`: list and remove."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import commands
 from activations_lab import Lab, make_lab
 from colours import draw_colours
 from graft.activations.fill import Wanted
@@ -16,8 +15,6 @@ from graft.backbones.trunk import publish_stages
 from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
 from graft.store import Store
-
-GRAFT = Path(sys.executable).with_name("graft")
 
 
 @pytest.fixture
@@ -32,9 +29,8 @@ def lab(tmp_path: Path) -> Lab:
     return lab
 
 
-def activations(uri: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, "activations", *arguments, "--store", uri]
-    return subprocess.run(command, capture_output=True, text=True)
+def activations(uri: str, *arguments: str) -> commands.Done:
+    return commands.main("activations", *arguments, "--store", uri)
 
 
 def document(uri: str, *arguments: str) -> Any:

@@ -1,23 +1,18 @@
 """`graft backbones`: what is listed, shown and proved, through the real command."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torchvision
 from safetensors.torch import save_file
 
-GRAFT = Path(sys.executable).with_name("graft")
+import commands
 
 
-def backbones(*arguments: str, columns: int = 120) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, "backbones", *arguments]
-    wide = os.environ | {"COLUMNS": str(columns)}
-    return subprocess.run(command, capture_output=True, text=True, env=wide)
+def backbones(*arguments: str, columns: int = 120) -> commands.Done:
+    return commands.main("backbones", *arguments, env={"COLUMNS": str(columns)})
 
 
 def test_all_architectures_are_listed() -> None:

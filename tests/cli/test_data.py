@@ -4,18 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-GRAFT = Path(sys.executable).with_name("graft")
+import commands
 
 
-def graft(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([GRAFT, "data", *arguments], capture_output=True, text=True)
+def graft(*arguments: str) -> commands.Done:
+    return commands.main("data", *arguments)
 
 
 def write_images(root: Path, count: int = 5) -> str:
@@ -32,7 +31,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, o
     """A store with one dataset, and what importing it printed."""
     folder = tmp_path_factory.mktemp("data")
     source, store = write_images(folder / "source"), str(folder / "store")
-    done = graft("import", source, "--name", "colours", "--store", store, "--json")
+    words = ("--name", "colours", "--store", store, "--json")
+    done = commands.graft("data", "import", source, *words)
     assert done.returncode == 0, done.stderr
     assert "images/s" in done.stderr
     document: dict[str, object] = json.loads(done.stdout)
@@ -118,9 +118,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     Image.effect_noise((1500, 1500), 50).save(large)
     for i in range(1, 300):
         os.link(large, large.with_name(f"{i}.jpg"))
-    command = [GRAFT, "data", "import", tmp_path / "source", "--name", "x", "--threads", "1"]
+    words = [tmp_path / "source", "--name", "x", "--threads", "1", "--store", tmp_path / "store"]
     process = subprocess.Popen(
-        [*command, "--store", tmp_path / "store"],
+        [commands.GRAFT, "data", "import", *words],
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
         stderr=subprocess.PIPE,
         text=True,

@@ -2,21 +2,17 @@
 
 import io
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import commands
 from colours import colour_spec, draw_colours
 from graft.data.importing import import_dataset
 from graft.spec import dump_job, load_job
 from graft.store import Store
 
-GRAFT = Path(sys.executable).with_name("graft")
 RATES = ("--start", "1e-6", "--end", "1e-2", "--steps", "40")
 
 
@@ -34,9 +30,8 @@ def files(user: Path) -> set[Path]:
     return {path for path in user.rglob("*") if path.is_file()}
 
 
-def lr_find(user: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, "lr-find", "job.yaml", *arguments]
-    return subprocess.run(command, cwd=user, capture_output=True, text=True)
+def lr_find(user: Path, *arguments: str) -> commands.Done:
+    return commands.graft("lr-find", "job.yaml", *arguments, cwd=user)
 
 
 def test_a_rate_is_suggested_and_the_curve_drawn(user: Path) -> None:
@@ -89,7 +84,7 @@ def test_without_a_clear_fall_it_says_what_to_try(user: Path, tmp_path: Path) ->
 )
 def test_what_it_refuses(user: Path, arguments: list[str], message: str) -> None:
     before = files(user)
-    done = lr_find(user, *arguments)
+    done = commands.main("lr-find", "job.yaml", *arguments, cwd=user)
     assert done.returncode == 2
     assert done.stdout == ""
     assert message in done.stderr
@@ -100,20 +95,14 @@ def test_what_it_refuses(user: Path, arguments: list[str], message: str) -> None
 
 def test_ctrl_c_leaves_nothing(user: Path) -> None:
     before = files(user)
-    with subprocess.Popen(
-        [GRAFT, "lr-find", "job.yaml", "--steps", "100000"],
-        cwd=user,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr
-        assert process.stderr.readline().startswith("100000 steps of 8 images")
-        time.sleep(2)  # it trains by then, most likely; at any moment the end is the same
-        process.send_signal(signal.SIGINT)
-        output, messages = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert output == ""
-    assert "Traceback" not in messages
-    assert "Error" not in messages
+    words = ("lr-find", "job.yaml", "--steps", "100000")
+    with commands.Running(*words, cwd=user, env={"FORCE_COLOR": "1"}) as running:
+        running.until(r"step \d+/100000")  # as on a terminal
+        running.interrupt()
+        done = running.wait()
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert "100000 steps of 8 images" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
     assert files(user) == before

@@ -2,17 +2,18 @@
 
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
+import commands
 import graft
+from graft import errors
+from graft.cli.main import app
 
-GRAFT = Path(sys.executable).with_name("graft")
 
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([GRAFT, *arguments], capture_output=True, text=True)
+def run(*arguments: str) -> commands.Done:
+    return subprocess.run([commands.GRAFT, *arguments], capture_output=True, text=True)
 
 
 def test_version() -> None:
@@ -49,37 +50,52 @@ def test_debug_shows_where() -> None:
     assert done.stderr.endswith("expected s3://bucket/prefix or a local directory\n")
 
 
-def failing_command(statement: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the real `main` with one more command in it, which executes `statement`."""
-    program = f"""
-import sys
-from graft import errors
-from graft.cli.main import app, main
-@app.command()
-def fail(debug: bool = False) -> None:
-    {statement}
-sys.argv = ["graft", "fail", *sys.argv[1:]]
-main()
-"""
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True
-    )
+@pytest.fixture
+def fail() -> Callable[..., commands.Done]:
+    """Runs the real `main` with one more command in it, which raises an error."""
+
+    def run(error: BaseException, *arguments: str) -> commands.Done:
+        def fail(debug: bool = False) -> None:
+            raise error
+
+        app.command()(fail)
+        try:
+            return commands.main("fail", *arguments)
+        finally:
+            app.registered_commands.pop()
+
+    return run
 
 
-def test_exit_codes() -> None:
-    assert failing_command("raise errors.RunFailed('a reason')").returncode == 1
-    assert failing_command("raise errors.SpecError('a reason')").returncode == 2
-    assert failing_command("raise errors.Interrupted('a reason')").returncode == 130
-    assert failing_command("raise KeyboardInterrupt").returncode == 130
+def test_exit_codes(fail: Callable[..., commands.Done]) -> None:
+    assert fail(errors.RunFailed("a reason")).returncode == 1
+    assert fail(errors.SpecError("a reason")).returncode == 2
+    assert fail(errors.Interrupted("a reason")).returncode == 130
+    assert fail(KeyboardInterrupt()).returncode == 130
 
 
-def test_an_internal_error_is_one_line_too() -> None:
-    done = failing_command("raise ValueError('first\\nsecond')")
+def test_an_internal_error_is_one_line_too(fail: Callable[..., commands.Done]) -> None:
+    done = fail(ValueError("first\nsecond"))
     assert done.returncode == 1
     assert done.stderr == (
         "graft: internal error (ValueError: first); run again with --debug to see where\n"
     )
-    assert "Traceback" in failing_command("raise ValueError('first')", "--debug").stderr
+    assert "Traceback" in fail(ValueError("first"), "--debug").stderr
+
+
+def test_the_exit_code_is_that_of_the_process() -> None:
+    program = """
+import sys
+from graft import errors
+from graft.cli.main import app, script
+@app.command()
+def fail() -> None:
+    raise errors.Interrupted("a reason")
+sys.argv = ["graft", "fail"]
+script()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "graft: a reason\n")
 
 
 def test_the_store_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:

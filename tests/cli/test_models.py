@@ -1,18 +1,15 @@
 """`graft models`: list, show, promote."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import commands
 from graft.registry import Lineage, ModelDraft, register
 from graft.spec import Contract, LinearHead
 from graft.store import Store
-
-GRAFT = Path(sys.executable).with_name("graft")
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +46,8 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-def models(uri: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, "models", *arguments, "--store", uri]
-    return subprocess.run(command, capture_output=True, text=True)
+def models(uri: str, *arguments: str) -> commands.Done:
+    return commands.main("models", *arguments, "--store", uri)
 
 
 def document(uri: str, *arguments: str) -> Any:

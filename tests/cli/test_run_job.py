@@ -1,13 +1,11 @@
 """`graft run-job`, what the head of a submitted job's cluster runs: the real command, on a Ray
-that it starts itself."""
+that runs already, as there."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import commands
 from colours import colour_spec, draw_colours, new_run
 from graft.cluster.jobs import read_job, read_job_spec, submit_job
 from graft.data.importing import import_dataset
@@ -15,8 +13,6 @@ from graft.registry import get_model
 from graft.spec import Finetune, dump_job
 from graft.store import Store
 from graft.training.runs import read_head, read_result
-
-GRAFT = Path(sys.executable).with_name("graft")
 
 
 @pytest.fixture
@@ -26,18 +22,16 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def run_job(store: Store, job: str, spec: Finetune) -> subprocess.CompletedProcess[str]:
+def run_job(store: Store, job: str, spec: Finetune, ray: str = "") -> commands.Done:
     """Run the command as a pod does: all it has to know is in its environment."""
     given = {"GRAFT_STORE": store.uri, "GRAFT_JOB": job, "GRAFT_SPEC": dump_job(spec)}
-    return subprocess.run(
-        [GRAFT, "run-job"], env=os.environ | given, capture_output=True, text=True
-    )
+    return commands.graft("run-job", env=given | {"RAY_ADDRESS": ray})
 
 
 @pytest.mark.slow
-def test_a_job_is_a_run_of_its_name_once(store: Store) -> None:
+def test_a_job_is_a_run_of_its_name_once(store: Store, ray_cluster_address: str) -> None:
     spec = colour_spec(train__epochs=1)
-    done = run_job(store, "one", spec)
+    done = run_job(store, "one", spec, ray_cluster_address)
     assert done.returncode == 0, done.stderr
     assert "job one, attempt 1" in done.stdout
     record, result = read_job(store, "one"), read_result(store, "one")
@@ -47,13 +41,13 @@ def test_a_job_is_a_run_of_its_name_once(store: Store) -> None:
     assert get_model(store, record.model or "").lineage.run == "one"
     assert read_job_spec(store, "one") == dump_job(spec)
 
-    again = run_job(store, "one", spec)
+    again = run_job(store, "one", spec, ray_cluster_address)
     assert (again.returncode, again.stdout) == (0, "job one has succeeded already\n")
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_says_so_in_the_store(store: Store) -> None:
-    done = run_job(store, "two", colour_spec(dataset={"name": "colors"}))
+def test_a_job_that_fails_says_so_in_the_store(store: Store, ray_cluster_address: str) -> None:
+    done = run_job(store, "two", colour_spec(dataset={"name": "colors"}), ray_cluster_address)
     assert done.returncode == 2
     record = read_job(store, "two")
     assert record is not None
@@ -72,23 +66,27 @@ def test_a_job_of_that_name_with_another_spec_is_left_alone(store: Store) -> Non
 
 
 @pytest.mark.slow
-def test_a_run_that_the_job_did_not_make_is_left_alone(store: Store) -> None:
+def test_a_run_that_the_job_did_not_make_is_left_alone(
+    store: Store, ray_cluster_address: str
+) -> None:
     run = new_run(store, colour_spec(train__epochs=2))
-    done = run_job(store, run, colour_spec(train__epochs=1))
+    done = run_job(store, run, colour_spec(train__epochs=1), ray_cluster_address)
     assert done.returncode == 2
     assert f"there is a run '{run}' that this job did not make" in done.stderr
     assert read_head(store, run) is None
 
 
 @pytest.mark.slow
-def test_what_a_restart_would_only_meet_again_ends_the_job(store: Store) -> None:
+def test_what_a_restart_would_only_meet_again_ends_the_job(
+    store: Store, ray_cluster_address: str
+) -> None:
     diverges = colour_spec(train__epochs=1, train__optimizer={"kind": "sgd", "lr": 1e20})
-    done = run_job(store, "four", diverges)
+    done = run_job(store, "four", diverges, ray_cluster_address)
     assert done.returncode == 1
     record = read_job(store, "four")
     assert record is not None
     assert (record.state, record.final) == ("failed", True)
     assert "not finite" in (record.error or "")
-    again = run_job(store, "four", diverges)
+    again = run_job(store, "four", diverges, ray_cluster_address)
     assert again.returncode == 2
     assert "four has failed for good" in again.stderr

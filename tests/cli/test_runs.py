@@ -1,18 +1,16 @@
 """`graft runs show`: what is shown of a finished run, and its confusion matrix as a file."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import commands
 from colours import colour_spec
 from graft.spec import dump_job
 from graft.store import Store
 
-GRAFT = Path(sys.executable).with_name("graft")
 PNG = b"\x89PNG\r\n\x1a\n as training drew it"
 NAMES = [f"[b]class {i}" for i in range(14)]
 OLD_VAL = {"accuracy": 0.5, "loss": 1.0, "macro_f1": 0.4, "recall": {"ants": 0.25, "bees": None}}
@@ -53,9 +51,8 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-def show(uri: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, "runs", "show", *arguments, "--store", uri]
-    return subprocess.run(command, capture_output=True, text=True)
+def show(uri: str, *arguments: str) -> commands.Done:
+    return commands.main("runs", "show", *arguments, "--store", uri)
 
 
 def rows(output: str) -> list[list[str]]:

@@ -1,15 +1,13 @@
 """`graft store check`, as a user runs it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-GRAFT = Path(sys.executable).with_name("graft")
+import commands
 
 
-def check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([GRAFT, "store", "check", *arguments], capture_output=True, text=True)
+def check(*arguments: str) -> commands.Done:
+    return commands.graft("store", "check", *arguments)
 
 
 def test_check_prints_one_document(tmp_path: Path) -> None:
@@ -23,7 +21,7 @@ def test_check_prints_one_document(tmp_path: Path) -> None:
 
 
 def test_check_prints_a_table(tmp_path: Path) -> None:
-    done = check("--store", str(tmp_path))
+    done = commands.main("store", "check", "--store", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "exclusive create" in done.stdout
     assert "0 updates lost" in " ".join(done.stdout.replace("│", " ").split())

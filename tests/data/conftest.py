@@ -53,12 +53,11 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-@pytest.fixture
-def class_folders(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a source: ``class_folders({"ants": 5, "val/bees": 2})`` PNGs, no two alike."""
+@pytest.fixture(scope="session")
+def write_classes() -> Callable[..., Path]:
+    """Writes a source: ``write_classes(root, {"ants": 5, "val/bees": 2})`` PNGs, no two alike."""
 
-    def write(counts: dict[str, int], name: str = "source", first: int = 0) -> Path:
-        root = tmp_path / name
+    def write(root: Path, counts: dict[str, int], first: int = 0) -> Path:
         seed = first
         for folder, count in counts.items():
             (root / folder).mkdir(parents=True, exist_ok=True)
@@ -66,5 +65,15 @@ def class_folders(tmp_path: Path) -> Callable[..., Path]:
                 _picture(seed).save(root / folder / f"{i}.png")
                 seed += 1
         return root
+
+    return write
+
+
+@pytest.fixture
+def class_folders(write_classes: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Writes a source into the test's folder: ``class_folders({"ants": 5, "val/bees": 2})``."""
+
+    def write(counts: dict[str, int], name: str = "source", first: int = 0) -> Path:
+        return write_classes(tmp_path / name, counts, first)
 
     return write

@@ -10,12 +10,16 @@ from graft.data.importing import import_dataset
 from graft.data.manifest import DatasetVersion, open_dataset
 from graft.errors import InputError, SpecError
 from graft.spec import Dataset, parse_job
+from graft.store import Store
 
 
-@pytest.fixture
-def letters(store, class_folders) -> DatasetVersion:
+@pytest.fixture(scope="module")
+def letters(write_classes, tmp_path_factory) -> DatasetVersion:
     """40 training images of a, 20 of b, and a quarter as many to validate."""
-    import_dataset(store, str(class_folders({"a": 50, "b": 25})), "letters", val_fraction=0.2)
+    folder = tmp_path_factory.mktemp("letters")
+    images = write_classes(folder / "images", {"a": 50, "b": 25})
+    store = Store.open(str(folder / "store"))
+    import_dataset(store, str(images), "letters", val_fraction=0.2)
     return open_dataset(store, "letters")
 
 

@@ -394,7 +394,7 @@ def test_of_two_imports_at_once_one_wins_and_the_other_cleans_up(tmp_path, class
     assert all(dataset.read(image) for image in dataset.images("train"))
 
 
-@pytest.mark.parametrize("at", [2, 3])
+@pytest.mark.parametrize("at", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_killed_import_leaves_nothing_to_be_seen(tmp_path, class_folders, at):
     root = class_folders({"a": 3, "b": 3})
     script = textwrap.dedent("""
@@ -426,6 +426,7 @@ def test_a_killed_import_leaves_nothing_to_be_seen(tmp_path, class_folders, at):
     assert len(open_dataset(store, "x").images("val")) == 2
 
 
+@pytest.mark.slow  # 397 photographs
 def test_ants_and_bees(directory):
     if not SHARED.exists():
         pytest.skip("../shared/data is not here")

@@ -90,7 +90,7 @@ def test_a_reader_that_stops_early_leaves_no_thread(dataset):
     next(batches)
     batches.close()
     for thread in [t for t in threading.enumerate() if t.name.startswith("decode")]:
-        thread.join(timeout=5)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 

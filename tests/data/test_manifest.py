@@ -1,27 +1,40 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from graft.data.importing import import_dataset
 from graft.data.manifest import LATEST, latest, list_datasets, open_dataset
 from graft.errors import NotFoundError, StoreError
+from graft.store import Store
 
 
-@pytest.fixture
-def versions(store, class_folders) -> list[str]:
-    """Versions of dataset `letters`, oldest first."""
-    root = str(class_folders({"a": 6, "b": 6}))
-    return [import_dataset(store, root, "letters", seed=seed).manifest.version for seed in range(3)]
+def import_letters(store: Store, root: Path) -> list[str]:
+    """Import dataset `letters` three times; return its versions, oldest first."""
+    return [
+        import_dataset(store, str(root), "letters", seed=seed).manifest.version for seed in range(3)
+    ]
 
 
-def test_versions_are_found_by_name_and_prefix(store, versions):
+@pytest.fixture(scope="module")
+def letters(write_classes, tmp_path_factory) -> tuple[Store, list[str]]:
+    """A directory store, to be read only, and its versions of `letters`, oldest first."""
+    folder = tmp_path_factory.mktemp("letters")
+    store = Store.open(str(folder / "store"))
+    return store, import_letters(store, write_classes(folder / "images", {"a": 6, "b": 6}))
+
+
+def test_versions_are_found_by_name_and_prefix(letters):
+    store, versions = letters
     assert latest(store, "letters") == versions[-1]
     for asked in (LATEST, versions[-1], versions[-1][:6]):
         assert open_dataset(store, "letters", asked).manifest.version == versions[-1]
     assert open_dataset(store, "letters", versions[0]).folder == f"datasets/letters/{versions[0]}"
 
 
-def test_what_is_not_found_is_explained(store, versions):
+def test_what_is_not_found_is_explained(letters):
+    store, versions = letters
     with pytest.raises(NotFoundError, match=r"no dataset 'leters' in .*; did you mean 'letters'"):
         open_dataset(store, "leters")
     with pytest.raises(NotFoundError, match=f"has no version 'zz'; known: .*{versions[0]}"):
@@ -37,15 +50,18 @@ def test_an_empty_store(store):
         open_dataset(store, "letters")
 
 
-def test_datasets_are_listed_by_name_then_age(store, versions, class_folders):
+def test_datasets_are_listed_by_name_then_age(store, class_folders):
+    versions = import_letters(store, class_folders({"a": 6, "b": 6}))
     import_dataset(store, str(class_folders({"a": 2, "b": 2}, "other", first=90)), "digits")
     found = list_datasets(store)
     assert [manifest.name for manifest in found] == ["digits", "letters", "letters", "letters"]
     assert [manifest.version for manifest in found[1:]] == versions
     assert found[1].ref == f"letters@{versions[0]}"
+    assert latest(store, "letters") == versions[-1]
 
 
-def test_the_index_is_ordered_by_content(store, versions):
+def test_the_index_is_ordered_by_content(letters):
+    store, _ = letters
     dataset = open_dataset(store, "letters")
     for split in ("train", "val"):
         images = dataset.images(split)
@@ -53,7 +69,9 @@ def test_the_index_is_ordered_by_content(store, versions):
         assert {image.split for image in images} == {split}
 
 
-def test_a_manifest_of_another_release_is_refused(store, versions):
+def test_a_manifest_of_another_release_is_refused(letters, tmp_path):
+    original, versions = letters
+    store = Store.open(str(shutil.copytree(original.uri, tmp_path / "store")))
     key = f"datasets/letters/{versions[0]}/manifest.json"
     manifest = json.loads(store.read(key).data)
     store.write(key, json.dumps(manifest | {"format": 2}).encode())

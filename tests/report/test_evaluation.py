@@ -1,8 +1,6 @@
 """`graft evaluate`, `graft models compare` and what `promote` makes of it, with real networks."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
+import commands
 from colours import COLOURS, draw_colours
 from graft.backbones.trunk import load_model
 from graft.cli.evaluation import comparison_page
@@ -37,7 +36,6 @@ from graft.spec import Loader, NoAugment
 from graft.store import Store
 from models import register_model
 
-GRAFT = Path(sys.executable).with_name("graft")
 CLASSES = tuple(sorted(COLOURS))
 
 
@@ -53,9 +51,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def graft(store: Store, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, *arguments, "--store", store.uri]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def graft(store: Store, *arguments: str) -> commands.Done:
+    return commands.main(*arguments, "--store", store.uri)
 
 
 def document(store: Store, *arguments: str) -> Any:
@@ -92,7 +89,10 @@ def test_scores_are_those_of_the_plain_network_on_the_same_images(store: Store) 
 
 
 def test_a_report_is_made_once_and_written_out(store: Store, tmp_path: Path) -> None:
-    first = document(store, "evaluate", "colours@1", "--out", str(tmp_path / "page"))
+    words = ("evaluate", "colours@1", "--out", tmp_path / "page", "--store", store.uri, "--json")
+    done = commands.graft(*words)
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)
     before = read_report(store, first["report"])
     again = document(store, "evaluate", "colours@1", "--dataset", "colours", "--split", "val")
     assert again == first

@@ -1,8 +1,6 @@
 """Whether `graft backbones rank` says what training says: real images, and weights good and bad."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-GRAFT = Path(sys.executable).with_name("graft")
+import commands
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ARCH = "squeezenet1_1"
 
@@ -19,8 +18,7 @@ ARCH = "squeezenet1_1"
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
 def test_the_order_is_that_of_trained_heads_and_random_weights_come_last(tmp_path: Path) -> None:
     def graft(*arguments: str) -> Any:
-        command = [GRAFT, *arguments, "--store", "store", "--json"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+        done = commands.graft(*arguments, "--store", "store", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -1,8 +1,6 @@
 """`graft backbones rank`: its figures against scikit-learn's, and the command itself."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,13 @@ import torch
 from PIL import Image
 from sklearn.linear_model import BayesianRidge
 
+import commands
 from colours import draw_colours
 from graft.backbones.verify import random_model
 from graft.data.importing import import_dataset
 from graft.report.shortlist import logme, probe
 from graft.store import Store
 
-GRAFT = Path(sys.executable).with_name("graft")
 ABSENT = ("--arch", "resnet18", "--weights", "absent.pth")
 
 
@@ -55,25 +53,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def rank(store: Store, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, "backbones", "rank", *arguments, "--store", store.uri]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=200)
+def rank(store: Store, folder: Path, *arguments: str) -> commands.Done:
+    return commands.main("backbones", "rank", *arguments, "--store", store.uri, cwd=folder)
 
 
-@pytest.mark.slow  # two commands, two networks each
 def test_a_table_a_picture_and_kept_activations(store: Store, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    torch.save(random_model("shufflenet_v2_x0_5").network.state_dict(), tmp_path / "other.pth")
-    words = ["colours", "--arch", "squeezenet1_1", "--weights", "none"]
-    words += ["--arch", "shufflenet_v2_x0_5", "--weights", "other.pth"]
+    torch.save(random_model("timm/test_vit").network.state_dict(), tmp_path / "other.pth")
+    words = ["colours", "--arch", "timm/test_resnet", "--weights", "none"]  # maps
+    words += ["--arch", "timm/test_vit", "--weights", "other.pth"]  # tokens
     first = rank(store, tmp_path, *words, "--json")
     assert first.returncode == 0, first.stderr
     document: dict[str, Any] = json.loads(first.stdout)
     assert document["folds"] == 5
     found = document["backbones"]
     assert {one["arch"]: one["features"] for one in found} == {
-        "squeezenet1_1": 512,
-        "shufflenet_v2_x0_5": 1024,
+        "timm/test_resnet": 96,
+        "timm/test_vit": 64,
     }
     accuracies = [one["accuracy"] for one in found]
     assert accuracies == sorted(accuracies, reverse=True)

@@ -1,16 +1,13 @@
 """`graft report transfer`: the design, and the real command on a tiny dataset."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import commands
 from colours import colour_spec, draw_colours, transfer_document
 from graft.backbones.verify import random_model
 from graft.data.importing import import_dataset
@@ -29,13 +26,14 @@ from graft.spec import TransferReport, dump_job, parse_job
 from graft.store import Store
 from graft.sweep.results import TrialEpoch, TrialRecord, read_trials
 
-GRAFT = Path(sys.executable).with_name("graft")
+ARCH, OTHER = "timm/test_resnet", "timm/test_efficientnet"
 
 
 def document(**changes: Any) -> dict[str, Any]:
     base = colour_spec(
-        backbone={"arch": "squeezenet1_1", "weights": "pretrained.pth", "freeze": "all"},
+        backbone={"arch": ARCH, "weights": "pretrained.pth", "freeze": "all"},
         augment={"kind": "none"},
+        scaling={"cpus_per_worker": 2},  # one training at a time: each process imports torch
     )
     found = transfer_document(base, epochs=2, name="tiny", labels=[0.5, 1.0], seeds=2)
     found["arms"]["scratch"]["rates"] = [0.01, 0.02]
@@ -138,7 +136,7 @@ def test_a_rate_is_chosen_by_validation_loss_and_never_one_that_diverged() -> No
             "patience (9) has no effect in 9 epochs",
         ),
         (
-            {"other_backbones": [{"arch": "squeezenet1_1", "weights": "pretrained.pth"}]},
+            {"other_backbones": [{"arch": ARCH, "weights": "pretrained.pth"}]},
             "the same backbone and weights are there twice",
         ),
     ],
@@ -177,14 +175,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(str(folder / "store"))
     import_dataset(store, str(draw_colours(folder / "images", 12, 8)), "colours")
     torch.manual_seed(5)
-    torch.save(random_model("squeezenet1_1").network.state_dict(), folder / "pretrained.pth")
+    torch.save(random_model(ARCH).network.state_dict(), folder / "pretrained.pth")
     (folder / "spec.yaml").write_text(dump_job(spec()))
     return folder
 
 
-def report(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, "report", "transfer", *arguments, "--store", "store"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+def report(folder: Path, ray: str, *arguments: str) -> commands.Running:
+    words = ("report", "transfer", *arguments, "--store", "store")
+    return commands.Running(*words, cwd=folder, env={"RAY_ADDRESS": ray})
 
 
 def without_times(answers: dict[str, Any]) -> dict[str, Any]:
@@ -197,10 +195,12 @@ def without_times(answers: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow  # three reports of a dozen trainings each
-@pytest.mark.timeout(900)
-def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(folder: Path) -> None:
-    done = report(folder, "spec.yaml", "--json", "--out", "page")
+@pytest.mark.slow  # two reports of 18 trainings each
+def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(
+    folder: Path, ray_cluster_address: str
+) -> None:
+    with report(folder, ray_cluster_address, "spec.yaml", "--json", "--out", "page") as running:
+        done = running.wait()
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)
     answers = Answers.model_validate(first)
@@ -214,34 +214,23 @@ def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(folder: 
     assert "What did transfer buy?" in page
     for name in ("labels.png", "gain.png", "corruptions.png", "report.json"):
         assert (folder / "page" / name).stat().st_size > 1000
-    shown = subprocess.run(
-        [GRAFT, "report", "show", answers.report, "--store", "store"],
-        cwd=folder,
-        env=os.environ | {"COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    ).stdout
+    show = ("report", "show", answers.report, "--store", "store")
+    shown = commands.graft(*show, cwd=folder, env={"COLUMNS": "80"}).stdout
     for heading in ("accuracy %", "scratch needs", "points above scratch", "against scratch"):
         assert heading in shown  # none is broken over lines
 
-    command = [GRAFT, "report", "transfer", "spec.yaml", "--store", "store"]
-    with subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stderr
-        seen = []
-        for line in process.stderr:
-            seen.append(line)
-            if line.startswith("trial ") and sum(s.startswith("trial ") for s in seen) == 3:
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 130, seen
-    (told,) = [line for line in seen if "--resume" in line]
+    with report(folder, ray_cluster_address, "spec.yaml") as running:
+        running.until(r"\ntrial ")
+        running.interrupt()
+        done = running.wait()
+    assert done.returncode == 130, done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if "--resume" in line]
     killed = told.split()[-1]
     store = Store.open(str(folder / "store"))
     before = {record.number: record for record in read_trials(store, f"{killed}-rates")}
     assert before
-    resumed = report(folder, "--resume", killed, "--json")
+    with report(folder, ray_cluster_address, "--resume", killed, "--json") as running:
+        resumed = running.wait()
     assert resumed.returncode == 0, resumed.stderr
     after = {record.number: record for record in read_trials(store, f"{killed}-rates")}
     assert {number: after[number] for number in before} == before  # none was trained again
@@ -249,14 +238,18 @@ def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(folder: 
 
 
 @pytest.mark.slow  # ten trainings
-def test_each_backbone_has_its_own_answers_and_one_is_to_be_taken(folder: Path) -> None:
-    torch.save(random_model("squeezenet1_0").network.state_dict(), folder / "other.pth")
-    other = "other_backbones=[{arch: squeezenet1_0, weights: other.pth}]"
+def test_each_backbone_has_its_own_answers_and_one_is_to_be_taken(
+    folder: Path, ray_cluster_address: str
+) -> None:
+    torch.save(random_model(OTHER).network.state_dict(), folder / "other.pth")
+    other = f"other_backbones=[{{arch: {OTHER}, weights: other.pth}}]"
     changes = ["--set", other, "--set", "seeds=1", "--set", "labels=[1.0]"]
-    done = report(folder, "spec.yaml", *changes, "--json", "--out", "two")
+    words = ("spec.yaml", *changes, "--json", "--out", "two")
+    with report(folder, ray_cluster_address, *words) as running:
+        done = running.wait()
     assert done.returncode == 0, done.stderr
     answers = Answers.model_validate_json(done.stdout)
-    assert [found.arch for found in answers.backbones] == ["squeezenet1_1", "squeezenet1_0"]
+    assert [found.arch for found in answers.backbones] == [ARCH, OTHER]
     best = [
         max(p.accuracy.value for p in found.points if p.arm == found.take)
         for found in answers.backbones
@@ -284,7 +277,8 @@ def test_mistakes_are_told_before_anything_is_trained(
 ) -> None:
     store = Store.open(str(folder / "store"))
     before = list_reports(store), store.children("sweeps/")
-    done = report(folder, "spec.yaml", *changes)
+    words = ("report", "transfer", "spec.yaml", *changes, "--store", "store")
+    done = commands.main(*words, cwd=folder)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -6,8 +6,6 @@ long as they are frozen.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.functional import normalize
 
+import commands
 from colours import colour_spec, transfer_document
 from graft.backbones.verify import random_model
 from graft.data.importing import import_dataset
@@ -26,7 +25,6 @@ from graft.report.answers import Answers
 from graft.spec import Preprocess, dump_job, parse_job
 from graft.store import Store
 
-GRAFT = Path(sys.executable).with_name("graft")
 ARCH = "timm/test_resnet"
 TRAIN, TEST = 60, 50
 """Images of a class."""
@@ -88,9 +86,8 @@ def calibrate(network: torch.nn.Module, random: np.random.Generator) -> None:
             network(normalize(batch.permute(0, 3, 1, 2) / 255, [*scale.mean], [*scale.std]))
 
 
-def graft(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, *arguments, "--store", "store"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
+def graft(folder: Path, *arguments: str) -> commands.Done:
+    return commands.graft(*arguments, "--store", "store", cwd=folder)
 
 
 def answers(folder: Path, spec: str) -> Answers:

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+import commands
 from graft.registry import get_model
 from graft.serving.app import create_app
 from graft.serving.current import Current
 from graft.serving.predictor import Predictor
 from graft.store import Store
-
-GRAFT = Path(sys.executable).with_name("graft")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +43,8 @@ def folder(tmp_path: Path, photograph: Callable[..., bytes]) -> Path:
     return tmp_path
 
 
-def predict(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [GRAFT, "predict", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+def predict(folder: Path, *arguments: str) -> commands.Done:
+    return commands.graft("predict", *arguments, cwd=folder)
 
 
 def test_answers_come_in_the_order_of_the_images(url: str, folder: Path) -> None:

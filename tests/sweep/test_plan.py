@@ -276,7 +276,7 @@ def test_rates_by_stage_are_for_the_trials_that_train_stages(colours):
 
 def test_every_trunk_that_a_space_can_reach(colours):
     space = {
-        "backbone": {"choice": [{"arch": "resnet18"}, {"arch": "squeezenet1_1"}]},
+        "backbone": {"choice": [{"arch": "timm/test_resnet"}, {"arch": "squeezenet1_1"}]},
         "backbone.freeze": {"choice": ["all", -1, 0]},
         "train.optimizer.lr": {"log_uniform": [1e-4, 1]},
         "augment.flip": {"uniform": [0, 1]},
@@ -285,8 +285,8 @@ def test_every_trunk_that_a_space_can_reach(colours):
     search = {"kind": "tpe", "trials": 20}
     _, plan = prepare_sweep(colours, sweep_of(space, search, augment=AUGMENT), SPEED)
     assert [(trunk.arch, trunk.through) for trunk in plan.trunks] == [
-        ("resnet18", "layer3"),
-        ("resnet18", "layer4"),
+        ("timm/test_resnet", "layer3"),
+        ("timm/test_resnet", "layer4"),
         ("squeezenet1_1", "fire8"),
         ("squeezenet1_1", "fire9"),
     ]

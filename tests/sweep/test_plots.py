@@ -69,12 +69,16 @@ def shows(png, colour):
     return bool((pixels(png) == rgb).all(2).any())
 
 
-def test_a_grid_has_all_three_and_a_colour_for_each_depth():
-    plots = sweep_plots(grid(), METRIC, "max")
-    assert list(plots) == ["learning-rate.png", "parallel.png", "best-so-far.png"]
-    assert all(shows(plots["learning-rate.png"], colour) for colour in (BLUE, ORANGE, GREEN))
-    two = sweep_plots(grid(("all", -1)), METRIC, "max")
-    assert not shows(two["learning-rate.png"], GREEN)
+@pytest.fixture(scope="module")
+def of_a_grid():
+    return sweep_plots(grid(), METRIC, "max")
+
+
+def test_a_grid_has_all_three_and_a_colour_for_each_depth(of_a_grid):
+    assert list(of_a_grid) == ["learning-rate.png", "parallel.png", "best-so-far.png"]
+    assert all(shows(of_a_grid["learning-rate.png"], colour) for colour in (BLUE, ORANGE, GREEN))
+    two = rate_png(ranked(grid(("all", -1)), METRIC, "max"), METRIC)
+    assert not shows(two, GREEN)
 
 
 def test_many_trials_of_all_sorts_can_be_drawn_and_looked_at():
@@ -122,8 +126,8 @@ def test_the_best_so_far_only_gets_better():
     assert rows[-1] - rows[0] > 100
 
 
-def test_what_failed_is_marked():
+def test_what_failed_is_marked(of_a_grid):
     trials = grid()
-    lost = [*trials, record(13, trials[0].changes, 0, "diverged")]
-    assert not shows(sweep_plots(trials, METRIC, "max")["best-so-far.png"], ORANGE)
-    assert shows(sweep_plots(lost, METRIC, "max")["best-so-far.png"], ORANGE)
+    lost = ranked([*trials, record(13, trials[0].changes, 0, "diverged")], METRIC, "max")
+    assert not shows(of_a_grid["best-so-far.png"], ORANGE)
+    assert shows(progress_png(lost, METRIC, "max"), ORANGE)

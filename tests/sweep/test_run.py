@@ -1,6 +1,8 @@
 """Sweeps on a real local Ray: what trials give, what is shared, what is survived."""
 
 import contextlib
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,22 +27,33 @@ from graft.sweep.run import run_sweep
 from graft.sweep.trial import Bench, Compared, one_process, train_together
 from graft.training.runs import read_result
 
-RESNET = {"arch": "resnet18", "weights": "none", "freeze": "all"}
+RESNET = {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"}
 GRAFT = Path(sys.executable).with_name("graft")
 RATES = {"train.optimizer.lr": {"choice": [1e-3, 1e-2]}}
 FREEZE = {"backbone.freeze": {"choice": ["all", -1]}}
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return draw_colours(tmp_path_factory.mktemp("colours"))
+def imported_colours(tmp_path_factory):
+    """The folder of a store that holds the dataset `colours`: to be copied, never written to."""
+    folder = tmp_path_factory.mktemp("colours")
+    images = draw_colours(folder / "images")
+    import_dataset(Store.open(str(folder / "store")), str(images), "colours")
+    return folder / "store"
 
 
 @pytest.fixture
-def store(images, tmp_path):
-    store = Store.open(str(tmp_path / "store"))
-    import_dataset(store, str(images), "colours")
-    return store
+def store(imported_colours, tmp_path):
+    return Store.open(str(shutil.copytree(imported_colours, tmp_path / "store")))
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """A sweep takes all cores of a machine; on more than one, these networks mostly wait."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def make(store, space, search=None, scheduler=None, base=None, **rest):
@@ -265,11 +278,10 @@ def test_heads_that_are_trained_together_stop_once_the_time_is_spent(store):
 
 @pytest.mark.slow
 def test_a_sweep_on_a_cluster_has_the_numbers_of_one_on_this_machine(
-    store, images, tmp_path, ray_cluster, monkeypatch
+    store, imported_colours, tmp_path, ray_cluster, monkeypatch
 ):
     here = run(store, make(store, FREEZE | RATES))
-    elsewhere = Store.open(str(tmp_path / "another"))
-    import_dataset(elsewhere, str(images), "colours")
+    elsewhere = Store.open(str(shutil.copytree(imported_colours, tmp_path / "another")))
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     there = run(elsewhere, make(elsewhere, FREEZE | RATES))
     # The trunk and the heads that are trained together ran in Ray's tasks.

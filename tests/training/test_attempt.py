@@ -1,6 +1,7 @@
 """Attempts end to end in plain processes: equal numbers, resuming, fencing."""
 
 import gc
+import shutil
 
 import pytest
 import torch
@@ -10,16 +11,26 @@ from colours import colour_spec, new_run, train_together
 from graft.backbones.model import Trunk
 from graft.errors import DataError, RunFailed, SpecError
 from graft.registry import get_model
+from graft.store import Store
 from graft.training.checkpoint import latest_checkpoint
 from graft.training.events import Started, Untrained, Validated
 from graft.training.prepare import resolve
 from graft.training.runs import claim_attempt, read_result, read_spec
 
+DROPOUT = {
+    "backbone": {"arch": "timm/test_resnet", "weights": "none", "freeze": "layer2"},
+    "head": {"kind": "mlp", "hidden": [16], "dropout": 0.5},
+    "train__epochs": 2,
+}
+"""Frozen and trained BatchNorm, and dropout, in one."""
 MOBILENET = {
     "backbone": {"arch": "mobilenet_v3_small", "weights": "none", "freeze": "block8"},
     "preprocess": {"resize": 64, "crop": 64},
 }
-"""Frozen and trained BatchNorm, and dropout, in one."""
+"""The same in a network that has its own dropout."""
+ADAMW = {"train__optimizer": {"kind": "adamw", "lr": 0.002}}
+UNEVEN = {"backbone__dropout": 0.0, "train__batch_size": 19, "train__epochs": 2}
+"""39 images in batches of 19: the last batch has 1, less than there are workers."""
 
 
 def tail_of(store, run):
@@ -33,7 +44,7 @@ def same(one, other):
 
 def test_a_run_learns_registers_and_tells_what_happened(colour_store, train_alone):
     spec = colour_spec(
-        backbone={"arch": "resnet18", "weights": "none", "freeze": 2},
+        backbone={"arch": "timm/test_resnet", "weights": "none", "freeze": 2},
         train__epochs=4,
         register={"model": "colours", "alias": "candidate"},
     )
@@ -69,77 +80,75 @@ def test_a_run_learns_registers_and_tells_what_happened(colour_store, train_alon
     assert 1 <= sum(name.endswith("checkpoint.json") for name in names) <= 2
 
 
-def test_two_workers_give_the_losses_of_one(colour_store, train_alone):
-    histories = []
-    for workers in (1, 2):
-        # 39 images in batches of 19: the last batch has 1, less than there are workers.
-        spec = colour_spec(
-            backbone__dropout=0.0,
-            train__batch_size=19,
-            train__epochs=2,
-            scaling={"workers": workers},
-        )
-        run = new_run(colour_store, spec)
-        if workers == 1:
-            train_alone(colour_store, run)
-        else:
-            assert train_together(colour_store, run, workers) == [0, 0]
-        result = read_result(colour_store, run)
+@pytest.fixture(scope="module")
+def of_two_workers(imported_colours, tmp_path_factory):
+    """A store, and a run in it by two workers of uneven shares."""
+    folder = tmp_path_factory.mktemp("two") / "store"
+    store = Store.open(str(shutil.copytree(imported_colours, folder)))
+    run = new_run(store, colour_spec(scaling={"workers": 2}, **UNEVEN))
+    assert train_together(store, run, 2) == [0, 0]
+    return store, run
+
+
+def test_two_workers_give_the_losses_of_one(of_two_workers, train_alone):
+    store, together = of_two_workers
+    alone = new_run(store, colour_spec(**UNEVEN))
+    train_alone(store, alone)
+    results = [read_result(store, run) for run in (alone, together)]
+    for result in results:
         assert torch.tensor(result.metrics["val"]["confusion"]).sum() == 15
-        histories.append(result.history)
-    for one, two in zip(*histories, strict=True):
+    for one, two in zip(*(result.history for result in results), strict=True):
         assert one == pytest.approx(two, rel=1e-4)
 
 
-def test_one_worker_in_two_passes_takes_the_very_steps_of_two(colour_store, train_alone):
-    same_steps = {"backbone__dropout": 0.0, "train__epochs": 2}
-    one = new_run(colour_store, colour_spec(train__accumulate=2, **same_steps))
-    two = new_run(colour_store, colour_spec(scaling={"workers": 2}, **same_steps))
-    train_alone(colour_store, one)
-    assert train_together(colour_store, two, 2) == [0, 0]
-    assert same(tail_of(colour_store, one), tail_of(colour_store, two))
+def test_one_worker_in_two_passes_takes_the_very_steps_of_two(of_two_workers, numbers_of):
+    store, together = of_two_workers
+    in_passes = numbers_of(store, colour_spec(train__accumulate=2, **UNEVEN))
+    assert same(in_passes.tail, tail_of(store, together))
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(colour_store, train_alone):
-    tails = []
-    for seed in (0, 0, 1):
-        run = new_run(colour_store, colour_spec(train__seed=seed, train__epochs=2, **MOBILENET))
-        train_alone(colour_store, run)
-        tails.append(tail_of(colour_store, run))
-    assert same(tails[0], tails[1])
-    assert not same(tails[0], tails[2])
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(colour_store, numbers_of):
+    one, again, other = (
+        numbers_of(colour_store, colour_spec(**DROPOUT | {"train__epochs": 1}, train__seed=seed))
+        for seed in (0, 0, 1)
+    )
+    assert same(one.tail, again.tail)
+    assert one.history == again.history
+    assert not same(one.tail, other.tail)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [MOBILENET, {}, {"train__optimizer": {"kind": "adamw", "lr": 0.002}}],
-    ids=["mobilenet", "squeezenet", "adamw"],
+    [
+        DROPOUT | ADAMW,
+        pytest.param(MOBILENET, marks=pytest.mark.slow),
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
+    ids=["adamw", "mobilenet", "squeezenet"],
 )
 def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     colour_store, train_alone, changes
 ):
-    unbroken, broken = (new_run(colour_store, colour_spec(**changes)) for _ in range(2))
+    spec = colour_spec(**changes)
+    unbroken, broken = (new_run(colour_store, spec) for _ in range(2))
     train_alone(colour_store, unbroken)
+    last_but_one = spec.train.epochs - 1
 
     def stop(event):
-        if isinstance(event, Validated) and event.epoch == 2:
+        if isinstance(event, Validated) and event.epoch == last_but_one:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_alone(colour_store, broken, stop)
     assert read_result(colour_store, broken) is None
-    assert train_alone(colour_store, broken)[0].epoch == 2
+    assert train_alone(colour_store, broken)[0].epoch == last_but_one
     assert_equal_ends(colour_store, unbroken, broken)
 
 
 @pytest.mark.slow
 def test_two_workers_killed_go_on_to_the_weights_of_an_unbroken_run(colour_store):
-    changes = {
-        "train__optimizer": {"kind": "adamw", "lr": 0.002},
-        "train__schedule": {"kind": "cosine"},
-        "scaling": {"workers": 2},
-    }
-    spec = colour_spec(**changes, **MOBILENET)
+    changes = {"train__schedule": {"kind": "cosine"}, "scaling": {"workers": 2}}
+    spec = colour_spec(**changes, **ADAMW, **MOBILENET)
     unbroken, broken = new_run(colour_store, spec), new_run(colour_store, spec)
     assert train_together(colour_store, unbroken, 2) == [0, 0]
     assert train_together(colour_store, broken, 2, die_after=2)[0] == 9
@@ -156,7 +165,7 @@ def assert_equal_ends(store, unbroken, broken):
 
 
 def test_an_overtaken_attempt_publishes_nothing(colour_store, train_alone):
-    run = new_run(colour_store, colour_spec())
+    run = new_run(colour_store, colour_spec(train__epochs=2))
 
     def overtake(event):
         if isinstance(event, Validated):
@@ -169,8 +178,8 @@ def test_an_overtaken_attempt_publishes_nothing(colour_store, train_alone):
 
 
 def test_a_moved_trunk_voids_the_run(colour_store, train_alone):
-    spec = colour_spec(backbone={"arch": "resnet18", "weights": "none", "freeze": "layer2"})
-    run = new_run(colour_store, spec)
+    backbone = {"arch": "timm/test_resnet", "weights": "none", "freeze": "layer2"}
+    run = new_run(colour_store, colour_spec(backbone=backbone, train__epochs=1))
 
     def disturb(event):
         if isinstance(event, Validated):
@@ -184,7 +193,7 @@ def test_a_moved_trunk_voids_the_run(colour_store, train_alone):
 
 
 def test_one_image_has_no_batch_statistics(colour_store, train_alone):
-    backbone = {"arch": "resnet18", "weights": "none", "freeze": 0}
+    backbone = {"arch": "timm/test_resnet", "weights": "none", "freeze": 0}
     # 39 images: the last batch has one, of which the last stage sees one pixel.
     run = new_run(colour_store, colour_spec(backbone=backbone, train__batch_size=19))
     with pytest.raises(RunFailed, match=r"Choose another train\.batch_size"):
@@ -199,7 +208,7 @@ def test_a_diverging_run_says_so(colour_store, train_alone):
 
 
 def test_a_model_becomes_the_backbone_of_the_next(colour_store, train_alone):
-    first = new_run(colour_store, colour_spec(train__epochs=2))
+    first = new_run(colour_store, colour_spec(train__epochs=1))
     train_alone(colour_store, first)
     spec = colour_spec(
         backbone={"arch": "squeezenet1_1", "weights": "model://colours", "freeze": "fire9"},

@@ -1,41 +1,64 @@
 """Kept activations: the same numbers as without, computed once, read by whoever comes later."""
 
+import functools
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load
 
 from colours import colour_spec, draw_colours, new_run, train_together
 from graft.activations.catalogue import list_activations
 from graft.activations.compute import BATCH_SIZE
 from graft.data.importing import import_dataset
 from graft.errors import SpecError
-from graft.registry import get_model
 from graft.store import Store
+from graft.training.checkpoint import latest_checkpoint, load_state
 from graft.training.events import Keeping, Validated
 from graft.training.runs import read_result
 
-RESNET = {"backbone": {"arch": "resnet18", "weights": "none"}}
+RESNET = {"backbone": {"arch": "timm/test_resnet", "weights": "none"}}
 SQUEEZENET = {"backbone": {"arch": "squeezenet1_1", "weights": "none"}}
+NETWORKS = {"test_resnet": RESNET, "squeezenet1_1": SQUEEZENET}
+TWO_VIEWS = {
+    "augment": {"kind": "standard", "views": 2},
+    "train__batch_size": BATCH_SIZE,
+    "train__epochs": 3,
+}
+"""Over whole batches: one view is read twice, the other once."""
 
 
 @pytest.fixture(scope="module")
-def whole_batches(tmp_path_factory) -> Path:
-    """Images of which no batch is short."""
-    return draw_colours(tmp_path_factory.mktemp("whole"), train=32, val=32)
+def imported_whole(tmp_path_factory) -> Path:
+    """The folder of a store whose dataset has no short batch: 64 images to train on, 32 to val."""
+    images = draw_colours(tmp_path_factory.mktemp("whole"), train=22, val=11)
+    for spare in ("train/red/0.png", "train/green/0.png", "val/red/0.png"):
+        (images / spare).unlink()
+    folder = tmp_path_factory.mktemp("imported") / "store"
+    import_dataset(Store.open(str(folder)), str(images), "colours")
+    return folder
 
 
 @pytest.fixture
-def whole_store(whole_batches, tmp_path) -> Store:
-    store = Store.open(str(tmp_path / "store"))
-    import_dataset(store, str(whole_batches), "colours")
-    return store
+def whole_store(imported_whole, tmp_path) -> Store:
+    """A store of its own."""
+    return Store.open(str(shutil.copytree(imported_whole, tmp_path / "store")))
 
 
-def tail_of(store, run):
-    version = get_model(store, read_result(store, run).model)
-    return load(store.get(version.folder, version.tail))
+@pytest.fixture(scope="module")
+def two_views(imported_whole, tmp_path_factory, numbers_of):
+    """Return a function from a network, a depth and changes to a store and a run's numbers there.
+
+    One run for all who ask for the same: they only read.
+    """
+
+    @functools.cache
+    def trained(network, freeze, **changes):
+        store = Store.open(str(shutil.copytree(imported_whole, tmp_path_factory.mktemp("s") / "s")))
+        spec = {**NETWORKS[network], "backbone__freeze": freeze, **TWO_VIEWS, **changes}
+        return store, numbers_of(store, colour_spec(**spec))
+
+    return trained
 
 
 def decisions(events):
@@ -46,97 +69,96 @@ def computed(events):
     return max((e.images for e in events if isinstance(e, Keeping)), default=0)
 
 
-@pytest.mark.parametrize("freeze", ["all", -1, 2])
-@pytest.mark.parametrize("arch", [RESNET, SQUEEZENET], ids=["resnet18", "squeezenet1_1"])
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("network", "freeze"),
+    [
+        ("test_resnet", 2),
+        ("squeezenet1_1", "all"),
+        pytest.param("test_resnet", "all", marks=pytest.mark.slow),
+        pytest.param("test_resnet", -1, marks=pytest.mark.slow),
+        pytest.param("squeezenet1_1", -1, marks=pytest.mark.slow),
+        pytest.param("squeezenet1_1", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_with_kept_activations_a_run_has_the_very_numbers_of_one_without(
-    whole_store, train_alone, arch, freeze
+    two_views, network, freeze
 ):
-    spec = {
-        **arch,
-        "backbone__freeze": freeze,
-        "augment": {"kind": "standard", "views": 2},
-        "train__batch_size": BATCH_SIZE,
-        "train__epochs": 3,
-    }
-    runs = {}
-    for cache in ("off", "on"):
-        runs[cache] = new_run(whole_store, colour_spec(**spec, cache=cache))
-        train_alone(whole_store, runs[cache])
-    without, kept = (read_result(whole_store, run) for run in runs.values())
+    _, without = two_views(network, freeze, cache="off")
+    store, kept = two_views(network, freeze, cache="on")
     assert kept.history == without.history
-    assert kept.metrics == without.metrics
-    tails = [tail_of(whole_store, run) for run in runs.values()]
-    assert all(torch.equal(tails[0][name], tails[1][name]) for name in tails[0])
-    assert whole_store.children("activations/")
+    assert same(kept.tail, without.tail)
+    assert store.children("activations/")
 
 
-def test_a_label_budget_reads_the_activations_of_the_whole_split(whole_store, train_alone):
+def test_a_label_budget_reads_the_activations_of_the_whole_split(whole_store, numbers_of):
     spec = {
         **RESNET,
         "backbone__freeze": "all",
         "dataset": {"name": "colours", "labels": 0.5, "holdout": 0.25},
         "augment": {"kind": "standard", "views": 2},
         "train__batch_size": 12,
-        "train__epochs": 3,
+        "train__epochs": 2,
     }
-    histories = []
-    for cache in ("off", "on", "on"):
-        run = new_run(whole_store, colour_spec(**spec, cache=cache))
-        events = train_alone(whole_store, run)
-        histories.append(read_result(whole_store, run).history)
-    for one, other in zip(histories[0], histories[1], strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
-    assert histories[1] == histories[2]
-    assert computed(events) == 0
-    confusion = read_result(whole_store, run).metrics["val"]["confusion"]
-    assert [sum(row) for row in confusion] == [4, 4, 4]  # a quarter of half of 32
+    off, on, again = (
+        numbers_of(whole_store, colour_spec(**spec, cache=cache)) for cache in ("off", "on", "on")
+    )
+    for one, other in zip(off.history, on.history, strict=True):
+        assert one[0] == pytest.approx(other[0], rel=1e-4)
+        assert one[1]["loss"] == pytest.approx(other[1]["loss"], rel=1e-4)
+    assert on.history == again.history
+    assert computed(on.events) == 64 * 3  # two views, and the one of what is held out
+    assert computed(again.events) == 0
+    confusion = again.history[-1][1]["confusion"]
+    assert [sum(row) for row in confusion] == [3, 2, 2]  # a quarter of half of 22, 21, 21
 
 
-@pytest.mark.parametrize("freeze", ["all", 2])
-def test_float16_takes_half_the_bytes_and_moves_losses_by_rounding(
-    whole_store, train_alone, freeze
-):
+@pytest.mark.parametrize(
+    ("network", "freeze"),
+    [("test_resnet", 2), pytest.param("squeezenet1_1", "all", marks=pytest.mark.slow)],
+)
+def test_float16_takes_half_the_bytes_and_moves_losses_by_rounding(two_views, network, freeze):
+    exact_store, exact = two_views(network, freeze, cache="on")
+    half_store, half = two_views(network, freeze, cache="on", cache_dtype="float16")
+    kept = {}
+    for dtype, store in (("float32", exact_store), ("float16", half_store)):
+        entries = list_activations(store)
+        assert {entry.key.dtype for entry in entries} == {dtype}
+        kept[dtype] = sum(entry.bytes for entry in entries)
+    assert kept["float16"] == pytest.approx(kept["float32"] / 2, rel=0.05)  # and some headers
+    assert exact.history != half.history
+    for one, other in zip(exact.history, half.history, strict=True):
+        for part in (0, 1):
+            assert one[part]["loss"] == pytest.approx(other[part]["loss"], rel=5e-2, abs=1e-3)
+
+
+def test_at_another_batch_size_the_numbers_are_the_same_but_for_rounding(colour_store, numbers_of):
+    spec = {**RESNET, "backbone__freeze": "all", "augment": {"kind": "none"}, "train__epochs": 2}
+    off, on = (
+        numbers_of(colour_store, colour_spec(**spec, train__batch_size=7, cache=cache))
+        for cache in ("off", "on")
+    )
+    for one, other in zip(off.history, on.history, strict=True):
+        assert one[0] == pytest.approx(other[0], rel=1e-4)
+        assert one[1]["loss"] == pytest.approx(other[1]["loss"], rel=1e-4)
+
+
+def test_a_second_run_computes_nothing(colour_store, numbers_of):
     spec = {
         **RESNET,
-        "backbone__freeze": freeze,
+        "backbone__freeze": "all",
         "augment": {"kind": "standard", "views": 2},
-        "train__batch_size": BATCH_SIZE,
-        "train__epochs": 3,
+        "train__epochs": 2,
     }
-    histories = []
-    for changes in ({"cache": "on"}, {"cache": "on", "cache_dtype": "float16"}):
-        run = new_run(whole_store, colour_spec(**spec, **changes))
-        train_alone(whole_store, run)
-        histories.append(read_result(whole_store, run).history)
-    kept = dict.fromkeys(("float32", "float16"), 0)
-    for entry in list_activations(whole_store):
-        kept[entry.key.dtype] += entry.bytes
-    assert kept["float16"] == pytest.approx(kept["float32"] / 2, rel=0.05)  # and some headers
-    assert histories[0] != histories[1]
-    for one, other in zip(*histories, strict=True):
-        for loss in ("train_loss", "val_loss"):
-            assert one[loss] == pytest.approx(other[loss], rel=5e-2, abs=1e-3)
-
-
-def test_at_another_batch_size_the_numbers_are_the_same_but_for_rounding(whole_store, train_alone):
-    spec = {**RESNET, "backbone__freeze": "all", "augment": {"kind": "none"}, "train__epochs": 2}
-    results = []
-    for cache in ("off", "on"):
-        run = new_run(whole_store, colour_spec(**spec, train__batch_size=7, cache=cache))
-        train_alone(whole_store, run)
-        results.append(read_result(whole_store, run))
-    for one, other in zip(results[0].history, results[1].history, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
-
-
-def test_a_second_run_computes_nothing(colour_store, train_alone):
-    spec = {**RESNET, "backbone__freeze": "all", "augment": {"kind": "standard", "views": 2}}
-    first = train_alone(colour_store, new_run(colour_store, colour_spec(**spec, cache="on")))
-    assert computed(first) == 39 * 2 + 15
+    first = numbers_of(colour_store, colour_spec(**spec, cache="on"))
+    assert computed(first.events) == 39 * 2 + 15
     other = colour_spec(**spec, cache="auto", train__optimizer={"kind": "adamw", "lr": 0.01})
-    second = train_alone(colour_store, new_run(colour_store, other))
-    assert computed(second) == 0
-    assert "all of them are in the store" in decisions(second)[0]
+    second = numbers_of(colour_store, other)
+    assert computed(second.events) == 0
+    assert "all of them are in the store" in decisions(second.events)[0]
 
 
 @pytest.mark.slow
@@ -156,77 +178,92 @@ def test_two_workers_compute_and_read_together(colour_store):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_unfreezing_reads_the_activations_of_each_depth(whole_store, train_alone):
+def test_unfreezing_reads_the_activations_of_each_depth(whole_store, numbers_of):
     spec = {
         **RESNET,
         "backbone__freeze": "all",
         "augment": {"kind": "standard", "views": 1},
         "train__batch_size": BATCH_SIZE,
-        "train__epochs": 4,
+        "train__epochs": 3,
         "train__unfreeze": [{"epoch": 3, "freeze": "layer2"}],
     }
-    runs, events = {}, {}
-    for cache in ("off", "on"):
-        runs[cache] = new_run(whole_store, colour_spec(**spec, cache=cache))
-        events[cache] = train_alone(whole_store, runs[cache])
-    assert [text.split(":")[0] for text in decisions(events["on"])] == [
+    off, on = (numbers_of(whole_store, colour_spec(**spec, cache=cache)) for cache in ("off", "on"))
+    assert [text.split(":")[0] for text in decisions(on.events)] == [
         "5 frozen stages",
         "3 frozen stages",
     ]
-    tails = [tail_of(whole_store, run) for run in runs.values()]
-    assert all(torch.equal(tails[0][name], tails[1][name]) for name in tails[0])
+    assert on.history == off.history
+    assert same(on.tail, off.tail)
 
 
-def test_a_run_that_is_resumed_goes_on_with_kept_activations(whole_store, train_alone):
-    spec = colour_spec(
-        **SQUEEZENET,
-        backbone__freeze="all",
-        augment={"kind": "standard", "views": 2},
-        train__batch_size=BATCH_SIZE,
-        cache="on",
-    )
-    unbroken, broken = new_run(whole_store, spec), new_run(whole_store, spec)
-    train_alone(whole_store, unbroken)
+def test_a_run_that_is_resumed_goes_on_with_kept_activations(two_views, train_alone):
+    store, unbroken = two_views("squeezenet1_1", "all", cache="on")
+    spec = colour_spec(**SQUEEZENET, backbone__freeze="all", **TWO_VIEWS, cache="on")
+    broken = new_run(store, spec)
 
     def stop(event):
         if isinstance(event, Validated) and event.epoch == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_alone(whole_store, broken, stop)
-    train_alone(whole_store, broken)
-    tails = [tail_of(whole_store, run) for run in (unbroken, broken)]
-    assert all(torch.equal(tails[0][name], tails[1][name]) for name in tails[0])
+        train_alone(store, broken, stop)
+    train_alone(store, broken)
+    last = latest_checkpoint(store, broken)
+    assert (last.attempt, last.epoch) == (2, 3)
+    assert same(load_state(store, last).tail, unbroken.tail)
 
 
-def test_where_nothing_is_frozen_there_is_nothing_to_keep(colour_store, train_alone):
-    run = new_run(colour_store, colour_spec(backbone__freeze=0, train__epochs=1))
-    assert decisions(train_alone(colour_store, run)) == ["not cached: nothing is frozen"]
-    run = new_run(colour_store, colour_spec(backbone__freeze=0, train__epochs=1, cache="on"))
+def test_where_nothing_is_frozen_there_is_nothing_to_keep(colour_store, train_alone, numbers_of):
+    free = {**RESNET, "backbone__freeze": 0, "train__epochs": 1}
+    told = numbers_of(colour_store, colour_spec(**free)).events
+    assert decisions(told) == ["not cached: nothing is frozen"]
+    run = new_run(colour_store, colour_spec(**free, cache="on"))
     with pytest.raises(SpecError, match="cache: on has no effect: nothing is frozen"):
         train_alone(colour_store, run)
 
 
 def test_a_store_may_hold_so_many_bytes_of_activations(colour_store, train_alone, monkeypatch):
-    spec = {**RESNET, "backbone__freeze": "all", "augment": {"kind": "standard", "views": 2}}
+    # Read so often that there is no doubt that they are worth their time.
+    spec = {
+        **SQUEEZENET,
+        "backbone__freeze": "all",
+        "augment": {"kind": "standard", "views": 2},
+        "train__epochs": 100,
+    }
+
+    def events_until(kind, **changes):
+        told = []
+
+        def stop(event):
+            told.append(event)
+            if isinstance(event, kind):
+                raise KeyboardInterrupt
+
+        run = new_run(colour_store, colour_spec(**spec, **changes))
+        with pytest.raises(KeyboardInterrupt):
+            train_alone(colour_store, run, stop)
+        return told
+
     monkeypatch.setenv("GRAFT_ACTIVATIONS_GB", "0.0001")
-    events = train_alone(colour_store, new_run(colour_store, colour_spec(**spec)))
-    assert "not cached: activations take " in decisions(events)[0]
-    assert "the store has room for 100 kB" in decisions(events)[0]
+    (decision,) = decisions(events_until(Keeping))
+    assert "not cached: activations take " in decision
+    assert "the store has room for 100 kB" in decision
+    events_until(Validated)
+    assert not colour_store.children("activations/")
     monkeypatch.setenv("GRAFT_ACTIVATIONS_GB", "0.001")
-    train_alone(colour_store, new_run(colour_store, colour_spec(**spec, cache="on")))
+    events_until(Validated, cache="on")
     assert colour_store.children("activations/")
 
 
 def test_activations_of_some_epochs_are_kept_where_later_ones_freeze_nothing(
-    colour_store, train_alone
+    colour_store, numbers_of
 ):
     spec = colour_spec(
         **RESNET,
         backbone__freeze="all",
         augment={"kind": "standard", "views": 1},
-        train__unfreeze=[{"epoch": 3, "freeze": 0}],
+        train__epochs=2,
+        train__unfreeze=[{"epoch": 2, "freeze": 0}],
         cache="on",
     )
-    events = train_alone(colour_store, new_run(colour_store, spec))
-    assert computed(events) == 39 + 15
+    assert computed(numbers_of(colour_store, spec).events) == 39 + 15

@@ -14,13 +14,13 @@ from graft.training.runs import read_spec
 CPU = torch.device("cpu")
 HEADS = {
     "convolution": {"backbone": {"arch": "squeezenet1_1", "weights": "none", "freeze": "all"}},
-    "linear": {"backbone": {"arch": "resnet18", "weights": "none", "freeze": "all"}},
+    "linear": {"backbone": {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"}},
     "dropout and linear": {
         "backbone": {"arch": "mobilenet_v3_small", "weights": "none", "freeze": "all"},
         "preprocess": {"resize": 64, "crop": 64},
     },
     "mlp": {
-        "backbone": {"arch": "resnet18", "weights": "none", "freeze": "all"},
+        "backbone": {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"},
         "head": {"kind": "mlp", "hidden": [16], "dropout": 0.5},
     },
 }
@@ -33,12 +33,19 @@ RECIPES = {
         "train__label_smoothing": 0.1,
     },
 }
+FAST = {("convolution", "sgd"), ("mlp", "adamw")}
 CHANGES = [(1e-3, 1e-4), (3e-3, 0.1), (0.03, 0.0)]
 """Learning rate and weight decay of each lane."""
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("head", "recipe"),
+    [
+        pytest.param(head, recipe, marks=[] if (head, recipe) in FAST else pytest.mark.slow)
+        for head in HEADS
+        for recipe in RECIPES
+    ],
+)
 def test_a_lane_has_the_numbers_of_a_run_alone(colour_store, alone, head, recipe):
     spec = read_spec(
         colour_store,

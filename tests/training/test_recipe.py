@@ -1,5 +1,6 @@
 """What the recipe's keys do to a run, and that a resumed run has the unbroken one's numbers."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from graft.data.loader import to_tensor, training_shares
 from graft.errors import SpecError
 from graft.registry import get_model
 from graft.spec import load_job
+from graft.store import Store
 from graft.training.attempt import training_data
 from graft.training.checkpoint import latest_checkpoint
 from graft.training.events import Started, Validated
@@ -19,14 +21,15 @@ from graft.training.prepare import assemble, resolve
 from graft.training.runs import read_result, read_spec
 
 JOBS = Path(__file__).parents[2] / "jobs"
-MOBILENET = {
-    "backbone": {"arch": "mobilenet_v3_small", "weights": "none", "freeze": "all"},
-    "preprocess": {"resize": 64, "crop": 64},
+NETWORK = {
+    "backbone": {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"},
+    "head": {"kind": "mlp", "hidden": [16], "dropout": 0.5},
 }
+"""BatchNorm, and dropout."""
 UNFROZEN = {
-    **MOBILENET,
+    **NETWORK,
     "train__epochs": 4,
-    "train__unfreeze": [{"epoch": 2, "freeze": "block10"}, {"epoch": 3, "freeze": "block6"}],
+    "train__unfreeze": [{"epoch": 2, "freeze": "layer3"}, {"epoch": 3, "freeze": "layer1"}],
     "train__rates": {"kind": "decay", "factor": 0.8},
 }
 ALIKE = {**UNFROZEN, "train__rates": {"kind": "uniform"}}
@@ -72,21 +75,41 @@ def trained(colour_store, train_alone):
     return train
 
 
+@pytest.fixture
+def tail_after(colour_store, numbers_of):
+    """Return a function from a spec's changes to the tail after its epochs."""
+    return lambda **changes: numbers_of(colour_store, colour_spec(**changes)).tail
+
+
+@pytest.fixture(scope="module")
+def plain(imported_colours, tmp_path_factory, numbers_of):
+    """The numbers of two plain epochs."""
+    folder = tmp_path_factory.mktemp("plain") / "store"
+    store = Store.open(str(shutil.copytree(imported_colours, folder)))
+    return numbers_of(store, colour_spec(train__epochs=2))
+
+
 @pytest.mark.parametrize(
-    ("changes", "epoch"),
-    [(UNFROZEN, 1), (UNFROZEN, 2), (UNFROZEN, 3), (EVERYTHING, 2), (ALIKE, 2)],
-    ids=["before", "between", "after", "everything", "at one rate"],
+    ("changes", "stops"),
+    [
+        (UNFROZEN, (1, 2, 3)),
+        (EVERYTHING, (2,)),
+        pytest.param(ALIKE, (2,), marks=pytest.mark.slow),
+    ],
+    ids=["before, between and after", "everything", "at one rate"],
 )
 def test_unfreezing_interrupted_and_resumed_gives_the_weights_of_an_unbroken_run(
-    colour_store, train_alone, changes, epoch
+    colour_store, train_alone, changes, stops
 ):
     unbroken, broken = (new_run(colour_store, colour_spec(**changes)) for _ in range(2))
     train_alone(colour_store, unbroken)
-    with pytest.raises(KeyboardInterrupt):
-        train_alone(colour_store, broken, stop_after(epoch))
-    assert latest_checkpoint(colour_store, broken).epoch == epoch
+    for epoch in stops:
+        with pytest.raises(KeyboardInterrupt):
+            train_alone(colour_store, broken, stop_after(epoch))
+        assert latest_checkpoint(colour_store, broken).epoch == epoch
     train_alone(colour_store, broken)
     first, second = (read_result(colour_store, run) for run in (unbroken, broken))
+    assert (first.attempt, second.attempt) == (1, len(stops) + 1)
     assert first.history == second.history
     assert first.metrics == second.metrics
     assert same(tail_of(colour_store, unbroken), tail_of(colour_store, broken))
@@ -98,6 +121,7 @@ def test_three_workers_resume_after_unfreezing_with_the_same_order_of_sums(colou
         **UNFROZEN,
         # Several buckets of gradients, which DistributedDataParallel regroups.
         "backbone": {"arch": "resnet18", "weights": "none", "freeze": "layer3"},
+        "preprocess": {"resize": 64, "crop": 64},
         "train__unfreeze": [{"epoch": 2, "freeze": "layer2"}],
         "train__batch_size": 12,
         "train__epochs": 3,
@@ -115,19 +139,18 @@ def test_three_workers_resume_after_unfreezing_with_the_same_order_of_sums(colou
     assert same(tail_of(colour_store, unbroken), tail_of(colour_store, broken))
 
 
-def test_an_ordinary_loop_over_the_same_batches_gives_the_same_weights(colour_store, train_alone):
-    spec = colour_spec(backbone__dropout=0.0, train__epochs=3, augment={"kind": "none"})
-    run = new_run(colour_store, spec)
-    train_alone(colour_store, run)
+def test_an_ordinary_loop_over_the_same_batches_gives_the_same_weights(colour_store, numbers_of):
+    spec = colour_spec(backbone__dropout=0.0, train__epochs=2, augment={"kind": "none"})
+    found = numbers_of(colour_store, spec)
 
-    assembly = assemble(colour_store, read_spec(colour_store, run))
+    assembly = assemble(colour_store, read_spec(colour_store, found.run))
     model, data = assembly.model.network.train(), training_data(assembly, spec)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.SGD(
         [{"params": decayed, "weight_decay": 1e-4}, {"params": others}], lr=0.005, momentum=0.9
     )
-    for epoch in range(3):
+    for epoch in range(2):
         shares = training_shares(len(data.train), 8, spec.train.seed, epoch, 0, 1)
         for batch in data.loader.batches(data.train, shares, view=0):
             optimizer.zero_grad()
@@ -135,16 +158,16 @@ def test_an_ordinary_loop_over_the_same_batches_gives_the_same_weights(colour_st
             loss = functional.cross_entropy(model(images), torch.from_numpy(batch.labels))
             loss.backward()
             optimizer.step()
-    for name, value in tail_of(colour_store, run).items():
+    for name, value in found.tail.items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
-def test_unfreezing_leaves_the_optimiser_of_what_was_training_alone(trained):
+def test_unfreezing_leaves_the_optimiser_of_what_was_training_alone(tail_after):
     squeezenet = {"arch": "squeezenet1_1", "weights": "none", "freeze": "all"}
-    _, frozen = trained(backbone=squeezenet, train__epochs=3)
-    _, thawed = trained(
+    frozen = tail_after(backbone=squeezenet, train__epochs=2)
+    thawed = tail_after(
         backbone=squeezenet,
-        train__epochs=3,
+        train__epochs=2,
         train__unfreeze=[{"epoch": 2, "freeze": "fire8"}],
         # So slow that float32 does not move: the head goes on as if nothing had happened.
         train__rates={"kind": "list", "stages": [{"match": "fire9", "lr": 1e-30}]},
@@ -155,7 +178,7 @@ def test_unfreezing_leaves_the_optimiser_of_what_was_training_alone(trained):
 
 def test_the_best_epoch_before_unfreezing_is_kept_with_its_own_trunk(colour_store, trained):
     result, tail = trained(
-        backbone={"arch": "resnet18", "weights": "none", "freeze": "all"},
+        backbone={"arch": "timm/test_resnet", "weights": "none", "freeze": "all"},
         train__epochs=3,
         # What thaws is destroyed.
         train__unfreeze=[{"epoch": 3, "freeze": 0}],
@@ -172,7 +195,7 @@ def test_the_best_epoch_before_unfreezing_is_kept_with_its_own_trunk(colour_stor
 
 def test_the_plan_is_told_before_training_and_recorded(colour_store, train_alone):
     spec = colour_spec(
-        backbone={"arch": "resnet18", "weights": "none", "freeze": "all"},
+        backbone={"arch": "timm/test_resnet", "weights": "none", "freeze": "all"},
         train__unfreeze=[{"epoch": 2, "freeze": "layer3"}, {"epoch": 3, "freeze": "layer2"}],
         train__optimizer={"kind": "sgd", "lr": 0.08},
         train__rates={"kind": "decay", "factor": 0.5},
@@ -192,22 +215,23 @@ def test_the_plan_is_told_before_training_and_recorded(colour_store, train_alone
     assert read_result(colour_store, run).plan == events[0].plan
 
 
-def test_a_decayed_rate_reaches_the_weights(trained):
-    resnet = {"arch": "resnet18", "weights": "none", "freeze": "layer2"}
-    moves = {}
-    for lr in (1e-30, 0.005):
-        _, tail = trained(
+def test_a_decayed_rate_reaches_the_weights(tail_after):
+    resnet = {"arch": "timm/test_resnet", "weights": "none", "freeze": "layer2"}
+    name = "layer3.0.conv1.weight"
+    still, moved = (
+        tail_after(
             backbone=resnet,
             train__epochs=1,
             train__rates={"kind": "list", "stages": [{"match": "layer3", "lr": lr}]},
-        )
-        moves[lr] = tail
-    name = "layer3.0.conv1.weight"
-    assert not torch.equal(moves[1e-30][name], moves[0.005][name])
+        )[name]
+        for lr in (1e-30, 0.005)
+    )
+    assert not torch.equal(still, moved)
 
 
 def test_early_stopping_ends_a_run_that_no_longer_gets_better(trained):
     result, _ = trained(
+        backbone={"arch": "timm/test_resnet", "weights": "none", "freeze": "all"},
         train__epochs=9,
         train__optimizer={"kind": "sgd", "lr": 1e-30, "momentum": 0},
         train__early_stopping={"patience": 2},
@@ -215,49 +239,49 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(trained):
     assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3]
 
 
-def test_clipping_bounds_what_a_step_moves(trained):
+def test_clipping_bounds_what_a_step_moves(tail_after):
     start = {"train__epochs": 1, "backbone__freeze": "all"}
     still = {"kind": "sgd", "lr": 1e-30, "momentum": 0, "weight_decay": 0}
-    _, before = trained(**start, train__optimizer=still)
+    before = tail_after(**start, train__optimizer=still)
     moved = {}
     for clip in (None, 0.01):
         optimizer = {"kind": "sgd", "lr": 0.1, "momentum": 0, "weight_decay": 0}
-        _, after = trained(**start, train__optimizer=optimizer, train__clip_norm=clip)
+        after = tail_after(**start, train__optimizer=optimizer, train__clip_norm=clip)
         moved[clip] = torch.cat([(after[n] - before[n]).flatten() for n in before]).norm().item()
     steps = 5  # 39 images by 8
     assert moved[0.01] <= 0.1 * 0.01 * steps * 1.001
     assert moved[None] > 2 * moved[0.01]
 
 
-def test_the_average_is_what_is_validated_and_registered(colour_store, train_alone):
-    spec = colour_spec(train__ema_decay=0.99, train__epochs=2)
-    run = new_run(colour_store, spec)
-    train_alone(colour_store, run)
-    plain = new_run(colour_store, colour_spec(train__epochs=2))
-    train_alone(colour_store, plain)
-    averaged, last = (read_result(colour_store, r) for r in (run, plain))
+def test_the_average_is_what_is_validated_and_registered(trained, plain):
+    averaged, tail = trained(train__ema_decay=0.99, train__epochs=2)
     # The steps are the same ones; what is validated is not.
-    assert [e["train_loss"] for e in averaged.history] == [e["train_loss"] for e in last.history]
-    assert averaged.history[-1]["val_loss"] != last.history[-1]["val_loss"]
-    assert not same(tail_of(colour_store, run), tail_of(colour_store, plain))
+    assert [e["train_loss"] for e in averaged.history] == [
+        train["loss"] for train, _ in plain.history
+    ]
+    assert averaged.history[-1]["val_loss"] != plain.history[-1][1]["loss"]
+    assert not same(tail, plain.tail)
 
 
-def test_bf16_gives_other_numbers_close_by(trained):
-    one, _ = trained(train__epochs=1)
-    other, _ = trained(train__epochs=1, train__precision="bf16")
-    assert one.history != other.history
-    assert one.history[0]["train_loss"] == pytest.approx(other.history[0]["train_loss"], rel=0.05)
+def test_bf16_gives_other_numbers_close_by(colour_store, numbers_of, plain):
+    (found, _), *_ = numbers_of(
+        colour_store, colour_spec(train__epochs=1, train__precision="bf16")
+    ).history
+    expected, _ = plain.history[0]
+    assert found["loss"] != expected["loss"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.05)
 
 
-def test_an_mlp_replaces_a_whole_classifier(trained):
-    result, tail = trained(
+def test_an_mlp_replaces_a_whole_classifier(colour_store, numbers_of):
+    spec = colour_spec(
         backbone={"arch": "mobilenet_v3_small", "weights": "none", "freeze": "all"},
         preprocess={"resize": 64, "crop": 64},
         head={"kind": "mlp", "hidden": [16], "dropout": 0.2, "replaces": "classifier"},
         train__epochs=1,
     )
-    assert result.freeze == 13
-    assert {name: tuple(value.shape) for name, value in tail.items()} == {
+    found = numbers_of(colour_store, spec)
+    assert latest_checkpoint(colour_store, found.run).freeze == 13
+    assert {name: tuple(value.shape) for name, value in found.tail.items()} == {
         "classifier.0.weight": (16, 576),
         "classifier.0.bias": (16,),
         "classifier.3.weight": (3, 16),
@@ -265,6 +289,7 @@ def test_an_mlp_replaces_a_whole_classifier(trained):
     }
 
 
+@pytest.mark.slow  # VGG16
 def test_the_textbook_job_runs(colour_store, train_alone):
     smaller = (
         "dataset.name=colours",

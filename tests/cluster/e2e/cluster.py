@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from helm.program import helm
 from programs import program
 
 T = TypeVar("T")
@@ -29,6 +30,8 @@ class Cluster:
     """The API server's URL."""
     node: str
     """The name of the one node."""
+    has_node: bool
+    """Whether there is more to it than the name; if not, pods are made and never run."""
     image: str
     """Graft's image, which is on the node: pods take it with `imagePullPolicy: Never`."""
     store: str
@@ -42,7 +45,9 @@ class Cluster:
 
     def helm(self, *arguments: str) -> str:
         """Run helm; return what it prints. A failure raises with what it said."""
-        return self._run(program("helm"), *arguments)
+        found = helm()
+        assert found, "`python -m cluster.e2e` sees to it that there is one"
+        return self._run(found, *arguments)
 
     def graft(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run graft as a person at this machine would; its exit code is yours to judge."""
@@ -102,7 +107,9 @@ class Cluster:
             )
             yield name
         finally:
-            self.kubectl("delete", "namespace", name, "--timeout=120s")
+            # Pods that run are waited for: they take what the next scenario needs.
+            ending = "--timeout=120s" if self.has_node else "--wait=false"
+            self.kubectl("delete", "namespace", name, ending)
 
     def wait_for(self, what: str, condition: Callable[[], T], seconds: float = 60) -> T:
         """Poll until the condition gives something true, and return that."""

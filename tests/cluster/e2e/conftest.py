@@ -6,6 +6,7 @@ says, and run `pytest -m e2e -k NAME` in there as often as you like: the fixture
 cluster.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Generator, Iterator
@@ -21,29 +22,46 @@ from graft.spec import dump_job
 
 SHARED = ROOT.parent / "shared" / "data"
 WEIGHTS = SHARED / "weights" / "squeezenet1_1-imagenet.safetensors"
+_CLUSTER = pytest.StashKey[Cluster]()
 _SCENARIOS = pytest.StashKey[list[pytest.TestReport]]()
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A real Kubernetes with KubeRay's operator, an S3 server, and Graft's image on its node."""
+def cluster(pytestconfig: pytest.Config) -> Cluster:
+    """A real Kubernetes with KubeRay's operator, an S3 server, and Graft's image on its node.
+
+    In `make e2e E2E=control-plane` it has no node.
+    """
     raised, image = os.environ.get("GRAFT_E2E_CLUSTER"), os.environ.get("GRAFT_E2E_IMAGE")
     if raised:
-        yield Cluster(**json.loads(Path(raised).read_text()))
-    elif image:
+        return Cluster(**json.loads(Path(raised).read_text()))
+    if image is None:
+        pytest.skip(os.environ.get("GRAFT_E2E_CANNOT") or "`make e2e` raises the cluster")
+    if _CLUSTER not in pytestconfig.stash:  # it outlives this fixture, for second tries
         from cluster.e2e.raising import raise_cluster
 
-        with raise_cluster(image) as cluster:
-            yield cluster
-    else:
-        pytest.skip(os.environ.get("GRAFT_E2E_CANNOT") or "`make e2e` raises the cluster")
+        until_the_end = contextlib.ExitStack()
+        pytestconfig.add_cleanup(until_the_end.close)
+        raising = raise_cluster(image or None)
+        pytestconfig.stash[_CLUSTER] = until_the_end.enter_context(raising)
+    return pytestconfig.stash[_CLUSTER]
+
+
+@pytest.fixture(autouse=True)
+def _node_where_it_takes_one(request: pytest.FixtureRequest) -> None:
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if "e2e" in marks and "control_plane" not in marks:
+        cluster: Cluster = request.getfixturevalue("cluster")
+        if not cluster.has_node:
+            pytest.skip("it takes a node, and this cluster has none")
 
 
 @pytest.fixture(scope="session")
 def team(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
-    real = WEIGHTS.is_file()
-    images = SHARED / "ants-bees" if real else draw_colours(folder / "images", 60, 20)
+    real = cluster.has_node and WEIGHTS.is_file()
+    counts = (60, 20) if cluster.has_node else (2, 1)  # where nothing is trained on them
+    images = SHARED / "ants-bees" if real else draw_colours(folder / "images", *counts)
     backbone = {
         "arch": "squeezenet1_1",
         "weights": str(WEIGHTS) if real else "none",

@@ -60,7 +60,7 @@ def _start(processes: Processes) -> None:
 
 def _configure() -> None:
     cni = RUN / "cni"
-    cni.mkdir()
+    cni.mkdir(exist_ok=True)
     network = {
         "cniVersion": "1.0.0",
         "name": "pods",

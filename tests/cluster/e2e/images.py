@@ -2,8 +2,8 @@
 
 `make_images` runs before the namespaces, since it needs the network: debootstrap stands in for the
 Dockerfile's base image, `make image` builds deploy/Dockerfile with buildah, and what comes out is
-laid out as OCI blobs, which containerd.py takes in. What is there already is kept: when Graft's
-source changes, one thin layer is made, laid out and imported.
+laid out as OCI blobs, which containerd.py takes in. What is there already is kept, and shared by
+clones: when Graft's source changes, one thin layer is made, laid out and imported.
 """
 
 import hashlib
@@ -21,9 +21,14 @@ from programs import VERSIONS, CannotBuildError
 PAUSE = f"localhost/pause:{VERSIONS['DEBIAN']}"
 """Holds a pod's namespaces: the base image, asleep."""
 _BASE = f"localhost/base:{VERSIONS['DEBIAN']}"
+_SOURCES = ("deploy/Dockerfile", "constraints.txt", "pyproject.toml", "README.md", "LICENSE")
+"""What the image is made of, beside `platform`."""
+_MADE_ON = 1577836800
+"""The first of 2020: when each of them was changed, as the image has it."""
 LAYOUT = STATE / "layout"
 _NAMES = LAYOUT / "names.json"
 _STORAGE = STATE / "storage.conf"
+_TEMPORARY = STATE / "tmp"
 
 
 class BrokenImageError(Exception):
@@ -38,6 +43,9 @@ def make_images() -> str:
         BrokenImageError: the same, of the Dockerfile, which is what is tested.
     """
     image = f"localhost/graft:{_sources()}"
+    shutil.rmtree(_TEMPORARY, ignore_errors=True)  # what a killed one left; the next line, too
+    _TEMPORARY.mkdir()
+    _run("buildah", "rm", "--all")
     if not _exists(PAUSE):
         with phase("base image"):
             _make_base()
@@ -53,16 +61,30 @@ def make_images() -> str:
 
 def _sources() -> str:
     digest = hashlib.sha256()
-    names = ["deploy/Dockerfile", "constraints.txt", "pyproject.toml", "README.md", "LICENSE"]
     sources = (ROOT / "platform").rglob("*")
-    for path in [ROOT / n for n in names] + sorted(p for p in sources if p.suffix != ".pyc"):
+    for path in [ROOT / n for n in _SOURCES] + sorted(p for p in sources if p.suffix != ".pyc"):
         if path.is_file():
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
+def _lay_sources(folder: Path) -> None:
+    """Copy the sources, and what makes the image of them, as if they were the same in all clones.
+
+    buildah takes a layer again where what is copied into it has the same content, mode and time.
+    """
+    for name in (*_SOURCES, ".dockerignore", "Makefile"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "platform", folder / "platform", ignore=without)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, (_MADE_ON, _MADE_ON))
+
+
 def _make_base() -> None:
-    with tempfile.TemporaryDirectory(dir=STATE) as folder:
+    with tempfile.TemporaryDirectory(dir=_TEMPORARY) as folder:
         include = "--include=ca-certificates,python3,python3-venv"
         _run("debootstrap", "--variant=minbase", include, VERSIONS["DEBIAN"], folder)
         for name in ("var/cache/apt/archives", "var/lib/apt/lists"):
@@ -79,19 +101,28 @@ def _make_base() -> None:
 
 def _make_graft(image: str) -> None:
     bundle, index = os.environ.get("PIP_CERT"), os.environ.get("PIP_INDEX_URL")
-    with tempfile.NamedTemporaryFile("w", suffix=".conf") as conf:
+    with (
+        tempfile.TemporaryDirectory(dir=_TEMPORARY) as sources,
+        tempfile.NamedTemporaryFile("w", suffix=".conf") as conf,
+    ):
+        _lay_sources(Path(sources))
         conf.write("[global]\n")
         conf.write("cert = /run/secrets/ca.crt\n" if bundle else "")
         conf.write(f"index-url = {index}\n" if index else "")
         conf.flush()
         secrets = [f"PIP_CONF={conf.name}", *([f"CA_BUNDLE={bundle}"] if bundle else [])]
         names = f"BASE_IMAGE={_BASE}", f"IMAGE={image}"
-        done = _in_store("make", "image", "ENGINE=buildah", *names, *secrets)
+        done = _in_store("make", "-C", sources, "image", "ENGINE=buildah", *names, *secrets)
     if done.returncode:
         raise BrokenImageError(_failure(done))
     for older in _run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
         if older.startswith("localhost/graft:") and older != image:
             _run("buildah", "rmi", older)  # what it shares with the new one stays
+    nameless = _run("buildah", "images", "--filter", "dangling=true", "--format", "{{.ID}}").split()
+    # The newest one's layers that do not hold Graft's source are used again.
+    wheels = [one for one in nameless if " in platform" in _inspected(one)]
+    for older in wheels[1:]:
+        _run("buildah", "rmi", older)
 
 
 def _lay_out(wanted: dict[str, str]) -> None:
@@ -147,6 +178,10 @@ def blob(digest: str) -> Path:
     return LAYOUT / "blobs" / digest.replace(":", "/")
 
 
+def _inspected(image: str) -> str:
+    return _run("buildah", "inspect", "--type", "image", image)
+
+
 def _exists(image: str) -> bool:
     return _in_store("buildah", "inspect", "--type", "image", image).returncode == 0
 
@@ -173,7 +208,7 @@ def _in_store(*command: str) -> subprocess.CompletedProcess[str]:
         "CONTAINERS_STORAGE_CONF": str(_STORAGE),
         "BUILDAH_ISOLATION": "chroot",
         "BUILDAH_LAYERS": "true",
-        "TMPDIR": str(STATE),
+        "TMPDIR": str(_TEMPORARY),
     }
     return subprocess.run(
         ["setpriv", "--pdeathsig", "KILL", "unshare", "-m", *command],

@@ -12,14 +12,14 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from programs import CACHE
 
 ROOT = Path(__file__).parents[3]
 STATE = CACHE / "e2e"
-"""What later runs use again: images, and containerd's own folder."""
+"""What later runs use again, of any clone: images, and containerd's own folder."""
 RUN = STATE / "run"
 """What one run needs; emptied before the next."""
 LOGS = STATE / "logs"
@@ -35,22 +35,20 @@ GATEWAY = "10.244.0.1"
 PODS = "10.244.0.0/24"
 SERVICES = "10.96.0.0/16"
 
-_TOOLS = {
+TOOLS = {"ip": "iproute2", "openssl": "openssl"}
+"""Of the control plane; command -> Debian's package."""
+NODE_TOOLS = {
     "buildah": "buildah",
     "conntrack": "conntrack",
     "debootstrap": "debootstrap",
     "ethtool": "ethtool",
-    "ip": "iproute2",
     "ipset": "ipset",
     "iptables": "iptables",
-    "openssl": "openssl",
     "runc": "runc",
     "skopeo": "skopeo",
     "socat": "socat",
 }
-"""Command -> Debian's package."""
-_SPACE = 24
-"""GB on disk that programs and images take, while the last of them is made (measured: 22)."""
+"""Likewise, of a node and its image."""
 _HIDDEN = ("/run", "/var/log", "/var/lib/cni")
 """Where Kubernetes' programs write without being asked."""
 _MOUNT_POINTS = ("/var/lib/cni", "/var/lib/kubelet")
@@ -60,6 +58,7 @@ _TUNED = (
     *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
 )
 """Settings of the whole machine that the kubelet would change."""
+_phases: list[tuple[str, float]] = []
 
 
 class CannotRunError(Exception):
@@ -76,13 +75,12 @@ def phase(name: str) -> Iterator[None]:
     print(f"{name} ...", flush=True)
     began = time.monotonic()
     yield
-    with (RUN / "phases").open("a") as file:
-        file.write(json.dumps([name, time.monotonic() - began]) + "\n")
+    _phases.append((name, time.monotonic() - began))
 
 
 def phases() -> list[tuple[str, float]]:
-    """Return the phases that this run's raising had, with their seconds."""
-    return [tuple(json.loads(line)) for line in (RUN / "phases").read_text().splitlines()]
+    """Return the phases that the raising had so far, in the processes above this one, too."""
+    return [*json.loads(os.environ.get("GRAFT_E2E_PHASES", "[]")), *_phases]
 
 
 def check() -> None:
@@ -97,9 +95,9 @@ def check() -> None:
         raise CannotRunError(f"no namespaces of one's own here: {made.stderr.strip()}")
 
 
-def install_tools() -> None:
-    """Install those of Debian's tools that are missing."""
-    missing = [package for command, package in _TOOLS.items() if not shutil.which(command)]
+def install_tools(tools: Mapping[str, str]) -> None:
+    """Install those of some Debian tools that are missing."""
+    missing = [package for command, package in tools.items() if not shutil.which(command)]
     if not missing:
         return
     if not shutil.which("apt-get"):
@@ -112,28 +110,42 @@ def install_tools() -> None:
             raise CannotRunError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
 
 
-def check_space() -> None:
-    """Raise CannotRunError where the disk is too small for what is not built yet."""
-    free = shutil.disk_usage(STATE).free / 1e9
-    if free > _SPACE:
+def check_space(gigabytes: int) -> None:
+    """Raise CannotRunError where the disk is too small for what is not built yet.
+
+    `gigabytes`: what there is in CACHE while the last of it is made.
+    """
+    free = shutil.disk_usage(CACHE).free / 1e9
+    if free > gigabytes:
         return
-    sizes = subprocess.run(["du", "-sk", STATE], capture_output=True, text=True, check=True)
+    sizes = subprocess.run(["du", "-sk", CACHE], capture_output=True, text=True, check=True)
     taken = int(sizes.stdout.split()[0]) * 1024 / 1e9
-    if free + taken < _SPACE:
+    if free + taken < gigabytes:
         raise CannotRunError(
-            f"it takes {_SPACE} GB of disk, and {STATE} has {taken:.0f} with {free:.0f} free"
+            f"it takes {gigabytes} GB of disk, and {CACHE} has {taken:.0f} with {free:.0f} free"
         )
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Be the machine's only cluster: two at once would share cgroups and mount points."""
-    STATE.mkdir(parents=True, exist_ok=True)
     with Path("/run/graft-e2e.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError("another one is up on this machine") from error
+        yield
+
+
+@contextlib.contextmanager
+def turn(what: str) -> Iterator[None]:
+    """Wait until no other process, of any clone, is busy with something, and keep it from them."""
+    with (STATE / f"{what}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process to be done with the {what} ...", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -155,20 +167,12 @@ def give_back() -> None:
             Path(folder).rmdir()
 
 
-def enclose() -> None:
-    """Furnish the namespaces, from inside: mounts, a bridge for the pods, a cgroup."""
+def enclose(node: bool) -> None:
+    """Furnish the namespaces, from inside: mounts and a bridge; for a node's pods a cgroup, too."""
     _run("mount", "--make-rshared", "/")
     resolv = Path("/etc/resolv.conf").resolve()  # before /run, where it may lie, is hidden
     for folder in _HIDDEN:
         _run("mount", "-t", "tmpfs", "tmpfs", folder)
-    kubelet = RUN / "kubelet"  # on disk: the pods' volumes lie in it
-    kubelet.mkdir()
-    _run("mount", "--bind", kubelet, "/var/lib/kubelet")
-    for setting in _TUNED:
-        real, stand_in = Path("/proc/sys", setting), RUN / "tuned" / setting
-        stand_in.parent.mkdir(parents=True, exist_ok=True)
-        stand_in.write_text(real.read_text())
-        _run("mount", "--bind", stand_in, real)
     names = RUN / "resolv.conf"
     names.write_text(f"nameserver {GATEWAY}\n")
     resolv.parent.mkdir(parents=True, exist_ok=True)
@@ -179,10 +183,22 @@ def enclose() -> None:
     _run("ip", "link", "add", "cni0", "type", "bridge")
     _run("ip", "address", "add", f"{GATEWAY}/24", "dev", "cni0")
     _run("ip", "link", "set", "cni0", "up")
+    if node:
+        _furnish_node()
+
+
+def _furnish_node() -> None:
+    kubelet = RUN / "kubelet"  # on disk: the pods' volumes lie in it
+    kubelet.mkdir()
+    _run("mount", "--bind", kubelet, "/var/lib/kubelet")
+    for setting in _TUNED:
+        real, stand_in = Path("/proc/sys", setting), RUN / "tuned" / setting
+        stand_in.parent.mkdir(parents=True, exist_ok=True)
+        stand_in.write_text(real.read_text())
+        _run("mount", "--bind", stand_in, real)
     _run("ip", "route", "add", SERVICES, "dev", "cni0")  # kube-proxy turns it to the pods
     for setting in ("ipv4/ip_forward", "bridge/bridge-nf-call-iptables"):
         Path("/proc/sys/net", setting).write_text("1")
-
     for hierarchy in _hierarchies():
         _make_cgroup(hierarchy)
 

@@ -79,6 +79,15 @@ class Team:
         )
 
 
+def everything(cluster: Cluster, namespace: str) -> set[str]:
+    """All objects of a namespace, and the cluster's own roles, by kind and name; no events."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
+    kinds = [kind for kind in kinds if not kind.startswith("events")]
+    found = cluster.kubectl("get", ",".join(kinds), "-n", namespace, "-o", "name").split()
+    roles = cluster.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name").split()
+    return {*found, *(role for role in roles if "graft" in role)}
+
+
 def values(cluster: Cluster, **changes: Any) -> str:
     """The chart's values for a node of 2 cores."""
     repository, _, tag = cluster.image.rpartition(":")

@@ -1,0 +1,53 @@
+"""Which process runs which tests, under pytest-xdist: a plugin.
+
+A file's tests stay in one process, for they share what the file's fixtures make; all files that
+use the tests' Ray stay in one process, too, since a Ray takes seconds to start. What takes longest
+comes first, so that at the end no process waits long for another.
+"""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RAY = "ray"
+FIRST = (
+    RAY,
+    "tests/test_readme.py",
+    "tests/report/test_transfer.py",
+    "tests/training/test_kept.py",
+    "tests/training/test_recipe.py",
+    "tests/training/test_attempt.py",
+    "tests/backbones/test_model.py",
+    "tests/cli/test_bad_input.py",
+)
+"""The longest, longest first; the others follow as they are collected."""
+
+
+@functools.cache
+def group(file: str) -> str:
+    """Return what keeps a file's tests together: its path, RAY, or the folder of the chart's."""
+    if file.startswith("tests/helm/"):  # what helm renders is kept by the process
+        return "tests/helm"
+    return RAY if "ray_cluster" in (ROOT / file).read_text() else file
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # without others there is nothing to wait for
+        ranks = {name: rank for rank, name in enumerate(FIRST)}
+        items.sort(key=lambda item: ranks.get(group(item.nodeid.partition("::")[0]), len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    # Imported here: only with `-n` is there a need of it. `--dist loadgroup` would do, with a mark
+    # for each group, but for pytest 9.2, under which pytest-xdist 3.8 no longer finds the marks.
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False  # by numbers of tests
+    return Scheduling(config, log)
