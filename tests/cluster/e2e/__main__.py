@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn
 
-from cluster.e2e import images, machine
+from cluster.e2e import containerd, images, machine
 from cluster.e2e.machine import BusyError, CannotRunError
 from helm.program import helm
 from programs import CannotBuildError, build, folder, program
@@ -71,6 +71,9 @@ def main(arguments: Sequence[str]) -> int:
         return _furnish_and_run(arguments[1:])
     if arguments[:1] == ["--keep"]:
         return _keep()
+    if arguments[:1] == ["--take-images"]:
+        containerd.take_images()
+        return 0
     part = _WHOLE
     if arguments[:1] == ["control-plane"]:
         part, arguments = _WITHOUT_NODE, arguments[1:]
@@ -80,6 +83,8 @@ def main(arguments: Sequence[str]) -> int:
         if arguments[:1] == ["--prepare"]:
             with contextlib.ExitStack() as stack:
                 _prepare(part, stack)
+                if part.has_node and not containerd.has_images():
+                    _take_images()
             return 0
         with contextlib.ExitStack() as stack:
             stack.enter_context(machine.alone())
@@ -125,6 +130,17 @@ def _prepare(part: _Part, stack: contextlib.ExitStack) -> str | None:
             for name in part.programs:
                 build(name)
         return image.result() if image else None
+
+
+def _take_images() -> None:
+    """Have containerd take the images in, with its own folders beside those of a cluster."""
+    done = subprocess.run(
+        [*machine.NAMESPACES, *_INSIDE, "--take-images"],
+        env=os.environ | {"GRAFT_E2E_RUN": "-images"},
+        cwd=machine.ROOT,
+    )
+    if done.returncode:
+        print("the images are not in containerd yet: the next cluster sees to that", flush=True)
 
 
 def _skip(why: str, part: _Part, arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from cluster.e2e.images import (
     laid_out_index,
     remember_layout,
 )
-from cluster.e2e.machine import RUN, STATE, phase
+from cluster.e2e.machine import LOGS, RUN, STATE, hide, phase
 from cluster.e2e.processes import Processes
 from programs import folder, program
 
@@ -38,11 +38,28 @@ _DATABASES = (
 _PRISTINE = STATE / "pristine"
 
 
+def has_images() -> bool:
+    """Return whether it has the images that are laid out, so that it starts at once."""
+    return _remembered("names") == laid_out()
+
+
+def take_images() -> None:
+    """Import the images that are laid out, before a cluster needs them."""
+    hide("/run")
+    RUN.mkdir(exist_ok=True)
+    LOGS.mkdir(exist_ok=True)
+    processes = Processes()
+    try:
+        start_containerd(processes)
+    finally:
+        processes.close()
+
+
 def start_containerd(processes: Processes) -> None:
     """Start it, with just the images that are laid out."""
     _configure()
     _bring_back()
-    if _remembered("names") != laid_out():
+    if not has_images():
         with phase("image into containerd"):
             _start(processes)
             _import()

@@ -20,9 +20,10 @@ from programs import CACHE
 ROOT = Path(__file__).parents[3]
 STATE = CACHE / "e2e"
 """What later runs use again, of any clone: images, and containerd's own folder."""
-RUN = STATE / "run"
+_OWN = os.environ.get("GRAFT_E2E_RUN", "")
+RUN = STATE / f"run{_OWN}"
 """What one run needs; emptied before the next."""
-LOGS = STATE / "logs"
+LOGS = STATE / f"logs{_OWN}"
 """What the last run's programs said."""
 
 NAMESPACES = [
@@ -171,8 +172,7 @@ def enclose(node: bool) -> None:
     """Furnish the namespaces, from inside: mounts and a bridge; for a node's pods a cgroup, too."""
     _run("mount", "--make-rshared", "/")
     resolv = Path("/etc/resolv.conf").resolve()  # before /run, where it may lie, is hidden
-    for folder in _HIDDEN:
-        _run("mount", "-t", "tmpfs", "tmpfs", folder)
+    hide(*_HIDDEN)
     names = RUN / "resolv.conf"
     names.write_text(f"nameserver {GATEWAY}\n")
     resolv.parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +185,12 @@ def enclose(node: bool) -> None:
     _run("ip", "link", "set", "cni0", "up")
     if node:
         _furnish_node()
+
+
+def hide(*folders: str) -> None:
+    """Have empty folders in the place of these, as far as this process's mounts go."""
+    for folder in folders:
+        _run("mount", "-t", "tmpfs", "tmpfs", folder)
 
 
 def _furnish_node() -> None:
