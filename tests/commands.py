@@ -53,6 +53,7 @@ def graft(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     without: tuple[str, ...] = (),
+    timeout: float = TIMEOUT_S,
 ) -> Done:
     """Run `graft` with these arguments.
 
@@ -61,9 +62,10 @@ def graft(
         cwd: its folder; this process's, if None.
         env: changes of this process's environment.
         without: modules that cannot be imported, as where they are not installed.
+        timeout: seconds after which it is killed.
     """
     with Running(*arguments, cwd=cwd, env=env, without=without) as running:
-        return running.wait()
+        return running.wait(timeout)
 
 
 class Running:
@@ -105,9 +107,9 @@ class Running:
         """Send what Ctrl-C sends."""
         self._process.send(signal.SIGINT)
 
-    def wait(self) -> Done:
-        """Wait for its end."""
-        code = self._process.wait(TIMEOUT_S)
+    def wait(self, timeout: float = TIMEOUT_S) -> Done:
+        """Wait for its end; after so many seconds, kill it."""
+        code = self._process.wait(timeout)
         return Done(self._words, code, self._out.read_text(), self._err.read_text())
 
 

@@ -80,7 +80,7 @@ def start_server(
     """
     for _ in range(3):
         server, url = start()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while server.poll() is None:
             if answers(url):
                 return server, url

@@ -27,13 +27,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RUN = re.compile(r"ants-bees-\d{8}-\d{6}-[0-9a-f]{4}")
 # Random weights; the rest is as the README has it.
-# Epochs enough, and none of them short, for Ctrl-C to act before the last one.
-QUICK = [
-    "backbone.weights=none",
-    "cache=off",
-    "preprocess={resize: 640, crop: 640}",
-    "train.epochs=15",
-]
+# No epoch is so short that Ctrl-C acts after the last one.
+QUICK = ["backbone.weights=none", "cache=off", "preprocess={resize: 448, crop: 448}"]
 
 
 def commands(section: str = "") -> list[list[str]]:
@@ -97,7 +92,7 @@ def test_links_lead_somewhere() -> None:
         assert (ROOT / link).exists(), link
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture
 def environment(request: pytest.FixtureRequest) -> dict[str, str]:
     """What a user's shell has: `graft` on the path, and S3 where that is the store."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -182,7 +177,15 @@ def shell(folder: Path, environment: dict[str, str]) -> Iterator[Shell]:
         assert shell.server.returncode == 0, messages
 
 
-@pytest.mark.slow  # training, twice, and a server, each with a Ray of its own: a minute
+@pytest.mark.parametrize(  # training, twice, and a server, each with a Ray of its own: a minute
+    "environment",
+    [
+        pytest.param("s3", marks=pytest.mark.slow),
+        pytest.param("directory", marks=pytest.mark.nightly),
+    ],
+    indirect=True,
+)
+@pytest.mark.timeout(900)
 def test_the_main_job_as_it_is_written(shell: Shell) -> None:
     if "GRAFT_STORE" in shell.environment:
         for words in commands("On S3"):
@@ -200,7 +203,7 @@ def test_the_main_job_as_it_is_written(shell: Shell) -> None:
                 shown = json.loads(shell.run(["graft", "runs", "show", run, "--json"]))
                 assert shown["attempt"] == 2
                 assert shown["result"]["model"] == "ants-bees@1"
-                assert len(shown["result"]["history"]) == 15
+                assert len(shown["result"]["history"]) == 8
             case ["graft", "serve", *_]:
                 shell.serve(words)
             case ["graft", "predict", *_]:

@@ -1,6 +1,7 @@
 """Model versions are immutable, numbered without gaps, and found by number, alias or name."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,12 @@ def fencing_store(store: Store, request: pytest.FixtureRequest) -> Store:
     if not store.is_directory and not request.getfixturevalue("s3_server").fences:
         pytest.skip("moto's conditional writes are not exclusive under a race")
     return store
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Store:
+    """An empty store where it does not matter which kind it is."""
+    return Store.open(str(tmp_path))
 
 
 def draft(run: str, name: str = "ants-bees") -> ModelDraft:
@@ -63,12 +70,12 @@ def test_a_registered_version_reads_back_with_its_payloads(store: Store) -> None
     assert found.lineage == draft("run-1").lineage
 
 
-def test_a_run_registers_once(store: Store) -> None:
-    first = register(store, draft("run-1"), b"tail", b"golden")
-    other = register(store, draft("run-2"), b"other", b"golden")
+def test_a_run_registers_once(directory: Store) -> None:
+    first = register(directory, draft("run-1"), b"tail", b"golden")
+    other = register(directory, draft("run-2"), b"other", b"golden")
     assert other.version == 2
-    assert register(store, draft("run-1"), b"tail", b"golden") == first
-    assert list_models(store) == [first, other]
+    assert register(directory, draft("run-1"), b"tail", b"golden") == first
+    assert list_models(directory) == [first, other]
 
 
 def test_racing_runs_get_a_number_each_and_leave_nothing_behind(fencing_store: Store) -> None:
@@ -108,22 +115,22 @@ def test_racing_attempts_of_one_run_register_one_version(fencing_store: Store) -
     assert found == [found[0]] * 3
 
 
-def test_payloads_without_a_marker_are_no_version(store: Store) -> None:
-    store.put("models/ants-bees/versions/1", "tail.safetensors", b"killed here")
-    assert list_models(store) == []
+def test_payloads_without_a_marker_are_no_version(directory: Store) -> None:
+    directory.put("models/ants-bees/versions/1", "tail.safetensors", b"killed here")
+    assert list_models(directory) == []
     with pytest.raises(NotFoundError):
-        get_model(store, "ants-bees")
-    assert register(store, draft("run-1"), b"tail", b"golden").version == 1
+        get_model(directory, "ants-bees")
+    assert register(directory, draft("run-1"), b"tail", b"golden").version == 1
 
 
-def test_a_bare_name_is_the_newest_until_there_is_a_champion(store: Store) -> None:
+def test_a_bare_name_is_the_newest_until_there_is_a_champion(directory: Store) -> None:
     for i in range(11):
-        register(store, draft(f"run-{i}"), b"tail", b"golden")
-    assert get_model(store, "ants-bees").version == 11
-    promote(store, "ants-bees@2", "champion")
-    assert get_model(store, "ants-bees").version == 2
-    assert get_model(store, "ants-bees@champion").version == 2
-    assert get_model(store, "ants-bees@10").version == 10
+        register(directory, draft(f"run-{i}"), b"tail", b"golden")
+    assert get_model(directory, "ants-bees").version == 11
+    promote(directory, "ants-bees@2", "champion")
+    assert get_model(directory, "ants-bees").version == 2
+    assert get_model(directory, "ants-bees@champion").version == 2
+    assert get_model(directory, "ants-bees@10").version == 10
 
 
 def test_an_alias_remembers_its_moves(store: Store) -> None:
@@ -149,25 +156,25 @@ def test_an_alias_remembers_its_moves(store: Store) -> None:
         ("../models/ants-bees", "no model"),
     ],
 )
-def test_an_unknown_reference_names_the_nearest(store: Store, ref: str, message: str) -> None:
-    register(store, draft("run-1"), b"tail", b"golden")
-    promote(store, "ants-bees@1", "champion")
+def test_an_unknown_reference_names_the_nearest(directory: Store, ref: str, message: str) -> None:
+    register(directory, draft("run-1"), b"tail", b"golden")
+    promote(directory, "ants-bees@1", "champion")
     with pytest.raises(NotFoundError) as error:
-        get_model(store, ref)
+        get_model(directory, ref)
     assert message in str(error.value)
 
 
-def test_an_alias_cannot_look_like_a_version(store: Store) -> None:
-    register(store, draft("run-1"), b"tail", b"golden")
+def test_an_alias_cannot_look_like_a_version(directory: Store) -> None:
+    register(directory, draft("run-1"), b"tail", b"golden")
     for alias in ("3", "Champion", "a/b", ""):
         with pytest.raises(InputError, match="expected lower-case"):
-            promote(store, "ants-bees@1", alias)
-    assert aliases(store, "ants-bees") == {}
+            promote(directory, "ants-bees@1", alias)
+    assert aliases(directory, "ants-bees") == {}
 
 
-def test_a_version_from_a_newer_release_is_refused_in_one_line(store: Store) -> None:
-    version = register(store, draft("run-1"), b"tail", b"golden")
+def test_a_version_from_a_newer_release_is_refused_in_one_line(directory: Store) -> None:
+    version = register(directory, draft("run-1"), b"tail", b"golden")
     document = version.model_dump_json().replace('"epoch"', '"epochs"').encode()
-    store.write(f"{version.folder}/model.json", document)
+    directory.write(f"{version.folder}/model.json", document)
     with pytest.raises(StoreError, match="newer release"):
-        get_model(store, "ants-bees")
+        get_model(directory, "ants-bees")

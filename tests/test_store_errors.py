@@ -4,7 +4,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,23 +75,20 @@ def test_no_credentials(s3_store_uri: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def read_unreachable(uri: str) -> None:
-    started = time.monotonic()
     with pytest.raises(StoreError) as error:
         Store.open(uri).read("a")
     assert "cannot be reached" in one_line(error)
-    assert time.monotonic() - started < 20
 
 
 def test_an_endpoint_where_nobody_listens(
-    s3_store_uri: str, monkeypatch: pytest.MonkeyPatch
+    s3_store_uri: str, nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
-        read_unreachable(s3_store_uri)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{nobody}")
+    read_unreachable(s3_store_uri)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)  # boto3 of itself would try for five minutes
 def test_an_endpoint_that_drops_packets(s3_store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as server, contextlib.ExitStack() as filled:
         server.bind(("127.0.0.1", 0))

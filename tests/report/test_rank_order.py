@@ -14,11 +14,12 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 ARCH = "squeezenet1_1"
 
 
-@pytest.mark.slow  # three networks over 397 images, at their published size
+@pytest.mark.nightly  # three networks over 397 images, at their published size
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
 def test_the_order_is_that_of_trained_heads_and_random_weights_come_last(tmp_path: Path) -> None:
     def graft(*arguments: str) -> Any:
-        done = commands.graft(*arguments, "--store", "store", "--json", cwd=tmp_path)
+        done = commands.graft(*arguments, "--store", "store", "--json", cwd=tmp_path, timeout=800)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

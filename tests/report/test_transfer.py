@@ -196,6 +196,7 @@ def without_times(answers: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow  # two reports of 18 trainings each
+@pytest.mark.timeout(900)
 def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(
     folder: Path, ray_cluster_address: str
 ) -> None:
@@ -238,6 +239,7 @@ def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(
 
 
 @pytest.mark.slow  # ten trainings
+@pytest.mark.timeout(900)
 def test_each_backbone_has_its_own_answers_and_one_is_to_be_taken(
     folder: Path, ray_cluster_address: str
 ) -> None:

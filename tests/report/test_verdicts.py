@@ -2,7 +2,7 @@
 
 Images of greens and blues that overlap, whatever their red. Random weights tell them apart, too,
 frozen or not, no better than what is trained from scratch; weights that see red alone do not, as
-long as they are frozen.
+long as they are frozen. What promotion makes of any such report is in test_stored_transfer.py.
 """
 
 import json
@@ -87,7 +87,7 @@ def calibrate(network: torch.nn.Module, random: np.random.Generator) -> None:
 
 
 def graft(folder: Path, *arguments: str) -> commands.Done:
-    return commands.graft(*arguments, "--store", "store", cwd=folder)
+    return commands.graft(*arguments, "--store", "store", cwd=folder, timeout=800)
 
 
 def answers(folder: Path, spec: str) -> Answers:
@@ -97,7 +97,7 @@ def answers(folder: Path, spec: str) -> Answers:
     return Answers.model_validate(found)
 
 
-@pytest.mark.slow  # a report of twenty trainings
+@pytest.mark.nightly  # a report of twenty trainings
 @pytest.mark.timeout(900)
 def test_transfer_that_does_not_help_is_not_shown_to_and_promotion_warns(folder: Path) -> None:
     trained = graft(folder, "train", "random.yaml", "--set", "backbone.freeze=0")
@@ -121,7 +121,7 @@ def test_transfer_that_does_not_help_is_not_shown_to_and_promotion_warns(folder:
     assert aliases(store, "random") == {"champion": 1}
 
 
-@pytest.mark.slow  # a report of twenty trainings
+@pytest.mark.nightly  # a report of twenty trainings
 @pytest.mark.timeout(900)
 def test_frozen_features_that_hurt_are_warned_of_and_promotion_is_refused(folder: Path) -> None:
     made = answers(folder, "red-report.yaml")

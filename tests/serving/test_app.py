@@ -238,7 +238,8 @@ def test_requests_that_arrive_together_share_forwards(
 def test_a_client_that_goes_away_takes_nobody_with_it(
     predictor: Predictor, photograph: Callable[..., bytes]
 ) -> None:
-    app = create_app(Current(Recorder(predictor)))
+    recorder = Recorder(predictor)
+    app = create_app(Current(recorder))
 
     async def some_leave() -> list[httpx.Response]:
         async with client(app) as http:
@@ -246,7 +247,8 @@ def test_a_client_that_goes_away_takes_nobody_with_it(
                 asyncio.create_task(http.post(PREDICT, content=photograph(seed)))
                 for seed in range(8)
             ]
-            await asyncio.sleep(0.02)
+            while not recorder.batches:
+                await asyncio.sleep(0.001)
             for task in tasks[::2]:
                 task.cancel()
             await asyncio.wait(tasks)

@@ -228,7 +228,7 @@ class Gated:
 
     def __init__(self, inner: Predictor, gate: threading.Event):
         self.version = inner.version
-        self.prepared = self.predicted = 0
+        self.prepared = self.entered = self.predicted = 0
         self._inner, self._gate = inner, gate
 
     def prepare(self, data: bytes) -> NDArray[np.uint8]:
@@ -236,6 +236,7 @@ class Gated:
         return self._inner.prepare(data)
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        self.entered += len(images)
         assert self._gate.wait(60)
         self.predicted += len(images)
         return self._inner.predict(images)
@@ -263,9 +264,8 @@ def test_requests_in_flight_end_on_the_version_they_began_with(
                 await asyncio.sleep(0.01)
             current.predictor = new
             tasks += ask(5)
-            while new.prepared < 5:
+            while new.prepared < 5 or not old.entered:  # images of both wait behind the gate
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)  # both versions' images wait behind the gate
             gate.set()
             return [(await task).json()["model"] for task in tasks]
 

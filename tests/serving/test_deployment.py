@@ -2,10 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+import commands
+from conftest import free_port, start_server
 from graft.cluster.local import DEFAULTS
 from graft.errors import ResourceError, ServingError
 from graft.registry import ModelVersion, get_model, promote
@@ -25,9 +27,7 @@ from graft.store import Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
-    from graft.serving.deployment import Following, _fast_path, following, free_port, serve_model
-
-GRAFT = Path(sys.executable).with_name("graft")
+    from graft.serving.deployment import Following, _fast_path, following, serve_model
 
 
 def haproxies() -> set[str]:
@@ -43,15 +43,15 @@ def haproxies() -> set[str]:
     return found
 
 
-@pytest.mark.slow  # hundreds of requests
+@pytest.mark.slow  # Serve starts and stops
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_served_model_answers_many_at_once(
-    model_store: Store, photograph: Callable[..., bytes]
+def test_a_served_model_answers_many_at_once_follows_its_alias_and_stops(
+    promotable: Store, photograph: Callable[..., bytes]
 ) -> None:
     before = haproxies()
-    version = get_model(model_store, "ants-bees")
+    version = promote(promotable, "ants-bees@1", "champion")
     files = [photograph(seed) for seed in range(24)]
-    with serve_model(model_store, version, port=0) as url:
+    with serve_model(promotable, version, port=0, alias="champion") as url:
         assert len(haproxies() - before) == 1  # requests take the fast path
         with httpx.Client(base_url=url) as client, ThreadPoolExecutor(8) as pool:
 
@@ -65,6 +65,11 @@ def test_a_served_model_answers_many_at_once(
             refused = client.post("/v1/models/ants-bees/predict", content=bytes(20_000_001))
             assert refused.status_code == 413
             assert "larger than" in refused.json()["error"]
+        with Clients(url, files[:1]) as clients:
+            promote(promotable, "ants-bees@2", "champion")
+            wait_for(lambda: health(url)["model"] == "ants-bees@2")
+        assert clients.errors == []
+        assert {answer.status_code for _, answer in clients.answers} == {200}
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
     assert haproxies() <= before
@@ -73,14 +78,13 @@ def test_a_served_model_answers_many_at_once(
 @pytest.mark.slow  # Serve starts and stops once more: 10 seconds
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_model_that_forgot_its_golden_images_takes_no_traffic(
-    tmp_path: Path, register_model: Callable[..., ModelVersion]
+    promotable: Store,
 ) -> None:
-    store = Store.open(str(tmp_path))
-    version = register_model(store, golden_shift=0.5)
+    version = get_model(promotable, "ants-bees@3")
     before = haproxies()
     with (
-        pytest.raises(ServingError, match=r"ants-bees@1 .* golden image \d of 3 differs"),
-        serve_model(store, version, port=0),
+        pytest.raises(ServingError, match=r"ants-bees@3 .* golden image \d of 3 differs"),
+        serve_model(promotable, version, port=0),
     ):
         pytest.fail("it serves")
     assert haproxies() <= before
@@ -111,9 +115,9 @@ def server(
 ) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """`graft serve` as users run it, from either kind of store, and its URL."""
     register_model(Store.open(store_uri))
-    command = [GRAFT, "serve", "ants-bees", "--port", "0", "--json", "--store", store_uri]
+    words = ["serve", "ants-bees", "--port", "0", "--json", "--store", store_uri]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [commands.GRAFT, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         document = ""
@@ -125,7 +129,14 @@ def server(
         process.kill()
 
 
-@pytest.mark.slow  # a Ray of its own: 20 seconds
+@pytest.mark.parametrize(  # each with a Ray of its own
+    "store_uri",
+    [
+        pytest.param("s3", marks=pytest.mark.slow),
+        pytest.param("directory", marks=pytest.mark.nightly),
+    ],
+    indirect=True,
+)
 def test_the_commands_from_start_to_end(
     server: tuple["subprocess.Popen[str]", str],
     photograph: Callable[..., bytes],
@@ -136,9 +147,8 @@ def test_the_commands_from_start_to_end(
     (tmp_path / "ant.jpg").write_bytes(photograph(1))
     (tmp_path / "text.jpg").write_text("no image")
 
-    def predict(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [GRAFT, "predict", *arguments, "--url", url]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    def predict(*arguments: str) -> commands.Done:
+        return commands.graft("predict", *arguments, "--url", url, cwd=tmp_path)
 
     done = predict("ants-bees", "ant.jpg", "--json", "--top-k", "2")
     assert done.returncode == 0, done.stderr
@@ -156,7 +166,7 @@ def test_the_commands_from_start_to_end(
     assert done.returncode == 2
     assert "no model 'wasps' here" in done.stderr
 
-    # Both ways to stop it, one for each kind of store.
+    # Both ways to stop it, one for each kind of store; the README's server gets the other one.
     process.send_signal(signal.SIGTERM if store_uri.startswith("s3://") else signal.SIGINT)
     rest, messages = process.communicate(timeout=60)
     assert process.returncode == 0, messages
@@ -182,8 +192,7 @@ def test_what_a_rayservice_passes_is_checked() -> None:
 
 
 def test_a_version_is_nothing_to_follow(model_store: Store) -> None:
-    command = [GRAFT, "serve", "ants-bees@1", "--follow", "--store", model_store.uri]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = commands.main("serve", "ants-bees@1", "--follow", "--store", model_store.uri)
     assert done.returncode == 2
     assert done.stderr == (
         "graft: --follow ants-bees@1: a version never moves; "
@@ -227,7 +236,7 @@ class Clients:
 def wait_for(
     condition: Callable[[], bool], process: "subprocess.Popen[bytes] | None" = None
 ) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not condition():
         assert process is None or process.poll() is None, "it has ended"
         assert time.monotonic() < deadline
@@ -243,50 +252,66 @@ def health(url: str) -> dict[str, str | None]:
     return found
 
 
-@pytest.fixture
-def promotable(tmp_path: Path, register_model: Callable[..., ModelVersion]) -> Store:
+@pytest.fixture(scope="module")
+def three_versions(
+    tmp_path_factory: pytest.TempPathFactory, register_model: Callable[..., ModelVersion]
+) -> Path:
     """A store with versions 1 and 2, unlike each other, and 3, whose golden images differ."""
-    store = Store.open(str(tmp_path / "store"))
+    folder = tmp_path_factory.mktemp("deployment") / "store"
+    store = Store.open(str(folder))
     register_model(store)
     register_model(store, run="run-2", seed=1)
     register_model(store, run="run-3", seed=2, golden_shift=0.5)
-    return store
+    return folder
+
+
+@pytest.fixture
+def promotable(three_versions: Path, tmp_path: Path) -> Store:
+    """A copy of it: no version has an alias."""
+    return Store.open(str(shutil.copytree(three_versions, tmp_path / "store")))
 
 
 @pytest.fixture
 def rayservice(
     promotable: Store, tmp_path: Path
 ) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """What KubeRay does with a RayService's `serveConfigV2`, in a Ray of its own."""
-    port = free_port("127.0.0.1", 0)
-    config = {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port},
-        "applications": [
-            {
-                "name": "served",
-                "route_prefix": "/",
-                "import_path": "graft.serving.deployment:following",
-                "args": {
-                    "store": promotable.uri,
-                    "model": "ants-bees",
-                    "replicas": 2,
-                    "poll_s": 0.2,
-                },
-            }
-        ],
-    }
-    (tmp_path / "serve.yaml").write_text(json.dumps(config))  # JSON is YAML
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as short:
-        environment = os.environ | DEFAULTS | _fast_path(short)
-        command = [GRAFT.with_name("serve"), "run", "--address", "local", "serve.yaml"]
-        with (
-            (tmp_path / "serve.log").open("wb") as log,
-            subprocess.Popen(
-                command, env=environment, cwd=tmp_path, stdout=log, stderr=log
-            ) as process,
-        ):
-            yield process, f"http://127.0.0.1:{port}"
+    """What KubeRay does with a RayService's `serveConfigV2`, in a Ray of its own.
+
+    There is no champion yet: its replicas have said so.
+    """
+    short = tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True)
+    log = tmp_path / "serve.log"
+
+    def start() -> tuple["subprocess.Popen[bytes]", str]:
+        port = free_port()
+        arguments = {"store": promotable.uri, "model": "ants-bees", "replicas": 2, "poll_s": 0.2}
+        application = {
+            "name": "served",
+            "route_prefix": "/",
+            "import_path": "graft.serving.deployment:following",
+            "args": arguments,
+        }
+        config = {
+            "proxy_location": "HeadOnly",
+            "http_options": {"host": "127.0.0.1", "port": port},
+            "applications": [application],
+        }
+        (tmp_path / "serve.yaml").write_text(json.dumps(config))  # JSON is YAML
+        environment = os.environ | DEFAULTS | _fast_path(short.name)
+        command = [commands.GRAFT.with_name("serve"), "run", "--address", "local", "serve.yaml"]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, env=environment, cwd=tmp_path, stdout=out, stderr=out
+            )
+        return process, f"http://127.0.0.1:{port}"
+
+    def waits(url: str) -> bool:
+        return "cannot answer yet: model 'ants-bees' has no" in log.read_text()
+
+    with short:
+        process, url = start_server(start, waits)
+        with process:
+            yield process, url
             process.send_signal(signal.SIGINT)
             process.wait(60)
 
@@ -307,8 +332,7 @@ def test_a_rayservice_follows_promotions_without_a_failed_request(
             dict(zip(alone.version.classes, row.tolist(), strict=True)) for row in rows
         ]
 
-    time.sleep(10)  # longer than a replica takes
-    assert health(url) == {}  # there is no champion yet
+    assert health(url) == {}
     promote(promotable, "ants-bees@1", "champion")
     wait_for(lambda: health(url).get("model") == "ants-bees@1", process)
 
@@ -337,18 +361,3 @@ def test_a_rayservice_follows_promotions_without_a_failed_request(
         assert found == pytest.approx(expected[body["model"]][number], rel=1e-4)
     assert {body["model"] for _, body in bodies} == set(expected)
     assert {body["model"] for _, body in bodies[-20:]} == {"ants-bees@2"}
-
-
-@pytest.mark.slow  # Serve starts and stops once more, and looks every 5 seconds: 20 seconds
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_server_that_follows_needs_no_restart(
-    promotable: Store, photograph: Callable[..., bytes]
-) -> None:
-    version = promote(promotable, "ants-bees@1", "champion")
-    with serve_model(promotable, version, port=0, alias="champion") as url:
-        assert health(url)["model"] == "ants-bees@1"
-        with Clients(url, [photograph(1)]) as clients:
-            promote(promotable, "ants-bees@2", "champion")
-            wait_for(lambda: health(url)["model"] == "ants-bees@2")
-    assert clients.errors == []
-    assert {answer.status_code for _, answer in clients.answers} == {200}

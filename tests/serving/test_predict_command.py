@@ -44,12 +44,13 @@ def folder(tmp_path: Path, photograph: Callable[..., bytes]) -> Path:
 
 
 def predict(folder: Path, *arguments: str) -> commands.Done:
-    return commands.graft("predict", *arguments, cwd=folder)
+    return commands.main("predict", *arguments, cwd=folder)
 
 
 def test_answers_come_in_the_order_of_the_images(url: str, folder: Path) -> None:
     images = ["bee.png", "ant.jpg", "bee.png"]
-    done = predict(folder, "ants-bees", *images, "--url", url, "--json", "--top-k", "2")
+    words = ("predict", "ants-bees", *images, "--url", url, "--json", "--top-k", "2")
+    done = commands.graft(*words, cwd=folder)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)["images"]
     assert [answer["image"] for answer in answers] == images
@@ -72,14 +73,14 @@ def test_a_refused_image_is_named_and_the_others_are_answered(url: str, folder: 
         (["ants-bees", "none.jpg"], 2, "none.jpg: no such file"),
         (["wasps", "ant.jpg", "--url", "{url}"], 2, "no model 'wasps' here"),
         (["ants-bees", "ant.jpg", "--url", "localhost"], 2, "expected http:// or https://"),
-        (["ants-bees", "ant.jpg", "--url", "http://127.0.0.1:1"], 1, "is `graft serve` running"),
+        (["ants-bees", "ant.jpg", "--url", "http://{nobody}"], 1, "is `graft serve` running"),
         (["ants-bees", "ant.jpg", "--url", "{url}/docs"], 2, "Not Found"),
     ],
 )
 def test_what_goes_wrong_is_one_line(
-    url: str, folder: Path, arguments: list[str], exit_code: int, message: str
+    url: str, nobody: str, folder: Path, arguments: list[str], exit_code: int, message: str
 ) -> None:
-    done = predict(folder, *(argument.format(url=url) for argument in arguments))
+    done = predict(folder, *(one.format(url=url, nobody=nobody) for one in arguments))
     assert done.returncode == exit_code
     assert done.stderr.startswith("graft: ")
     assert message in done.stderr

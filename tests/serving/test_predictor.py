@@ -1,6 +1,7 @@
 """A predictor gives what training recorded, or none at all."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,12 @@ def test_the_bytes_of_any_format_give_the_same_answer(
 ) -> None:
     png, bmp = (predictor.prepare(photograph(7, kind)) for kind in ("PNG", "BMP"))
     np.testing.assert_array_equal(png, bmp)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store.open(str(tmp_path))
 
 
 @pytest.mark.parametrize("shift", [0.5, float("nan")])

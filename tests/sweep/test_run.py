@@ -30,6 +30,8 @@ from graft.training.runs import read_result
 RESNET = {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"}
 GRAFT = Path(sys.executable).with_name("graft")
 RATES = {"train.optimizer.lr": {"choice": [1e-3, 1e-2]}}
+TOGETHER = ("hyperband", "pbt")
+"""Schedulers whose trials wait for each other."""
 FREEZE = {"backbone.freeze": {"choice": ["all", -1]}}
 
 
@@ -57,6 +59,7 @@ def one_thread(monkeypatch):
 
 
 def make(store, space, search=None, scheduler=None, base=None, **rest):
+    """Record a sweep of small trials, one after another: an actor takes longer to start."""
     changes = {"backbone": RESNET, "train__epochs": 2, "cache": "on", **(base or {})}
     spec = colour_spec(
         register=None, augment={"kind": "standard", "views": 2}, **changes
@@ -69,6 +72,7 @@ def make(store, space, search=None, scheduler=None, base=None, **rest):
         "search": search or {"kind": "grid"},
         "scheduler": scheduler or {"kind": "none"},
         "register": {"model": "colours", "weights": "best"},
+        "budget": {} if scheduler and scheduler["kind"] in TOGETHER else {"concurrency": 1},
         **rest,
     }
     sweep = parse_job(document, "test", Sweep)

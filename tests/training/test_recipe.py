@@ -119,11 +119,10 @@ def test_unfreezing_interrupted_and_resumed_gives_the_weights_of_an_unbroken_run
 def test_three_workers_resume_after_unfreezing_with_the_same_order_of_sums(colour_store):
     changes = {
         **UNFROZEN,
-        # Several buckets of gradients, which DistributedDataParallel regroups.
-        "backbone": {"arch": "resnet18", "weights": "none", "freeze": "layer3"},
-        "preprocess": {"resize": 64, "crop": 64},
-        "train__unfreeze": [{"epoch": 2, "freeze": "layer2"}],
-        "train__batch_size": 12,
+        # Over a megabyte of gradients: several buckets, which DistributedDataParallel regroups.
+        "backbone": {"arch": "timm/test_resnet", "weights": "none", "freeze": "layer1"},
+        "train__unfreeze": [{"epoch": 2, "freeze": "stem"}],
+        "train__batch_size": 13,
         "train__epochs": 3,
         "scaling": {"workers": 3},
     }
