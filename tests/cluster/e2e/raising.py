@@ -162,7 +162,8 @@ def _describe(image: str | None) -> Cluster:
 
 
 def _is_ready(cluster: Cluster) -> bool:
-    conditions = cluster.get("node", NODE)["status"].get("conditions", [])
+    node = cluster.get("node", NODE)  # empty until the kubelet has registered it
+    conditions = node.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
