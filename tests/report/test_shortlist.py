@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from sklearn.linear_model import BayesianRidge
 
 import commands
 from colours import draw_colours
-from graft.backbones.verify import random_model
 from graft.data.importing import import_dataset
 from graft.report.shortlist import logme, probe
 from graft.store import Store
@@ -57,9 +57,10 @@ def rank(store: Store, folder: Path, *arguments: str) -> commands.Done:
     return commands.main("backbones", "rank", *arguments, "--store", store.uri, cwd=folder)
 
 
+@pytest.mark.slow  # two commands, two networks each
 def test_a_table_a_picture_and_kept_activations(store: Store, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    torch.save(random_model("timm/test_vit").network.state_dict(), tmp_path / "other.pth")
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "other.pth")
     words = ["colours", "--arch", "timm/test_resnet", "--weights", "none"]  # maps
     words += ["--arch", "timm/test_vit", "--weights", "other.pth"]  # tokens
     first = rank(store, tmp_path, *words, "--json")

@@ -41,6 +41,10 @@ class Team:
         document: dict[str, Any] = json.loads(done.stdout)
         return document
 
+    def new_id(self, name: str) -> str:
+        """Return an id for a job: a scenario's second try finds nothing of the first."""
+        return f"{name}-{uuid.uuid4().hex[:4]}"
+
     def refused(self, *arguments: str, **environment: str) -> str:
         """Submit what cannot run; return what is said, and print how long that took."""
         began = time.monotonic()

@@ -23,31 +23,32 @@ LONG = ("--set", "train.epochs=15", "--set", "cache=off", "--set", "register=nul
 
 
 def test_finetune_gives_the_model_that_a_local_run_gives(team: Team) -> None:
+    job = team.new_id("first")
     began = time.monotonic()
-    done = team.submit("--id", "first")
+    done = team.submit("--id", job)
     print(f"submit to result: {time.monotonic() - began:.1f} s")
     assert done["state"] == "succeeded"
     assert done["model"].startswith("photos@")
-    team.cluster.wait_for("its pods are gone", lambda: not team.pods("first", "head"), 90)
-    logs = team.graft("jobs", "logs", "first").stdout
+    team.cluster.wait_for("its pods are gone", lambda: not team.pods(job, "head"), 90)
+    logs = team.graft("jobs", "logs", job).stdout
     assert "epoch 3/3" in logs
 
     local = team.cluster.graft("train", str(team.spec), "--json", RAY_AUTH_MODE="disabled")
     assert local.returncode == 0, local.stderr
     alone = json.loads(local.stdout)
-    shown = team.cluster.graft("runs", "show", "first", "--json").stdout
+    shown = team.cluster.graft("runs", "show", job, "--json").stdout
     submitted = json.loads(shown)["result"]
     assert submitted["trunk_digest"] == alone["trunk_digest"]
     ours, theirs = submitted["metrics"]["val"], alone["metrics"]["val"]
     assert ours["accuracy"] == pytest.approx(theirs["accuracy"], abs=0.01)
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
-    again = team.graft("submit", str(team.spec), "--id", "first")
+    again = team.graft("submit", str(team.spec), "--id", job)
     assert again.returncode == 0, again.stderr
-    assert "first was submitted before" in again.stderr
-    other = team.graft("submit", str(team.spec), "--id", "first", "--set", "train.epochs=9")
+    assert f"{job} was submitted before" in again.stderr
+    other = team.graft("submit", str(team.spec), "--id", job, "--set", "train.epochs=9")
     assert other.returncode == 2
-    assert "there is a job 'first' with another spec" in other.stderr
+    assert f"there is a job '{job}' with another spec" in other.stderr
 
 
 def test_evaluation_of_a_model(team: Team) -> None:
@@ -78,24 +79,26 @@ def follow_to_the_end(team: Team, job: str) -> str:
 
 
 def test_worker_pod_deleted_while_training(team: Team) -> None:
-    assert team.graft("submit", str(team.spec), "--id", "worker", *LONG).returncode == 0
-    team.running("worker", epoch=2)
-    team.kill(team.pods("worker", "worker")[0])
-    print(team.graft("jobs", "show", "worker").stdout)
-    logs = follow_to_the_end(team, "worker")
+    job = team.new_id("worker")
+    assert team.graft("submit", str(team.spec), "--id", job, *LONG).returncode == 0
+    team.running(job, epoch=2)
+    team.kill(team.pods(job, "worker")[0])
+    print(team.graft("jobs", "show", job).stdout)
+    logs = follow_to_the_end(team, job)
     print("\n".join(line for line in logs.splitlines() if re.match(r"(attempt|epoch|job)", line)))
     assert "going on after epoch" in logs
 
 
 def test_head_pod_deleted_while_training(team: Team) -> None:
+    job = team.new_id("head")
     # Its workers train on until KubeRay ends them: not to the end, or nothing is left to resume.
     longer = (*LONG, "--set", "train.epochs=60")
-    assert team.graft("submit", str(team.spec), "--id", "head", *longer).returncode == 0
-    team.running("head", epoch=2)
-    team.kill(team.pods("head", "head")[0])
-    logs = follow_to_the_end(team, "head")
+    assert team.graft("submit", str(team.spec), "--id", job, *longer).returncode == 0
+    team.running(job, epoch=2)
+    team.kill(team.pods(job, "head")[0])
+    logs = follow_to_the_end(team, job)
     print("\n".join(line for line in logs.splitlines() if re.match(r"(attempt|epoch|job)", line)))
-    assert "job head, attempt 2" in logs
+    assert f"job {job}, attempt 2" in logs
     assert "going on after epoch" in logs
 
 
@@ -127,18 +130,19 @@ def test_sweep_of_six_trials(team: Team, tmp_path: Path) -> None:
 
 
 def test_cancel_while_training(team: Team) -> None:
-    assert team.graft("submit", str(team.spec), "--id", "cancelled", *LONG).returncode == 0
-    team.running("cancelled", epoch=1)
+    job = team.new_id("cancelled")
+    assert team.graft("submit", str(team.spec), "--id", job, *LONG).returncode == 0
+    team.running(job, epoch=1)
     began = time.monotonic()
-    assert team.graft("jobs", "cancel", "cancelled").returncode == 0
-    team.cluster.wait_for("no pods", lambda: not team.pods("cancelled"), 30)
+    assert team.graft("jobs", "cancel", job).returncode == 0
+    team.cluster.wait_for("no pods", lambda: not team.pods(job), 30)
     print(f"pods gone after {time.monotonic() - began:.1f} s")
-    assert team.job("cancelled")["state"] == "cancelled"
-    waited = team.graft("jobs", "wait", "cancelled")
+    assert team.job(job)["state"] == "cancelled"
+    waited = team.graft("jobs", "wait", job)
     assert waited.returncode == 1
-    shown = team.cluster.graft("runs", "show", "cancelled", "--json")
+    shown = team.cluster.graft("runs", "show", job, "--json")
     assert json.loads(shown.stdout)["state"] == "unfinished"
-    resumed = team.cluster.graft("runs", "resume", "cancelled", RAY_AUTH_MODE="disabled")
+    resumed = team.cluster.graft("runs", "resume", job, RAY_AUTH_MODE="disabled")
     assert resumed.returncode == 0, resumed.stderr  # nothing half-written is in the way
 
 
