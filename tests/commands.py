@@ -37,15 +37,9 @@ _server.set_forkserver_preload(
         *("sklearn.model_selection", "sklearn.pipeline", "sklearn.preprocessing"),
     ]
 )
-_spent = [0.0]
 
 Done = subprocess.CompletedProcess[str]
 """A command that has ended: returncode, stdout, stderr."""
-
-
-def cpu_seconds() -> float:
-    """Return the CPU seconds of all processes from here that have ended."""
-    return _spent[0]
 
 
 def graft(
@@ -151,12 +145,10 @@ class Forked:
         env: Mapping[str, str] | None = None,
     ):
         _ensure_server()
-        self._costs, costs = _server.Pipe(duplex=False)
         self._process: ForkServerProcess = _server.Process(
-            target=_run, args=(function, arguments, os.environ | (env or {}), costs)
+            target=_run, args=(function, arguments, os.environ | (env or {}))
         )
         self._process.start()
-        costs.close()
 
     @property
     def lives(self) -> bool:
@@ -184,10 +176,6 @@ class Forked:
             self._process.kill()
             self._process.join()
             raise TimeoutError(f"killed after {timeout:.0f} s")
-        if self._costs.poll():
-            with contextlib.suppress(EOFError):  # it left by os._exit
-                _spent[0] += self._costs.recv()
-        self._costs.close()
         return int(self._process.exitcode or 0)
 
 
@@ -204,7 +192,6 @@ def _run(
     function: Callable[..., None],
     arguments: tuple[object, ...],
     environment: dict[str, str],
-    costs: "multiprocessing.connection.Connection",
 ) -> None:
     """Be that process."""
     os.environ.clear()
@@ -212,14 +199,12 @@ def _run(
     time.tzset()
     _measure()
     status = 0
-    # As at the end of any process, which multiprocessing leaves out. The last to be registered is
-    # the first to be called: before `graft` leaves by os._exit.
+    # As at the end of any process, which multiprocessing leaves out.
     try:
         function(*arguments)
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     finally:
-        atexit.register(lambda: costs.send(sum(os.times()[:4])))
         atexit._run_exitfuncs()
     sys.exit(status)
 

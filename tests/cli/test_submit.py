@@ -165,6 +165,7 @@ def ray_address() -> Iterator[str]:
     environment.pop("RAY_ADDRESS", None)
     command = [BIN / "ray", "start", "--head", "--block", "--port=0", "--num-cpus=2"]
     command += ["--dashboard-host=127.0.0.1", "--dashboard-port=0"]
+    command += ["--dashboard-agent-listen-port=0"]  # else it is the same for all Rays of a machine
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as ray:
@@ -176,7 +177,10 @@ def ray_address() -> Iterator[str]:
             said += line
         yield found[1]
         ray.terminate()
-        ray.communicate(timeout=60)
+        try:
+            ray.communicate(timeout=120)
+        finally:
+            ray.kill()
 
 
 def on_ray(*arguments: str, token: str = TOKEN) -> commands.Done:

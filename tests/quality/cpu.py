@@ -1,12 +1,14 @@
 """What each test costs in CPU seconds, and the fast tier's budget: a pytest plugin.
 
 The budget stands in tests/budget.toml, in seconds of a reference processor: how fast this one is
-just now is measured next to the tests, for it is shared, and a busy sibling core makes the same
-work take longer. `--hold-budget`, which CI gives, fails a run of the fast tier that is over it.
+just now is measured between the tests, for it is shared, and a busy sibling core makes the same
+work take longer. `--hold-budget`, which CI gives, fails a run whose fast tests are over it.
 """
 
 import hashlib
+import math
 import os
+import statistics
 import time
 import tomllib
 from collections.abc import Generator
@@ -14,16 +16,45 @@ from pathlib import Path
 
 import pytest
 
-import commands
-
 BUDGET = Path(__file__).parents[1] / "budget.toml"
 NOT_FAST = ("slow", "nightly", "e2e")
-_LAST = pytest.StashKey[float]()
+MEASURED_EVERY_S = 20  # how fast the processor is
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _spent() -> float:
-    """Return the CPU seconds of this process and of those that it has waited for."""
-    return sum(os.times()[:4]) + commands.cpu_seconds()
+class Spent:
+    """The CPU seconds of this process and of all that have come from it, which live or have ended.
+
+    Those that live count at once: a Ray that many tests share is not the cost of the one after
+    which it is stopped.
+    """
+
+    def __init__(self) -> None:
+        self._last = self._now()
+
+    def since_last(self) -> float:
+        """Return what was spent since the last call."""
+        # Less than before: a process whose parent has died is no longer seen.
+        last, self._last = self._last, self._now()
+        return max(0.0, self._last - last)
+
+    @staticmethod
+    def _now() -> float:
+        spent: dict[int, int] = {}
+        children: dict[int, list[int]] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:  # it has ended
+                continue
+            children.setdefault(int(fields[1]), []).append(int(folder.name))
+            spent[int(folder.name)] = sum(map(int, fields[11:15]))  # own, and waited for
+        total, left = 0, [os.getpid()]
+        while left:
+            process = left.pop()
+            total += spent.get(process, 0)
+            left += children.get(process, ())
+        return total / _TICKS
 
 
 def reference_seconds() -> float:
@@ -42,7 +73,7 @@ class Costs:
         self.config = config
         self.seconds: dict[str, float] = {}
         self.fast: set[str] = set()
-        self.reference = [reference_seconds()]
+        self.reference: list[float] = []
         self.held = config.getoption("--hold-budget")
         self.committed = tomllib.loads(Path(self.held or BUDGET).read_text())
 
@@ -51,16 +82,18 @@ class Costs:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + spent
         if getattr(report, "fast", False):
             self.fast.add(report.nodeid)
+        self.reference += getattr(report, "reference_seconds", [])
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        self.reference.append(reference_seconds())
         if self.held and self.fast_seconds() > self.committed["fast_seconds"]:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def fast_seconds(self) -> float:
         """Return what the fast tests took, as the reference processor would have."""
-        slower = sum(self.reference) / len(self.reference) / self.committed["reference_seconds"]
+        if not self.fast:
+            return 0.0
+        slower = statistics.mean(self.reference) / self.committed["reference_seconds"]
         return sum(self.seconds[test] for test in self.fast) / slower
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -87,21 +120,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Costs(config), "costs")
+    if config.getoption("numprocesses", None) is None or hasattr(config, "workerinput"):
+        config.pluginmanager.register(Counting(), "counting")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    item.stash[_LAST] = _spent()
-    return (yield)
+class Counting:
+    """Of a process that runs tests: adds to a test's last report what it cost."""
 
+    def __init__(self) -> None:
+        self.spent = Spent()
+        self.measured = -math.inf
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    now = _spent()
-    report.cpu_seconds = now - item.stash[_LAST]  # type: ignore[attr-defined]
-    report.fast = not any(item.get_closest_marker(tier) for tier in NOT_FAST)  # type: ignore[attr-defined]
-    item.stash[_LAST] = now
-    return report
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        self.spent.since_last()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if call.when != "teardown":
+            return report
+        report.fast = not any(item.get_closest_marker(tier) for tier in NOT_FAST)  # type: ignore[attr-defined]
+        report.cpu_seconds = self.spent.since_last()  # type: ignore[attr-defined]
+        if time.monotonic() > self.measured + MEASURED_EVERY_S:
+            self.measured = time.monotonic()
+            report.reference_seconds = [reference_seconds()]  # type: ignore[attr-defined]
+        return report

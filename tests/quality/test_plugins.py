@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import commands
+from quality import cpu
 from quality.scheduling import RAY, group
 
 TESTS = Path(__file__).parents[1]
@@ -57,6 +58,17 @@ def test_the_fast_tests_are_held_to_their_budget(tmp_path: Path, workers: tuple[
         assert total >= 0.9
 
 
+def test_what_is_stopped_in_a_test_is_not_its_cost(tmp_path: Path) -> None:
+    spent = cpu.Spent()
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1)
+    assert child.stdout
+    child.stdout.readline()
+    assert spent.since_last() >= 0.5
+    child.communicate(b"\n")
+    assert spent.since_last() < 0.4
+
+
 def test_a_test_that_measures_runs_alone(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("""
 import os, pytest, time
@@ -93,10 +105,10 @@ def test_a_forked_command_is_what_a_shell_would_run(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    before = commands.cpu_seconds()
+    spent = cpu.Spent()
     forked = commands.graft(*arguments, cwd=tmp_path, env={"COLUMNS": "60"})
     assert (forked.returncode, forked.stdout, forked.stderr) == (2, shell.stdout, shell.stderr)
-    assert commands.cpu_seconds() > before
+    assert spent.since_last() > 0.1  # also of what another process has forked
 
 
 def test_a_forked_process_has_its_exit_code_and_an_end() -> None:

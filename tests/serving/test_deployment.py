@@ -313,7 +313,10 @@ def rayservice(
         with process:
             yield process, url
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            try:
+                process.wait(120)
+            finally:
+                process.kill()
 
 
 @pytest.mark.slow  # a Ray of its own: 40 seconds
