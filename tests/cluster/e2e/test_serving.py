@@ -63,10 +63,11 @@ def test_service_answers_and_follows_a_promotion(team: Team, tmp_path: Path) -> 
     for thread in threads:
         thread.start()
     try:
-        time.sleep(3)
+        cluster.wait_for("answers of the old version", lambda: len(seen) > 20, 60)
         assert cluster.graft("models", "promote", second, "--alias", "champion").returncode == 0
         cluster.wait_for("the new version", lambda: seen and seen[-1][1] == second, 60)
-        time.sleep(3)
+        so_far = len(seen)
+        cluster.wait_for("more of its answers", lambda: len(seen) > so_far + 20, 60)
     finally:
         stop.set()
         for thread in threads:
