@@ -24,7 +24,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS)
 # Words more for pytest: make test TESTS='tests/store -k fence'
 TESTS ?=
 
-.PHONY: help install check demo test test-all test-nightly coverage mutations gpu bench \
+.PHONY: help install check demo test test-slow test-all test-nightly coverage mutations gpu bench \
   programs image e2e e2e-parts cluster clean
 
 help:  ## Show what there is to make
@@ -49,8 +49,10 @@ demo: $(INSTALLED)  ## The main job, whole, without network: import, pretrain, t
 test: $(INSTALLED)  ## The fast tests: nothing is built; 4 minutes on 2 cores at most
 	$(PYTEST) $(TESTS)
 
-test-all: $(INSTALLED) programs  ## With the slow ones and the programs they need: 12 minutes
-	$(PYTEST) -m 'not nightly and not e2e' --durations=80 --durations-min=1 $(TESTS)
+test-slow: $(INSTALLED) programs  ## The slow tests, with the programs that they need
+	$(PYTEST) -m 'slow and not nightly and not e2e' --durations=80 --durations-min=1 $(TESTS)
+
+test-all: test test-slow  ## Both: 12 minutes on 2 cores at most
 
 test-nightly: $(INSTALLED) programs  ## All architectures, reports on made sets, every kind of store
 	$(PYTEST) -m nightly $(TESTS)

@@ -8,6 +8,7 @@ fence; the summary says which it was.
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -19,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
-import httpx
 import pytest
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from graft.store import Store
 from programs import VERSIONS, program
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from graft.training.ranks import Ranks
 
 pytest_plugins = ["quality.alone", "quality.cpu", "quality.scheduling"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun with & by a shell, and what the tests start would be deaf to Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Of two processes on two cores each has one: for torch, here and in what the tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -111,8 +116,19 @@ def run_minio(folder: Path, certificates: Path | None = None) -> Iterator[S3Serv
         return server, url
 
     def answers(url: str) -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{url}/minio/health/live", verify=False).is_success
+        """Whether it is ours that answers: it knows our key."""
+        client = boto3.client(
+            "s3",
+            endpoint_url=url,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            region_name="us-east-1",
+            verify=False,
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5),
+        )
+        with contextlib.suppress(BotoCoreError, ClientError):
+            client.list_buckets()
+            return True
         return False
 
     server, url = start_server(start, answers)

@@ -173,7 +173,10 @@ def shell(folder: Path, environment: dict[str, str]) -> Iterator[Shell]:
     yield shell
     if shell.server:
         shell.server.send_signal(signal.SIGINT)
-        _, messages = shell.server.communicate(timeout=60)
+        try:
+            _, messages = shell.server.communicate(timeout=120)
+        finally:
+            shell.server.kill()
         assert shell.server.returncode == 0, messages
 
 

@@ -51,9 +51,9 @@ def test_all_that_passes_ends_with_the_sum(clone: Path) -> None:
     assert code == 0
     called = (clone / "called").read_text().split("\n")
     assert [words.split(" ")[0] for words in called if not words.startswith("e2e-parts")] == [
-        *("install", "check", "demo", "test-all", "e2e", "e2e", "")
+        *("install", "check", "demo", "test", "test-slow", "e2e", "e2e", "")
     ]
-    assert said[-1] == "12 passed, 0 failed, 6 skipped"
+    assert said[-1] == "14 passed, 0 failed, 7 skipped"
 
 
 def test_a_scenario_that_fails_and_then_runs_out_of_time_fails_ci(clone: Path) -> None:
@@ -67,13 +67,13 @@ exec sleep 600
     assert not said[-1].endswith(" 0 failed, 5 skipped")
 
 
-@pytest.mark.parametrize("target", ["check", "test-all", "e2e-parts", "e2e"])
+@pytest.mark.parametrize("target", ["check", "test", "test-slow", "e2e-parts", "e2e"])
 def test_what_fails_keeps_nothing_else_from_running(clone: Path, target: str) -> None:
     (clone / target).write_text("exit 1")
     code, said = run(clone)
     assert code == 1
     assert any(line.startswith("FAILED step: ") for line in said)
-    assert "test-all" in (clone / "called").read_text()
+    assert "test-slow" in (clone / "called").read_text()
 
 
 def test_what_is_built_behind_ends_with_it(clone: Path) -> None:

@@ -124,13 +124,23 @@ def _start_store(processes: Processes, cluster: Cluster) -> None:
     ).create_bucket(Bucket=_BUCKET)
 
 
+def _established(cluster: Cluster) -> bool:
+    """Whether all kinds are served. (`kubectl wait` fails where one has no conditions yet.)"""
+    definitions = json.loads(cluster.kubectl("get", "crd", "-o", "json"))["items"]
+    conditions = [one.get("status", {}).get("conditions") or [] for one in definitions]
+    return all(
+        any((c["type"], c["status"]) == ("Established", "True") for c in some)
+        for some in conditions
+    )
+
+
 def _start_operator(processes: Processes, cluster: Cluster) -> None:
     """Run KubeRay's operator on the host: it reaches Services, and resolves them by coredns."""
     kuberays = folder("kuberay-files") / "config/crd/bases"
     routes = folder("gateway-api-files") / _ROUTES  # which the chart makes, too
     # Created: to be applied on the server, they would take three times as long.
     cluster.kubectl("create", "-f", str(kuberays), "-f", str(routes))
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    cluster.wait_for("the definitions of their kinds", lambda: _established(cluster))
     processes.start(
         "kuberay",
         program("ray-operator"),
