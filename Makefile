@@ -18,9 +18,12 @@ ifdef CA_BUNDLE
 SECRETS += --secret id=ca.crt,src=$(CA_BUNDLE)
 endif
 
-# Tests run side by side in so many processes (tests/quality/scheduling.py says which).
+# Tests run side by side in so many processes (tests/quality/scheduling.py says which); the slow
+# ones, which often wait, in more.
 WORKERS ?= 2
+SLOW_WORKERS ?= 3
 PYTEST := $(BIN)/pytest -n $(WORKERS)
+PYTEST_SLOW := $(BIN)/pytest -n $(SLOW_WORKERS) --ray-in-each
 # Words more for pytest: make test TESTS='tests/store -k fence'
 TESTS ?=
 
@@ -50,15 +53,15 @@ test: $(INSTALLED)  ## The fast tests: nothing is built; 4 minutes on 2 cores at
 	$(PYTEST) $(TESTS)
 
 test-slow: $(INSTALLED) programs  ## The slow tests, with the programs that they need
-	$(PYTEST) -m 'slow and not nightly and not e2e' --durations=80 --durations-min=1 $(TESTS)
+	$(PYTEST_SLOW) -m 'slow and not nightly and not e2e' --durations=80 --durations-min=1 $(TESTS)
 
 test-all: test test-slow  ## Both: 12 minutes on 2 cores at most
 
 test-nightly: $(INSTALLED) programs  ## All architectures, reports on made sets, every kind of store
-	$(PYTEST) -m nightly $(TESTS)
+	$(PYTEST_SLOW) -m nightly $(TESTS)
 
 coverage: $(INSTALLED) programs  ## Lines and branches that test-all runs, and which test runs which
-	PYTEST="$(PYTEST)" BIN=$(BIN) sh tests/quality/coverage.sh $(TESTS)
+	PYTEST="$(PYTEST_SLOW)" BIN=$(BIN) sh tests/quality/coverage.sh $(TESTS)
 
 mutations: $(INSTALLED)  ## Do tests notice faults? 30 of them, after `make coverage`
 	PYTHONPATH=tests $(BIN)/python -m quality.mutations --coverage .coverage.d/data \

@@ -6,6 +6,7 @@ To a real Kubernetes: tests/cluster/e2e.
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -167,7 +168,12 @@ def ray_address() -> Iterator[str]:
     command += ["--dashboard-host=127.0.0.1", "--dashboard-port=0"]
     command += ["--dashboard-agent-listen-port=0"]  # else it is the same for all Rays of a machine
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as ray:
         assert ray.stdout
         said = ""
@@ -176,11 +182,7 @@ def ray_address() -> Iterator[str]:
             assert line, f"Ray has ended: {said}"
             said += line
         yield found[1]
-        ray.terminate()
-        try:
-            ray.communicate(timeout=120)
-        finally:
-            ray.kill()
+        os.killpg(ray.pid, signal.SIGKILL)  # told to end, it would wait for half a minute
 
 
 def on_ray(*arguments: str, token: str = TOKEN) -> commands.Done:

@@ -1,8 +1,9 @@
 """Which process runs which tests, under pytest-xdist: a plugin.
 
 A file's tests stay in one process, for they share what the file's fixtures make; all files that
-use the tests' Ray stay in one process, too, since a Ray takes seconds to start. What takes longest
-comes first, so that at the end no process waits long for another.
+use the tests' Ray stay in one process, too, since a Ray takes seconds to start, but for the slow
+ones (`--ray-in-each`), which take minutes and mostly wait. What takes longest comes first, so that
+at the end no process waits long for another.
 """
 
 import functools
@@ -14,7 +15,12 @@ ROOT = Path(__file__).parents[2]
 RAY = "ray"
 FIRST = (
     RAY,
+    "tests/sweep/test_run.py",
     "tests/test_readme.py",
+    "tests/serving/test_deployment.py",
+    "tests/cli/test_submit.py",
+    "tests/cli/test_run_job.py",
+    "tests/training/test_worker.py",
     "tests/report/test_transfer.py",
     "tests/training/test_kept.py",
     "tests/training/test_recipe.py",
@@ -26,17 +32,27 @@ FIRST = (
 
 
 @functools.cache
-def group(file: str) -> str:
+def group(file: str, ray_in_each: bool = False) -> str:
     """Return what keeps a file's tests together: its path, RAY, or the folder of the chart's."""
     if file.startswith("tests/helm/"):  # what helm renders is kept by the process
         return "tests/helm"
-    return RAY if "ray_cluster" in (ROOT / file).read_text() else file
+    return RAY if not ray_in_each and "ray_cluster" in (ROOT / file).read_text() else file
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "let each process have a Ray of its own"
+    parser.getgroup("scheduling").addoption("--ray-in-each", action="store_true", help=help)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # without others there is nothing to wait for
         ranks = {name: rank for rank, name in enumerate(FIRST)}
-        items.sort(key=lambda item: ranks.get(group(item.nodeid.partition("::")[0]), len(ranks)))
+        each = config.getoption("--ray-in-each")
+
+        def rank(item: pytest.Item) -> int:
+            return ranks.get(group(item.nodeid.partition("::")[0], each), len(ranks))
+
+        items.sort(key=rank)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -45,9 +61,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     # for each group, but for pytest 9.2, under which pytest-xdist 3.8 no longer finds the marks.
     from xdist.scheduler import LoadScopeScheduling
 
+    each = config.getoption("--ray-in-each")
+
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group(nodeid.partition("::")[0])
+            return group(nodeid.partition("::")[0], each)
 
     config.option.loadscopereorder = False  # by numbers of tests
     return Scheduling(config, log)

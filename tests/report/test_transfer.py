@@ -195,32 +195,61 @@ def without_times(answers: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow  # two reports of 18 trainings each
-@pytest.mark.timeout(900)
-def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(
-    folder: Path, ray_cluster_address: str
-) -> None:
-    with report(folder, ray_cluster_address, "spec.yaml", "--json", "--out", "page") as running:
+DESIGN = (
+    *("spec.yaml", "--set", "labels=[1.0]"),
+    *("--set", f"other_backbones=[{{arch: {OTHER}, weights: other.pth}}]"),
+)
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, ray_cluster_address: str) -> dict[str, Any]:
+    """What a report on two backbones says, with two seeds; its page lies in `page`."""
+    torch.save(random_model(OTHER).network.state_dict(), folder / "other.pth")
+    with report(folder, ray_cluster_address, *DESIGN, "--json", "--out", "page") as running:
         done = running.wait()
     assert done.returncode == 0, done.stderr
-    first = json.loads(done.stdout)
-    answers = Answers.model_validate(first)
-    (found,) = answers.backbones
-    assert {(p.arm, p.labels) for p in found.points} == {(a, x) for a in ARMS for x in (0.5, 1.0)}
-    assert len(found.sources) == 4 * 2 * 2
-    assert all(point.accuracy.interval is None for point in found.points)
-    assert any("2 seeds: no interval can be claimed" in one for one in found.warnings)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+@pytest.mark.slow  # 18 trainings
+@pytest.mark.timeout(900)
+def test_a_report_answers_for_each_backbone_and_says_which_to_take(
+    folder: Path, made: dict[str, Any]
+) -> None:
+    answers = Answers.model_validate(made)
+    assert [backbone.arch for backbone in answers.backbones] == [ARCH, OTHER]
+    for backbone in answers.backbones:
+        assert [(p.arm, p.labels) for p in backbone.points] == [(arm, 1.0) for arm in ARMS]
+        assert len(backbone.sources) == 4 * 2
+        assert all(point.accuracy.interval is None for point in backbone.points)
+        assert any("2 seeds: no interval can be claimed" in text for text in backbone.warnings)
     assert (answers.split, answers.images) == ("val", 24)
+    best = [
+        max(p.accuracy.value for p in backbone.points if p.arm == backbone.take)
+        for backbone in answers.backbones
+    ]
+    assert best[answers.take] == max(best)
+    less = answers.backbones[1 - answers.take]
+    assert answers.why
+    assert f"{less.take} of {less.arch}" in answers.why
     page = (folder / "page" / "report.html").read_text()
     assert "What did transfer buy?" in page
-    for name in ("labels.png", "gain.png", "corruptions.png", "report.json"):
+    assert all(backbone.title in page for backbone in answers.backbones)
+    for name in ("labels.png", "labels-2.png", "gain.png", "corruptions.png", "report.json"):
         assert (folder / "page" / name).stat().st_size > 1000
     show = ("report", "show", answers.report, "--store", "store")
-    shown = commands.graft(*show, cwd=folder, env={"COLUMNS": "80"}).stdout
+    shown = commands.main(*show, cwd=folder, env={"COLUMNS": "80"}).stdout
     for heading in ("accuracy %", "scratch needs", "points above scratch", "against scratch"):
         assert heading in shown  # none is broken over lines
 
-    with report(folder, ray_cluster_address, "spec.yaml") as running:
+
+@pytest.mark.slow  # as many, stopped and gone on with
+@pytest.mark.timeout(900)
+def test_a_report_that_was_stopped_comes_to_the_same_answers(
+    folder: Path, ray_cluster_address: str, made: dict[str, Any]
+) -> None:
+    with report(folder, ray_cluster_address, *DESIGN) as running:
         running.until(r"\ntrial ")
         running.interrupt()
         done = running.wait()
@@ -235,34 +264,7 @@ def test_the_same_design_gives_the_same_answers_also_when_it_was_killed(
     assert resumed.returncode == 0, resumed.stderr
     after = {record.number: record for record in read_trials(store, f"{killed}-rates")}
     assert {number: after[number] for number in before} == before  # none was trained again
-    assert without_times(json.loads(resumed.stdout)) == without_times(first)
-
-
-@pytest.mark.slow  # ten trainings
-@pytest.mark.timeout(900)
-def test_each_backbone_has_its_own_answers_and_one_is_to_be_taken(
-    folder: Path, ray_cluster_address: str
-) -> None:
-    torch.save(random_model(OTHER).network.state_dict(), folder / "other.pth")
-    other = f"other_backbones=[{{arch: {OTHER}, weights: other.pth}}]"
-    changes = ["--set", other, "--set", "seeds=1", "--set", "labels=[1.0]"]
-    words = ("spec.yaml", *changes, "--json", "--out", "two")
-    with report(folder, ray_cluster_address, *words) as running:
-        done = running.wait()
-    assert done.returncode == 0, done.stderr
-    answers = Answers.model_validate_json(done.stdout)
-    assert [found.arch for found in answers.backbones] == [ARCH, OTHER]
-    best = [
-        max(p.accuracy.value for p in found.points if p.arm == found.take)
-        for found in answers.backbones
-    ]
-    assert best[answers.take] == max(best)
-    less = answers.backbones[1 - answers.take]
-    assert answers.why
-    assert f"{less.take} of {less.arch}" in answers.why
-    page = (folder / "two" / "report.html").read_text()
-    assert all(found.title in page for found in answers.backbones)
-    assert (folder / "two" / "labels-2.png").exists()
+    assert without_times(json.loads(resumed.stdout)) == without_times(made)
 
 
 @pytest.mark.parametrize(

@@ -195,15 +195,28 @@ def test_asha_stops_the_worse_and_tpe_learns_from_an_earlier_sweep(store, ray_cl
     assert sum(second.states.values()) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "scheduler"),
     [
-        ({"kind": "random", "trials": 4}, {"kind": "hyperband", "reduction": 2}),
-        ({"kind": "random", "trials": 4}, {"kind": "median", "min_trials": 2}),
-        ({"kind": "bohb", "trials": 5, "startup": 2}, {"kind": "asha", "reduction": 2}),
+        pytest.param(
+            {"kind": "random", "trials": 4},
+            {"kind": "hyperband", "reduction": 2},
+            id="hyperband",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            {"kind": "random", "trials": 4},
+            {"kind": "median", "min_trials": 2},
+            id="median",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"kind": "bohb", "trials": 5, "startup": 2},
+            {"kind": "asha", "reduction": 2},
+            id="bohb",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["hyperband", "median", "bohb"],
 )
 def test_other_searches_and_schedulers(store, ray_cluster, search, scheduler):
     space = {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-1]}}

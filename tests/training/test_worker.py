@@ -97,7 +97,7 @@ def test_more_than_the_cluster_has_is_said_at_once(colour_store, scaling, messag
         run_finetune(colour_store, run, lambda event: None)
 
 
-@pytest.mark.slow  # a run on Ray Train
+@pytest.mark.nightly  # on every commit README's main job shows it
 def test_a_run_on_s3(colour_images, s3_store_uri):
     store = Store.open(s3_store_uri)
     import_dataset(store, str(colour_images), "colours")
