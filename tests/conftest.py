@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def run_minio(folder: Path, certificates: Path | None = None) -> Iterator[S3Serv
             verify=False,
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5),
         )
-        with contextlib.suppress(BotoCoreError, ClientError):
+        with contextlib.suppress(BotoCoreError, ClientError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nobody has verified its certificate
             client.list_buckets()
             return True
         return False
