@@ -18,12 +18,11 @@ ifdef CA_BUNDLE
 SECRETS += --secret id=ca.crt,src=$(CA_BUNDLE)
 endif
 
-# Tests run side by side in so many processes (tests/quality/scheduling.py says which); the slow
-# ones, which often wait, in more.
+# Tests run side by side in so many processes (tests/quality/scheduling.py says which); for the slow
+# ones each has a Ray of its own.
 WORKERS ?= 2
-SLOW_WORKERS ?= 3
 PYTEST := $(BIN)/pytest -n $(WORKERS)
-PYTEST_SLOW := $(BIN)/pytest -n $(SLOW_WORKERS) --ray-in-each
+PYTEST_SLOW := $(PYTEST) --ray-in-each
 # Words more for pytest: make test TESTS='tests/store -k fence'
 TESTS ?=
 
