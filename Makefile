@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# What processes compile of our own sources is kept for the next ones.
+unexport PYTHONDONTWRITEBYTECODE
+
 INSTALLED := .venv/.installed
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

@@ -1,6 +1,6 @@
 """A network over a small dataset, and what is needed to compute its activations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graft.activations.cache import Activations
-from graft.activations.fill import Filled, Naming, Wanted, fill, run_here
-from graft.activations.key import Dtype, backend_name
-from graft.backbones.model import TransferModel, build
+from graft.activations.cache import ActivationCache, Activations
+from graft.activations.compute import TrunkSetup
+from graft.activations.fill import FillResult, fill, run_here
+from graft.activations.key import CacheEntry, Dtype, KeyScheme, backend_name
+from graft.backbones.transfer_model import TransferModel, build
 from graft.backbones.trunk import TrunkChain, trunk_chain
-from graft.data.loader import ImageLoader, Share, to_tensor
+from graft.data.loader import BatchSlice, ImageLoader, to_tensor
 from graft.data.manifest import DatasetVersion
 from graft.spec import Backbone, Contract, LinearHead, Loader, StandardAugment
 from graft.store import Store
@@ -34,31 +35,34 @@ class Lab:
     augment: StandardAugment
     loader: ImageLoader
 
-    def naming(self, dtype: Dtype = "float32") -> Naming:
-        return Naming(self.chain, self.augment, dtype, backend_name("cpu"))
+    @property
+    def setup(self) -> TrunkSetup:
+        return TrunkSetup(self.model, self.loader, self.contract, BATCH)
 
-    def fill(self, *wanted: Wanted, dtype: Dtype = "float32", **options: Any) -> Filled:
-        progress = options.pop("progress", lambda images: None)
-        run = run_here(
-            self.store,
-            self.model,
-            self.loader,
-            self.contract,
-            batch_size=BATCH,
-            progress=progress,
-        )
-        return fill(self.store, self.dataset, self.naming(dtype), wanted, run, **options)
+    def cache(self, dtype: Dtype = "float32") -> ActivationCache:
+        keys = KeyScheme(self.chain, self.augment, dtype, backend_name("cpu"))
+        return ActivationCache(self.store, self.dataset, keys)
 
-    def get(self, wanted: Wanted, **options: Any) -> Activations:
-        return self.fill(wanted, **options).activations[wanted]
+    def fill(
+        self,
+        *entries: CacheEntry,
+        dtype: Dtype = "float32",
+        progress: Callable[[int, int], object] = lambda done, total: None,
+        **options: Any,
+    ) -> FillResult:
+        run = run_here(self.store, self.setup, progress)
+        return fill(self.cache(dtype), entries, run, **options)
 
-    def direct(self, wanted: Wanted, rows: Sequence[int]) -> Tensor:
-        """What the trunk makes of images, without anything kept."""
-        images = self.dataset.images(wanted.split)
-        share = Share(np.array(rows), np.ones(len(rows), np.float32), len(images))
-        (batch,) = self.loader.batches(images, [share], wanted.view)
+    def get(self, entry: CacheEntry, **options: Any) -> Activations:
+        return self.fill(entry, **options).activations[entry]
+
+    def direct(self, entry: CacheEntry, rows: Sequence[int]) -> Tensor:
+        """What the trunk makes of images, without a cache."""
+        images = self.dataset.images(entry.split)
+        batch_slice = BatchSlice(np.array(rows), np.ones(len(rows), np.float32), len(images))
+        (batch,) = self.loader.batches(images, [batch_slice], entry.view)
         deepest = self.model.depth
-        model = self.model.cut(wanted.depth)
+        model = self.model.cut(entry.depth)
         trunk = model.trunk(to_tensor(batch.images, self.contract))
         self.model = model.cut(deepest)
         return trunk

@@ -238,10 +238,18 @@ def store(store_uri: str) -> Store:
     return Store.open(store_uri)
 
 
+@pytest.fixture
+def fencing_store(store: Store, request: pytest.FixtureRequest) -> Store:
+    """As `store`, of which conditional writes are exclusive when writers race."""
+    if not store.is_directory and not request.getfixturevalue("s3_server").fences:
+        pytest.skip("moto's conditional writes are not exclusive under a race")
+    return store
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server: S3Server) -> Iterator[None]:
     """A local Ray for the whole session; its workers know the S3 server."""
-    from graft.cluster.local import ray_session
+    from graft.cluster.local_ray import ray_session
 
     with ray_session():
         yield
@@ -270,9 +278,9 @@ def alone() -> "Iterator[Ranks]":
     import torch
     from torch import distributed
 
-    from graft.sweep.trial import one_process
+    from graft.training.ranks import Ranks
 
-    yield one_process(torch.device("cpu"))
+    yield Ranks.alone(torch.device("cpu"))
     distributed.destroy_process_group()
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save
 
-from graft.backbones.model import build
+from graft.backbones.transfer_model import build
 from graft.backbones.trunk import publish_stages, tensors_to_bytes, trunk_chain
 from graft.data.image import decode
 from graft.data.loader import to_tensor
@@ -39,10 +39,11 @@ def register_model(
     seed: int = 0,
     classes: tuple[str, ...] = CLASSES,
     dataset_version: str = "v1",
+    arch: str = "squeezenet1_1",
 ) -> ModelVersion:
-    """Register a random SqueezeNet; `golden_shift` falsifies the recorded logits."""
+    """Register a model with random weights; `golden_shift` falsifies the recorded logits."""
     torch.manual_seed(seed)
-    backbone = Backbone(arch="squeezenet1_1", weights="none", freeze=-2)
+    backbone = Backbone(arch=arch, weights="none", freeze=-2)
     model = build(backbone, LinearHead(), len(classes), crop=64).eval()
     contract = Contract(resize=72, crop=64, max_side=80)
     chain = trunk_chain(model, contract)

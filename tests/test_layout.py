@@ -21,11 +21,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "platform" / "graft"
 
 ORDER = [
+    "units",
     "errors",
     "spec",
-    "backend",
     "store",
-    "probe",
     "registry",
     "data",
     "backbones",
@@ -41,18 +40,18 @@ ORDER = [
 """A part imports itself and those before it, and no other."""
 
 ALLOWED = {
-    "boto3": ["store.py"],
-    "botocore": ["store.py"],
+    "boto3": ["store/s3.py"],
+    "botocore": ["store/s3.py"],
     "kubernetes": ["cluster/"],
     "ray": [
-        "activations/worker.py",
-        "training/worker.py",
-        "sweep/actor.py",
+        "activations/ray_tasks.py",
+        "training/ray_train.py",
+        "sweep/ray_tune_actor.py",
         "sweep/run.py",
-        "sweep/schedule.py",
-        "sweep/tuning.py",
+        "sweep/ray_tune_scheduler.py",
+        "sweep/ray_tune.py",
         "serving/deployment.py",
-        "report/worker.py",
+        "report/evaluation/ray_task.py",
         "cluster/",
     ],
 }
@@ -166,7 +165,7 @@ def needed(root: str, extras: frozenset[str]) -> set[str]:
 
 VERBS = (
     *("", "train", "lr-find", "runs", "sweep", "sweeps", "submit", "jobs", "serve", "predict"),
-    *("demo", "data", "models", "evaluate", "report", "backbones", "activations", "store"),
+    *("demo", "data", "models", "evaluate", "reports", "backbones", "activations", "store"),
 )
 HEAVY = {"torch", "ray", "boto3", "kubernetes", "numpy", "PIL", "pyarrow"}
 
@@ -188,7 +187,7 @@ def test_help_loads_little() -> None:
 def test_client_commands_load_neither_torch_nor_ray(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
     register_model(store, "m")
-    parts = ("data", "models", "activations", "sweeps", "report", "jobs")
+    parts = ("data", "models", "activations", "sweeps", "reports", "jobs")
     loaded = loaded_by(
         *(f"{part} ls --store {tmp_path}" for part in parts),
         f"models promote m@1 --store {tmp_path}",

@@ -1,4 +1,4 @@
-"""The README: its commands are run as they stand there, its tables hold."""
+"""README and docs/: their commands are run as they stand there, their tables and links hold."""
 
 import json
 import os
@@ -18,38 +18,50 @@ import typer
 from PIL import Image
 from typer.core import TyperGroup
 
-from graft.backbones.stages import freeze_depth, stage_map
+from graft.backbones.stage_map import freeze_depth, stage_map
 from graft.cli.main import app
 from graft.spec import Sweep, load_job, trial_spec
 from graft.sweep.space import known_trials
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+STORE = ROOT / "docs" / "store.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 RUN = re.compile(r"ants-bees-\d{8}-\d{6}-[0-9a-f]{4}")
 # Random weights; the rest is as the README has it.
 # Epochs so long that Ctrl-C, after which Ray has five seconds, acts before the last one.
 QUICK = ["backbone.weights=none", "cache=off", "preprocess={resize: 640, crop: 640}"]
 
 
-def commands(section: str = "") -> list[list[str]]:
-    """Return the words of every command in a section's bash blocks; by default in all."""
-    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0] if section else README
+def commands(page: Path, section: str = "") -> list[list[str]]:
+    """Return the words of every command in the bash blocks of a page, or of a section of it."""
+    text = page.read_text()
+    if section:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        assert "```bash" in text, f"no commands in '{section}' of {page}"
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    found = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
-    assert found, f"no commands in '{section}'"
-    return found
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+
+
+def all_commands() -> list[list[str]]:
+    return [words for page in PAGES for words in commands(page)]
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    assert README.read_text().count("\n") <= 300
 
 
 def test_every_command_is_known() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for program, *arguments in commands():
+    for program, *arguments in all_commands():
         assert program in ("make", ".", "export", "graft", "curl", "kubectl", "helm")
         if program == "make":
             assert arguments[0] in targets
 
 
 def test_every_job_is_valid() -> None:
-    jobs = [words for words in commands() if words[:2] == ["graft", "train"]]
+    jobs = [words for words in all_commands() if words[:2] == ["graft", "train"]]
     assert len(jobs) >= 4
     for _, _, spec, *options in jobs:
         assert options[::2] == ["--set"] * (len(options) // 2)
@@ -63,33 +75,52 @@ def test_every_sweep_is_valid() -> None:
     sweep = command.commands["sweep"]
     sweeps = [
         sweep.make_context("sweep", words[2:]).params  # no option but those there are
-        for words in commands()
+        for words in all_commands()
         if words[:2] == ["graft", "sweep"]
     ]
     assert len(sweeps) >= 3
-    for given in sweeps:
-        if given["resume"] is None:
-            job = load_job(ROOT / given["spec"], given["set_"] or [], Sweep)
+    for options in sweeps:
+        if options["resume"] is None:
+            job = load_job(ROOT / options["spec"], options["set_"] or [], Sweep)
             for number, changes in enumerate(known_trials(job) or [], 1):
                 spec = trial_spec(job.base, changes, f"trial {number}")
                 freeze_depth(spec.backbone.freeze, stage_map(spec.backbone.arch, spec.head))
 
 
 def test_the_table_of_commands_is_complete() -> None:
-    def known(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    def paths(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         if isinstance(command, TyperGroup):
             for name, child in command.commands.items():
-                yield from known(child, (*path, name))
+                yield from paths(child, (*path, name))
         elif not command.hidden:
             yield path
 
-    rows = re.findall(r"^\| `(graft [a-z -]+[a-z])", README, re.MULTILINE)
-    assert sorted(rows) == sorted(map(" ".join, known(typer.main.get_command(app), ("graft",))))
+    rows = re.findall(r"^\| `(graft [a-z -]+[a-z])", README.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(map(" ".join, paths(typer.main.get_command(app), ("graft",))))
 
 
 def test_links_lead_somewhere() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+    for page in (*PAGES, CONTRIBUTING):
+        for link, anchor in re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", page.read_text()):
+            target = page.parent / link
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in headings(target), f"{page.name}: {link}#{anchor}"
+
+
+def headings(page: Path) -> list[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("page", [CONTRIBUTING, ROOT / "docs" / "architecture.md"])
+def test_what_is_said_to_be_somewhere_is_there(page: Path) -> None:
+    package = ROOT / "platform" / "graft"
+    folders = {path.name for path in package.iterdir() if path.is_dir()}
+    named = re.findall(r"[`( ]((?:\w+/)+(?:\w+\.py)?)(?=[`): ,])", page.read_text())
+    paths = [path for path in named if path.partition("/")[0] in folders]
+    assert len(paths) >= 30
+    assert [path for path in paths if not (package / path).exists()] == []
 
 
 @pytest.fixture
@@ -153,8 +184,8 @@ class Shell:
                 if line.startswith("epoch 1/"):
                     process.send_signal(signal.SIGINT)
             assert process.wait() == 130, seen
-        (told,) = [line for line in seen if "graft runs resume" in line]
-        return RUN.findall(told)[-1]
+        (advice,) = [line for line in seen if "graft runs resume" in line]
+        return RUN.findall(advice)[-1]
 
     def serve(self, words: list[str]) -> None:
         self.server = self.start([*words, "--port", "0", "--json"])
@@ -191,17 +222,17 @@ def shell(folder: Path, environment: dict[str, str]) -> Iterator[Shell]:
 @pytest.mark.timeout(900)
 def test_the_main_job_as_it_is_written(shell: Shell) -> None:
     if "GRAFT_STORE" in shell.environment:
-        for words in commands("On S3"):
+        for words in commands(STORE, "On S3"):
             if words[0] == "graft":
                 shell.run(words)
     asked = 0
-    for words in commands("The main job"):
+    for words in commands(README, "The main job"):
         match words:
             case ["make" | ".", *_]:
                 continue
             case ["graft", "train", *_]:
                 run = shell.train_and_stop(words)
-                for after in commands("Stop and go on"):
+                for after in commands(README, "Stop and go on"):
                     shell.run([RUN.sub(run, word) for word in after])
                 shown = json.loads(shell.run(["graft", "runs", "show", run, "--json"]))
                 assert shown["attempt"] == 2
@@ -217,7 +248,7 @@ def test_the_main_job_as_it_is_written(shell: Shell) -> None:
                 body = (shell.folder / image.removeprefix("@")).read_bytes()
                 address = address.replace("http://127.0.0.1:8000", shell.url)
                 answer = httpx.post(address, content=body).raise_for_status().json()
-                (printed,) = re.findall(r'^({"model".*?}})$', README, re.DOTALL | re.MULTILINE)
+                (printed,) = re.findall(r'^({"model".*?}})$', README.read_text(), re.DOTALL | re.M)
                 printed = json.loads(printed)
                 assert answer.keys() == printed.keys()
                 assert answer["timing_ms"].keys() == printed["timing_ms"].keys()

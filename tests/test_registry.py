@@ -21,13 +21,6 @@ from graft.store import Store
 
 
 @pytest.fixture
-def fencing_store(store: Store, request: pytest.FixtureRequest) -> Store:
-    if not store.is_directory and not request.getfixturevalue("s3_server").fences:
-        pytest.skip("moto's conditional writes are not exclusive under a race")
-    return store
-
-
-@pytest.fixture
 def directory(tmp_path: Path) -> Store:
     """An empty store where it does not matter which kind it is."""
     return Store.open(str(tmp_path))

@@ -3,26 +3,26 @@
 ::
 
     GraftError                  exit code 1
-    ├── InputError              exit code 2: something the user gave, or points at, is wrong
+    ├── InputError              exit code 2: the user's input, or what it points at, is wrong
     │   ├── SpecError           a job spec: unknown key, wrong type, settings in conflict
     │   ├── DataError           a dataset or its source
     │   │   └── ImageError      the bytes of one image
     │   │       └── ImageTooLarge   more pixels than anyone decodes
     │   ├── WeightsError        backbone weights that cannot be had or do not fit
-    │   ├── NotFoundError       no dataset version, run, model or alias of that name
+    │   ├── NotFoundError       no dataset version, run, model or alias has that name
     │   ├── ResourceError       the cluster lacks what was asked for; a port is in use
-    │   │   └── ClusterLost     it does not answer
+    │   │   └── ClusterLost     the cluster does not answer
     │   └── StoreError          bucket, credentials, endpoint, a damaged object
     │       ├── ObjectNotFound  no object at that key
-    │       ├── ObjectExists    an exclusive create lost: the key is taken
-    │       └── ObjectChanged   a conditional replace lost: the object moved on
+    │       ├── ObjectExists    an exclusive create lost: another writer has the key
+    │       └── ObjectChanged   a conditional replace lost: another writer was first
     ├── RunFailed               training stopped by itself and cannot go on
-    │   └── GaveUp              its restarts are used up; another cluster may do better
+    │   └── GaveUp              all restarts are used up; on another cluster it may work
     ├── ServingError            a server that does not answer as it should
     └── Interrupted             exit code 130: the user stopped it
 
-A message says what was found, what was expected and what to do. The command
-line prints it on one line and shows a traceback only with ``--debug``.
+A message says what was found, what was expected and what to do. The command line prints
+the message alone; ``--debug`` adds the traceback.
 """
 
 
@@ -59,7 +59,7 @@ class WeightsError(InputError):
 
 
 class NotFoundError(InputError):
-    """Nothing of that name."""
+    """There is nothing of that name."""
 
 
 class ResourceError(InputError):
@@ -75,7 +75,7 @@ class StoreError(InputError):
 
 
 class ObjectNotFound(StoreError):  # noqa: N818 - a state, caught by callers, seldom an error
-    """No object at that key."""
+    """There is no object at that key."""
 
 
 class ObjectExists(StoreError):  # noqa: N818
@@ -83,7 +83,7 @@ class ObjectExists(StoreError):  # noqa: N818
 
 
 class ObjectChanged(StoreError):  # noqa: N818
-    """A conditional replace found another object than the one that was read."""
+    """A conditional replace found that the object had changed since it was read."""
 
 
 class RunFailed(GraftError):  # noqa: N818
@@ -91,7 +91,7 @@ class RunFailed(GraftError):  # noqa: N818
 
 
 class GaveUp(RunFailed):
-    """Workers died more often than they are started again."""
+    """Workers died more often than they may be restarted."""
 
 
 class ServingError(GraftError):
@@ -99,6 +99,6 @@ class ServingError(GraftError):
 
 
 class Interrupted(GraftError):  # noqa: N818
-    """Stopped by the user; what was committed is kept."""
+    """Stopped by the user; what was committed stays."""
 
     exit_code = 130

@@ -1,9 +1,10 @@
 """The registry: immutable model versions, the aliases that point at them, and their lineage.
 
 A version is a trunk digest, the tail trained on that trunk, the preprocessing contract
-and the golden images that prove a server right. The frozen stages' weights stay where
-training put them, at ``stages/<digest>/``. ``versions/<n>/model.json`` makes version n
-exist; only aliases move. What reports have shown of a version is beside it, in ``verdicts/``.
+and the golden images, by which a server proves that it computes what training did. The frozen
+stages' weights stay where training put them, at ``stages/<digest>/``.
+``versions/<n>/model.json`` makes version n exist; only aliases move. Beside it, ``verdicts/``
+holds what reports have shown of the version.
 """
 
 import contextlib
@@ -11,21 +12,14 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from graft.errors import (
-    InputError,
-    NotFoundError,
-    ObjectChanged,
-    ObjectExists,
-    ObjectNotFound,
-    StoreError,
-)
+from graft.errors import InputError, NotFoundError, ObjectChanged, ObjectExists, ObjectNotFound
 from graft.spec import NAME, Contract, Head, Name, Section, nearest
-from graft.store import ObjectRef, Store
+from graft.store import ObjectRef, Store, parse_document, read_document
 
 CHAMPION = "champion"
-"""The alias that a model's bare name stands for, once it is set."""
+"""A model's bare name means the version that this alias points at, once it is set."""
 
 Outcome = Literal["better", "worse", "not shown"]
 
@@ -48,11 +42,11 @@ class Lineage(Section):
     weights: str
     """Where the backbone's initial weights came from, as recorded."""
     weights_sha256: str | None
-    """SHA-256 of the file they came in; null where there was none."""
+    """SHA-256 of the file that held those weights; null if they came from no file."""
     packages: dict[str, str]
     """Versions of the packages that trained it."""
     git_commit: str | None
-    """Commit of the code, where it ran from a checkout."""
+    """Commit of the code that trained it; null if it did not run from a checkout."""
 
 
 class ModelDraft(Section):
@@ -63,11 +57,11 @@ class ModelDraft(Section):
     """Architecture, as `backbone.arch` in a spec."""
     head: Head
     dropout: float | None
-    """Dropout probability it was trained with; null: the architecture's own."""
+    """Dropout probability in training; null: the architecture's own."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the logits."""
     contract: Contract
-    """From an image file's bytes to the tensor."""
+    """The preprocessing, from an image file's bytes to the tensor."""
     freeze: int
     """Freeze depth d: how many stages the trunk has."""
     stages: tuple[str, ...]
@@ -79,7 +73,7 @@ class ModelDraft(Section):
     weights: Literal["best", "last"]
     """Which of the run's weights these are."""
     epoch: int
-    """The epoch they were reached in."""
+    """The epoch after which training had those weights."""
     lineage: Lineage
 
 
@@ -107,23 +101,23 @@ class ModelVersion(ModelDraft):
 
 
 class Verdict(Section):
-    """What a report shows of a version next to another one, or to training from scratch."""
+    """What a report shows of a version compared with another, or with training from scratch."""
 
     against: str
     """NAME@VERSION, or `scratch`."""
     outcome: Outcome
-    """Of the version that this is a verdict on."""
+    """How the version compares, see `against`."""
     why: str
-    """The figures, on a line."""
+    """The figures that show it, on one line."""
     report: str
-    """Id of what shows it."""
+    """The report's id."""
 
 
 class Move(Section):
-    """One move of an alias."""
+    """One time that an alias was set."""
 
     from_: int | None = Field(alias="from")
-    """The version it pointed at before; null: it was new."""
+    """The version that the alias pointed at before; null: the alias was new."""
     to: int
     when: str
     """ISO 8601 in UTC."""
@@ -138,12 +132,14 @@ class Alias(Section):
 
 
 def register(store: Store, draft: ModelDraft, tail: bytes, golden: bytes) -> ModelVersion:
-    """Commit the next version of a model; a run registers at most one version of it.
+    """Commit the next version of a model, and return it.
+
+    A run registers at most one version of a model: if `draft.lineage.run` has registered one
+    already, that one is returned and nothing is written.
 
     Args:
         store: where to.
-        draft: all but the number; `lineage.run` identifies the registration, so that
-            a second one returns what the first one made.
+        draft: all but the number.
         tail: see `ModelVersion.tail`.
         golden: see `ModelVersion.golden`.
     """
@@ -165,7 +161,7 @@ def register(store: Store, draft: ModelDraft, tail: bytes, golden: bytes) -> Mod
         try:
             store.create(f"{folder}/model.json", version.model_dump_json(indent=2).encode())
         except ObjectExists:
-            # Another run took the number. Its payloads stay, ours go: no marker names them.
+            # Another run took the number: remove our payloads, but for those that are its, too.
             taken = _read(store, draft.name, number)
             for ref in {version.tail, version.golden} - {taken.tail, taken.golden}:
                 store.delete(f"{folder}/{ref.name}")
@@ -182,25 +178,25 @@ def get_model(store: Store, ref: str) -> ModelVersion:
     Raises:
         NotFoundError: no such model, version or alias; the nearest ones are named.
     """
-    name, at, which = ref.partition("@")
+    name, _, selector = ref.partition("@")
     numbers = _numbers(store, name) if re.fullmatch(NAME, name) else []
     if not numbers:
-        known = sorted({name for name, _ in _scan(store, "models/")})
+        models = sorted({model for model, _ in _scan(store, "models/")})
         raise NotFoundError(
-            f"no model '{name}' in {store.uri}{nearest(name, known)}"
-            + ("" if known else "; it has none yet, `graft train` registers them")
+            f"no model '{name}' in {store.uri}{nearest(name, models)}"
+            + ("" if models else "; it has none yet, `graft train` registers them")
         )
     pointers = aliases(store, name)
-    if not at:
+    if "@" not in ref:
         number = pointers.get(CHAMPION, numbers[-1])
-    elif which.isdecimal() and int(which) in numbers:
-        number = int(which)
-    elif which in pointers:
-        number = pointers[which]
+    elif selector.isdecimal() and int(selector) in numbers:
+        number = int(selector)
+    elif selector in pointers:
+        number = pointers[selector]
     else:
-        known = [*pointers, *map(str, reversed(numbers))]
+        selectors = [*pointers, *map(str, reversed(numbers))]
         raise NotFoundError(
-            f"model '{name}' has no version or alias '{which}'{nearest(which, known)}"
+            f"model '{name}' has no version or alias '{selector}'{nearest(selector, selectors)}"
         )
     return _read(store, name, number)
 
@@ -212,19 +208,19 @@ def list_models(store: Store) -> list[ModelVersion]:
 
 def aliases(store: Store, name: str) -> dict[str, int]:
     """Return a model's aliases and the versions they point at."""
-    found = {}
+    versions = {}
     for key, _ in store.scan(f"models/{name}/aliases/"):
         if match := _ALIAS.fullmatch(key):
-            found[match[1]] = Alias.model_validate_json(store.read(key).data).version
-    return found
+            versions[match[1]] = read_document(store, key, Alias).version
+    return versions
 
 
 def promote(store: Store, ref: str, alias: str) -> ModelVersion:
-    """Point `alias` at the version that `ref` means, and record the move beside it.
+    """Point `alias` at the version that `ref` means, and record the move in its history.
 
     Raises:
-        InputError: not a name for an alias.
-        NotFoundError: no such version.
+        InputError: `alias` cannot be an alias's name.
+        NotFoundError: there is no such version.
     """
     if not re.fullmatch(NAME, alias) or alias.isdecimal():
         raise InputError(
@@ -238,7 +234,7 @@ def promote(store: Store, ref: str, alias: str) -> ModelVersion:
             current = store.read(key)
         except ObjectNotFound:
             current = None
-        before = current and Alias.model_validate_json(current.data)
+        before = current and parse_document(store, key, current.data, Alias)
         if before and before.version == version.version:
             return version
         now = datetime.now(UTC).isoformat()
@@ -255,7 +251,7 @@ def promote(store: Store, ref: str, alias: str) -> ModelVersion:
 
 
 def record_verdict(store: Store, ref: str, verdict: Verdict) -> None:
-    """Keep what a report shows of a version; one that is kept already stays."""
+    """Store what a report shows of a version; the first verdict of a report is final."""
     version = get_model(store, ref)
     with contextlib.suppress(ObjectExists):
         store.create(
@@ -267,30 +263,31 @@ def record_verdict(store: Store, ref: str, verdict: Verdict) -> None:
 def verdicts(store: Store, version: ModelVersion) -> list[Verdict]:
     """Return what reports have shown of a version, by report."""
     keys = [key for key, _ in store.scan(f"{version.folder}/verdicts/")]
-    return [Verdict.model_validate_json(store.read(key).data) for key in keys]
+    return [read_document(store, key, Verdict) for key in keys]
 
 
 def check_promotion(store: Store, version: ModelVersion) -> list[str]:
-    """Return what is not shown of a version that is to be the champion, a line each.
+    """Return what no report has shown of a version that is to be the champion, a line each.
 
     Raises:
-        InputError: it is shown to be worse than training from scratch, or than the champion.
+        InputError: a report shows it to be worse than training from scratch, or the champion.
     """
     number = aliases(store, version.name).get(CHAMPION)
     champion = f"{version.name}@{number}"
     rivals = ["scratch"] if number in (None, version.version) else ["scratch", champion]
-    found = [verdict for verdict in verdicts(store, version) if verdict.against in rivals]
-    if worse := [verdict for verdict in found if verdict.outcome == "worse"]:
-        told = "; ".join(f"worse than {v.against}: {v.why} ({v.report})" for v in worse)
+    judged = [verdict for verdict in verdicts(store, version) if verdict.against in rivals]
+    if worse := [verdict for verdict in judged if verdict.outcome == "worse"]:
+        reasons = "; ".join(f"worse than {v.against}: {v.why} ({v.report})" for v in worse)
         raise InputError(
-            f"{version.ref} is shown to be {told}; promote another version, or insist with --force"
+            f"{version.ref} is shown to be {reasons}; "
+            "promote another version, or insist with --force"
         )
     unshown = [
         f"{version.ref} is not shown to be better than {verdict.against}: {verdict.why}"
-        for verdict in found
+        for verdict in judged
         if verdict.outcome == "not shown"
     ]
-    if champion in rivals and champion not in {verdict.against for verdict in found}:
+    if champion in rivals and champion not in {verdict.against for verdict in judged}:
         unshown.append(
             f"{version.ref} was not compared with the champion {champion}: "
             f"graft models compare {champion} {version.ref}"
@@ -304,8 +301,8 @@ def _folder(name: str, number: int) -> str:
 
 def _scan(store: Store, prefix: str) -> list[tuple[str, int]]:
     """Return name and number of every committed version below `prefix`, in order."""
-    found = (_MARKER.fullmatch(key) for key, _ in store.scan(prefix))
-    return sorted((match[1], int(match[2])) for match in found if match)
+    matches = (_MARKER.fullmatch(key) for key, _ in store.scan(prefix))
+    return sorted((match[1], int(match[2])) for match in matches if match)
 
 
 def _numbers(store: Store, name: str) -> list[int]:
@@ -313,12 +310,4 @@ def _numbers(store: Store, name: str) -> list[int]:
 
 
 def _read(store: Store, name: str, number: int) -> ModelVersion:
-    key = f"{_folder(name, number)}/model.json"
-    try:
-        return ModelVersion.model_validate_json(store.read(key).data)
-    except ValidationError as error:
-        raise StoreError(
-            f"{store.uri}/{key} is not a model version that this release of Graft reads "
-            f"({error.error_count()} problems, first: {error.errors()[0]['msg']}); "
-            "it is damaged, or a newer release wrote it"
-        ) from error
+    return read_document(store, f"{_folder(name, number)}/model.json", ModelVersion)

@@ -1,4 +1,4 @@
-"""A process that computes activations in jobs of eight images, and hangs, alive, in one of them."""
+"""A process that computes activations, eight images a task, and hangs, alive, in one of them."""
 
 import os
 import time
@@ -7,22 +7,22 @@ from multiprocessing.connection import Connection
 import torch
 
 from activations_lab import BATCH, make_lab
-from graft.activations.fill import Wanted
+from graft.activations.key import CacheEntry
+from graft.activations.lease import LeaseTerms
 from graft.data.manifest import open_dataset
 from graft.store import Store
 
 
-def main(uri: str, images: int, lease_s: float, told: Connection) -> None:
-    """Hang once so many images are computed, and tell the process's id."""
+def main(uri: str, images: int, expiry_s: float, told: Connection) -> None:
+    """Hang once `images` are computed, and tell the process's id."""
     torch.set_num_threads(1)
-    store, left = Store.open(uri), images
+    store = Store.open(uri)
 
-    def hang(computed: int) -> None:
-        nonlocal left
-        left -= computed
-        if left <= 0:
+    def hang(done: int, total: int) -> None:
+        if done >= images:
             told.send(os.getpid())
             time.sleep(600)
 
     lab = make_lab(store, open_dataset(store, "colours"))
-    lab.fill(Wanted("train", 1, 3), job_images=BATCH, lease_s=lease_s, progress=hang)
+    terms = LeaseTerms(expiry_s)
+    lab.fill(CacheEntry("train", 1, 3), task_images=BATCH, terms=terms, progress=hang)

@@ -1,15 +1,16 @@
-"""What one image costs, by depth."""
+"""What the trunk takes for one image, by depth."""
 
 from activations_lab import CROP, Lab
-from graft.activations.fill import Wanted
-from graft.activations.measure import measure
+from graft.activations.key import CacheEntry
+from graft.activations.measure import time_depths
 
 
 def test_every_depth_is_measured(local_lab: Lab) -> None:
-    costs = measure(local_lab.model, CROP)
-    assert len(costs) == local_lab.model.depth
-    for depth in (1, 5, len(costs)):
-        assert local_lab.direct(Wanted("val", 0, depth), [0]).shape[1:] == costs[depth - 1].shape
-    seconds = [cost.seconds for cost in costs]
+    timings = time_depths(local_lab.model, CROP)
+    assert len(timings) == local_lab.model.depth
+    for depth in (1, 5, len(timings)):
+        activations = local_lab.direct(CacheEntry("val", 0, depth), [0])
+        assert activations.shape[1:] == timings[depth - 1].shape
+    seconds = [timing.seconds for timing in timings]
     assert seconds[0] > 0
     assert seconds == sorted(seconds)

@@ -16,9 +16,9 @@ def test_elements_are_dropped_and_the_others_scaled(p: float) -> None:
     scale = y[y != 0] / x[y != 0]
     torch.testing.assert_close(scale, torch.full_like(scale, 1 / (1 - p)), rtol=2e-4, atol=0)
     # No element goes with another: neighbours are drawn from the same 64 bits.
-    kept = (y != 0).float().flatten()
+    survives = (y != 0).float().flatten()
     for distance in (1, 2, 3, 4):
-        together = (kept[:-distance] * kept[distance:]).mean().item()
+        together = (survives[:-distance] * survives[distance:]).mean().item()
         assert together == pytest.approx((1 - p) ** 2, abs=0.015)
 
 

@@ -1,4 +1,4 @@
-"""Backbone weights: found, kept by their hash, fitted, refused."""
+"""Backbone weights: resolved, stored by their hash, fitted, refused."""
 
 import pickle
 
@@ -7,7 +7,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from graft.backbones.model import build
+from graft.backbones.transfer_model import build
 from graft.backbones.trunk import trunk_chain
 from graft.backbones.weights import load_weights, resolve_weights
 from graft.errors import NotFoundError, SpecError, WeightsError
@@ -38,7 +38,7 @@ def load(store, path, **changes):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "half"])
-def test_a_file_is_kept_by_its_hash_and_fitted_but_for_the_head(store, published, tmp_path, kind):
+def test_a_file_is_stored_by_its_hash_and_fitted_but_for_the_head(store, published, tmp_path, kind):
     path = tmp_path / ("w.pth" if kind == "pth" else "w.safetensors")
     if kind == "pth":
         torch.save(published, path)
@@ -47,11 +47,11 @@ def test_a_file_is_kept_by_its_hash_and_fitted_but_for_the_head(store, published
         save_file({k: v.half() if half else v.contiguous() for k, v in published.items()}, path)
     weights, model = load(store, path)
     assert weights.sha256 == sha256_file(path)
-    own = model.network.state_dict()
-    assert own["classifier.1.weight"].shape[0] == 3
+    state = model.network.state_dict()
+    assert state["classifier.1.weight"].shape[0] == 3
     for name, value in published.items():
         if not name.startswith("classifier.1."):
-            assert torch.allclose(own[name], value, atol=2e-3 if kind == "half" else 0)
+            assert torch.allclose(state[name], value, atol=2e-3 if kind == "half" else 0)
     path.unlink()
     again = resolve_weights(
         store,

@@ -17,9 +17,9 @@ import torch
 from photographs import photographs
 from torch import distributed, nn
 
-from graft.backbones.memory import keep_freed_memory
+from graft.backbones.malloc import keep_freed_memory
 from graft.data.importing import import_dataset
-from graft.data.loader import to_tensor, training_shares
+from graft.data.loader import to_tensor, training_slices
 from graft.spec import parse_job
 from graft.store import Store
 from graft.training.attempt import training_data
@@ -56,7 +56,7 @@ def steps(store: Store, arch: str, freeze: int | str) -> tuple[Callable[[], None
     learner = Learner.of(
         assembly.model, assembly.plan, data, spec.train, Ranks.current(cpu), slots={}
     )
-    shares = training_shares(len(data.train), BATCH, 0, 0, 0, 1)
+    shares = training_slices(len(data.train), BATCH, 0, 0, 0, 1)
     batch = next(iter(data.loader.batches(data.train, shares, view=0)))
     tally = Tally.empty(len(data.classes), cpu)
 
@@ -86,8 +86,7 @@ def main() -> None:
     torch.set_num_threads(CORES)
     keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
-        meet = f"file://{scratch}/meet"
-        distributed.init_process_group("gloo", init_method=meet, rank=0, world_size=1)
+        Ranks.alone(torch.device("cpu"))
         store = Store.open(f"{scratch}/store")
         import_dataset(store, str(photographs(Path(scratch) / "images", train=BATCH)), "bench")
         for arch, half in (("resnet18", 2), ("squeezenet1_1", 4)):

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from graft.cluster.local import ray_session
+from graft.cluster.local_ray import ray_session
 from graft.registry import get_model
-from graft.serving.deployment import serve_model
+from graft.serving.deployment import Capacity, serve_model
 from graft.serving.predictor import Predictor
 from graft.store import Store
 from report import report
@@ -128,7 +128,7 @@ def compare(source: Path, folder: Path) -> None:
 
     one, many = fastest([1]), fastest(BATCHES)
     served, alone, batched = [], [], []
-    with ray_session(), serve_model(store, version, port=0, replicas=CORES) as url:
+    with ray_session(), serve_model(store, version, port=0, capacity=Capacity(CORES)) as url:
         http_rate(url, files)  # warm up
         for _ in range(ROUNDS):
             served.append(http_rate(url, files))

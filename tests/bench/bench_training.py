@@ -18,7 +18,7 @@ import torchvision
 from photographs import photographs
 from torchvision import transforms
 
-from graft.cluster.local import ray_session
+from graft.cluster.local_ray import ray_session
 from graft.data.importing import import_dataset
 from graft.spec import parse_job
 from graft.store import Store
@@ -61,7 +61,7 @@ def tutorial_rate(source: Path) -> float:
 
 def graft_rate(store: Store) -> float:
     """Train by way of Ray Train; return images/s."""
-    from graft.training.worker import run_finetune
+    from graft.training.ray_train import run_finetune
 
     spec = parse_job(
         {

@@ -10,7 +10,7 @@ import torch
 import commands
 from activations_lab import Lab, make_lab
 from colours import draw_colours
-from graft.activations.fill import Wanted
+from graft.activations.key import CacheEntry
 from graft.backbones.trunk import publish_stages
 from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
@@ -25,7 +25,7 @@ def lab(tmp_path: Path) -> Lab:
     import_dataset(store, str(draw_colours(tmp_path / "images")), "colours")
     lab = make_lab(store, open_dataset(store, "colours"))
     publish_stages(store, lab.model, lab.chain)
-    lab.fill(Wanted("train", 1, 3), Wanted("val", 0, 3), Wanted("val", 0, 5))
+    lab.fill(CacheEntry("train", 1, 3), CacheEntry("val", 0, 3), CacheEntry("val", 0, 5))
     return lab
 
 

@@ -69,8 +69,8 @@ def test_ls_and_show(imported: tuple[str, dict[str, object]]) -> None:
     shown = graft("show", f"colours@{version}", "--store", store)
     assert "[green]" in shown.stdout
     assert "8 to 8 pixels" in shown.stdout
-    found = json.loads(graft("show", "colours", "--store", store, "--json").stdout)
-    assert found.items() <= document.items()
+    manifest = json.loads(graft("show", "colours", "--store", store, "--json").stdout)
+    assert manifest.items() <= document.items()
 
 
 def test_show_of_a_missing_dataset(imported: tuple[str, dict[str, object]]) -> None:

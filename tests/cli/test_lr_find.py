@@ -38,17 +38,17 @@ def test_a_rate_is_suggested_and_the_curve_drawn(user: Path) -> None:
     before = files(user)
     done = lr_find(user, *RATES, "--out", "curve.png", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found.keys() == {"suggested", "set", "rates", "losses", "smoothed", "png"}
-    assert len(found["rates"]) == len(found["losses"]) == len(found["smoothed"]) == 40
-    assert (found["rates"][0], found["rates"][-1]) == pytest.approx((1e-6, 1e-2))
-    assert 1e-4 < found["suggested"] < 1e-2
-    train = load_job(user / "job.yaml", found["set"]).train
-    assert train.optimizer.lr == found["suggested"]
+    document = json.loads(done.stdout)
+    assert document.keys() == {"suggested", "set", "rates", "losses", "smoothed", "png"}
+    assert len(document["rates"]) == len(document["losses"]) == len(document["smoothed"]) == 40
+    assert (document["rates"][0], document["rates"][-1]) == pytest.approx((1e-6, 1e-2))
+    assert 1e-4 < document["suggested"] < 1e-2
+    train = load_job(user / "job.yaml", document["set"]).train
+    assert train.optimizer.lr == document["suggested"]
     assert "40 steps of 8 images at learning rates from 1e-06 to 0.01, on CPUs" in done.stderr
     # Nothing else is left, in the store or beside the curve.
     assert files(user) - before == {user / "curve.png"}
-    assert found["png"] == "curve.png"
+    assert document["png"] == "curve.png"
     with Image.open(io.BytesIO((user / "curve.png").read_bytes())) as picture:
         assert picture.format == "PNG"
         picture.load()

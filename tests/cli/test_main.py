@@ -1,15 +1,21 @@
 """The command itself: help, version, and how errors reach the user."""
 
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 import commands
 import graft
 from graft import errors
 from graft.cli.main import app
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> commands.Done:
@@ -26,6 +32,83 @@ def test_help_names_the_verbs_and_every_command_its_options() -> None:
     assert done.returncode == 0
     for option in ("--store", "--json", "--debug", "GRAFT_STORE"):
         assert option in done.stdout
+
+
+def visible(
+    group: TyperGroup, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every group and command that help lists, with the words that call it."""
+    yield path, group
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from visible(command, (*path, name))
+        elif not command.hidden:
+            yield (*path, name), command
+
+
+@pytest.fixture(scope="module")
+def listed() -> dict[tuple[str, ...], object]:
+    """Every group and command that help lists, by the words that call it."""
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    return dict(visible(root))
+
+
+def test_help_groups_commands_by_what_a_person_is_about_to_do() -> None:
+    page = commands.main("--help", env={"COLUMNS": "80"}).stdout
+    sections = page.partition("Get started:\n")[2].split("\n\n")
+    assert [section.split()[0] for section in sections] == [
+        *("demo", "Train", "Find", "Run", "Judge", "Serve", "Look")
+    ]
+    for verb in ("train", "sweep", "submit", "evaluate", "serve", "predict", "demo"):
+        assert f"\n  {verb} " in page
+    for name in ("report ", "run-job", "ship-logs"):
+        assert f"\n  {name}" not in page
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_help_cuts_no_summary(listed: dict[tuple[str, ...], object], columns: int) -> None:
+    for path, group in listed.items():
+        if isinstance(group, TyperGroup):
+            page = commands.main(*path, "--help", env={"COLUMNS": str(columns)}).stdout
+            assert max(map(len, page.splitlines())) < columns
+            for command in group.commands.values():
+                if not command.hidden:
+                    summary = (command.help or "").partition("\n\n")[0].partition(". ")[0]
+                    assert " ".join(summary.split()) in " ".join(page.split())
+
+
+def test_each_command_ends_its_help_with_an_example_that_can_be_typed(
+    listed: dict[tuple[str, ...], object],
+) -> None:
+    for path, command in listed.items():
+        if isinstance(command, TyperCommand):
+            example = (command.epilog or "").removeprefix("Example: ")
+            program, *words = shlex.split(example)
+            assert (program, *words[: len(path)]) == ("graft", *path)
+            # It has no option but those there are, and all arguments.
+            command.make_context(path[-1], words[len(path) :])
+            assert all((ROOT / word).is_file() for word in words if word.startswith("jobs/"))
+    page = commands.main("train", "--help", env={"COLUMNS": "80"}).stdout
+    assert page.endswith("\n  Example: graft train jobs/finetune.yaml --set train.epochs=3\n")
+
+
+def test_a_command_may_be_called_by_its_former_name(tmp_path: Path) -> None:
+    today, former = (
+        commands.main(name, "show", "absent", "--store", tmp_path) for name in ("reports", "report")
+    )
+    assert "graft: no report 'absent'" in former.stderr
+    assert (former.returncode, former.stderr) == (today.returncode, today.stderr)
+    assert " reports ls [OPTIONS]" in commands.main("report", "ls", "--help").stdout
+
+
+def test_a_command_on_jobs_has_the_options_of_a_cluster() -> None:
+    options = ("--kube-context", "-n, --namespace", "--profile", "--address", "--store")
+    for words in (("submit",), ("jobs", "ls"), ("jobs", "logs")):
+        page = commands.main(*words, "--help", env={"COLUMNS": "80"}).stdout
+        places = [page.index(f"\n  {option} ") for option in options]
+        assert places == sorted(places)
+        assert page.index("\n  --debug") > places[-1]
 
 
 def test_no_such_option_and_no_such_verb() -> None:

@@ -7,12 +7,12 @@ import pytest
 
 import commands
 from colours import colour_spec, draw_colours, new_run
-from graft.cluster.jobs import read_job, read_job_spec, submit_job
+from graft.cluster.job_records import read_job, read_job_spec, submit_job
 from graft.data.importing import import_dataset
 from graft.registry import get_model
 from graft.spec import Finetune, dump_job
 from graft.store import Store
-from graft.training.runs import read_head, read_result
+from graft.training.runs import read_pointer, read_result
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def store(tmp_path: Path) -> Store:
 
 def run_job(store: Store, job: str, spec: Finetune, ray: str = "") -> commands.Done:
     """Run the command as a pod does: all it has to know is in its environment."""
-    given = {"GRAFT_STORE": store.uri, "GRAFT_JOB": job, "GRAFT_SPEC": dump_job(spec)}
-    return commands.graft("run-job", env=given | {"RAY_ADDRESS": ray})
+    environment = {"GRAFT_STORE": store.uri, "GRAFT_JOB": job, "GRAFT_SPEC": dump_job(spec)}
+    return commands.graft("run-job", env=environment | {"RAY_ADDRESS": ray})
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_a_run_that_the_job_did_not_make_is_left_alone(
     done = run_job(store, run, colour_spec(train__epochs=1), ray_cluster_address)
     assert done.returncode == 2
     assert f"there is a run '{run}' that this job did not make" in done.stderr
-    assert read_head(store, run) is None
+    assert read_pointer(store, run) is None
 
 
 @pytest.mark.slow

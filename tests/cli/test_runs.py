@@ -63,22 +63,22 @@ def rows(output: str) -> list[list[str]]:
 
 def test_a_result_is_shown(uri: str) -> None:
     output = show(uri, "new").stdout
-    found = rows(output)
-    assert ["val calibration error", "0.0625"] in found
-    assert ["before training", "accuracy 0.1250, loss 2.7500"] in found
-    start = found.index(["class", "recall", "precision"])
-    assert found[start + 1] == [NAMES[0], "0.7500", "0.3750"]
-    assert found[start + 2] == [NAMES[1], "0.7500", "never predicted"]
-    assert len(found[start + 1 :]) == 12
+    table = rows(output)
+    assert ["val calibration error", "0.0625"] in table
+    assert ["before training", "accuracy 0.1250, loss 2.7500"] in table
+    start = table.index(["class", "recall", "precision"])
+    assert table[start + 1] == [NAMES[0], "0.7500", "0.3750"]
+    assert table[start + 2] == [NAMES[1], "0.7500", "never predicted"]
+    assert len(table[start + 1 :]) == 12
     assert "2 more classes" in output
 
 
 def test_an_old_result_is_shown_as_far_as_it_goes(uri: str) -> None:
-    found = rows(show(uri, "old").stdout)
-    assert ["val accuracy", "0.5000"] in found
-    assert "before training" not in [row[0] for row in found]
-    start = found.index(["class", "recall"])
-    assert found[start + 1 :] == [["ants", "0.2500"], ["bees", "no images"]]
+    table = rows(show(uri, "old").stdout)
+    assert ["val accuracy", "0.5000"] in table
+    assert "before training" not in [row[0] for row in table]
+    start = table.index(["class", "recall"])
+    assert table[start + 1 :] == [["ants", "0.2500"], ["bees", "no images"]]
 
 
 def test_the_confusion_matrix_is_written(uri: str, tmp_path: Path) -> None:
@@ -88,6 +88,11 @@ def test_the_confusion_matrix_is_written(uri: str, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["result"]["metrics"]["val"]["ece"] == 0.0625
     assert file.read_bytes() == PNG
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_unfinished_run_says_how_to_go_on(uri: str) -> None:
+    output = show(uri, "unfinished").stdout
+    assert "unfinished, attempt 0: graft runs resume unfinished" in output
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from kubernetes.config import kube_config
 
 import commands
 from colours import colour_spec, draw_colours
-from graft.cluster.jobs import begin_attempt, put_log, submit_job
+from graft.cluster.job_records import begin_attempt, put_log, submit_job
 from graft.data.importing import import_dataset
 from graft.spec import dump_job
 from graft.store import Store
@@ -28,11 +28,11 @@ TOKEN = "a-token-of-this-test-alone"
 
 
 def graft(*arguments: str, **environment: str) -> commands.Done:
-    given = {"KUBECONFIG": "/nonexistent/config"} | environment
+    environment = {"KUBECONFIG": "/nonexistent/config"} | environment
     with pytest.MonkeyPatch.context() as patch:
         # Kubernetes' client has read it when it was imported.
-        patch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", given["KUBECONFIG"])
-        return commands.main(*arguments, env=given)
+        patch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", environment["KUBECONFIG"])
+        return commands.main(*arguments, env=environment)
 
 
 @pytest.fixture
@@ -177,11 +177,11 @@ def ray_address() -> Iterator[str]:
     ) as ray:
         assert ray.stdout
         said = ""
-        while not (found := re.search(r"RAY_API_SERVER_ADDRESS='(http://\S+)'", said)):
+        while not (address := re.search(r"RAY_API_SERVER_ADDRESS='(http://\S+)'", said)):
             line = ray.stdout.readline()
             assert line, f"Ray has ended: {said}"
             said += line
-        yield found[1]
+        yield address[1]
         os.killpg(ray.pid, signal.SIGKILL)  # told to end, it would wait for half a minute
 
 

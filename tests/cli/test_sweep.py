@@ -11,17 +11,17 @@ from colours import colour_spec, draw_colours
 from graft.data.importing import import_dataset
 from graft.spec import Sweep, dump_job, parse_job
 from graft.store import Store
-from graft.sweep.plan import Throughput
-from graft.sweep.resolve import prepare_sweep
+from graft.sweep.best_trial import best_trial
+from graft.sweep.prepare import prepare_sweep
 from graft.sweep.results import (
     SweepResult,
     TrialEpoch,
     TrialRecord,
-    best_trial,
     create_sweep,
     publish_sweep,
     put_trial,
 )
+from graft.sweep.sweep_plan import Throughput
 
 Graft = Callable[..., tuple[int, str, str]]
 RATES = [1e-3, 1e-2]
@@ -210,8 +210,8 @@ def sweeps(user: Path) -> tuple[str, str]:
     recorded, plan = prepare_sweep(store, sweep_spec(), Throughput(gflops=1.0, images=1.0))
     finished, stopped = (create_sweep(store, recorded, plan) for _ in range(2))
     trials = [record(1, 0.5), record(2, 0.75), record(3, 0, "diverged")]
-    for one in trials:
-        put_trial(store, finished, one)
+    for trial in trials:
+        put_trial(store, finished, trial)
     put_trial(store, stopped, trials[0])
     result = SweepResult(
         sweep=finished,
@@ -235,9 +235,9 @@ def sweeps(user: Path) -> tuple[str, str]:
 def test_sweeps_are_listed(graft: Graft, sweeps: tuple[str, str]) -> None:
     code, output, _ = graft("sweeps", "ls", "--json")
     assert code == 0
-    found = {row["sweep"]: row for row in json.loads(output)["sweeps"]}
-    assert found.keys() == set(sweeps)
-    finished, stopped = (found[sweep] for sweep in sweeps)
+    rows = {row["sweep"]: row for row in json.loads(output)["sweeps"]}
+    assert rows.keys() == set(sweeps)
+    finished, stopped = (rows[sweep] for sweep in sweeps)
     assert (finished["state"], finished["done"], finished["trials"]) == ("finished", 3, 6)
     assert (finished["best"]["number"], finished["model"]) == (2, "colours@1")
     assert (stopped["state"], stopped["best"]["value"]) == ("unfinished", 0.5)

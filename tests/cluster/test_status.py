@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from graft.cluster.jobs import JobRecord
-from graft.cluster.status import REASONS, Seen, combine, seen
+from graft.cluster.job_records import JobRecord
+from graft.cluster.status import REASONS, ClusterStatus, combine, rayjob_status
 
 
 def rayjob(deleted: bool = False, **status: Any) -> dict[str, Any]:
@@ -136,53 +136,55 @@ def unschedulable(name: str, message: str) -> dict[str, Any]:
 def test_a_cluster_says_how_a_job_stands(
     status: dict[str, Any], pods: list[dict[str, Any]], state: str, why: str | None
 ) -> None:
-    found = seen(rayjob(**status), pods)
-    assert (found.job, found.kind, found.spec) == ("one", "finetune", "kind: finetune\n")
-    assert found.state == state
-    assert (found.why or "").startswith(why or "")
-    assert (found.why is None) == (why is None)
+    shown = rayjob_status(rayjob(**status), pods)
+    assert (shown.job, shown.kind, shown.spec) == ("one", "finetune", "kind: finetune\n")
+    assert shown.state == state
+    assert (shown.why or "").startswith(why or "")
+    assert (shown.why is None) == (why is None)
 
 
 def test_a_job_that_is_being_deleted_is_cancelled() -> None:
-    found = seen(rayjob(deleted=True, jobDeploymentStatus="Running", jobStatus="RUNNING"), [])
-    assert found.state == "cancelled"
+    status = rayjob_status(
+        rayjob(deleted=True, jobDeploymentStatus="Running", jobStatus="RUNNING"), []
+    )
+    assert status.state == "cancelled"
 
 
 def record(**changes: Any) -> JobRecord:
-    given = {"job": "one", "kind": "finetune", "state": "running", "attempt": 2, "started": "t"}
-    return JobRecord.model_validate(given | changes)
+    fields = {"job": "one", "kind": "finetune", "state": "running", "attempt": 2, "started": "t"}
+    return JobRecord.model_validate(fields | changes)
 
 
-RUNNING = Seen("one", "finetune", "running")
+RUNNING = ClusterStatus("one", "finetune", "running")
 
 
 @pytest.mark.parametrize(
-    ("seen", "record", "here", "line"),
+    ("on_cluster", "record", "on_this_cluster", "line"),
     [
         (RUNNING, record(), True, "running: epoch 3/8"),
         (RUNNING, None, True, "running: epoch 3/8"),
         # Its own word counts, though its cluster does not know yet, or tries again in vain.
         (RUNNING, record(state="succeeded", final=True, model="m@1"), True, "succeeded: m@1"),
         (
-            Seen("one", "finetune", "starting", "attempt 1 failed"),
+            ClusterStatus("one", "finetune", "starting", "attempt 1 failed"),
             record(state="failed", final=True, error="no dataset 'x'"),
             True,
             "failed: no dataset 'x'",
         ),
         (
-            Seen("one", "finetune", "starting", "attempt 2: w1: 0/3 nodes are available"),
+            ClusterStatus("one", "finetune", "starting", "attempt 2: w1: 0/3 nodes are available"),
             record(state="failed", error="a worker died"),
             True,
             "starting: a worker died; attempt 2: w1: 0/3 nodes are available",
         ),
         (
-            Seen("one", "finetune", "failed", REASONS["PreRunningDeadlineExceeded"]),
+            ClusterStatus("one", "finetune", "failed", REASONS["PreRunningDeadlineExceeded"]),
             record(state="failed", error="a worker died"),
             True,
             "failed: a worker died; its pods did not run within the start deadline",
         ),
         (
-            Seen("one", "finetune", "failed", "exit 1"),
+            ClusterStatus("one", "finetune", "failed", "exit 1"),
             record(state="failed", error="a worker died"),
             True,
             "failed: a worker died",
@@ -195,8 +197,11 @@ RUNNING = Seen("one", "finetune", "running")
     ],
 )
 def test_what_the_cluster_and_the_store_know_together(
-    seen: Seen | None, record: JobRecord | None, here: bool, line: str
+    on_cluster: ClusterStatus | None,
+    record: JobRecord | None,
+    on_this_cluster: bool,
+    line: str,
 ) -> None:
-    status = combine("one", seen, record, "epoch 3/8", here)
+    status = combine("one", on_cluster, record, "epoch 3/8", on_this_cluster)
     assert str(status) == line
     assert status.has_ended == line.startswith(("succeeded", "failed"))

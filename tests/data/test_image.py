@@ -126,10 +126,10 @@ def test_shrinking_averages_what_it_drops(encoded):
 def test_what_import_keeps_decodes_to_the_same_pixels(picture, encoded, format, size):
     exif = {"exif": oriented(6)} if format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}
     data = encoded(picture(1, *size), format, **exif)
-    kept = prepare(data, 30)
-    assert same(decode(kept.data), decode(data, 30))
-    assert same(decode(kept.data, 30), decode(data, 30))
-    assert (kept.data == data) == (max(size) <= 30)
+    prepared = prepare(data, 30)
+    assert same(decode(prepared.data), decode(data, 30))
+    assert same(decode(prepared.data, 30), decode(data, 30))
+    assert (prepared.data == data) == (max(size) <= 30)
 
 
 def test_what_import_says_of_an_image(picture, encoded):

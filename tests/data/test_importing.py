@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from graft.backend import Directory
 from graft.data.image import decode
 from graft.data.importing import import_dataset
 from graft.data.manifest import DatasetVersion, list_datasets, open_dataset
 from graft.errors import DataError, NotFoundError, StoreError
 from graft.store import Store, sha256
+from graft.store.directory import Directory
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "ants-bees"
 
@@ -58,7 +58,7 @@ def test_import_and_read_back(store, class_folders):
         assert np.array_equal(np.asarray(found), np.asarray(expected))
 
 
-def test_small_images_are_kept_untouched(directory, class_folders):
+def test_small_images_are_stored_untouched(directory, class_folders):
     root = class_folders({"a": 2, "b": 2})
     import_dataset(directory, str(root), "letters", max_side=12)
     dataset = open_dataset(directory, "letters")
@@ -435,5 +435,5 @@ def test_ants_and_bees(directory):
     assert manifest.counts["val"] == {"ants": 70, "bees": 83}
     dataset = open_dataset(directory, "ants-bees")
     for image, data in dataset.originals():
-        kept = decode(dataset.read(image))
-        assert np.array_equal(np.asarray(kept), np.asarray(decode(data, 512)))
+        stored = decode(dataset.read(image))
+        assert np.array_equal(np.asarray(stored), np.asarray(decode(data, 512)))

@@ -6,7 +6,7 @@ import torch
 
 from colours import draw_colours
 from graft.data.importing import import_dataset
-from graft.data.loader import ImageLoader, evaluation_shares, to_tensor, training_shares
+from graft.data.loader import ImageLoader, evaluation_slices, to_tensor, training_slices
 from graft.data.manifest import open_dataset
 from graft.data.views import render
 from graft.spec import Loader, Preprocess, StandardAugment
@@ -18,26 +18,31 @@ SMALL = Preprocess(resize=36, crop=32)
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 @pytest.mark.parametrize("images", [5, 16, 33])
 def test_every_image_is_trained_on_once_an_epoch_in_the_same_batches(images, workers):
-    alone = training_shares(images, 8, seed=3, epoch=2, rank=0, workers=1)
+    alone = training_slices(images, 8, seed=3, epoch=2, rank=0, workers=1)
     together = [
-        training_shares(images, 8, seed=3, epoch=2, rank=rank, workers=workers)
+        training_slices(images, 8, seed=3, epoch=2, rank=rank, workers=workers)
         for rank in range(workers)
     ]
-    assert {len(shares) for shares in together} == {len(alone)}
+    assert {len(slices) for slices in together} == {len(alone)}
     seen = []
     for number, whole in enumerate(alone):
-        shares = [worker[number] for worker in together]
-        assert all(len(share.indices) and share.total == len(whole.indices) for share in shares)
-        real = np.concatenate([share.indices[share.weights > 0] for share in shares])
+        slices = [worker[number] for worker in together]
+        assert all(
+            len(batch_slice.indices) and batch_slice.total == len(whole.indices)
+            for batch_slice in slices
+        )
+        real = np.concatenate(
+            [batch_slice.indices[batch_slice.weights > 0] for batch_slice in slices]
+        )
         assert sorted(real) == sorted(whole.indices)
-        assert sum(share.weights.sum() for share in shares) == len(whole.indices)
+        assert sum(batch_slice.weights.sum() for batch_slice in slices) == len(whole.indices)
         seen.extend(real)
     assert sorted(seen) == list(range(images))
 
 
 def test_the_order_depends_on_seed_and_epoch():
     def order(seed, epoch):
-        return np.concatenate([s.indices for s in training_shares(50, 8, seed, epoch, 0, 1)])
+        return np.concatenate([s.indices for s in training_slices(50, 8, seed, epoch, 0, 1)])
 
     assert np.array_equal(order(0, 0), order(0, 0))
     assert not np.array_equal(order(0, 0), order(0, 1))
@@ -46,9 +51,11 @@ def test_the_order_depends_on_seed_and_epoch():
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_every_validation_image_is_read_once(workers):
-    shares = [s for rank in range(workers) for s in evaluation_shares(11, 4, rank, workers)]
-    assert sorted(np.concatenate([share.indices for share in shares])) == list(range(11))
-    assert all(len(share.indices) <= 4 for share in shares)
+    slices = [s for rank in range(workers) for s in evaluation_slices(11, 4, rank, workers)]
+    assert sorted(np.concatenate([batch_slice.indices for batch_slice in slices])) == list(
+        range(11)
+    )
+    assert all(len(batch_slice.indices) <= 4 for batch_slice in slices)
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +75,12 @@ def test_threads_and_caches_change_nothing(dataset, settings):
     images = dataset.images("train")
     loader = ImageLoader(dataset, SMALL, StandardAugment(), settings)
     for view in (1, 2):
-        shares = training_shares(len(images), 8, 0, view, 0, 1)
-        batches = list(loader.batches(images, shares, view))
-        assert len(batches) == len(shares)
-        for batch, share in zip(batches, shares, strict=True):
-            assert batch.share is share
-            for row, index in enumerate(share.indices):
+        slices = training_slices(len(images), 8, 0, view, 0, 1)
+        batches = list(loader.batches(images, slices, view))
+        assert len(batches) == len(slices)
+        for batch, batch_slice in zip(batches, slices, strict=True):
+            assert batch.slice is batch_slice
+            for row, index in enumerate(batch_slice.indices):
                 image = images[index]
                 pixels = decode(dataset.read(image))
                 expected = render(pixels, image.sha256, view, SMALL, StandardAugment())
@@ -86,7 +93,7 @@ def test_a_reader_that_stops_early_leaves_no_thread(dataset):
 
     images = dataset.images("train")
     loader = ImageLoader(dataset, SMALL, StandardAugment(), Loader())
-    batches = loader.batches(images, training_shares(len(images), 4, 0, 0, 0, 1), 1)
+    batches = loader.batches(images, training_slices(len(images), 4, 0, 0, 0, 1), 1)
     next(batches)
     batches.close()
     for thread in [t for t in threading.enumerate() if t.name.startswith("decode")]:

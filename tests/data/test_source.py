@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from graft.data.source import Source, open_source
+from graft.data.source import ImageSource, open_source
 from graft.errors import DataError, ImageError, StoreError
 from graft.store import Store
 
@@ -17,11 +17,11 @@ def write(root: Path, *paths: str) -> str:
     return str(root)
 
 
-def labelled(source: Source) -> dict[str, tuple[str, str]]:
-    return {item.path: (item.split, item.label) for item in source.items}
+def labelled(source: ImageSource) -> dict[str, tuple[str, str]]:
+    return {file.path: (file.split, file.label) for file in source.files}
 
 
-def reasons(source: Source) -> dict[str, str]:
+def reasons(source: ImageSource) -> dict[str, str]:
     return {file.path: file.reason for file in source.stray}
 
 
@@ -33,7 +33,7 @@ def test_a_folder_for_each_class(tmp_path):
         "b/1.png": ("train", "b"),
     }
     assert source.splits == set()
-    assert source.read(source.items[1]) == b"a/deep/er/2.png"
+    assert source.read(source.files[1]) == b"a/deep/er/2.png"
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "Validation"])
@@ -54,7 +54,7 @@ def test_classes_may_have_the_names_of_splits(tmp_path):
     source = open_source(
         write(tmp_path, "car/1.png", "plane/1.png", "train/1.png", "train/2/3.png")
     )
-    assert {item.label for item in source.items} == {"car", "plane", "train"}
+    assert {file.label for file in source.files} == {"car", "plane", "train"}
     assert source.splits == set()
 
 
@@ -130,7 +130,7 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "a" / "2.png").symlink_to(tmp_path / "gone")
     source = open_source(root)
     with pytest.raises(ImageError, match="cannot be read: No such file or directory"):
-        source.read(source.items[1])
+        source.read(source.files[1])
 
 
 def csv(root: Path, text: str, name: str = "labels.csv") -> str:
@@ -147,15 +147,15 @@ def test_csv(tmp_path):
         f'\ufeffLabel, path,other\ncat,img/1.png,x\n"dog, big",2.png,\n7,{outside}/3.png,y\n',
     )
     source = open_source(table)
-    assert [item.label for item in source.items] == ["cat", "dog, big", "7"]
-    assert [source.read(item) for item in source.items] == [b"img/1.png", b"2.png", b"3.png"]
-    assert [item.path for item in source.items] == ["img/1.png", "2.png", f"{outside}/3.png"]
+    assert [file.label for file in source.files] == ["cat", "dog, big", "7"]
+    assert [source.read(file) for file in source.files] == [b"img/1.png", b"2.png", b"3.png"]
+    assert [file.path for file in source.files] == ["img/1.png", "2.png", f"{outside}/3.png"]
     assert source.splits == set()
 
 
 def test_csv_with_splits(tmp_path):
     source = open_source(csv(tmp_path, "path,label,split\n1,a,Train\n2,a,valid\n3,b,testing\n"))
-    assert [item.split for item in source.items] == ["train", "val", "test"]
+    assert [file.split for file in source.files] == ["train", "val", "test"]
     assert source.splits == {"train", "val", "test"}
 
 
@@ -169,7 +169,7 @@ def test_parquet(tmp_path):
     pq.write_table(pa.table(table), tmp_path / "labels.parquet")
     source = open_source(str(tmp_path / "labels.parquet"))
     assert labelled(source) == {"1.png": ("train", "a"), "2.png": ("val", "b")}
-    assert source.read(source.items[0]) == b"1.png"
+    assert source.read(source.files[0]) == b"1.png"
 
 
 @pytest.mark.parametrize(
@@ -213,21 +213,21 @@ def test_s3_prefix_and_table(s3_store_uri, tmp_path):
             "train/a/1.png": ("train", "a"),
             "val/a/2.png": ("val", "a"),
         }
-        assert source.read(source.items[1]) == b"set/val/a/2.png"
+        assert source.read(source.files[1]) == b"set/val/a/2.png"
 
     rows = f"path,label\ntrain/a/1.png,x\n../settle/b/3.png,y\n{s3_store_uri}/set/val/a/2.png,z\n"
     bucket.write("set/labels.csv", rows.encode())
     source = open_source(f"{s3_store_uri}/set/labels.csv")
-    assert [source.read(item).decode() for item in source.items] == [
+    assert [source.read(file).decode() for file in source.files] == [
         "set/train/a/1.png",
         "settle/b/3.png",
         "set/val/a/2.png",
     ]
     local = open_source(csv(tmp_path, f"path,label\n{s3_store_uri}/set/val/a/2.png,z\n"))
-    assert local.read(local.items[0]) == b"set/val/a/2.png"
+    assert local.read(local.files[0]) == b"set/val/a/2.png"
     bucket.delete("set/val/a/2.png")
     with pytest.raises(ImageError, match="does not exist"):
-        local.read(local.items[0])
+        local.read(local.files[0])
 
 
 def test_s3_sources_that_are_not_there(s3_store_uri):

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +11,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gpu.sizes import Sizes
-from graft.activations.cache import Activations
-from graft.backbones.model import TransferModel, build
-from graft.backbones.stages import freeze_depth
+from graft.activations.lookup import NO_ACTIVATIONS, ActivationLookup
+from graft.backbones.stage_map import freeze_depth
+from graft.backbones.transfer_model import TransferModel, build
 from graft.backbones.trunk import trunk_chain
 from graft.data.importing import import_dataset
-from graft.data.loader import ImageLoader, evaluation_shares, to_tensor
+from graft.data.loader import ImageLoader, evaluation_slices, to_tensor
 from graft.data.manifest import DatasetVersion, open_dataset
 from graft.spec import SGD, AdamW, Backbone, Contract, LinearHead, Loader, StandardAugment, Train
 from graft.store import Store
 from graft.training.attempt import repeat_exactly
 from graft.training.events import Untrained
-from graft.training.loop import Data, EpochDone, finetune
-from graft.training.plan import Plan, make_plan
+from graft.training.loop import EpochDone, TrainingData, finetune
 from graft.training.ranks import Ranks
+from graft.training.training_plan import TrainingPlan, make_training_plan
 
 CPU = torch.device("cpu")
 TINTS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
@@ -77,9 +76,9 @@ class Lab:
         settings = Loader(threads=threads, decoded_cache_mb=0)
         return ImageLoader(self.dataset, contract, self.augment, settings)
 
-    def data(self, cached: Callable[[str, int, int], Activations | None] | None = None) -> Data:
+    def data(self, cached: ActivationLookup = NO_ACTIVATIONS) -> TrainingData:
         """Return what the loop is given where numbers are compared."""
-        return Data(
+        return TrainingData(
             self.dataset,
             self.loader(self.contract),
             self.dataset.images("train"),
@@ -88,7 +87,7 @@ class Lab:
             self.dataset.manifest.classes,
             self.contract,
             self.augment,
-            cached or (lambda split, view, depth: None),
+            cached,
         )
 
     def model(self, freeze: int | str, smoothed: bool = True) -> TransferModel:
@@ -102,7 +101,7 @@ class Lab:
         if smoothed:
             smooth(model.network)
         images = self.dataset.images("train")
-        share = evaluation_shares(len(images), self.sizes.batch, 0, 1)[:1]
+        share = evaluation_slices(len(images), self.sizes.batch, 0, 1)[:1]
         (batch,) = self.loader(self.contract).batches(images, share, view=1)
         settle(model.network, to_tensor(batch.images, self.contract))
         return model
@@ -136,7 +135,7 @@ class Lab:
         freeze: int | str,
         device: torch.device,
         recipe: Train,
-        data: Data,
+        data: TrainingData,
     ) -> Trained:
         """Run the loop with a model that is on a device."""
         before = trunk_chain(model, self.contract).digests
@@ -160,10 +159,10 @@ def new_model(arch: str, crop: int) -> TransferModel:
     return build(backbone, LinearHead(), len(TINTS), crop)
 
 
-def plan_of(model: TransferModel, freeze: int | str, recipe: Train) -> Plan:
+def plan_of(model: TransferModel, freeze: int | str, recipe: Train) -> TrainingPlan:
     """Return what a recipe means for a model."""
     backbone = Backbone(arch=model.stages.arch, weights="none", freeze=freeze)
-    return make_plan(model, backbone, recipe)
+    return make_training_plan(model, backbone, recipe)
 
 
 def smooth(network: nn.Module) -> None:

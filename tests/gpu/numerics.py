@@ -15,13 +15,15 @@ from gpu.compare import apart, losses_apart, weights_apart
 from gpu.golden import register_model
 from gpu.lab import CPU, Lab, Trained, plan_of
 from gpu.table import Figure, Row, Skipped
-from graft.activations.cache import Activations
-from graft.activations.fill import Naming, Wanted, fill, run_here
-from graft.activations.key import backend_name
+from graft.activations.cache import ActivationCache, Activations
+from graft.activations.compute import TrunkSetup
+from graft.activations.fill import fill, run_here
+from graft.activations.key import CacheEntry, KeyScheme, backend_name
+from graft.activations.lookup import OpenActivations
 from graft.backbones.trunk import trunk_chain
 from graft.data.loader import to_tensor
 from graft.serving.predictor import GOLDEN_TOLERANCE, Predictor
-from graft.training.lanes import train_lanes
+from graft.training.batched_heads import train_lanes
 from graft.training.loop import autocast
 
 LOSS = 1e-3
@@ -128,30 +130,29 @@ def _golden(lab: Lab) -> Figure:
 
 
 @functools.cache
-def _filled(lab: Lab, device: torch.device, store: str) -> dict[Wanted, Activations]:
+def _filled(lab: Lab, device: torch.device, store: str) -> Mapping[CacheEntry, Activations]:
     """Fill what the frozen loop reads, and the maps one stage before, into a store of its own."""
     model = lab.model("all").to(device)
     chain = trunk_chain(model, lab.contract)
-    naming = Naming(chain, lab.augment, "float32", backend_name(device))
-    kept = lab.new_store(store)
-    run = run_here(kept, model, lab.loader(lab.contract), lab.contract, device=device)
+    keys = KeyScheme(chain, lab.augment, "float32", backend_name(device))
+    cache = ActivationCache(lab.new_store(store), lab.dataset, keys)
+    setup = TrunkSetup(model, lab.loader(lab.contract), lab.contract)
     places = [("train", 1, model.depth - 1), ("train", 1, model.depth), ("val", 0, model.depth)]
-    wanted = [Wanted(*place) for place in places]
-    return fill(kept, lab.dataset, naming, wanted, run).activations
+    entries = [CacheEntry(*place) for place in places]
+    return fill(cache, entries, run_here(cache.store, setup)).activations
 
 
 def _activations(lab: Lab) -> Figure:
     here, there = _filled(lab, lab.device, "filled"), _filled(lab, CPU, "filled-by-cpu")
     values = [
-        apart(here[wanted].take(kept.images), kept.take(kept.images))
-        for wanted, kept in there.items()
+        apart(here[entry].take(by_cpu.images), by_cpu.take(by_cpu.images))
+        for entry, by_cpu in there.items()
     ]
     return Figure(f"apart {max(values):.1e}", max(values) <= FORWARD)
 
 
 def _trained_on(lab: Lab) -> Figure:
-    kept = _filled(lab, lab.device, "filled")
-    data = lab.data(lambda split, view, depth: kept.get(Wanted(split, view, depth)))
+    data = lab.data(OpenActivations(_filled(lab, lab.device, "filled")))
     model = lab.model("all").to(lab.device)
     of = lab.train(model, "all", lab.device, lab.recipe("all"), data)
     if data.loader.rendered:

@@ -15,9 +15,10 @@ from gpu.lab import TINTS, Lab, new_model, plan_of
 from gpu.sizes import Sizes
 from gpu.table import Figure, Row, Skipped
 from graft.activations.batches import ActivationBatch
-from graft.data.loader import Batch, Share, evaluation_shares
+from graft.activations.lookup import NO_ACTIVATIONS
+from graft.data.loader import Batch, BatchSlice, evaluation_slices
 from graft.spec import Contract, Train
-from graft.training.loop import Data, EpochDone, Learner, StepDone, finetune, train_step
+from graft.training.loop import EpochDone, Learner, StepDone, TrainingData, finetune, train_step
 from graft.training.metrics import Tally
 from graft.training.ranks import Ranks
 
@@ -66,7 +67,7 @@ def _decode(laid: Callable[[], Lab], threads: int) -> Figure:
     lab = laid()
     images = lab.dataset.images("test")
     loader = lab.loader(_contract(lab), threads)
-    shares = evaluation_shares(len(images), 32, 0, 1)
+    shares = evaluation_slices(len(images), 32, 0, 1)
 
     def step() -> int:
         return sum(len(batch.images) for batch in loader.batches(images, shares, view=1))
@@ -92,7 +93,7 @@ def _step(lab: Lab, arch: str, precision: str, layout: str, compiled: bool) -> F
     batch = Batch(
         noise.integers(0, 256, shape, np.uint8),
         noise.integers(0, len(TINTS), sizes.timed_batch),
-        Share(np.arange(shape[0]), np.ones(shape[0], np.float32), shape[0]),
+        BatchSlice(np.arange(shape[0]), np.ones(shape[0], np.float32), shape[0]),
     )
     tally = Tally.empty(len(TINTS), lab.device)
 
@@ -112,7 +113,7 @@ def _epoch(lab: Lab) -> Figure:
     """Time the second epoch of the loop, files decoded as it goes."""
     images = lab.dataset.images("test")
     contract = _contract(lab)
-    data = Data(
+    data = TrainingData(
         lab.dataset,
         lab.loader(contract, THREADS),
         images,
@@ -121,7 +122,7 @@ def _epoch(lab: Lab) -> Figure:
         lab.dataset.manifest.classes,
         contract,
         lab.augment,
-        lambda split, view, depth: None,
+        NO_ACTIVATIONS,
     )
     model = new_model(lab.sizes.arch, lab.sizes.timed_crop).to(lab.device)
     recipe = _recipe(lab, "bf16" if lab.device.type == "cuda" else "fp32", compiled=False)

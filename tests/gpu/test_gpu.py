@@ -14,7 +14,7 @@ import torch
 from gpu.compare import apart, losses_apart, weights_apart
 from gpu.network import ResNet
 from gpu.table import Figure, Result, Row, Skipped, print_result, run_rows, summary
-from graft.backbones.network import OnMeta
+from graft.backbones.make_network import OnMeta
 
 RUN = Path(__file__).with_name("run.py")
 VERDICT = re.compile(r"^(?P<name>\S.{19}).{52} (?P<verdict>ok|FAILED|skipped|not run)$", re.M)

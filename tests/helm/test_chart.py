@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from colours import colour_spec
-from graft.cluster.profile import Head, Profile, times
-from graft.cluster.rayjob import RAY_VERSION, Submission, rayjob
+from graft.cluster.profile import HeadNode, Profile, times
+from graft.cluster.rayjob_manifest import RAY_VERSION, Submission, rayjob
 from graft.spec import load_job, parse_yaml
 from helm.rendering import (
     CASES,
@@ -117,7 +117,7 @@ def test_a_profile_has_what_the_values_say() -> None:
         "tolerations": ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},),
     }
     assert (found.priority_class, found.queue) == ("low", "team")
-    assert found.head == Head(
+    assert found.head == HeadNode(
         cpu="1",
         memory="4Gi",
         cache="5Gi",

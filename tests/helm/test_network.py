@@ -5,7 +5,7 @@ from typing import Any
 
 from colours import colour_spec
 from graft.cluster.profile import Profile
-from graft.cluster.rayjob import Submission, rayjob
+from graft.cluster.rayjob_manifest import Submission, rayjob
 from graft.spec import parse_yaml
 from helm.policies import End, passes
 from helm.rendering import CASES, LEAST, NAMESPACE, SERVING, Object, needs_helm, only, rendered

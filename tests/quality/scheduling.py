@@ -20,12 +20,12 @@ FIRST = (
     "tests/serving/test_deployment.py",
     "tests/cli/test_submit.py",
     "tests/cli/test_run_job.py",
-    "tests/training/test_worker.py",
-    "tests/report/test_transfer.py",
-    "tests/training/test_kept.py",
+    "tests/training/test_ray_train.py",
+    "tests/report/transfer/test_transfer.py",
+    "tests/training/test_caching.py",
     "tests/training/test_recipe.py",
     "tests/training/test_attempt.py",
-    "tests/backbones/test_model.py",
+    "tests/backbones/test_transfer_model.py",
     "tests/cli/test_bad_input.py",
 )
 """The longest, longest first; the others follow as they are collected."""

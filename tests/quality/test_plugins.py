@@ -102,8 +102,8 @@ def test_alone(n): run(True)
 
 
 def test_files_that_share_a_ray_are_one_group() -> None:
-    assert group("tests/training/test_worker.py") == RAY
-    assert group("tests/activations/test_worker.py") == RAY
+    assert group("tests/training/test_ray_train.py") == RAY
+    assert group("tests/activations/test_ray_tasks.py") == RAY
     assert group("tests/data/test_splits.py") == "tests/data/test_splits.py"
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graft.registry import get_model
 from graft.serving.app import MAX_BATCH, create_app
-from graft.serving.current import Current
+from graft.serving.current_version import Current
 from graft.serving.predictor import Predictor
 from graft.store import Store
 
@@ -62,8 +62,8 @@ def test_the_three_forms_of_one_image_give_one_answer(
     for body in bodies:
         assert body["model"] == "ants-bees@1"
         assert set(body["timing_ms"]) == {"decode", "predict", "total"}
-        found = {each["class"]: each["probability"] for each in body["predictions"]}
-        assert found == pytest.approx(dict(zip(predictor.version.classes, expected, strict=True)))
+        shown = {each["class"]: each["probability"] for each in body["predictions"]}
+        assert shown == pytest.approx(dict(zip(predictor.version.classes, expected, strict=True)))
         ordered = [each["probability"] for each in body["predictions"]]
         assert ordered == sorted(ordered, reverse=True)
 
@@ -229,8 +229,8 @@ def test_requests_that_arrive_together_share_forwards(
     assert 1 < max(recorder.batches) <= MAX_BATCH
     expected = predictor.predict([predictor.prepare(data) for data in files])
     for answer, row in zip(answers, expected, strict=True):
-        found = {each["class"]: each["probability"] for each in answer.json()["predictions"]}
-        assert found == pytest.approx(
+        shown = {each["class"]: each["probability"] for each in answer.json()["predictions"]}
+        assert shown == pytest.approx(
             dict(zip(predictor.version.classes, row, strict=True)), rel=1e-4
         )
 

@@ -19,7 +19,7 @@ import pytest
 
 import commands
 from conftest import free_port, start_server
-from graft.cluster.local import DEFAULTS
+from graft.cluster.local_ray import DEFAULTS
 from graft.errors import ResourceError, ServingError
 from graft.registry import ModelVersion, get_model, promote
 from graft.serving.predictor import Predictor
@@ -27,20 +27,26 @@ from graft.store import Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
-    from graft.serving.deployment import Following, _fast_path, following, serve_model
+    from graft.serving.deployment import (
+        Capacity,
+        Following,
+        _fast_path,
+        following,
+        serve_model,
+    )
 
 
 def haproxies() -> set[str]:
     """Process ids of all HAProxies of this user on this machine."""
-    found = set()
+    running = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue  # it has ended
         if command[0].endswith(b"/haproxy"):
-            found.add(process.name)
-    return found
+            running.add(process.name)
+    return running
 
 
 @pytest.mark.slow  # Serve starts and stops
@@ -104,7 +110,7 @@ def test_what_the_machine_lacks_is_said_at_once(model_store: Store) -> None:
             pytest.fail("it serves")
     with (
         pytest.raises(ResourceError, match="need 1000, Ray has"),
-        serve_model(model_store, version, port=0, replicas=1000),
+        serve_model(model_store, version, port=0, capacity=Capacity(1000)),
     ):
         pytest.fail("it serves")
 
@@ -246,10 +252,10 @@ def wait_for(
 def health(url: str) -> dict[str, str | None]:
     try:
         answer = httpx.get(f"{url}/healthz", timeout=5, trust_env=False, verify=False)
-        found: dict[str, str | None] = answer.json() if answer.is_success else {}
+        document: dict[str, str | None] = answer.json() if answer.is_success else {}
     except httpx.TransportError:
         return {}
-    return found
+    return document
 
 
 @pytest.fixture(scope="module")
@@ -341,9 +347,9 @@ def test_a_rayservice_follows_promotions_without_a_failed_request(
 
     with Clients(url, files) as clients:
 
-        def all_say(**wanted: str) -> bool:
+        def all_say(**expected: str) -> bool:
             return all(
-                wanted.items() <= health(url).items()
+                expected.items() <= health(url).items()
                 for _ in range(20)  # both replicas
             )
 
@@ -360,7 +366,7 @@ def test_a_rayservice_follows_promotions_without_a_failed_request(
     assert {answer.status_code for _, answer in clients.answers} == {200}
     bodies = [(number, answer.json()) for number, answer in clients.answers]
     for number, body in bodies:
-        found = {each["class"]: each["probability"] for each in body["predictions"]}
-        assert found == pytest.approx(expected[body["model"]][number], rel=1e-4)
+        answered = {each["class"]: each["probability"] for each in body["predictions"]}
+        assert answered == pytest.approx(expected[body["model"]][number], rel=1e-4)
     assert {body["model"] for _, body in bodies} == set(expected)
     assert {body["model"] for _, body in bodies[-20:]} == {"ants-bees@2"}

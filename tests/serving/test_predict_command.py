@@ -14,7 +14,7 @@ import uvicorn
 import commands
 from graft.registry import get_model
 from graft.serving.app import create_app
-from graft.serving.current import Current
+from graft.serving.current_version import Current
 from graft.serving.predictor import Predictor
 from graft.store import Store
 

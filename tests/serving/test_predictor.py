@@ -40,6 +40,14 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path))
 
 
+def test_a_network_that_checks_the_version_of_its_tensors_loads(
+    store: Store, register_model: Callable
+) -> None:
+    """MNASNet refuses tensors that come without torch's version metadata."""
+    version = register_model(store, arch="mnasnet0_5")
+    assert Predictor.load(store, version).version.arch == "mnasnet0_5"
+
+
 @pytest.mark.parametrize("shift", [0.5, float("nan")])
 def test_a_model_that_forgot_its_golden_images_is_refused(
     store: Store, register_model: Callable, shift: float

@@ -7,25 +7,24 @@ import pytest
 from colours import colour_spec
 from graft.errors import NotFoundError, ObjectExists, SpecError
 from graft.spec import Sweep, parse_job
-from graft.sweep.plan import Facts, Resolved, StageCost, Throughput, make_plan
+from graft.sweep.best_trial import best_trial, ranked
 from graft.sweep.results import (
     SweepResult,
     TrialEpoch,
     TrialRecord,
-    best_trial,
     count_states,
     create_sweep,
     list_sweeps,
     publish_sweep,
     put_trial,
-    ranked,
     read_plan,
     read_sweep,
     read_sweep_result,
     read_trials,
     trial_epochs,
-    warm_trials,
 )
+from graft.sweep.search import warm_trials
+from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
 
 RATE = "train.optimizer.lr"
 
@@ -65,8 +64,8 @@ def some_sweep(**changes):
 
 def some_plan(sweep):
     facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, 0)
-    found = [Resolved({RATE: 0.1}, sweep.base, facts)]
-    return make_plan(sweep, found, Throughput(gflops=1.0, images=1.0))
+    trials = [Resolved({RATE: 0.1}, sweep.base, facts)]
+    return make_sweep_plan(sweep, trials, Throughput(gflops=1.0, images=1.0))
 
 
 def some_result(sweep_id, trials):
@@ -99,8 +98,8 @@ def test_a_sweep_is_kept_with_its_plan_its_trials_and_its_result(store):
     assert read_sweep_result(store, sweep_id) is None
     # By number, not by name: 10 comes after 9.
     trials = [record(n, [0.1 * n]) for n in range(1, 11)]
-    for one in reversed(trials):
-        put_trial(store, sweep_id, one)
+    for trial in reversed(trials):
+        put_trial(store, sweep_id, trial)
     assert read_trials(store, sweep_id) == trials
     result = some_result(sweep_id, trials)
     publish_sweep(store, result)
@@ -136,7 +135,7 @@ def test_the_best_trial_is_best_in_its_best_epoch():
 def test_less_is_better_for_a_loss():
     trials = [record(1, [0.5], loss=0.4), record(2, [0.5], loss=0.2), record(3, [0.5], loss=0.3)]
     assert best_trial(trials, "val.loss", "min").number == 2
-    assert [one.number for one, _ in ranked(trials, "val.loss", "min")] == [2, 3, 1]
+    assert [trial.number for trial, _ in ranked(trials, "val.loss", "min")] == [2, 3, 1]
 
 
 def test_of_two_alike_the_lower_loss_wins_then_the_first():
@@ -153,7 +152,7 @@ def test_a_trial_that_failed_or_diverged_never_wins(state):
     assert best_trial([lost], "val.accuracy", "max") is None
     trials = [lost, record(2, [0.1], state="stopped"), record(3, [])]
     assert best_trial(trials, "val.accuracy", "max").number == 2
-    assert [one.number for one, _ in ranked(trials, "val.accuracy", "max")] == [2, 1, 3]
+    assert [trial.number for trial, _ in ranked(trials, "val.accuracy", "max")] == [2, 1, 3]
 
 
 def test_epochs_end_before_the_first_number_that_is_none():
@@ -174,8 +173,8 @@ def test_a_warm_start_takes_the_trials_that_lie_in_the_space(store):
     put_trial(store, sweep_id, record(3, [0.5], changes={RATE: 0.01}, state="failed"))
     narrow = {RATE: {"log_uniform": [0.1, 1]}}
     assert [r.number for r in warm_trials(store, some_sweep(warm_start=sweep_id))] == [1, 2]
-    found = warm_trials(store, some_sweep(warm_start=sweep_id, space=narrow))
-    assert [r.number for r in found] == [1]
+    warm = warm_trials(store, some_sweep(warm_start=sweep_id, space=narrow))
+    assert [r.number for r in warm] == [1]
     assert warm_trials(store, some_sweep()) == []
 
 

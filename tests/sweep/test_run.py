@@ -19,13 +19,14 @@ from graft.errors import Interrupted, RunFailed, StoreError
 from graft.registry import get_model
 from graft.spec import Sweep, parse_job
 from graft.store import Store
-from graft.sweep.events import Done
-from graft.sweep.ledger import Ledger
-from graft.sweep.plan import Throughput
-from graft.sweep.resolve import prepare_sweep
+from graft.sweep.events import TrialEnded
+from graft.sweep.prepare import prepare_sweep
 from graft.sweep.results import create_sweep, read_plan, read_sweep_result, read_trials
 from graft.sweep.run import run_sweep
-from graft.sweep.trial import Bench, Compared, one_process, train_together
+from graft.sweep.sweep_plan import Throughput
+from graft.sweep.trial import Selection, TrialProcess, train_together
+from graft.sweep.trial_recorder import TrialRecorder
+from graft.training.ranks import Ranks
 from graft.training.runs import read_result
 
 RESNET = {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"}
@@ -165,7 +166,7 @@ def test_a_stopped_sweep_goes_on_without_doing_anything_again(store, ray_cluster
     sweep_id = make(store, {"backbone.freeze": {"choice": [-1, 0, 2]}})
 
     def stop(event):
-        if isinstance(event, Done):
+        if isinstance(event, TrialEnded):
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match=f"graft sweep --resume {sweep_id}"):
@@ -175,8 +176,8 @@ def test_a_stopped_sweep_goes_on_without_doing_anything_again(store, ray_cluster
     assert read_sweep_result(store, sweep_id) is None
     events = []
     result = run(store, sweep_id, events)
-    assert [e.record.number for e in events if isinstance(e, Done)] != [done[0].number]
-    assert len([e for e in events if isinstance(e, Done)]) == 2
+    assert [e.record.number for e in events if isinstance(e, TrialEnded)] != [done[0].number]
+    assert len([e for e in events if isinstance(e, TrialEnded)]) == 2
     assert read_trials(store, sweep_id)[done[0].number - 1] == done[0]
     assert result.states == {"finished": 3}
 
@@ -244,7 +245,7 @@ def test_population_based_training_exchanges_weights_and_values(store, ray_clust
 
 
 @pytest.mark.slow
-def test_trials_that_mix_images_do_not_read_kept_activations(store, ray_cluster):
+def test_trials_that_mix_images_do_not_read_cached_activations(store, ray_cluster):
     run(store, make(store, RATES))
     space = {"train.mixup_alpha": {"choice": [0, 0.5]}}
     result = run(store, make(store, space, base={"cache": "auto"}))
@@ -260,7 +261,7 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_later(store):
     command = [GRAFT, "sweep", "--resume", sweep_id, "--store", store.uri]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        # A trial has kept a tail: Tune is under way.
+        # A trial has stored a tail: Tune is under way.
         while not list(store.scan(f"sweeps/{sweep_id}/tails/")) and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
@@ -294,7 +295,7 @@ def test_the_best_is_trained_again_where_the_spec_says_so(store, ray_cluster):
 def test_no_trial_starts_once_the_time_is_spent(store, ray_cluster, monkeypatch):
     """Two heads have an end; what Tune trains after them would have none."""
     clock = property(lambda self: 9.0 if len(self.records) >= 2 else 0.0)
-    monkeypatch.setattr(Ledger, "seconds", clock)
+    monkeypatch.setattr(TrialRecorder, "seconds", clock)
     trials = [
         {"backbone.freeze": "all", "train.epochs": 2, "train.optimizer.lr": 1e-3},
         {"backbone.freeze": "all", "train.epochs": 2, "train.optimizer.lr": 1e-2},
@@ -304,20 +305,21 @@ def test_no_trial_starts_once_the_time_is_spent(store, ray_cluster, monkeypatch)
     search = {"kind": "list", "trials": trials}
     sweep_id = make(store, {}, search, budget={"wall_time_s": 10, "concurrency": 1})
     result = run(store, sweep_id)
-    *tuned, one, other = [trial.state for trial in result.trials]
-    assert (one, other) == ("finished", "finished")
+    *tuned, first, second = [trial.state for trial in result.trials]
+    assert (first, second) == ("finished", "finished")
     # The second does not start; a second may be up before the first one has.
     assert tuned in ([], ["stopped"])
 
 
 def test_heads_that_are_trained_together_stop_once_the_time_is_spent(store):
     sweep_id = make(store, RATES, base={"train__epochs": 3})
-    compared = Compared("val.accuracy", "max", "best")
-    bench = Bench(store, sweep_id, compared, one_process(torch.device("cpu")))
+    selection = Selection("val.accuracy", "max", "best")
+    ranks = Ranks.alone(torch.device("cpu"))
+    process = TrialProcess(store, sweep_id, selection, ranks)
     trials = read_plan(store, sweep_id).trials
-    outcomes = train_together(bench, trials, lambda trial, epoch: None, seconds=0.0)
-    assert [(len(p.epochs), p.ended) for p, _ in outcomes] == [(1, False)] * 2
-    assert all(store.exists(p.checkpoint) for p, _ in outcomes)
+    outcomes = train_together(process, trials, lambda trial, epoch: None, seconds=0.0)
+    assert [(len(p.epochs), p.ended, p.state) for p in outcomes] == [(1, False, "stopped")] * 2
+    assert all(store.exists(progress.checkpoint) for progress in outcomes)
 
 
 @pytest.mark.slow
@@ -331,10 +333,10 @@ def test_a_sweep_on_a_cluster_has_the_numbers_of_one_on_this_machine(
     # The trunk and the heads that are trained together ran in Ray's tasks.
     assert there.trunk_images == here.trunk_images
     assert there.states == here.states == {"finished": 2}
-    for one, other in zip(here.trials, there.trials, strict=True):
-        assert one.changes == other.changes
-        swept = [(e.train["loss"], e.val["loss"]) for e in other.epochs]
+    for local, remote in zip(here.trials, there.trials, strict=True):
+        assert local.changes == remote.changes
+        swept = [(e.train["loss"], e.val["loss"]) for e in remote.epochs]
         assert swept == [
             (pytest.approx(e.train["loss"], rel=1e-4), pytest.approx(e.val["loss"], rel=1e-4))
-            for e in one.epochs
+            for e in local.epochs
         ]

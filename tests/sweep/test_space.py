@@ -6,7 +6,7 @@ import pytest
 
 from graft.errors import SpecError
 from graft.spec import Choice, IntUniform, LogUniform, Uniform
-from graft.sweep.space import describe, draw, grid, holds, label, random_trials
+from graft.sweep.space import describe, draw, grid, holds, into_range, label, random_trials
 
 FREEZE = Choice(choice=("all", -1, -3))
 RATE = LogUniform(log_uniform=(1e-4, 1e-1))
@@ -86,6 +86,20 @@ def test_a_bound_of_many_digits_is_not_crossed_by_rounding():
 )
 def test_whether_a_value_is_in_a_range(values, value, inside):
     assert holds(values, value) == inside
+
+
+@pytest.mark.parametrize(
+    ("values", "mutated", "value"),
+    [
+        (FREEZE, -1, -1),
+        (RATE, 0.12, 0.1),
+        (RATE, 0.0123456, 0.01235),
+        (IntUniform(int_uniform=(4, 8)), 9.6, 8),
+        (IntUniform(int_uniform=(4, 8)), 4.8, 4),
+    ],
+)
+def test_a_mutated_value_stays_within_its_range(values, mutated, value):
+    assert into_range(values, mutated) == value
 
 
 def test_values_are_written_as_a_person_would():

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 
 from colours import colour_spec, new_run, train_together
-from graft.backbones.model import Trunk
+from graft.backbones.transfer_model import Trunk
 from graft.errors import DataError, RunFailed, SpecError
 from graft.registry import get_model
 from graft.store import Store
@@ -38,8 +38,10 @@ def tail_of(store, run):
     return load(store.get(version.folder, version.tail))
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first, second):
+    if first.keys() != second.keys():
+        return False
+    return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_a_run_learns_registers_and_tells_what_happened(colour_store, train_alone):
@@ -97,8 +99,8 @@ def test_two_workers_give_the_losses_of_one(of_two_workers, train_alone):
     results = [read_result(store, run) for run in (alone, together)]
     for result in results:
         assert torch.tensor(result.metrics["val"]["confusion"]).sum() == 15
-    for one, two in zip(*(result.history for result in results), strict=True):
-        assert one == pytest.approx(two, rel=1e-4)
+    for epoch, other in zip(*(result.history for result in results), strict=True):
+        assert epoch == pytest.approx(other, rel=1e-4)
 
 
 def test_one_worker_in_two_passes_takes_the_very_steps_of_two(of_two_workers, numbers_of):
@@ -108,13 +110,13 @@ def test_one_worker_in_two_passes_takes_the_very_steps_of_two(of_two_workers, nu
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(colour_store, numbers_of):
-    one, again, other = (
+    first, again, other = (
         numbers_of(colour_store, colour_spec(**DROPOUT | {"train__epochs": 1}, train__seed=seed))
         for seed in (0, 0, 1)
     )
-    assert same(one.tail, again.tail)
-    assert one.history == again.history
-    assert not same(one.tail, other.tail)
+    assert same(first.tail, again.tail)
+    assert first.history == again.history
+    assert not same(first.tail, other.tail)
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_without_a_clear_fall_nothing_is_suggested(losses):
 @pytest.mark.parametrize("steps", [10, 30, 100, 300])
 def test_noise_is_seldom_taken_for_a_fall(steps):
     tested = RateRange(1e-6, 1.0, steps)
-    found = [make_curve((0.7 + noise(0.1, seed, steps)).tolist(), tested) for seed in range(200)]
-    assert sum(curve.suggested is not None for curve in found) <= 10
+    curves = [make_curve((0.7 + noise(0.1, seed, steps)).tolist(), tested) for seed in range(200)]
+    assert sum(curve.suggested is not None for curve in curves) <= 10
 
 
 @pytest.fixture
@@ -106,27 +106,27 @@ def losses_of(colour_store, alone):
 def test_the_steps_are_those_of_ordinary_training(colour_store, alone, losses_of):
     # 39 images make 3 batches of 13: two epochs, dropout and all.
     same_rate = RateRange(0.005, 0.005 * (1 + 1e-12), 6)
-    found = losses_of(same_rate, train__batch_size=13)
+    losses = losses_of(same_rate, train__batch_size=13)
 
     spec = resolve(colour_store, colour_spec(train__batch_size=13, train__epochs=2))
-    assembly = assemble(colour_store, spec)
-    data = training_data(assembly, spec)
+    prepared = assemble(colour_store, spec)
+    data = training_data(prepared, spec)
     expected, before = [], 0.0
-    for event in finetune(assembly.model, data, spec.train, assembly.plan, alone, None):
+    for event in finetune(prepared.model, data, spec.train, prepared.plan, alone, None):
         if isinstance(event, StepDone):
             summed = float(event.tally.sums[0])
             expected.append((summed - before) / event.images)
             before = summed if event.step < event.steps else 0.0
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert losses == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_test_learns_and_the_next_one_finds_the_same(losses_of):
     tested = RateRange(1e-6, 0.01, 40)
-    found = losses_of(tested)
-    assert len(found) == 40
-    assert np.isfinite(found).all()
-    assert losses_of(tested, steps=10) == found[:10]
-    assert 1e-4 < make_curve(found, tested).suggested < 1e-2
+    losses = losses_of(tested)
+    assert len(losses) == 40
+    assert np.isfinite(losses).all()
+    assert losses_of(tested, steps=10) == losses[:10]
+    assert 1e-4 < make_curve(losses, tested).suggested < 1e-2
 
 
 def test_one_worker_takes_the_passes_of_all(losses_of):
@@ -141,9 +141,9 @@ def test_one_worker_takes_the_passes_of_all(losses_of):
 
 
 def test_a_test_ends_where_the_loss_runs_away(losses_of):
-    found = losses_of(RateRange(1e-3, 1e9, 60))
-    assert 3 < len(found) < 60
-    assert np.isfinite(found).all()
+    losses = losses_of(RateRange(1e-3, 1e9, 60))
+    assert 3 < len(losses) < 60
+    assert np.isfinite(losses).all()
 
 
 def test_weights_that_are_not_finite(colour_store, losses_of, tmp_path):

@@ -36,18 +36,18 @@ def tally_of(logits, labels, classes=7):
 def test_metrics_are_scikit_learns():
     logits, labels = logits_and_labels()
     names = tuple("abcdefg")
-    found = tally_of(logits, labels).metrics(names)
+    metrics = tally_of(logits, labels).metrics(names)
     predicted = logits.argmax(1)
-    assert found["confusion"] == confusion_matrix(labels, predicted).tolist()
-    assert found["accuracy"] == pytest.approx((predicted == labels).float().mean().item())
-    assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert metrics["confusion"] == confusion_matrix(labels, predicted).tolist()
+    assert metrics["accuracy"] == pytest.approx((predicted == labels).float().mean().item())
+    assert metrics["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     recall = recall_score(labels, predicted, average=None)
-    assert list(found["recall"].values()) == pytest.approx(recall.tolist())
+    assert list(metrics["recall"].values()) == pytest.approx(recall.tolist())
     precision = precision_score(labels, predicted, average=None)
-    assert list(found["precision"].values()) == pytest.approx(precision.tolist())
-    assert found["loss"] == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-5)
+    assert list(metrics["precision"].values()) == pytest.approx(precision.tolist())
+    assert metrics["loss"] == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-5)
     top5 = top_k_accuracy_score(labels, logits, k=5)
-    assert found["top5_accuracy"] == pytest.approx(top5)
+    assert metrics["top5_accuracy"] == pytest.approx(top5)
 
 
 def test_parts_add_up_and_fillers_do_not_count():
@@ -56,8 +56,8 @@ def test_parts_add_up_and_fillers_do_not_count():
     parts[1].add(logits[:1], labels[:1], image_losses(logits[:1], labels[:1]), torch.zeros(1))
     for mine, others in zip(parts[0].tensors(), parts[1].tensors(), strict=True):
         mine += others
-    found = flat(parts[0].metrics(tuple("abcdefg")))
-    assert found == pytest.approx(flat(tally_of(logits, labels).metrics(tuple("abcdefg"))))
+    metrics = flat(parts[0].metrics(tuple("abcdefg")))
+    assert metrics == pytest.approx(flat(tally_of(logits, labels).metrics(tuple("abcdefg"))))
 
 
 def flat(metrics):
@@ -73,17 +73,17 @@ def flat(metrics):
 
 def test_few_classes_have_no_top5_and_an_absent_class_neither_recall_nor_precision():
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.5]])
-    found = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics(("a", "b", "c"))
-    assert "top5_accuracy" not in found
-    assert found["recall"] == found["precision"] == {"a": 1.0, "b": 1.0, "c": None}
-    assert found["macro_f1"] == 1.0
+    metrics = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics(("a", "b", "c"))
+    assert "top5_accuracy" not in metrics
+    assert metrics["recall"] == metrics["precision"] == {"a": 1.0, "b": 1.0, "c": None}
+    assert metrics["macro_f1"] == 1.0
 
 
 def test_calibration_error_by_hand():
     # Of two at 0.9 one is right, of two at 0.6 both are: (|1 - 1.8| + |2 - 1.2|) / 4.
     logits = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]]).log()
-    found = tally_of(logits, torch.tensor([0, 0, 0, 1]), classes=2).metrics(("a", "b"))
-    assert found["ece"] == pytest.approx(0.4, rel=1e-6)
+    metrics = tally_of(logits, torch.tensor([0, 0, 0, 1]), classes=2).metrics(("a", "b"))
+    assert metrics["ece"] == pytest.approx(0.4, rel=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
@@ -97,14 +97,14 @@ def test_calibration_error_is_that_of_the_definition(scale):
         inside = (low < top) & (top <= high)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - top[inside].mean())
-    found = tally_of(logits * scale, labels).metrics(tuple("abcdefg"))
-    assert found["ece"] == pytest.approx(expected, rel=1e-6)
+    metrics = tally_of(logits * scale, labels).metrics(tuple("abcdefg"))
+    assert metrics["ece"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_model_that_diverged_has_no_finite_loss_nor_calibration():
     logits = torch.full((2, 3), float("nan"))
-    found = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics(("a", "b", "c"))
-    assert np.isnan([found["loss"], found["ece"]]).all()
+    metrics = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics(("a", "b", "c"))
+    assert np.isnan([metrics["loss"], metrics["ece"]]).all()
 
 
 def test_losses_of_labels_and_of_probabilities():

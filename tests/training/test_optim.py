@@ -2,7 +2,7 @@
 
 import pytest
 
-from graft.backbones.model import build
+from graft.backbones.transfer_model import build
 from graft.spec import (
     AdamW,
     Backbone,
@@ -13,11 +13,11 @@ from graft.spec import (
     ListedRates,
     OneCycle,
     StageRate,
-    Step,
+    StepDecay,
     Train,
 )
 from graft.training.optim import make_optimizer, rate_factor
-from graft.training.plan import make_plan
+from graft.training.training_plan import make_training_plan
 
 
 def factors(schedule, epochs=4, steps=5):
@@ -29,31 +29,31 @@ def test_constant():
 
 
 def test_warm_up_rises_in_equal_steps():
-    found = factors(Constant(warmup_epochs=1))
-    assert found[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
-    assert set(found[6:]) == {1.0}
+    by_step = factors(Constant(warmup_epochs=1))
+    assert by_step[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
+    assert set(by_step[6:]) == {1.0}
 
 
 def test_steps_fall_at_epochs():
-    found = factors(Step(kind="step", every=2, factor=0.1))
-    assert found == pytest.approx([1.0] * 10 + [0.1] * 10)
+    by_step = factors(StepDecay(kind="step", every=2, factor=0.1))
+    assert by_step == pytest.approx([1.0] * 10 + [0.1] * 10)
 
 
 def test_cosine_rises_and_falls():
-    found = factors(Cosine(kind="cosine", warmup_epochs=1, final=0.1))
-    assert found[:5] == sorted(found[:5])
-    assert found[5] == 1.0
-    assert found[5:] == sorted(found[5:], reverse=True)
-    assert 0.1 < found[-1] < 0.12
+    by_step = factors(Cosine(kind="cosine", warmup_epochs=1, final=0.1))
+    assert by_step[:5] == sorted(by_step[:5])
+    assert by_step[5] == 1.0
+    assert by_step[5:] == sorted(by_step[5:], reverse=True)
+    assert 0.1 < by_step[-1] < 0.12
 
 
 def test_one_cycle_rises_to_the_rate_and_falls_to_nothing():
-    found = factors(OneCycle(kind="one-cycle", peak=0.3, start=0.04, final=0.001))
-    top = found.index(max(found))
-    assert (found[0], found[top], found[-1]) == pytest.approx((0.04, 1.0, 0.001))
+    by_step = factors(OneCycle(kind="one-cycle", peak=0.3, start=0.04, final=0.001))
+    top = by_step.index(max(by_step))
+    assert (by_step[0], by_step[top], by_step[-1]) == pytest.approx((0.04, 1.0, 0.001))
     assert top == 6  # 0.3 of 20 steps
-    assert found[: top + 1] == sorted(found[: top + 1])
-    assert found[top:] == sorted(found[top:], reverse=True)
+    assert by_step[: top + 1] == sorted(by_step[: top + 1])
+    assert by_step[top:] == sorted(by_step[top:], reverse=True)
 
 
 def rates(optimizer):
@@ -67,16 +67,16 @@ def rates(optimizer):
 def model_and_plan(train, arch="resnet18", freeze="layer2"):
     backbone = Backbone(arch=arch, weights="none", freeze=freeze)
     model = build(backbone, LinearHead(), classes=3, crop=64)
-    return model, make_plan(model, backbone, train)
+    return model, make_training_plan(model, backbone, train)
 
 
 def test_norms_and_biases_are_not_decayed():
     train = Train(optimizer=AdamW(kind="adamw", lr=0.1, weight_decay=0.5))
     model, plan = model_and_plan(train)
-    found = rates(make_optimizer(dict(model.named_tail_parameters()), model.stages, plan, train))
+    groups = rates(make_optimizer(dict(model.named_tail_parameters()), model.stages, plan, train))
     weights = [p for name, p in model.named_tail_parameters() if p.ndim > 1]
     others = [p for name, p in model.named_tail_parameters() if p.ndim == 1]
-    assert found == {
+    assert groups == {
         (0.1, 0.5): sum(p.numel() for p in weights),
         (0.1, 0.0): sum(p.numel() for p in others),
     }
@@ -116,7 +116,7 @@ def test_the_first_pattern_that_matches_counts():
     train = Train(rates=ListedRates(kind="list", stages=listed))
     model, plan = model_and_plan(train, freeze=0)
     assert [stage.lr for stage in plan.stages] == [0.001, 0.25, 0.25, 0.25, 0.5, 0.001]
-    found = rates(make_optimizer(dict(model.named_tail_parameters()), model.stages, plan, train))
+    groups = rates(make_optimizer(dict(model.named_tail_parameters()), model.stages, plan, train))
     for rate, names in ((0.5, ("layer4",)), (0.25, ("layer1", "layer2", "layer3"))):
         expected = sum(p.numel() for n, p in model.named_tail_parameters() if n.startswith(names))
-        assert found[rate, 1e-4] + found[rate, 0.0] == expected
+        assert groups[rate, 1e-4] + groups[rate, 0.0] == expected

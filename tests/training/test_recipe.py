@@ -9,7 +9,7 @@ from safetensors.torch import load
 from torch.nn import functional
 
 from colours import colour_spec, new_run, train_together
-from graft.data.loader import to_tensor, training_shares
+from graft.data.loader import to_tensor, training_slices
 from graft.errors import SpecError
 from graft.registry import get_model
 from graft.spec import load_job
@@ -51,8 +51,10 @@ def tail_of(store, run):
     return load(store.get(version.folder, version.tail))
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first, second):
+    if first.keys() != second.keys():
+        return False
+    return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def stop_after(epoch):
@@ -140,24 +142,24 @@ def test_three_workers_resume_after_unfreezing_with_the_same_order_of_sums(colou
 
 def test_an_ordinary_loop_over_the_same_batches_gives_the_same_weights(colour_store, numbers_of):
     spec = colour_spec(backbone__dropout=0.0, train__epochs=2, augment={"kind": "none"})
-    found = numbers_of(colour_store, spec)
+    numbers = numbers_of(colour_store, spec)
 
-    assembly = assemble(colour_store, read_spec(colour_store, found.run))
-    model, data = assembly.model.network.train(), training_data(assembly, spec)
+    prepared = assemble(colour_store, read_spec(colour_store, numbers.run))
+    model, data = prepared.model.network.train(), training_data(prepared, spec)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.SGD(
         [{"params": decayed, "weight_decay": 1e-4}, {"params": others}], lr=0.005, momentum=0.9
     )
     for epoch in range(2):
-        shares = training_shares(len(data.train), 8, spec.train.seed, epoch, 0, 1)
-        for batch in data.loader.batches(data.train, shares, view=0):
+        slices = training_slices(len(data.train), 8, spec.train.seed, epoch, 0, 1)
+        for batch in data.loader.batches(data.train, slices, view=0):
             optimizer.zero_grad()
-            images = to_tensor(batch.images, assembly.contract, torch.device("cpu"))
+            images = to_tensor(batch.images, prepared.contract, torch.device("cpu"))
             loss = functional.cross_entropy(model(images), torch.from_numpy(batch.labels))
             loss.backward()
             optimizer.step()
-    for name, value in found.tail.items():
+    for name, value in numbers.tail.items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
@@ -199,15 +201,15 @@ def test_the_plan_is_told_before_training(colour_store, train_alone):
         train__optimizer={"kind": "sgd", "lr": 0.08},
         train__rates={"kind": "decay", "factor": 0.5},
     )
-    told = []
+    events = []
 
     def stop(event):
-        told.append(event)
+        events.append(event)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_alone(colour_store, new_run(colour_store, spec), stop)
-    (started,) = told
+    (started,) = events
     assert isinstance(started, Started)
     assert [(stage.stage, stage.trained_from, stage.lr) for stage in started.plan] == [
         ("stem", None, None),
@@ -268,12 +270,12 @@ def test_the_average_is_what_is_validated_and_registered(trained, plain):
 
 
 def test_bf16_gives_other_numbers_close_by(colour_store, numbers_of, plain):
-    (found, _), *_ = numbers_of(
+    (metrics, _), *_ = numbers_of(
         colour_store, colour_spec(train__epochs=1, train__precision="bf16")
     ).history
     expected, _ = plain.history[0]
-    assert found["loss"] != expected["loss"]
-    assert found["loss"] == pytest.approx(expected["loss"], rel=0.05)
+    assert metrics["loss"] != expected["loss"]
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=0.05)
 
 
 def test_an_mlp_replaces_a_whole_classifier(colour_store, numbers_of):
@@ -283,9 +285,9 @@ def test_an_mlp_replaces_a_whole_classifier(colour_store, numbers_of):
         head={"kind": "mlp", "hidden": [16], "dropout": 0.2, "replaces": "classifier"},
         train__epochs=1,
     )
-    found = numbers_of(colour_store, spec)
-    assert latest_checkpoint(colour_store, found.run).freeze == 13
-    assert {name: tuple(value.shape) for name, value in found.tail.items()} == {
+    numbers = numbers_of(colour_store, spec)
+    assert latest_checkpoint(colour_store, numbers.run).freeze == 13
+    assert {name: tuple(value.shape) for name, value in numbers.tail.items()} == {
         "classifier.0.weight": (16, 576),
         "classifier.0.bias": (16,),
         "classifier.3.weight": (3, 16),

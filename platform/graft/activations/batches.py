@@ -1,4 +1,4 @@
-"""Batches of kept activations, in place of batches of decoded images."""
+"""Batches of cached activations, in place of batches of decoded images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,26 +8,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graft.activations.cache import Activations
-from graft.data.loader import Share
+from graft.data.loader import BatchSlice
 from graft.data.manifest import Image
 
 
 @dataclass(frozen=True)
 class ActivationBatch:
-    """What the tail starts from, for the images of one `Share`."""
+    """What the tail starts from, for the images of one `BatchSlice`."""
 
     activations: Tensor
     """(b, ...) float32; maps are channels_last."""
     labels: NDArray[np.int64]
     """(b,)."""
-    share: Share
+    slice: BatchSlice
 
 
 def activation_batches(
-    kept: Activations, images: Sequence[Image], shares: Sequence[Share]
+    activations: Activations, images: Sequence[Image], slices: Sequence[BatchSlice]
 ) -> Iterator[ActivationBatch]:
-    """Yield one batch per share, in order, as `ImageLoader.batches` does for images."""
-    for share in shares:
-        chosen = [images[i] for i in share.indices]
-        labels = np.array([image.label for image in chosen], np.int64)
-        yield ActivationBatch(kept.take([image.sha256 for image in chosen]), labels, share)
+    """Yield one batch per slice, in order, as `ImageLoader.batches` does for images."""
+    for batch_slice in slices:
+        batch = [images[i] for i in batch_slice.indices]
+        labels = np.array([image.label for image in batch], np.int64)
+        rows = activations.take([image.sha256 for image in batch])
+        yield ActivationBatch(rows, labels, batch_slice)

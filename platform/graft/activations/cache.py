@@ -1,24 +1,23 @@
-"""Cached activations of a split, open for reading, and how they come to exist."""
+"""Cached activations: how those of a dataset version are found, committed and read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from graft.activations.index import Part, commit_index, find_index, missing
-from graft.activations.key import BYTES, Key
+from graft.activations.index import Coverage, Index, Part, commit_index, covering, find_index
+from graft.activations.key import BYTES, CacheEntry, Key, KeyScheme
 from graft.activations.shards import logical, open_shard
 from graft.data.manifest import DatasetVersion
 from graft.store import Store
-
-__all__ = ["Activations", "commit", "find", "missing"]
 
 
 class Activations:
     """Activations of images; shards are fetched, checked and mapped on first use.
 
-    Keep it as long as batches are wanted: a shard that nobody holds is checked again.
+    Hold on to it for as long as batches are read: a shard that nobody holds is checked again.
     """
 
     def __init__(
@@ -27,7 +26,7 @@ class Activations:
         self.key = key
         self.parts = tuple(parts)
         self.shape: tuple[int, ...] = parts[0].shape
-        """Of one image's activations: (C, H, W), (tokens, D), (D,)."""
+        """Shape of one image's activations: (C, H, W), (tokens, D), (D,)."""
         self._store = store
         self._order = parts[0].order
         self._shards: dict[int, Tensor] = {}
@@ -72,10 +71,10 @@ class Activations:
         row_shape = [self.shape[axis] for axis in self._order]
         out = torch.empty((len(places), *row_shape))
         for number in numbers:
-            here = [position for position, place in enumerate(places) if place[0] == number]
-            rows = [places[position][1] for position in here]
+            positions = [position for position, place in enumerate(places) if place[0] == number]
+            rows = [places[position][1] for position in positions]
             gathered = self._shard(number).index_select(0, torch.tensor(rows))
-            out[torch.tensor(here)] = gathered.float()
+            out[torch.tensor(positions)] = gathered.float()
         return logical(out, self._order)
 
     def _shard(self, number: int) -> Tensor:
@@ -84,28 +83,56 @@ class Activations:
         return self._shards[number]
 
 
-def find(store: Store, dataset: DatasetVersion, split: str, key: Key) -> Activations | None:
-    """Return the activations of a split, None where they are not committed.
+@dataclass(frozen=True)
+class ActivationCache:
+    """The cached activations of one dataset version and one model, in a store."""
 
-    Raises:
-        StoreError: they are, and are no longer whole.
-    """
-    index = find_index(store, dataset, split, key)
-    return _opened(store, dataset, split, key, index.parts) if index else None
+    store: Store
+    dataset: DatasetVersion
+    keys: KeyScheme
 
+    def key(self, entry: CacheEntry) -> Key:
+        """Return the key under which an entry lies in the store."""
+        return self.keys.key(entry.depth, entry.view)
 
-def commit(
-    store: Store, dataset: DatasetVersion, split: str, key: Key, parts: Sequence[Part]
-) -> Activations:
-    """Make the activations of a split exist, out of `parts` that hold all of its images.
+    def get(self, entry: CacheEntry) -> Activations | None:
+        """Return an entry's activations, None where they are not committed.
 
-    Where another writer was first, its activations are returned.
-    """
-    index = commit_index(store, dataset, split, key, parts)
-    return _opened(store, dataset, split, key, index.parts)
+        Raises:
+            StoreError: they are committed, but no longer whole.
+        """
+        index = find_index(self.store, self.dataset, entry.split, self.key(entry))
+        return self._open(entry, index) if index else None
 
+    def get_all(self, entries: Iterable[CacheEntry]) -> dict[CacheEntry, Activations]:
+        """Return the activations of those entries that are committed.
 
-def _opened(
-    store: Store, dataset: DatasetVersion, split: str, key: Key, parts: Sequence[Part]
-) -> Activations:
-    return Activations(store, key, parts, [image.sha256 for image in dataset.images(split)])
+        Raises:
+            StoreError: some are committed, but no longer whole.
+        """
+        opened = {entry: self.get(entry) for entry in entries}
+        return {entry: hit for entry, hit in opened.items() if hit is not None}
+
+    def coverage(self, entry: CacheEntry) -> Coverage:
+        """Return which of an entry's images have activations, of whatever run or version."""
+        images = [image.sha256 for image in self.dataset.images(entry.split)]
+        return covering(self.store, self.key(entry), images)
+
+    def count(self, entry: CacheEntry) -> int:
+        """Return how many of an entry's images have activations, of whatever run or version."""
+        if entry.depth == 0:
+            return 0
+        images = len(self.dataset.images(entry.split))
+        return images if self.get(entry) is not None else images - len(self.coverage(entry).absent)
+
+    def commit(self, entry: CacheEntry, parts: Sequence[Part]) -> Activations:
+        """Make an entry exist, out of `parts` that hold all of its images.
+
+        Where another writer was first, its activations are returned.
+        """
+        index = commit_index(self.store, self.dataset, entry.split, self.key(entry), parts)
+        return self._open(entry, index)
+
+    def _open(self, entry: CacheEntry, index: Index) -> Activations:
+        images = [image.sha256 for image in self.dataset.images(entry.split)]
+        return Activations(self.store, self.key(entry), index.parts, images)

@@ -1,278 +1,210 @@
-"""Have activations: find what is there, compute what is missing, commit, each image once.
+"""Fill the cache: find what is there, compute what is missing, commit, each image once.
 
-`fill` plans jobs and commits; who runs the jobs is its caller's choice: this process
-(`run_here`) or a Ray cluster (`worker.fill_on_ray`).
+`fill` plans tasks and commits; its caller chooses who runs the tasks: this process
+(`run_here`), a Ray cluster (`ray_tasks.fill_on_ray`) or the workers of a run
+(`training.caching`).
 """
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import partial
 
-import torch
-
-from graft.activations.cache import Activations, commit, find
-from graft.activations.claims import LEASE_S, claimed
-from graft.activations.compute import BATCH_SIZE, Computed, Start, compute_part
-from graft.activations.index import Index, Part, covering, missing, note_parts, read_index
-from graft.activations.key import Dtype, Key, view_name
-from graft.backbones.model import TransferModel
-from graft.backbones.trunk import TrunkChain
-from graft.data.loader import ImageLoader
-from graft.data.manifest import DatasetVersion, Image
+from graft.activations.cache import ActivationCache, Activations
+from graft.activations.compute import FillTask, Start, TrunkSetup, compute_task
+from graft.activations.index import Coverage, Part, covering, note_parts, read_index
+from graft.activations.key import CacheEntry
+from graft.activations.lease import DEFAULT_TERMS, LeaseTerms, hold_lease
+from graft.data.manifest import Image
 from graft.errors import ObjectNotFound
-from graft.spec import NoAugment, Preprocess, StandardAugment
 from graft.store import Store
 
-JOB_IMAGES = 2048
-"""A job has at most as many images: what it has done is kept when the next one is killed."""
+TASK_IMAGES = 2048
+"""Most images of a task: what its process has finished stays when it is killed in the next one."""
 
 
 @dataclass(frozen=True)
-class Naming:
-    """What the keys of one model's activations have in common."""
+class TaskResult:
+    """A task that is done."""
 
-    chain: TrunkChain
-    augment: NoAugment | StandardAugment
-    dtype: Dtype
-    backend: str
+    task: FillTask
+    parts: Mapping[int, Sequence[Part]]
+    """By freeze depth, what is in the store and not committed yet."""
 
-    def key(self, depth: int, view: int, dtype: Dtype | None = None) -> Key:
-        """Return the key of a depth and a view."""
-        return Key(
-            self.chain.digests[depth],
-            view_name(self.augment, view),
-            dtype or self.dtype,
-            self.backend,
-        )
+    def of(self, entry: CacheEntry) -> Sequence[Part]:
+        """Return what belongs to an entry."""
+        same = (self.task.split, self.task.view) == (entry.split, entry.view)
+        return self.parts.get(entry.depth, ()) if same else ()
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Activations that somebody asks for."""
+class FillResult:
+    """What `fill` returns, and what that took."""
 
-    split: str
-    view: int
-    depth: int
-    """At least 1: before the first stage there is nothing to keep."""
+    activations: Mapping[CacheEntry, Activations]
+    """By entry; all of them."""
+    results: tuple[TaskResult, ...] = ()
 
+    @property
+    def images(self) -> int:
+        """Rows written: images times depths."""
+        return sum(len(result.task.images) * len(result.parts) for result in self.results)
 
-@dataclass(frozen=True)
-class Job:
-    """Images of one split and view, to be computed in one pass for all `targets`."""
+    @property
+    def decoded(self) -> int:
+        """Images decoded."""
+        return sum(len(r.task.images) for r in self.results if r.task.start is None)
 
-    split: str
-    view: int
-    images: tuple[Image, ...]
-    targets: dict[int, Key]
-    """By depth."""
-    start: tuple[int, Key, tuple[Part, ...]] | None
-    """Depth, key and parts of activations to go on from."""
-
-
-@dataclass
-class Filled:
-    """What `fill` came to."""
-
-    activations: dict[Wanted, Activations] = field(default_factory=dict)
-    """All that was wanted."""
-    images: int = 0
-    """Rows written: images times depths."""
-    decoded: int = 0
-    """Images decoded."""
-    trunk_forwards: int = 0
-    """Images that went through stages of the trunk."""
-    nbytes: int = 0
-    """Bytes of activations written."""
+    @property
+    def trunk_forwards(self) -> int:
+        """Images that went through stages of the trunk."""
+        return sum(len(result.task.images) for result in self.results)
 
 
-Done = Callable[[Job, Computed], None]
-Runner = Callable[[Sequence[Job], Done], None]
-"""Runs jobs and tells of each that is done, from the thread that called it."""
+Runner = Callable[[Sequence[FillTask]], Generator[TaskResult, None, None]]
+"""Runs tasks, and yields each once it is done."""
 
 
 def fill(
-    store: Store,
-    dataset: DatasetVersion,
-    naming: Naming,
-    wanted: Iterable[Wanted],
+    cache: ActivationCache,
+    entries: Iterable[CacheEntry],
     run: Runner,
     *,
-    job_images: int = JOB_IMAGES,
-    lease_s: float = LEASE_S,
-    waiting: Callable[[str], object] = lambda holder: None,
-    pause: Callable[[float], object] = time.sleep,
-) -> Filled:
-    """Return all that is wanted, computing what nobody has yet.
+    task_images: int = TASK_IMAGES,
+    terms: LeaseTerms = DEFAULT_TERMS,
+) -> FillResult:
+    """Return the activations of all entries, computing those that nobody has yet.
 
     Of several processes that want activations of one network and dataset at once, one
-    computes and the others wait, `waiting` being told for whom; a dead one's work is taken
-    over after `lease_s`, from the jobs it had finished. `pause` is called to wait, in seconds.
+    computes and the others wait; a dead one's work is taken over once its lease has expired,
+    from the tasks that it had finished.
 
     Raises:
-        StoreError: no space left, or the store cannot be used; only whole jobs are kept.
+        StoreError: no space left, or the store cannot be used; only whole tasks stay.
     """
-    wanted = list(dict.fromkeys(wanted))
-    filled = Filled()
-    if _find_all(store, dataset, naming, wanted, filled):
-        return filled
-    # Every deeper digest follows from the first stage's: one claim covers all depths and
-    # views of a network, so that whoever comes second finds shallower activations to go on from.
-    claim = f"activations/claims/{naming.chain.digests[1][:16]}-{dataset.manifest.name}.json"
-    with claimed(store, claim, lease_s, waiting, pause):
-        left = [item for item in wanted if not _find_all(store, dataset, naming, [item], filled)]
-        jobs, ready = plan_jobs(store, dataset, naming, left, job_images)
-        of_split = {(item.split, item.view, item.depth): item for item in left}
-
-        def done(job: Job, computed: Computed) -> None:
-            filled.decoded += computed.decoded
-            filled.trunk_forwards += computed.trunk_forwards
-            filled.nbytes += computed.nbytes
-            for depth, parts in computed.parts.items():
-                item = of_split[job.split, job.view, depth]
-                filled.images += len(job.images)
-                ready[item] += parts
-                if len(jobs) > 1:
-                    note_parts(store, dataset, job.split, job.targets[depth], parts)
-
-        if jobs:
-            run(jobs, done)
-        for item in left:
-            key = naming.key(item.depth, item.view)
-            filled.activations[item] = commit(store, dataset, item.split, key, ready[item])
-            _forget_notes(store, key, filled.activations[item].parts)
-    return filled
+    entries = tuple(dict.fromkeys(entries))
+    stages = len(cache.keys.chain.tensors)
+    if wrong := [entry.depth for entry in entries if not 1 <= entry.depth <= stages]:
+        raise ValueError(f"depths {wrong} of a trunk of {stages} stages")
+    hits = cache.get_all(entries)
+    if len(hits) == len(entries):
+        return FillResult(hits)
+    # Every deeper digest follows from the first stage's: one lease covers all depths and views
+    # of a network, so that whoever comes second finds shallower activations to start from.
+    trunk, dataset = cache.keys.chain.digests[1][:16], cache.dataset.manifest.name
+    with hold_lease(cache.store, f"activations/claims/{trunk}-{dataset}.json", terms):
+        hits |= cache.get_all(entry for entry in entries if entry not in hits)
+        coverage = {entry: cache.coverage(entry) for entry in entries if entry not in hits}
+        tasks = plan_tasks(cache, coverage, task_images)
+        results = tuple(_run(cache, run, tasks)) if tasks else ()
+        for entry, covered in coverage.items():
+            computed = (part for result in results for part in result.of(entry))
+            hits[entry] = cache.commit(entry, [*covered.parts, *computed])
+            _forget_notes(cache.store, hits[entry])
+    return FillResult(hits, results)
 
 
-def plan_jobs(
-    store: Store,
-    dataset: DatasetVersion,
-    naming: Naming,
-    wanted: Sequence[Wanted],
-    job_images: int = JOB_IMAGES,
-) -> tuple[list[Job], dict[Wanted, list[Part]]]:
-    """Return the jobs that compute what is missing, and for all that is wanted the parts
-    that are there."""
-    ready: dict[Wanted, list[Part]] = {}
-    jobs: list[Job] = []
-    depths_of: dict[tuple[str, int], list[int]] = {}
-    for item in wanted:
-        if not 1 <= item.depth < len(naming.chain.digests):
-            raise ValueError(f"depth {item.depth} of a trunk of {len(naming.chain.tensors)} stages")
-        depths_of.setdefault((item.split, item.view), []).append(item.depth)
-    for (split, view), depths in depths_of.items():
-        lacking: dict[str, list[int]] = {}
-        for depth in sorted(depths):
-            parts, absent = missing(store, dataset, split, naming.key(depth, view))
-            ready[Wanted(split, view, depth)] = parts
-            for digest in absent:
-                lacking.setdefault(digest, []).append(depth)
-        groups: dict[tuple[int, ...], list[Image]] = {}
-        for image in dataset.images(split):  # in whose order they come to lie in shards
-            if depths_lacking := lacking.pop(image.sha256, None):
-                groups.setdefault(tuple(depths_lacking), []).append(image)
-        for targets, group in groups.items():
-            keys = {depth: naming.key(depth, view) for depth in targets}
-            for start, images in _starts(store, naming, view, targets[0], group):
-                jobs += [
-                    Job(split, view, tuple(images[i : i + job_images]), keys, start)
-                    for i in range(0, len(images), job_images)
+def _run(cache: ActivationCache, run: Runner, tasks: Sequence[FillTask]) -> Iterator[TaskResult]:
+    """Run tasks; of several, note each that is done, for whoever goes on after this process."""
+    with contextlib.closing(run(tasks)) as results:  # an error ends what still runs
+        for result in results:
+            if len(tasks) > 1:
+                for depth, parts in result.parts.items():
+                    key = result.task.targets[depth]
+                    note_parts(cache.store, cache.dataset, result.task.split, key, parts)
+            yield result
+
+
+def plan_tasks(
+    cache: ActivationCache, coverage: Mapping[CacheEntry, Coverage], task_images: int
+) -> list[FillTask]:
+    """Return tasks that compute what is absent; one task computes an image's view at all depths."""
+    tasks: list[FillTask] = []
+    for split, view in dict.fromkeys((entry.split, entry.view) for entry in coverage):
+        absent = {
+            entry.depth: frozenset(covered.absent)
+            for entry, covered in coverage.items()
+            if (entry.split, entry.view) == (split, view)
+        }
+        for depths, images in _by_depths(cache.dataset.images(split), absent).items():
+            targets = {depth: cache.keys.key(depth, view) for depth in depths}
+            for start, group in _by_start(cache, view, depths[0], images):
+                tasks += [
+                    FillTask(split, view, tuple(group[i : i + task_images]), targets, start)
+                    for i in range(0, len(group), task_images)
                 ]
-    return jobs, ready
+    return tasks
 
 
 def run_here(
     store: Store,
-    model: TransferModel,
-    loader: ImageLoader,
-    preprocess: Preprocess,
-    *,
-    batch_size: int = BATCH_SIZE,
-    device: torch.device | None = None,
-    progress: Callable[[int], object] = lambda images: None,
+    setup: TrunkSetup,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Runner:
-    """Return what runs jobs one after another in this process."""
+    """Return what runs tasks one after another in this process.
 
-    def run(jobs: Sequence[Job], done: Done) -> None:
-        for job in jobs:
-            done(job, run_job(store, model, loader, preprocess, job, batch_size, device, progress))
+    `progress` is called after each batch with the number of images that are done, and of all.
+    """
+
+    def run(tasks: Sequence[FillTask]) -> Generator[TaskResult, None, None]:
+        done, total = 0, sum(len(task.images) for task in tasks)
+
+        def advance(before: int, images: int) -> None:
+            progress(before + images, total)
+
+        for task in tasks:
+            parts = compute_task(store, setup, task, progress=partial(advance, done))
+            yield TaskResult(task, parts)
+            done += len(task.images)
 
     return run
 
 
-def run_job(
-    store: Store,
-    model: TransferModel,
-    loader: ImageLoader,
-    preprocess: Preprocess,
-    job: Job,
-    batch_size: int = BATCH_SIZE,
-    device: torch.device | None = None,
-    progress: Callable[[int], object] = lambda images: None,
-) -> Computed:
-    """Compute and put what a job asks for; committing it is the caller's."""
-    start = None
-    if job.start:
-        depth, key, parts = job.start
-        start = Start(depth, Activations(store, key, parts))
-    return compute_part(
-        store,
-        model,
-        loader,
-        preprocess,
-        job.images,
-        job.view,
-        job.targets,
-        start=start,
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
-    )
+def _by_depths(
+    images: Iterable[Image], absent: Mapping[int, AbstractSet[str]]
+) -> dict[tuple[int, ...], list[Image]]:
+    """Group distinct images, in a split's order, by the depths at which they are absent.
 
-
-def _find_all(
-    store: Store,
-    dataset: DatasetVersion,
-    naming: Naming,
-    wanted: Sequence[Wanted],
-    filled: Filled,
-) -> bool:
-    """Add what is committed to `filled`; whether that is all."""
-    for item in wanted:
-        if item not in filled.activations:
-            key = naming.key(item.depth, item.view)
-            if (found := find(store, dataset, item.split, key)) is None:
-                return False
-            filled.activations[item] = found
-    return True
-
-
-def _starts(
-    store: Store, naming: Naming, view: int, below: int, images: Sequence[Image]
-) -> Iterator[tuple[tuple[int, Key, tuple[Part, ...]] | None, list[Image]]]:
-    """Divide images by the deepest activations, shallower than `below`, to go on from.
-
-    Only float32 ones will do: rounded ones would make the numbers hang on what happened to
-    be there.
+    Args:
+        images: of the split; their order is that of the shards' rows.
+        absent: by depth, the SHA-256 of images without activations.
     """
-    left = list(images)
+    groups: defaultdict[tuple[int, ...], list[Image]] = defaultdict(list)
+    for digest, image in {image.sha256: image for image in images}.items():
+        if depths := tuple(depth for depth in sorted(absent) if digest in absent[depth]):
+            groups[depths].append(image)
+    return groups
+
+
+def _by_start(
+    cache: ActivationCache, view: int, below: int, images: Sequence[Image]
+) -> Iterator[tuple[Start | None, list[Image]]]:
+    """Group images by the deepest activations, shallower than `below`, to start from.
+
+    Only float32 ones will do: started from rounded ones, the numbers would depend on what
+    happened to be there.
+    """
+    remaining = list(images)
     for depth in range(below - 1, 0, -1):
-        key = naming.key(depth, view, "float32")
-        parts, absent = covering(store, key, [image.sha256 for image in left])
-        if parts:
-            without = set(absent)
-            yield (depth, key, tuple(parts)), [i for i in left if i.sha256 not in without]
-            left = [image for image in left if image.sha256 in without]
-        if not left:
+        key = cache.keys.key(depth, view, "float32")
+        coverage = covering(cache.store, key, [image.sha256 for image in remaining])
+        if coverage.parts:
+            absent = frozenset(coverage.absent)
+            covered = [image for image in remaining if image.sha256 not in absent]
+            yield Start(depth, key, coverage.parts), covered
+            remaining = [image for image in remaining if image.sha256 in absent]
+        if not remaining:
             return
-    yield None, left
+    yield None, remaining
 
 
-def _forget_notes(store: Store, key: Key, parts: Iterable[Part]) -> None:
-    """Remove notes of finished jobs that say nothing beyond an index."""
-    shards = {part.shard.name for part in parts}
-    for where, _ in list(store.scan(f"{key.folder}/parts/")):
+def _forget_notes(store: Store, activations: Activations) -> None:
+    """Remove notes of finished tasks that say nothing beyond an index."""
+    shards = {part.shard.name for part in activations.parts}
+    for marker, _ in list(store.scan(f"{activations.key.folder}/parts/")):
         with contextlib.suppress(ObjectNotFound):
-            note: Index = read_index(store, where)
+            note = read_index(store, marker)
             if all(part.shard.name in shards for part in note.parts):
-                store.delete(where)
+                store.delete(marker)

@@ -1,31 +1,32 @@
 """Which images lie in which shards: the markers that make activations exist.
 
 ``index/<dataset version>-<split>.json`` makes the activations of a split exist. It lists
-shards, its own and those of other versions. ``parts/<sha256>.json`` lists shards that a
-request finished before the whole was done, for whoever goes on after it was killed.
+shards, its own and those of other versions. ``parts/<sha256>.json`` notes shards that were
+finished before the whole split was, for whoever goes on after their writer was killed.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from graft.activations.key import Key
 from graft.data.manifest import DatasetVersion
 from graft.errors import ObjectExists, ObjectNotFound, StoreError
-from graft.store import ObjectRef, Store, sha256
+from graft.store import ObjectRef, Store, read_document, sha256
 
 
 class Part(BaseModel):
-    """A shard, and what is in it."""
+    """A shard, and which images' activations it holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shard: ObjectRef
     """Its name is relative to the key's folder."""
     shape: tuple[int, ...]
-    """Of one image's activations."""
+    """Shape of one image's activations."""
     order: tuple[int, ...]
     """How a row lies in memory: its axes, outermost first; (1, 2, 0) is channels_last."""
     images: tuple[str, ...]
@@ -33,21 +34,31 @@ class Part(BaseModel):
     batch_size: int
     """Images in a batch of the trunk that computed it."""
     threads: int
-    """Of the processor, where one computed it."""
+    """Threads that computed it, where a processor did."""
 
 
 class Index(BaseModel):
-    """A marker: parts of one key."""
+    """A marker in the store: parts of one key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     dataset: str
-    """NAME@VERSION that they were computed for."""
+    """NAME@VERSION that the parts were computed for."""
     split: str
     images: int
     """How many of the split's images are covered: all of them, in an index."""
     parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which of some images have activations."""
+
+    parts: tuple[Part, ...]
+    """Committed parts, each with one of the images at least."""
+    absent: tuple[str, ...]
+    """SHA-256 of the images that are in none of the parts, in order."""
 
 
 def index_key(key: Key, dataset: DatasetVersion, split: str) -> str:
@@ -55,19 +66,14 @@ def index_key(key: Key, dataset: DatasetVersion, split: str) -> str:
     return f"{key.folder}/index/{dataset.manifest.version}-{split}.json"
 
 
-def read_index(store: Store, where: str) -> Index:
-    """Return a marker.
+def read_index(store: Store, marker: str) -> Index:
+    """Return the marker at the store's key `marker`.
 
     Raises:
         ObjectNotFound: there is none.
+        StoreError: it is damaged, or of a later release.
     """
-    try:
-        return Index.model_validate_json(store.read(where).data)
-    except ValidationError as error:
-        raise StoreError(
-            f"{store.uri}/{where} is no index of activations that this release of Graft reads "
-            f"({error.errors()[0]['msg']}); {_remove(where)}"
-        ) from error
+    return read_document(store, marker, Index, advice=_remedy(marker))
 
 
 def find_index(store: Store, dataset: DatasetVersion, split: str, key: Key) -> Index | None:
@@ -76,44 +82,34 @@ def find_index(store: Store, dataset: DatasetVersion, split: str, key: Key) -> I
     Raises:
         StoreError: shards that it lists are gone.
     """
-    where = index_key(key, dataset, split)
+    marker = index_key(key, dataset, split)
     try:
-        index = read_index(store, where)
+        index = read_index(store, marker)
     except ObjectNotFound:
         return None
-    there = _shards(store, key)
+    sizes = _shard_sizes(store, key)
     for part in index.parts:
-        if there.get(part.shard.name) != part.shard.size:
+        if sizes.get(part.shard.name) != part.shard.size:
             raise StoreError(
-                f"{store.uri}/{key.folder}/{part.shard.name} is gone or cut short, but {where} "
-                f"lists it; {_remove(where)}"
+                f"{store.uri}/{key.folder}/{part.shard.name} is gone or cut short, but {marker} "
+                f"lists it; {_remedy(marker)}"
             )
     return index
 
 
-def missing(
-    store: Store, dataset: DatasetVersion, split: str, key: Key
-) -> tuple[list[Part], list[str]]:
-    """Return the parts that hold images of a split, whoever committed them, and the images
-    that are in none."""
-    return covering(store, key, [image.sha256 for image in dataset.images(split)])
-
-
-def covering(store: Store, key: Key, images: Sequence[str]) -> tuple[list[Part], list[str]]:
-    """Return the committed parts that hold some of `images`, and the images that are in none."""
+def covering(store: Store, key: Key, images: Sequence[str]) -> Coverage:
+    """Return the committed parts that hold some of `images`, whoever committed them."""
     parts: list[Part] = []
-    wanted = dict.fromkeys(images)
-    committed = list(_committed(store, key))
-    there = _shards(store, key) if committed else {}
-    for index in committed:
-        for part in index.parts:
-            if there.get(part.shard.name) == part.shard.size and not wanted.keys().isdisjoint(
-                part.images
-            ):
-                parts.append(part)
-                for image in part.images:
-                    wanted.pop(image, None)
-    return parts, list(wanted)
+    absent = dict.fromkeys(images)
+    indexes = list(_committed(store, key))
+    sizes = _shard_sizes(store, key) if indexes else {}
+    for part in (part for index in indexes for part in index.parts):
+        whole = sizes.get(part.shard.name) == part.shard.size
+        if whole and not absent.keys().isdisjoint(part.images):
+            parts.append(part)
+            for image in part.images:
+                absent.pop(image, None)
+    return Coverage(tuple(parts), tuple(absent))
 
 
 def note_parts(
@@ -127,31 +123,36 @@ def note_parts(
         parts=tuple(parts),
     )
     data = index.model_dump_json().encode()
-    where = f"{key.folder}/parts/{sha256(data)}.json"
-    store.create(where, data)
-    return where
+    marker = f"{key.folder}/parts/{sha256(data)}.json"
+    store.create(marker, data)
+    return marker
 
 
 def commit_index(
     store: Store, dataset: DatasetVersion, split: str, key: Key, parts: Sequence[Part]
 ) -> Index:
-    """Make the activations of a split exist; where another writer was first, return its index."""
+    """Make the activations of a split exist; where another writer was first, return its index.
+
+    Raises:
+        ValueError: an image of the split is in none of the parts.
+        StoreError: shards are gone, or of several shapes.
+    """
     images = {image.sha256 for image in dataset.images(split)}
     needed: list[Part] = []
-    left = set(images)
+    absent = set(images)
     for part in parts:
-        if not left.isdisjoint(part.images):
+        if not absent.isdisjoint(part.images):
             needed.append(part)
-            left.difference_update(part.images)
-    if left or not images:
-        raise ValueError(f"{len(left)} images of {split} are in none of the parts")
+            absent.difference_update(part.images)
+    if absent or not images:
+        raise ValueError(f"{len(absent)} images of {split} are in none of the parts")
     if len({(part.shape, part.order) for part in needed}) > 1:
         raise StoreError(
             f"{store.uri}/{key.folder} holds activations of several shapes; "
-            f"{_remove(key.folder + '/')}"
+            f"{_remedy(key.folder + '/')}"
         )
-    there = _shards(store, key)
-    if any(there.get(part.shard.name) != part.shard.size for part in needed):
+    sizes = _shard_sizes(store, key)
+    if any(sizes.get(part.shard.name) != part.shard.size for part in needed):
         raise StoreError(
             f"{store.uri}/{key.folder}: shards were removed while others were computed; "
             "run it again"
@@ -174,14 +175,14 @@ def _committed(store: Store, key: Key) -> Iterator[Index]:
                 yield read_index(store, name)
 
 
-def _shards(store: Store, key: Key) -> dict[str, int]:
-    """Return name and size of what shards a key's folder has."""
+def _shard_sizes(store: Store, key: Key) -> dict[str, int]:
+    """Return the bytes of each shard in a key's folder, by its name."""
     start = len(key.folder) + 1
     return {name[start:]: size for name, size in store.scan(f"{key.folder}/part-")}
 
 
-def _remove(where: str) -> str:
-    trunk = where.split("/")[1]
+def _remedy(place: str) -> str:
+    trunk = place.split("/")[1]
     return (
         f"remove these activations with `graft activations rm {trunk[:12]}`: they are computed "
         "again when they are needed"

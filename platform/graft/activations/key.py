@@ -1,4 +1,4 @@
-"""The name of cached activations: which trunk, of which view, kept how, computed by what."""
+"""The names of cached activations: of which trunk and view, in which dtype, computed by what."""
 
 import hashlib
 import json
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
-from graft.spec import NoAugment, StandardAugment
+from graft.spec import Finetune, NoAugment, StandardAugment
 
 if TYPE_CHECKING:
     import torch
+
+    from graft.backbones.trunk import TrunkChain
 
 Dtype = Literal["float32", "float16"]
 
@@ -24,11 +26,11 @@ _NAME = re.compile(r"(v\d+(?:-[0-9a-f]{8})?)-(float32|float16)-(.+)")
 class Key:
     """Activations of one trunk for one view of images.
 
-    The size of the batches they were computed in is no part of it. It moves them by rounding
-    alone (measured: 1.3e-6 of their maximum), as the processor does that computed them; in
-    the key it would have every `train.batch_size` of a sweep pay for the trunk again. So
-    that numbers hang on nobody's batch size, all are computed in batches of
-    `compute.BATCH_SIZE`, and an index records what each of its shards was computed with.
+    The size of the batches they were computed in is no part of it: like the processor, it
+    changes them by rounding alone (measured: 1.3e-6 of their maximum), and with it in the key
+    every `train.batch_size` of a sweep would pay for the trunk again. All are computed in
+    batches of `compute.BATCH_SIZE`, so that they do not depend on anybody's batch size, and an
+    index records what each of its shards was computed with.
     """
 
     trunk: str
@@ -52,7 +54,7 @@ class Key:
 
     @classmethod
     def parse(cls, trunk: str, kind: str) -> "Key | None":
-        """Return the key of a folder in the store, None where it is no key's."""
+        """Return the key of a folder in the store, None where the folder is not a key's."""
         match = _NAME.fullmatch(kind)
         if match is None:
             return None
@@ -60,20 +62,55 @@ class Key:
         return cls(trunk, view, "float16" if dtype == "float16" else "float32", backend)
 
 
+@dataclass(frozen=True)
+class KeyScheme:
+    """What the keys of one model's activations have in common."""
+
+    chain: "TrunkChain"
+    augment: NoAugment | StandardAugment
+    dtype: Dtype
+    backend: str
+
+    def key(self, depth: int, view: int, dtype: Dtype | None = None) -> Key:
+        """Return the key of a freeze depth and a view."""
+        view_id = view_name(self.augment, view)
+        return Key(self.chain.digests[depth], view_id, dtype or self.dtype, self.backend)
+
+
+def key_scheme(spec: Finetune, chain: "TrunkChain", device: "torch.device | str") -> KeyScheme:
+    """Return how the activations of a run are named that computes on `device`."""
+    return KeyScheme(chain, spec.augment, spec.cache_dtype, backend_name(device))
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """The activations of one split, in one view, at one freeze depth: what is found or computed.
+
+    With a `KeyScheme` and a dataset version, it says where they lie in the store.
+    """
+
+    split: str
+    view: int
+    depth: int
+    """Frozen stages; 0 stands for the images themselves, of which nothing is cached."""
+
+
 def view_name(augment: NoAugment | StandardAugment, view: int) -> str:
     """Return the name of view number `view`: ``v0``, or ``v<k>-<what decides its pixels>``.
 
-    How many views there are (`augment.views`) decides no pixel, and is left out.
+    The number of views (`augment.views`) decides no pixel, and is left out.
     """
     if view == 0 or isinstance(augment, NoAugment):
         return "v0"
-    decides = augment.model_dump(mode="json", exclude={"views"})
-    text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
+    settings = augment.model_dump(mode="json", exclude={"views"})
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return f"v{view}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def backend_name(device: "torch.device | str") -> str:
-    """Return what computes on a device, such as ``torch2.15-cpu``: another release rounds
-    otherwise, and so does another kind of device."""
+    """Return what computes on a device, such as ``torch2.15-cpu``.
+
+    Another release of torch rounds differently, and so does another kind of device.
+    """
     major, minor = version("torch").partition("+")[0].split(".")[:2]
     return f"torch{major}.{minor}-{str(device).partition(':')[0]}"

@@ -18,29 +18,31 @@ from torch import Tensor
 
 from graft.activations.index import Part
 from graft.activations.key import BYTES, Dtype, Key
-from graft.backend import explained
 from graft.errors import SpecError, StoreError
 from graft.store import Store
+from graft.store.backend import explained
 
 SHARD_BYTES = 64 << 20
-"""A shard has about as many bytes at most; one image's activations are never divided."""
+"""Largest size of a shard, in bytes; one image's activations are never divided."""
 
 _TENSOR = "activations"
 _DATA_START = 4096
-"""Where the numbers begin, so that they are aligned in the mapped file to whole pages."""
+"""Offset of the numbers in a file: a whole page, so that they are aligned where it is mapped."""
 _NAMES = {"float32": "F32", "float16": "F16"}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 _mapped: "WeakValueDictionary[tuple[str, str, str], Tensor]" = WeakValueDictionary()
-"""Shards that something in this process still uses: checked and mapped once."""
+"""Shards that this process has checked and mapped, for as long as something uses them."""
 
 
 class ShardWriter:
-    """Writes a shard of known size, batch by batch: memory holds no more than a batch."""
+    """Writes a shard of so many rows, batch by batch: memory holds no more than a batch."""
 
     def __init__(self, path: Path, rows: int, row_shape: tuple[int, ...], dtype: Dtype):
         self.path = path
+        self.rows_left = rows
+        """Rows that are still to be appended."""
         self._dtype = dtype
         size = rows * math.prod(row_shape) * BYTES[dtype]
         header = json.dumps(
@@ -53,13 +55,14 @@ class ShardWriter:
             }
         ).encode()
         header = header.ljust(_DATA_START - 8)  # safetensors allows blanks at the end
-        self._left = size
         with self._explained():
             self._file = path.open("wb")
             self._file.write(struct.pack("<Q", len(header)) + header)
 
     def append(self, rows: Tensor) -> None:
         """Append activations as they lie in memory: (b, *row_shape) contiguous float32.
+
+        `b` is at most `rows_left`.
 
         Raises:
             StoreError: the disk is full.
@@ -71,7 +74,7 @@ class ShardWriter:
                 "is 65,504; use cache_dtype: float32"
             )
         data = rows.to(_DTYPES[self._dtype]).view(-1).view(torch.uint8).numpy().data
-        self._left -= len(data)
+        self.rows_left -= len(rows)
         with self._explained():
             self._file.write(data)
 
@@ -79,8 +82,8 @@ class ShardWriter:
         """Finish the file."""
         with self._explained():
             self._file.close()
-        if self._left:
-            raise ValueError(f"{self._left} bytes of {self.path} were not written")
+        if self.rows_left:
+            raise ValueError(f"{self.rows_left} rows of {self.path} were not written")
 
     def abandon(self) -> None:
         """Close a file that will not be finished."""
@@ -114,15 +117,15 @@ def logical(rows: Tensor, order: tuple[int, ...]) -> Tensor:
 def open_shard(store: Store, key: Key, part: Part) -> Tensor:
     """Map a shard: (rows, ...) with its axes in memory order.
 
-    The mapping is private: whatever would write into it changes neither the file nor
-    another process's numbers, only this process's; nothing may.
+    Nothing may write into it. The mapping is private, so that a write would change this
+    process's numbers alone, and neither the file nor another process's.
 
     Raises:
-        StoreError: it is not what its index lists.
+        StoreError: the shard is not what its index lists.
     """
     name = (store.uri, key.folder, part.shard.name)
-    if (known := _mapped.get(name)) is not None:
-        return known
+    if (mapped := _mapped.get(name)) is not None:
+        return mapped
     for retry in (True, False):
         path = store.fetch(key.folder, part.shard)
         try:

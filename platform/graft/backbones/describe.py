@@ -1,4 +1,4 @@
-"""Architectures as a person chooses among them: stages, parameters, cost, activation sizes.
+"""What a person chooses an architecture by: stages, parameters, cost, activation sizes.
 
 Nothing is computed and no weights are needed: networks are made without memory.
 """
@@ -7,24 +7,23 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from graft.backbones.maps import MAPS
-from graft.backbones.model import Steps, build_on_meta, check_input
-from graft.backbones.network import LEFT_OUT, published, published_preprocess, weights_names
-from graft.backbones.stages import stage_map
-from graft.backbones.steps import label
+from graft.backbones.flops import part_costs
+from graft.backbones.make_network import LEFT_OUT
+from graft.backbones.published_weights import published, published_preprocess, weights_names
+from graft.backbones.stage_map import stage_map
+from graft.backbones.stage_steps import label
+from graft.backbones.torchvision_stages import MAPS
+from graft.backbones.transfer_model import Steps, build_on_meta, check_input
 from graft.spec import Backbone, LinearHead
 
 CLASSES = 1000
-"""As published, for ImageNet."""
+"""Classes of the published networks: ImageNet's."""
 FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One architecture as torchvision publishes it, on a line."""
+    """One architecture as torchvision publishes it, in a line."""
 
     name: str
     stages: int
@@ -34,13 +33,13 @@ class Summary:
     crop: int
     """Side of the images that its best weights were trained on, in pixels."""
     accuracy: float
-    """Top-1 of its best weights on ImageNet, as published."""
+    """Top-1 accuracy of its best weights on ImageNet, as published, in %."""
     weights: tuple[str, ...]
     """What `backbone.weights` may name; `imagenet` means the last one."""
 
 
 @dataclass(frozen=True)
-class Part:
+class StageDescription:
     """A stage, or the head."""
 
     name: str
@@ -48,9 +47,9 @@ class Part:
     """Paths in the network, and names of the functions between them."""
     parameters: int
     gflops: float
-    """For one image."""
+    """Forward for one image; a multiply-add counts one."""
     shape: tuple[int, ...]
-    """Of one image's activations at its end."""
+    """Shape of one image's activations at the end of the stage."""
 
     @property
     def bytes(self) -> int:
@@ -65,12 +64,12 @@ class Description:
     arch: str
     crop: int
     """Side of the images, in pixels."""
-    parts: tuple[Part, ...]
+    parts: tuple[StageDescription, ...]
     """The stages, and the head last."""
     weights: tuple[str, ...]
     """What `backbone.weights` may name; `imagenet` means the last one."""
     left_out: str | None
-    """What of the published architecture is not there, and why."""
+    """What Graft leaves out of the published architecture, and why."""
 
 
 def summaries() -> Iterator[Summary]:
@@ -89,30 +88,24 @@ def summaries() -> Iterator[Summary]:
 
 
 def describe(arch: str, crop: int | None = None) -> Description:
-    """Describe an architecture for images of a size; by default that of its best weights.
+    """Describe an architecture for images of `crop` x `crop` pixels, by default as published.
 
     Raises:
         SpecError: unknown architecture, or images that it cannot take.
     """
     backbone, head = Backbone(arch=arch, weights="none", freeze=0), LinearHead()
-    stage_map(arch, head)  # knows whether there is such an architecture
+    stage_map(arch, head)  # raises for an unknown architecture
     crop = crop or published_preprocess(published(arch)).crop
     check_input(backbone, head, crop)
-    model = build_on_meta(backbone, head, CLASSES, crop).eval()
-    named = [(stage.name, stage.steps) for stage in model.stages.stages]
-    x = torch.empty(1, 3, crop, crop, device="meta")
-    parts = []
-    for name, steps in (*named, ("head", model.stages.head)):
-        part = Steps(model.network, steps).eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            x = part(x)
-        parts.append(
-            Part(
-                name=name,
-                modules=tuple(label(step) for step in steps),
-                parameters=sum(p.numel() for p in part.parameters()),
-                gflops=counter.get_total_flops() / 2e9,
-                shape=tuple(x.shape[1:]),
-            )
+    model = build_on_meta(backbone, head, CLASSES, crop)
+    descriptions = tuple(
+        StageDescription(
+            name=part.name,
+            modules=tuple(label(step) for step in part.steps),
+            parameters=sum(p.numel() for p in Steps(model.network, part.steps).parameters()),
+            gflops=cost.gflops,
+            shape=cost.shape,
         )
-    return Description(arch, crop, tuple(parts), weights_names(arch), LEFT_OUT.get(arch))
+        for part, cost in zip(model.stages.parts, part_costs(model, crop), strict=True)
+    )
+    return Description(arch, crop, descriptions, weights_names(arch), LEFT_OUT.get(arch))

@@ -1,9 +1,9 @@
-"""The name of a frozen prefix: a hash chain over its stages, and the stages' weights in the store.
+"""The trunk digest, a hash chain over the frozen stages, and those stages' weights in the store.
 
     c[0] = H(preprocessing contract, stage map and its version, architecture)
     c[k] = H(c[k-1], the hash of every parameter and buffer of stage k-1, whether it ends flat)
 
-`c[depth]` is the trunk digest.
+`c[depth]` is the trunk digest. A stage ends flat when its activations are pooled already.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from graft.backbones.model import TransferModel, build
-from graft.backbones.stages import STAGE_MAP_VERSION
+from graft.backbones.stage_map import STAGE_MAP_VERSION
+from graft.backbones.transfer_model import TransferModel, build
 from graft.errors import ObjectExists, WeightsError
 from graft.registry import ModelVersion
 from graft.spec import Backbone, Contract
-from graft.store import ObjectRef, Store
+from graft.store import ObjectRef, Store, read_document
 
 
 class StageRecord(BaseModel):
@@ -41,16 +41,16 @@ class StageRecord(BaseModel):
 
 @dataclass(frozen=True)
 class TrunkChain:
-    """The names of a trunk and of all its prefixes."""
+    """The digests of a trunk and of all its prefixes."""
 
     digests: tuple[str, ...]
     """c[0] .. c[depth] in hex."""
     tensors: tuple[dict[str, str], ...]
-    """By stage: the SHA-256 of every parameter and buffer."""
+    """By stage: the SHA-256 of every parameter and buffer, by name."""
 
-    def first_moved(self, now: "TrunkChain") -> str | None:
-        """Return the first tensor that differs in `now`, as far as that one goes."""
-        for before, after in zip(self.tensors, now.tensors, strict=False):
+    def first_moved(self, later: "TrunkChain") -> str | None:
+        """Return the name of the first tensor that differs in `later`, which may be shorter."""
+        for before, after in zip(self.tensors, later.tensors, strict=False):
             for name, digest in before.items():
                 if after[name] != digest:
                     return name
@@ -58,7 +58,7 @@ class TrunkChain:
 
 
 def trunk_chain(model: TransferModel, contract: Contract) -> TrunkChain:
-    """Hash the frozen stages of a model."""
+    """Return the digests of a model's frozen stages."""
     header = {
         "contract": contract.model_dump(mode="json"),
         "stage_map": STAGE_MAP_VERSION,
@@ -69,7 +69,7 @@ def trunk_chain(model: TransferModel, contract: Contract) -> TrunkChain:
     tensors = tuple(_hashes(model.stage_state(index)) for index in range(model.depth))
     for stage, hashes in zip(model.stages.stages, tensors, strict=False):
         link = hashlib.sha256(digests[-1].encode() + _canonical(hashes))
-        if stage.flat:  # the same weights, and other activations
+        if stage.flat:  # the same weights give other activations
             link.update(b"flat")
         digests.append(link.hexdigest())
     return TrunkChain(tuple(digests), tensors)
@@ -86,7 +86,7 @@ def _hash(value: Tensor) -> str:
 
 
 def publish_stages(store: Store, model: TransferModel, chain: TrunkChain) -> None:
-    """Put the frozen stages into the store, each once for whoever shares it."""
+    """Put the frozen stages' weights into the store, but for those that are there already."""
     for index in range(model.depth):
         folder = f"stages/{chain.digests[index + 1]}"
         if store.exists(f"{folder}/stage.json"):
@@ -98,22 +98,22 @@ def publish_stages(store: Store, model: TransferModel, chain: TrunkChain) -> Non
             previous=chain.digests[index],
             weights=store.put(folder, "weights.safetensors", content),
         )
-        with contextlib.suppress(ObjectExists):  # another run may publish the same stage meanwhile
+        with contextlib.suppress(ObjectExists):  # another run has just published the same stage
             store.create(f"{folder}/stage.json", record.model_dump_json(indent=1).encode())
 
 
 def load_stages(store: Store, digests: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the parameters and buffers of frozen stages from the store."""
+    """Return the parameters and buffers of the stages with these chain digests."""
     state: dict[str, Tensor] = {}
     for digest in digests:
         folder = f"stages/{digest}"
-        record = StageRecord.model_validate_json(store.read(f"{folder}/stage.json").data)
+        record = read_document(store, f"{folder}/stage.json", StageRecord)
         state |= load_tensors(store.get(folder, record.weights))
     return state
 
 
 def version_state(store: Store, version: ModelVersion) -> dict[str, Tensor]:
-    """Return every parameter and buffer of a model version, under torchvision's names."""
+    """Return every parameter and buffer of a model version, under their published names."""
     tail = load_tensors(store.get(version.folder, version.tail))
     return load_stages(store, version.stages) | tail
 
@@ -129,7 +129,7 @@ def load_model(store: Store, version: ModelVersion) -> TransferModel:
     )
     model = build(backbone, version.head, len(version.classes), version.contract.crop)
     try:
-        model.network.load_state_dict(version_state(store, version))
+        model.load(version_state(store, version))
     except RuntimeError as error:
         raise WeightsError(f"{version.ref}: {error}") from error
     return model.eval()

@@ -1,6 +1,6 @@
-"""Backbone weights: found, kept in the store by their SHA-256, and fitted to a network.
+"""Backbone weights: resolved from a spec, put into the store by their SHA-256, and loaded.
 
-Where they come from (`backbone.weights`) matters once, when a run is prepared; the
+`backbone.weights` says where they come from, which matters once, when a run is prepared;
 workers read them from the store.
 """
 
@@ -10,26 +10,23 @@ import io
 import re
 import urllib.request
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 import torch
-import torchvision
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from graft.backbones.fit import fit
-from graft.backbones.model import TransferModel
-from graft.backbones.network import published_preprocess
-from graft.backbones.timm import PREFIX, timm_file, timm_preprocess, timm_weights
+from graft.backbones.fit_weights import fit
+from graft.backbones.published_weights import PublishedWeights, file_preprocess, find_published
+from graft.backbones.transfer_model import TransferModel
 from graft.backbones.trunk import version_state
-from graft.errors import ObjectExists, ObjectNotFound, SpecError, WeightsError
+from graft.errors import ObjectExists, ObjectNotFound, WeightsError
 from graft.registry import ModelVersion, get_model
-from graft.spec import Backbone, Preprocess, nearest
-from graft.store import ObjectRef, Store, sha256
+from graft.spec import Backbone, Preprocess
+from graft.store import ObjectRef, Store, read_document, sha256
 
 DOWNLOAD_TIMEOUT_S = 10
 MODEL_SCHEME = "model://"
@@ -41,34 +38,36 @@ class WeightsRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    """A torchvision enum, timm/NAME.TAG/FILE, or the file's name."""
+    """timm/NAME.TAG/FILE, or the file's name."""
     file: ObjectRef
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Resolved weights: `backbone.weights` with nothing left open."""
+    """Resolved weights: random, a file in the store, or a model version's."""
 
     source: str
     """`none`, a torchvision enum, timm's NAME.TAG, a path or URI, or `model://NAME@<number>`."""
-    sha256: str | None
-    """Of the file, which is in the store by now; None for `none` and for models."""
-    model: ModelVersion | None
-    """The model version, where the weights are one."""
-    preprocess: Preprocess
-    """What the weights were trained with; ImageNet's usual where that is not known."""
+    sha256: str | None = None
+    """SHA-256 of the file in the store; None: random, or a model version's."""
+    model: ModelVersion | None = None
+    """The model version whose weights they are, if they are one's."""
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    """What the weights were trained with; where that is not known, ImageNet's usual."""
 
 
 def resolve_weights(store: Store, backbone: Backbone) -> Weights:
-    """Find the weights that a spec asks for and put their file into the store.
+    """Return the weights that a spec asks for; their file is in the store afterwards.
 
     Raises:
-        WeightsError: not to be had, not the promised file, or no tensors in it.
+        SpecError: no such weights are published.
+        WeightsError: they cannot be read or downloaded, have another SHA-256 than promised, or
+            are no tensors.
         NotFoundError: no such model version.
     """
     source = backbone.weights
     if source == "none":
-        return Weights(source, None, None, Preprocess())
+        return Weights(source)
     if source.startswith(MODEL_SCHEME):
         version = get_model(store, source.removeprefix(MODEL_SCHEME))
         if version.arch != backbone.arch:
@@ -77,26 +76,27 @@ def resolve_weights(store: Store, backbone: Backbone) -> Weights:
                 f"backbone.arch asks for {backbone.arch}"
             )
         inherited = Preprocess(**version.contract.model_dump(exclude={"max_side"}))
-        return Weights(f"{MODEL_SCHEME}{version.ref}", None, version, inherited)
-    if backbone.weights_sha256 and store.exists(f"weights/{backbone.weights_sha256}/weights.json"):
-        return Weights(source, backbone.weights_sha256, None, Preprocess())
-    preprocess = Preprocess()
-    if backbone.arch.startswith(PREFIX):
-        source, digest, preprocess = _timm_weights(store, backbone.arch, source)
-    elif source == "imagenet" or _is_enum(source):
-        source, digest, preprocess = _torchvision_weights(store, backbone.arch, source)
+        return Weights(f"{MODEL_SCHEME}{version.ref}", model=version, preprocess=inherited)
+    if backbone.weights_sha256 and store.exists(_marker(backbone.weights_sha256)):
+        return Weights(source, sha256=backbone.weights_sha256)
+    if published := find_published(backbone.arch, source):
+        source, preprocess = published.name, published.preprocess
+        digest = _find_stored(store, published) or _store_file(
+            store, _obtain(published), published.recorded_source
+        )
     else:
-        digest = _keep(store, _read(source), PurePosixPath(source).name)
+        preprocess = file_preprocess(backbone.arch)
+        digest = _store_file(store, _read(source), PurePosixPath(source).name)
     if backbone.weights_sha256 not in (None, digest):
         raise WeightsError(
             f"backbone.weights: {source} has SHA-256 {digest}, "
             f"backbone.weights_sha256 asks for {backbone.weights_sha256}"
         )
-    return Weights(source, digest, None, preprocess)
+    return Weights(source, sha256=digest, preprocess=preprocess)
 
 
 def load_weights(store: Store, weights: Weights, model: TransferModel, keep_head: bool) -> None:
-    """Load resolved weights into a model; its head keeps its random ones unless `keep_head`.
+    """Load resolved weights into a model; without `keep_head` its head stays random.
 
     Raises:
         WeightsError: names or shapes differ, other than those of a replaced head; all are listed.
@@ -104,21 +104,28 @@ def load_weights(store: Store, weights: Weights, model: TransferModel, keep_head
     if weights.model:
         state = version_state(store, weights.model)
     elif weights.sha256:
-        folder = f"weights/{weights.sha256}"
-        record = WeightsRecord.model_validate_json(store.read(f"{folder}/weights.json").data)
-        state = _parse(store.get(folder, record.file), record.source)
+        record = _read_record(store, weights.sha256)
+        state = _parse(store.get(f"weights/{weights.sha256}", record.file), record.source)
     else:
         return
     fit(model, state, keep_head, weights.source)
 
 
 def load_file(source: str, model: TransferModel) -> None:
-    """Load a weights file, a path or s3:// URI, into a model; its head keeps its random ones.
+    """Load a weights file, a path or s3:// URI, into a model; its head stays random.
 
     Raises:
         WeightsError: no such file, no tensors in it, or they do not fit.
     """
     fit(model, _parse(_read(source), source), False, source)
+
+
+def _marker(digest: str) -> str:
+    return f"weights/{digest}/weights.json"
+
+
+def _read_record(store: Store, digest: str) -> WeightsRecord:
+    return read_document(store, _marker(digest), WeightsRecord)
 
 
 def _read(source: str) -> bytes:
@@ -136,21 +143,25 @@ def _read(source: str) -> bytes:
         raise WeightsError(f"backbone.weights: cannot read {source}: {error.strerror}") from error
 
 
-def _keep(store: Store, data: bytes, source: str) -> str:
-    """Put a weights file into the store, once it is known to hold tensors."""
+def _store_file(store: Store, data: bytes, source: str) -> str:
+    """Put a weights file into the store, and return its SHA-256.
+
+    Raises:
+        WeightsError: it does not hold tensors, and nothing but tensors.
+    """
     _parse(data, source)
     digest = sha256(data)
-    folder = f"weights/{digest}"
     suffix = PurePosixPath(source).suffix or ".pth"
-    if not store.exists(f"{folder}/weights.json"):
-        record = WeightsRecord(source=source, file=store.put(folder, f"weights{suffix}", data))
+    if not store.exists(_marker(digest)):
+        file = store.put(f"weights/{digest}", f"weights{suffix}", data)
+        record = WeightsRecord(source=source, file=file)
         with contextlib.suppress(ObjectExists):
-            store.create(f"{folder}/weights.json", record.model_dump_json(indent=1).encode())
+            store.create(_marker(digest), record.model_dump_json(indent=1).encode())
     return digest
 
 
 def _parse(data: bytes, source: str) -> dict[str, Tensor]:
-    """Read tensors, and nothing but tensors, from a .safetensors or .pth file."""
+    """Return the tensors in a .safetensors or .pth file; anything else in it is refused."""
     if source.endswith(".safetensors"):
         try:
             state = load_safetensors(data)
@@ -161,8 +172,8 @@ def _parse(data: bytes, source: str) -> dict[str, Tensor]:
             with warnings.catch_warnings():  # torch's own, about details of the file
                 warnings.simplefilter("ignore")
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever unpickling runs into in bytes that are no weights
-            # torch's message advises to load it all the same.
+        except Exception as error:  # whatever unpickling raises on bytes that are no weights
+            # Not torch's own message, which advises to load the file all the same.
             code = re.search(r"GLOBAL (\S+)", str(error))
             raise WeightsError(
                 f"{source} is more than plain tensors ({code[1]}); save model.state_dict() instead"
@@ -170,80 +181,44 @@ def _parse(data: bytes, source: str) -> dict[str, Tensor]:
                 else f"{source} is no file of torch.save, or damaged"
             ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        found = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state)
+        content = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state)
         raise WeightsError(
-            f"{source}: expected a mapping from parameter names to tensors, found {found}"
+            f"{source}: expected a mapping from parameter names to tensors, found {content}"
         )
     return state
 
 
-def _is_enum(source: str) -> bool:
-    return "_Weights." in source and "/" not in source
-
-
-def _torchvision_weights(store: Store, arch: str, source: str) -> tuple[str, str, Preprocess]:
-    """Return the enum's name, its file's SHA-256 and its preprocessing; the store has the file."""
-    choices = torchvision.models.get_model_weights(arch)
-    name = source.partition(".")[2]
-    if source == "imagenet":
-        member = choices.DEFAULT
-    elif source.startswith(f"{choices.__name__}.") and name in choices.__members__:
-        member = choices[name]
-    else:
-        known = [f"{choices.__name__}.{member}" for member in choices.__members__]
-        raise SpecError(
-            f"backbone.weights: {source} is none of {arch}'s weights{nearest(source, known)}"
-        )
-    enum = f"{choices.__name__}.{member.name}"
-    preprocess = published_preprocess(member)
-    file = PurePosixPath(urlsplit(member.url).path).name
-    # torchvision names a file by the beginning of its hash, and so does the store.
-    promised = file.rpartition("-")[2].partition(".")[0]
+def _find_stored(store: Store, published: PublishedWeights) -> str | None:
+    """Return the SHA-256 of published weights whose file is in the store."""
     for digest in store.children("weights/"):
-        if digest.startswith(promised) and store.exists(f"weights/{digest}/weights.json"):
-            return enum, digest, preprocess
-    return enum, _keep(store, _download(member.url, file), file), preprocess
+        if digest.startswith(published.sha256_start) and store.exists(_marker(digest)):
+            source = published.recorded_source
+            if published.sha256_start or _read_record(store, digest).source == source:
+                return digest
+    return None
 
 
-def _download(url: str, file: str) -> bytes:
-    """Take torchvision's file from torch's own cache, else from the network, and check it."""
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
-    data = cached.read_bytes() if cached.exists() else _fetch(url, file, f"put it at {cached}")
-    promised = file.rpartition("-")[2].partition(".")[0]  # torchvision names files by their hash
-    if not sha256(data).startswith(promised):
-        raise WeightsError(f"{file} is damaged: its SHA-256 does not begin with {promised}")
+def _obtain(published: PublishedWeights) -> bytes:
+    """Return a published file from the library's own cache, else from the network, checked."""
+    data = published.cached.read_bytes() if published.cached else _download(published)
+    if not sha256(data).startswith(published.sha256_start):
+        raise WeightsError(
+            f"{published.file} is damaged: its SHA-256 does not begin with {published.sha256_start}"
+        )
     return data
 
 
-def _timm_weights(store: Store, arch: str, source: str) -> tuple[str, str, Preprocess]:
-    """Return the same as `_torchvision_weights`, for published weights of timm's and for a file."""
-    published = timm_weights(arch, source)
-    preprocess = timm_preprocess(published or arch.removeprefix(PREFIX))
-    if published is None:
-        return source, _keep(store, _read(source), PurePosixPath(source).name), preprocess
-    url, cached = timm_file(published)
-    file = PurePosixPath(urlsplit(url).path).name
-    kept_as = f"{PREFIX}{published}/{file}"  # no user's file has a name with slashes
-    for digest in store.children("weights/"):
-        if store.exists(marker := f"weights/{digest}/weights.json"):
-            record = WeightsRecord.model_validate_json(store.read(marker).data)
-            if record.source == kept_as:
-                return published, digest, preprocess
-    place = "put it into Hugging Face's cache (`hf download`)"
-    data = cached.read_bytes() if cached else _fetch(url, f"{published}'s {file}", place)
-    return published, _keep(store, data, kept_as), preprocess
-
-
-def _fetch(url: str, file: str, place: str) -> bytes:
-    """Download a file, or say where to get it and to which place it may be put."""
+def _download(published: PublishedWeights) -> bytes:
+    """Download a published file; an error says where to get it and where it may be put."""
+    url = published.url
     try:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310
             data: bytes = answer.read()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(
-            f"backbone.weights: {file} is not in the store and cannot be downloaded "
-            f"({reason}); fetch {url} elsewhere and {place}, or name your copy: "
+            f"backbone.weights: {published.file} is not in the store and cannot be downloaded "
+            f"({reason}); fetch {url} elsewhere and {published.cache_advice}, or name your copy: "
             "--set backbone.weights=PATH"
         ) from error
     return data

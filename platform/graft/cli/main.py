@@ -1,7 +1,7 @@
-"""The `graft` command: its verbs, and the one place where errors become messages.
+"""The `graft` command: its verbs and nouns, and the one place where errors become messages.
 
-Every run of the command imports every verb's file, so these import nothing heavy
-before a command of theirs is called.
+Every run of the command imports every file of commands/; these import what is heavy inside the
+command that needs it.
 """
 
 import atexit
@@ -10,25 +10,55 @@ import gc
 import os
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graft import __version__
-from graft.cli import activations, backbones, data, jobs, models, report, runs, store, sweeps
-from graft.cli.demo import demo
-from graft.cli.evaluate import evaluate
-from graft.cli.lr_find import lr_find
-from graft.cli.predict import predict
-from graft.cli.run_job import run_job, ship_logs
-from graft.cli.serve import serve
-from graft.cli.submit import submit
-from graft.cli.sweep import sweep
-from graft.cli.train import train
+from graft.cli.commands import (
+    activations,
+    backbones,
+    data,
+    jobs,
+    models,
+    reports,
+    runs,
+    store,
+    sweeps,
+)
+from graft.cli.commands.demo import demo
+from graft.cli.commands.evaluate import evaluate
+from graft.cli.commands.lr_find import lr_find
+from graft.cli.commands.predict import predict
+from graft.cli.commands.run_job import run_job
+from graft.cli.commands.serve import serve
+from graft.cli.commands.ship_logs import ship_logs
+from graft.cli.commands.submit import submit
+from graft.cli.commands.sweep import sweep
+from graft.cli.commands.train import train
+from graft.cli.help import Group
 from graft.errors import GraftError
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context
+
+FORMER = {"report": "reports"}
+"""What commands were called before, by which people and scripts may still call them."""
+
+
+class _Graft(Group):
+    """The commands of `graft`, also by the names that they had before."""
+
+    def resolve_command(
+        self, ctx: "Context", args: list[str]
+    ) -> "tuple[str | None, Command | None, list[str]]":
+        return super().resolve_command(ctx, [FORMER.get(args[0], args[0]), *args[1:]])
+
 
 app = typer.Typer(
     name="graft",
+    cls=_Graft,
     help="Fine-tune pretrained vision models on Ray, keep everything in S3, serve over HTTP.",
     no_args_is_help=True,
     add_completion=False,
@@ -38,8 +68,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"graft {__version__}")
         raise typer.Exit
 
@@ -54,42 +84,42 @@ def _graft(
     pass
 
 
-app.add_typer(data.app, name="data")
-app.command()(train)
-app.command("lr-find")(lr_find)
-app.add_typer(runs.app, name="runs")
-app.command()(sweep)
-app.add_typer(sweeps.app, name="sweeps")
-app.command()(submit)
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(models.app, name="models")
-app.command()(evaluate)
-app.add_typer(report.app, name="report")
-app.add_typer(backbones.app, name="backbones")
-app.add_typer(activations.app, name="activations")
-app.command()(serve)
-app.command()(predict)
-app.add_typer(store.app, name="store")
-app.command()(demo)
-# Of a submitted job's pods, not of people.
+COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
+    "Get started": {"demo": demo, "data": data.app, "backbones": backbones.app},
+    "Train a model": {"train": train, "lr-find": lr_find, "runs": runs.app},
+    "Find the best settings": {"sweep": sweep, "sweeps": sweeps.app},
+    "Run on a cluster": {"submit": submit, "jobs": jobs.app},
+    "Judge a model": {"evaluate": evaluate, "models": models.app, "reports": reports.app},
+    "Serve a model": {"serve": serve, "predict": predict},
+    "Look after the store": {"activations": activations.app, "store": store.app},
+}
+"""Verbs and nouns, by what a person is about to do."""
+
+for section, commands in COMMANDS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=section)
+        else:
+            app.command(name, rich_help_panel=section)(command)
+# A submitted job's pods call these, people do not.
 app.command("run-job", hidden=True)(run_job)
 app.command("ship-logs", hidden=True)(ship_logs)
 
 
 def script() -> None:
-    """Be the command, in a process of its own: `main`, and no time lost around it."""
-    # Importing torch makes objects by the million. At the usual 700, half a second goes into
-    # looking for garbage among them, and a second more when the interpreter takes all apart.
+    """Run `main` as a process of its own, which loses no time at its start and its end."""
+    # Importing torch makes objects by the million. With the usual threshold of 700, Python spends
+    # half a second on looking for garbage among them, and a second on freeing them at the end.
     gc.set_threshold(10_000)
     status = 1
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
                 stream.flush()
         os._exit(status)
 
-    atexit.register(leave)  # the first to be registered is the last to be called
+    atexit.register(leave)  # registered first, so called last
     try:
         main()
         status = 0

@@ -1,6 +1,7 @@
-"""The options that every command has.
+"""The options that several commands have.
 
-A command takes ``store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False``.
+Every command on the store takes
+``store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False``.
 """
 
 from pathlib import Path
@@ -16,14 +17,19 @@ StoreUri = Annotated[
         "--store",
         envvar="GRAFT_STORE",
         metavar="URI",
-        help="Where everything is kept: s3://bucket/prefix or a local directory.",
+        help="The store of all data: s3://bucket/prefix or a local directory.",
     ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
 ]
-# `main` looks for the flag itself: it has to know before, and after, a command runs.
+# `main` looks for the flag itself: it reports errors before, and after, a command runs, too.
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; several times."),
+]
+Model = Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="Which model.")]
 DatasetRef = Annotated[
     str | None,
     typer.Option(

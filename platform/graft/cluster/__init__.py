@@ -1,1 +1,1 @@
-"""The Ray cluster that commands run on."""
+"""Jobs on a cluster: what is sent, how it stands, and the Ray that a command runs on."""

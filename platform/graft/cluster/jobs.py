@@ -1,242 +1,164 @@
-"""Jobs in the store: what was submitted, how it stands, and what it said.
+"""Jobs as a person sees them: how they stand by their cluster and by the store, and how to cancel.
 
-jobs/<job>/spec.yaml               what was sent; makes the job exist
-jobs/<job>/job.json                how it stands: a pointer that the current attempt moves
-jobs/<job>/logs/<source>/<offset>  what a source wrote from that byte on
-
-A job's run, or sweep, has the job's name, so that another attempt finds what the last one did.
+`backend` knows the cluster alone, `job_records` the store alone; `Jobs` puts the two together.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from typing import Any, Literal
+import time
+from dataclasses import replace
 
-from graft.errors import (
-    InputError,
-    NotFoundError,
-    ObjectChanged,
-    ObjectExists,
-    ObjectNotFound,
-    RunFailed,
+from graft.cluster.backend import ClusterJobs
+from graft.cluster.job_progress import job_progress
+from graft.cluster.job_records import (
+    JobRecord,
+    cancel_job,
+    list_jobs,
+    log_sources,
+    read_job,
+    read_job_spec,
+    submit_job,
 )
-from graft.spec import Section, nearest
+from graft.cluster.log_shipping import DRIVER_SOURCE
+from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, combine
+from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError
+from graft.spec import nearest
 from graft.store import Store
+from graft.training.runs import claim_attempt
 
-State = Literal["running", "succeeded", "failed", "cancelled"]
-_ENDED = {
-    "succeeded": "succeeded already",
-    "failed": "failed for good",
-    "cancelled": "been cancelled",
-}
-OFFSET_DIGITS = 12
+ACCEPT_S = 20.0
+"""Seconds in which an operator has to take up a job that was sent."""
 
 
-class JobRecord(Section):
-    """How a job stands: ``job.json``."""
+class Jobs:
+    """The jobs of a cluster and of a store, of which either may be out of reach."""
 
-    job: str
-    kind: str
-    """Of its spec."""
-    state: State
-    attempt: int
-    """From 1; every cluster that is made for the job takes a new one. 0: cancelled before."""
-    where: str | None = None
-    """The cluster that it was sent to, for people to read; null: not known."""
-    cluster: str | None = None
-    """The same cluster's own name for itself, whichever way people reach it."""
-    started: str
-    """When this attempt began; ISO 8601 in UTC."""
-    ended: str | None = None
-    error: str | None = None
-    """Why it failed, on a line."""
-    final: bool = False
-    """Whether another attempt would change nothing: done, cancelled, or failed by a mistake."""
-    model: str | None = None
-    """NAME@VERSION of what it registered."""
+    def __init__(self, cluster: ClusterJobs | None, store: Store | None):
+        """Look at a cluster and a store; None for what is out of reach."""
+        self.cluster, self.store = cluster, store
 
+    def ids(self) -> list[str]:
+        """Return the ids of all jobs, of the store and of the cluster."""
+        stored = list_jobs(self.store) if self.store else []
+        running = [status.job for status in self.cluster.all()] if self.cluster else []
+        return sorted({*stored, *running})
 
-class Attempt:
-    """One try at a job, by the process that runs it."""
+    def all(self) -> list[JobStatus]:
+        """Return how all jobs stand."""
+        stored = list_jobs(self.store) if self.store else []
+        try:
+            statuses = {status.job: status for status in self.cluster.all()} if self.cluster else {}
+        except ClusterLost:
+            if not stored:
+                raise
+            statuses = {}
+        return [
+            combined
+            for job in sorted({*statuses, *stored})
+            if (combined := self._combined(job, statuses.get(job)))
+        ]
 
-    def __init__(self, store: Store, record: JobRecord, etag: str):
-        self._store, self._record, self._etag = store, record, etag
-
-    @property
-    def number(self) -> int:
-        """From 1."""
-        return self._record.attempt
-
-    def succeed(self, model: str | None) -> None:
-        """Say that it is done; `model` is what it registered, if it did.
+    def status(self, job: str) -> JobStatus:
+        """Return how a job stands.
 
         Raises:
-            RunFailed: a newer attempt has the job by now, or it was cancelled.
+            NotFoundError: neither the cluster nor the store has it.
+            ClusterLost: the cluster does not answer.
         """
-        self._end({"state": "succeeded", "model": model, "final": True})
+        try:
+            status = self.cluster.find(job) if self.cluster else None
+        except ClusterLost:
+            record = self._record(job)
+            if record is None or not record.final:
+                raise
+            # The cluster could add nothing.
+            return combine(job, None, record, None, on_this_cluster=False)
+        combined = self._combined(job, status)
+        if combined is None:
+            places = [
+                self.cluster.identity.place if self.cluster else None,
+                self.store.uri if self.store else None,
+            ]
+            searched = " and ".join(place for place in places if place)
+            raise NotFoundError(f"no job '{job}' in {searched}{nearest(job, self.ids())}")
+        return combined
 
-    def fail(self, error: str, final: bool) -> None:
-        """Say why it failed; `final`: another attempt would fail in the same way.
+    def spec(self, job: str) -> str | None:
+        """Return the text of the spec that was sent, None where it is not known."""
+        if spec := self._stored_spec(job):
+            return spec
+        status = self.cluster.find(job) if self.cluster else None
+        return status.spec if status else None
+
+    def accepted(self, job: str) -> JobStatus:
+        """Wait until the cluster has taken up a job that was just sent; return how it stands.
 
         Raises:
-            RunFailed: a newer attempt has the job by now, or it was cancelled.
+            ResourceError: it has not done so in `ACCEPT_S`.
         """
-        self._end({"state": "failed", "error": error, "final": final})
+        deadline = time.monotonic() + ACCEPT_S
+        while True:
+            status = self.status(job)
+            if status.why != NOT_TAKEN_UP:
+                return status
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"{job} was sent, but nothing has taken it up within {ACCEPT_S:.0f} s: is the "
+                    f"KubeRay operator running? graft jobs show {job} says when it was"
+                )
+            time.sleep(0.5)
 
-    def _end(self, how: dict[str, Any]) -> None:
-        record = self._record.model_copy(update=how | {"ended": _now()})
+    def cancel(self, job: str) -> None:
+        """Stop a job: no other attempt begins, and its pods or processes are freed.
+
+        A finetune may go on for a moment, but publishes nothing any more.
+
+        Raises:
+            NotFoundError: there is no such job.
+            InputError: it has ended already, or runs on another cluster.
+        """
+        if self.cluster is None:
+            raise InputError(f"to cancel {job} takes the cluster that it runs on")
+        status, on_cluster = self.status(job), self.cluster.find(job)
+        record, identity = self._record(job), self.cluster.identity
+        if on_cluster is None and record and record.where and not record.was_sent_to(identity):
+            raise InputError(f"{job} runs in {record.where}, not in {identity.place}")
+        if status.has_ended and (on_cluster is None or on_cluster.state in ENDED):
+            raise InputError(f"{job} has ended already: {status}")
+        if self.store:
+            if on_cluster and on_cluster.spec:
+                submit_job(self.store, job, on_cluster.spec)
+            record = cancel_job(self.store, job, status.kind)
+            if record.state != "cancelled":
+                raise InputError(f"{job} has ended already: {record.state}")
+            if status.kind == "finetune" and self.store.exists(f"runs/{job}/spec.yaml"):
+                claim_attempt(self.store, job)  # the run's attempt that goes on is overtaken
+        self.cluster.cancel(job)
+
+    def sources(self, job: str) -> list[str]:
+        """Return the names of a job's logs: the driver's of each attempt first, then others."""
+        sources = log_sources(self.store, job) if self.store else []
+        return sorted(sources, key=lambda source: (not source.startswith(DRIVER_SOURCE), source))
+
+    def _record(self, job: str) -> JobRecord | None:
         try:
-            self._store.replace(_head(record.job), _bytes(record), self._etag)
-        except ObjectChanged as changed:
-            raise RunFailed(
-                f"{record.job}: a newer attempt has taken this job over, or it was cancelled"
-            ) from changed
+            return read_job(self.store, job) if self.store else None
+        except NotFoundError:
+            return None
 
-
-def submit_job(store: Store, job: str, spec: str) -> None:
-    """Record what was sent, the text of a spec; doing it again changes nothing.
-
-    Raises:
-        InputError: there is such a job, with another spec.
-    """
-    try:
-        store.create(f"jobs/{job}/spec.yaml", spec.encode())
-    except ObjectExists as error:
-        raise InputError(f"there is a job '{job}' with another spec; choose another id") from error
-
-
-def begin_attempt(
-    store: Store, job: str, kind: str, where: str | None = None, cluster: str | None = None
-) -> Attempt:
-    """Take a recorded job on; whoever had it cannot say how it ended any more.
-
-    Raises:
-        InputError: it was cancelled, or has ended in a way that another attempt would not change.
-    """
-    record = JobRecord(
-        job=job,
-        kind=kind,
-        state="running",
-        attempt=1,
-        where=where,
-        cluster=cluster,
-        started=_now(),
-    )
-
-    def next_one(before: JobRecord) -> JobRecord:
-        if before.final:
-            reason = f": {before.error}" if before.error else ""
-            raise InputError(
-                f"{job} has {_ENDED[before.state]}{reason}; submit it under another id"
-            )
-        return record.model_copy(update={"attempt": before.attempt + 1})
-
-    return Attempt(store, *_move(store, job, record, next_one))
-
-
-def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
-    """Make sure that no attempt goes on with a job; return how it stands then.
-
-    What has ended for good stays as it is.
-    """
-    now = _now()
-    update = {"state": "cancelled", "ended": now, "final": True}
-    fresh = JobRecord(job=job, kind=kind, attempt=0, started=now, **update)
-
-    def cancelled(before: JobRecord) -> JobRecord:
-        return before if before.final else before.model_copy(update=update)
-
-    return _move(store, job, fresh, cancelled)[0]
-
-
-def _move(
-    store: Store, job: str, first: JobRecord, following: Callable[[JobRecord], JobRecord]
-) -> tuple[JobRecord, str]:
-    """Move job.json on from whatever it is; return what it is then, and its etag."""
-    while True:
-        record = first
+    def _stored_spec(self, job: str) -> str | None:
         try:
-            current = store.read(_head(job))
-        except ObjectNotFound:
-            with contextlib.suppress(ObjectExists):
-                store.create(_head(job), _bytes(first))
-        else:
-            record = following(JobRecord.model_validate_json(current.data))
-            with contextlib.suppress(ObjectChanged):
-                store.replace(_head(job), _bytes(record), current.etag)
-        written = store.read(_head(job))
-        if written.data == _bytes(record):
-            return record, written.etag
+            return read_job_spec(self.store, job) if self.store else None
+        except NotFoundError:
+            return None
 
-
-def list_jobs(store: Store) -> list[str]:
-    """Return the ids of all recorded jobs."""
-    return store.children("jobs/")
-
-
-def read_job(store: Store, job: str) -> JobRecord | None:
-    """Return how a job stands; None while nothing has begun on it.
-
-    Raises:
-        NotFoundError: no such job.
-    """
-    try:
-        return JobRecord.model_validate_json(store.read(_head(job)).data)
-    except ObjectNotFound:
-        read_job_spec(store, job)
-        return None
-
-
-def read_job_spec(store: Store, job: str) -> str:
-    """Return the text of the spec that was sent.
-
-    Raises:
-        NotFoundError: no such job.
-    """
-    try:
-        return store.read(f"jobs/{job}/spec.yaml").data.decode()
-    except ObjectNotFound as error:
-        raise NotFoundError(
-            f"no job '{job}' in {store.uri}{nearest(job, list_jobs(store))}"
-        ) from error
-
-
-def log_sources(store: Store, job: str) -> list[str]:
-    """Return the names of what has written logs."""
-    return store.children(f"jobs/{job}/logs/")
-
-
-def log_end(store: Store, job: str, source: str) -> int:
-    """Return how many bytes of a source are in the store."""
-    return max((offset + size for offset, size, _ in _chunks(store, job, source)), default=0)
-
-
-def put_log(store: Store, job: str, source: str, offset: int, data: bytes) -> None:
-    """Add what a source wrote from byte `offset` on."""
-    store.create(f"jobs/{job}/logs/{source}/{offset:0{OFFSET_DIGITS}}", data)
-
-
-def read_log(store: Store, job: str, source: str, start: int = 0) -> Iterator[bytes]:
-    """Yield what a source wrote from byte `start` on, which is where a chunk begins."""
-    for offset, _, key in _chunks(store, job, source):
-        if offset >= start:
-            yield store.read(key).data
-
-
-def _chunks(store: Store, job: str, source: str) -> list[tuple[int, int, str]]:
-    """Return offset, size and key of every chunk, in order."""
-    folder = f"jobs/{job}/logs/{source}/"
-    found = ((int(key.removeprefix(folder)), size, key) for key, size in store.scan(folder))
-    return sorted(found)
-
-
-def _head(job: str) -> str:
-    return f"jobs/{job}/job.json"
-
-
-def _bytes(record: JobRecord) -> bytes:
-    return record.model_dump_json(indent=1).encode()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    def _combined(self, job: str, status: ClusterStatus | None) -> JobStatus | None:
+        """Return how a job stands; None where neither cluster nor store has it."""
+        record = self._record(job)
+        if status is None and record is None and self._stored_spec(job) is None:
+            return None  # the store may have logs of a job that never began
+        on_this_cluster = self.cluster is not None and (
+            record is None or record.was_sent_to(self.cluster.identity)
+        )
+        combined = combine(job, status, record, None, on_this_cluster)
+        if combined.state != "running" or self.store is None:
+            return combined
+        return replace(combined, progress=job_progress(self.store, job, combined.kind))

@@ -1,4 +1,4 @@
-"""The profile: what a namespace gives jobs, as the chart's ConfigMap says it."""
+"""The profile: what a namespace gives jobs, read from the chart's ConfigMap."""
 
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -22,14 +22,14 @@ class Pod(Section):
 
     cpu: Quantity
     memory: Quantity
-    """Its limit too: a pod that takes more is killed."""
+    """Request and limit: a pod that takes more is killed."""
 
 
-class Head(Pod):
-    """What a cluster's head requests, and where all that is no worker runs."""
+class HeadNode(Pod):
+    """What a cluster's head node requests, and on which nodes all pods but workers run."""
 
     cache: Gibibytes = "10Gi"
-    """Size of /cache; a sweep keeps activations where they fit into it, too."""
+    """Size of /cache; a sweep caches activations where they fit into its head's, too."""
     node_selector: dict[str, str] = Field(default={})
     tolerations: tuple[dict[str, Any], ...] = ()
 
@@ -38,9 +38,9 @@ class ResourceClass(Section):
     """What the workers of a class request, apart from what Ray counts in them."""
 
     cpu: Quantity = "1"
-    """For each CPU that Ray counts (`scaling.cpus_per_worker`)."""
+    """CPU requested for each CPU that Ray counts (`scaling.cpus_per_worker`)."""
     memory: Quantity = "8Gi"
-    """Of a worker; its limit too."""
+    """Request and limit of a worker."""
     gpu: str | None = None
     """The resource that one GPU of `scaling.gpus_per_worker` is, `nvidia.com/gpu`; null: the class
     has no GPUs."""
@@ -63,23 +63,25 @@ class Profile(Section):
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     store: str
-    """URI."""
+    """URI of the store."""
     store_endpoint: str | None = None
     """URL of an S3 service that is not Amazon's."""
     store_secret: str | None = None
-    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service account's own."""
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service account has
+    credentials."""
     store_ca: str | None = None
-    """ConfigMap whose `ca.crt` the store's certificate is checked against; null: the image's."""
+    """ConfigMap whose `ca.crt` the store's certificate is checked against; null: the
+    image's authorities."""
     service_account: str
     classes: Annotated[dict[str, ResourceClass], Field(min_length=1)]
     default_class: str
-    head: Head = Head(cpu="1", memory="4Gi")
+    head: HeadNode = HeadNode(cpu="1", memory="4Gi")
     submitter: Pod = Pod(cpu="100m", memory="512Mi")
     priority_class: str | None = None
     queue: str | None = None
     """Kueue's LocalQueue."""
     labels: dict[str, str] = Field(default={})
-    """On everything that is made for a job."""
+    """Labels of everything that is made for a job."""
     sweep_concurrency: Positive = 4
     """Trials of a sweep that run at once, where its `budget.concurrency` is auto."""
     retries: Annotated[int, Field(ge=0)] = 2
@@ -92,10 +94,10 @@ class Profile(Section):
     """Seconds for which a finished job's pods stay, for a look inside."""
 
     def resource_class(self, name: str | None) -> tuple[str, ResourceClass]:
-        """Return a class by its name, the default one for None.
+        """Return a class and its name; None: the default class.
 
         Raises:
-            SpecError: there is none of that name.
+            SpecError: there is no class of that name.
         """
         name = name or self.default_class
         if name not in self.classes:
@@ -105,18 +107,18 @@ class Profile(Section):
             )
         return name, self.classes[name]
 
-    def image_for(self, wanted: str | None) -> str:
-        """Return the image of a job that asks for one.
+    def image_for(self, image: str | None) -> str:
+        """Return the image of a job that asks for one; None: the profile's.
 
         Raises:
             InputError: the profile does not allow it.
         """
-        if wanted is None or wanted == self.image:
+        if image is None or image == self.image:
             return self.image
-        if not any(fnmatchcase(wanted, pattern) for pattern in self.allowed_images):
+        if not any(fnmatchcase(image, pattern) for pattern in self.allowed_images):
             allowed = ", ".join((self.image, *self.allowed_images))
-            raise InputError(f"image {wanted} is not allowed here; allowed: {allowed}")
-        return wanted
+            raise InputError(f"image {image} is not allowed here; allowed: {allowed}")
+        return image
 
 
 def amount(quantity: str) -> Decimal:
@@ -126,5 +128,5 @@ def amount(quantity: str) -> Decimal:
 
 
 def times(quantity: str, count: int) -> str:
-    """Return a quantity of CPUs for `count` of them: of `250m` and 3, `750m`."""
+    """Return a quantity of CPUs times `count`: `750m` for `250m` and 3."""
     return f"{round(amount(quantity) * count * 1000)}m"

@@ -1,18 +1,19 @@
-"""How a job stands, as a person understands it: from what a cluster and the store know; pure."""
+"""How a job stands, as a person understands it: from its cluster and its record; pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from graft.cluster.jobs import JobRecord
-from graft.cluster.rayjob import JOB_LABEL, KIND_LABEL, sent_spec
+from graft.cluster.job_records import JobRecord, RecordedState
+from graft.cluster.rayjob_manifest import JOB_LABEL, KIND_LABEL, sent_spec
 
 Json = Mapping[str, Any]
-State = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled"]
+JobState = Literal["queued", "starting"] | RecordedState
+"""How a job stands, as a person is shown it: what its record can say, or what comes before that."""
 NODE_TYPE = "ray.io/node-type"
-"""Label of pods with Ray's nodes; a submitter's has none."""
+"""Label of the pods of a Ray cluster; a submitter's pod has none."""
 ENDED = ("succeeded", "failed", "cancelled")
-UNTAKEN = "the KubeRay operator has not taken it up"
+NOT_TAKEN_UP = "the KubeRay operator has not taken it up"
 STUCK = (
     "ErrImagePull",
     "ErrImageNeverPull",
@@ -23,23 +24,23 @@ STUCK = (
     "RunContainerError",
     "CrashLoopBackOff",
 )
-"""Why a container waits, where the wait will hardly end by itself."""
+"""Reasons for which a container waits, and which hardly go away by themselves."""
 REASONS = {
     "PreRunningDeadlineExceeded": "its pods did not run within the start deadline",
     "DeadlineExceeded": "it ran into its deadline",
     "SubmissionFailed": "its driver could not be started, or its head was lost",
 }
 LONGEST = 300
-"""Characters of a reason that are shown: its end, where Ray puts the log's."""
+"""Characters of a reason that are shown: its end, because Ray puts the end of the log there."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a cluster says of a job."""
+class ClusterStatus:
+    """How a job stands by what its cluster says."""
 
     job: str
     kind: str
-    state: State
+    state: JobState
     why: str | None = None
     """Why it is not running yet, or how it ended; a line."""
     spec: str | None = None
@@ -48,24 +49,24 @@ class Seen:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a job stands."""
+    """How a job stands by all that is known."""
 
     job: str
     kind: str
-    state: State
+    state: JobState
     why: str | None
     progress: str | None
     """How far it is, on a line."""
     attempt: int
     """0 before the first."""
     model: str | None
-    """NAME@VERSION of what it registered."""
+    """NAME@VERSION of the model that it registered."""
     started: str | None
     ended: str | None
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether its state will not change any more."""
         return self.state in ENDED
 
     def document(self) -> dict[str, Any]:
@@ -80,37 +81,25 @@ class JobStatus:
 
 
 def combine(
-    job: str, seen: Seen | None, record: JobRecord | None, progress: str | None, here: bool
+    job: str,
+    status: ClusterStatus | None,
+    record: JobRecord | None,
+    progress: str | None,
+    on_this_cluster: bool,
 ) -> JobStatus:
     """Return how a job stands.
 
     Args:
         job: its id.
-        seen: what the cluster says, None where it has no such job.
-        record: what the job itself has recorded in the store, None for nothing yet.
-        progress: how far its run or sweep is, as the store has it.
-        here: whether the cluster that was asked is the one it was sent to.
+        status: what the cluster says, None where it has no such job.
+        record: the job's record in the store, None before its first attempt.
+        progress: how far its run or sweep is, by the store.
+        on_this_cluster: whether the cluster that was asked is the one it was sent to.
     """
-    state: State = "starting"
-    why = None
-    if seen:
-        state, why = seen.state, seen.why
-    if record and record.final:
-        # The job's own word; its cluster may know of that later, or start another attempt in vain.
-        state, why = record.state, record.error
-    elif record and record.state == "failed" and seen and state in ("starting", "failed"):
-        # What ended an attempt, and what has come of it since.
-        later = why if state == "starting" or why in REASONS.values() else None
-        why = "; ".join(part for part in (record.error, later) if part)
-    elif not seen and record:
-        state, why = record.state, record.error
-        if state == "running" and here:
-            state, why = "failed", "its cluster is gone, and it did not say how it ended"
-    elif not seen and here:
-        state, why = "failed", "it was deleted before it began"
+    state, why = _state(status, record, on_this_cluster)
     return JobStatus(
         job=job,
-        kind=seen.kind if seen else record.kind if record else "",
+        kind=status.kind if status else record.kind if record else "",
         state=state,
         why=why,
         progress=progress,
@@ -121,17 +110,39 @@ def combine(
     )
 
 
+def _state(
+    status: ClusterStatus | None, record: JobRecord | None, on_this_cluster: bool
+) -> tuple[JobState, str | None]:
+    """Return a job's state, and the reason for it."""
+    if record and record.final:
+        # The cluster may learn of that later, or start another attempt in vain.
+        return record.state, record.error
+    if status and record and record.state == "failed" and status.state in ("starting", "failed"):
+        # Why the last attempt failed, and what the cluster says of the next one.
+        later = status.why if status.state == "starting" or status.why in REASONS.values() else None
+        return status.state, "; ".join(reason for reason in (record.error, later) if reason)
+    if status:
+        return status.state, status.why
+    if record and not (record.state == "running" and on_this_cluster):
+        return record.state, record.error
+    if record:
+        return "failed", "its cluster is gone, and it did not say how it ended"
+    if on_this_cluster:
+        return "failed", "it was deleted before it began"
+    return "starting", None
+
+
 def on_a_line(text: object) -> str:
-    """Return the end of what somebody says, without line breaks."""
+    """Return a message without line breaks; of a long one, the end."""
     line = " ".join(str(text or "").split())
     return line if len(line) <= LONGEST else f"…{line[-LONGEST:]}"
 
 
-def seen(rayjob: Json, pods: Iterable[Json]) -> Seen:
-    """Return what a RayJob and its pods, as Kubernetes' API gives them, say."""
-    meta, status = rayjob["metadata"], rayjob.get("status") or {}
-    state, why = _state(rayjob, status, list(pods))
-    return Seen(
+def rayjob_status(rayjob: Json, pods: Iterable[Json]) -> ClusterStatus:
+    """Return how a job stands, from its RayJob and its pods as Kubernetes' API gives them."""
+    meta = rayjob["metadata"]
+    state, why = _rayjob_state(rayjob, list(pods))
+    return ClusterStatus(
         job=meta["labels"][JOB_LABEL],
         kind=meta["labels"].get(KIND_LABEL, ""),
         state=state,
@@ -140,7 +151,8 @@ def seen(rayjob: Json, pods: Iterable[Json]) -> Seen:
     )
 
 
-def _state(rayjob: Json, status: Json, pods: list[Json]) -> tuple[State, str | None]:
+def _rayjob_state(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]:
+    status = rayjob.get("status") or {}
     deployment = status.get("jobDeploymentStatus") or ""
     if rayjob["metadata"].get("deletionTimestamp"):
         return "cancelled", "its pods are being deleted"
@@ -150,57 +162,67 @@ def _state(rayjob: Json, status: Json, pods: list[Json]) -> tuple[State, str | N
         return "failed", f"Ray says {status.get('jobStatus')}"
     if deployment in ("Failed", "ValidationFailed"):
         reason = status.get("reason") or ""
-        said = on_a_line(status.get("message"))
-        return "failed", REASONS.get(reason) or said or reason or "no reason given"
+        message = on_a_line(status.get("message"))
+        return "failed", REASONS.get(reason) or message or reason or "no reason given"
     if deployment in ("Suspended", "Suspending"):
         return "queued", "waits for its queue to admit it"
     if deployment == "Running" and status.get("jobStatus") not in (None, "", "PENDING"):
-        return "running", None  # also when it has ended, and its submitter not yet
+        return "running", None  # also when the driver has ended, but its submitter has not yet
     if deployment == "Retrying":
         return "starting", "its cluster failed, another one is made"
     failed = status.get("failed") or 0
-    again = f"attempt {failed + 1}: " if failed else ""
-    return "starting", again + _why_waiting(rayjob, status, deployment, pods)
+    prefix = f"attempt {failed + 1}: " if failed else ""
+    return "starting", prefix + _why_waiting(rayjob, deployment, pods)
 
 
-def _why_waiting(rayjob: Json, status: Json, deployment: str, pods: list[Json]) -> str:
+def _why_waiting(rayjob: Json, deployment: str, pods: list[Json]) -> str:
     """Say what a job that does not run yet waits for; the worst first."""
     if not deployment:
-        return UNTAKEN
+        return NOT_TAKEN_UP
     waits = [wait for pod in pods for wait in _waits(pod)]
     for reasons in (STUCK, ("Unschedulable",)):
-        for reason, text in waits:
-            if reason in reasons:
-                return text
-    conditions = (status.get("rayClusterStatus") or {}).get("conditions") or []
+        for wait in waits:
+            if wait.reason in reasons:
+                return wait.text
+    conditions = (rayjob["status"].get("rayClusterStatus") or {}).get("conditions") or []
     for condition in conditions:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return on_a_line(condition.get("message"))
     ready = sum(_is_ready(pod) for pod in pods if NODE_TYPE in pod["metadata"].get("labels", {}))
     groups = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    wanted = 1 + sum(group["replicas"] for group in groups)
-    if ready < wanted:
-        return f"{ready} of {wanted} pods are ready"
+    expected = 1 + sum(group["replicas"] for group in groups)
+    if ready < expected:
+        return f"{ready} of {expected} pods are ready"
     return "its pods are ready, the driver starts"
 
 
-def _waits(pod: Json) -> list[tuple[str, str]]:
-    """Return reason and text of all that keeps a pod from running."""
+class _Wait(NamedTuple):
+    """What keeps a pod from running: Kubernetes' word for it, and what a person is told."""
+
+    reason: str
+    text: str
+
+
+def _waits(pod: Json) -> list[_Wait]:
+    """Return all that keeps a pod from running."""
     status = pod.get("status", {})
     name = pod["metadata"]["name"]
-    found = []
+    waits = []
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             text = f"{name}: {on_a_line(condition.get('message'))}"
-            found.append((condition.get("reason", ""), text))
+            waits.append(_Wait(condition.get("reason", ""), text))
     for kind in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(kind) or []:
             waiting = (container.get("state") or {}).get("waiting") or {}
             if reason := waiting.get("reason"):
-                found.append((reason, f"{name}: {reason}: {on_a_line(waiting.get('message'))}"))
-    return found
+                text = f"{name}: {reason}: {on_a_line(waiting.get('message'))}"
+                waits.append(_Wait(reason, text))
+    return waits
 
 
 def _is_ready(pod: Json) -> bool:
     conditions = pod.get("status", {}).get("conditions") or []
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )

@@ -1,8 +1,8 @@
 """From the bytes of an image file to upright RGB pixels, the same in training and serving.
 
 `decode` is the first half of the preprocessing contract: header check, full decode,
-RGB, shrink, EXIF orientation. Import keeps of each image (`prepare`) what makes
-``decode(kept)`` equal ``decode(original, max_side)`` pixel by pixel.
+RGB, shrink, EXIF orientation. Import stores what `prepare` makes of an image, which decodes to
+the same pixels: ``decode(prepared.data)`` equals ``decode(original, max_side)``.
 """
 
 import contextlib
@@ -17,22 +17,22 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from graft.errors import ImageError, ImageTooLarge
 
 MAX_PIXELS = 80_000_000
-"""An image with more is refused from its header, before memory is taken for it."""
+"""An image with more pixels is refused by its header, before it takes memory."""
 
 LARGEST_MAX_SIDE = 16383
-"""What WebP can hold."""
+"""The longest side that a WebP file can have, in pixels."""
 
 MAX_SIDE = 512
-"""Default of `--max-side`: a shorter side of 256, which evaluation at 224 resizes to, up to
-an aspect ratio of 2:1."""
+"""Default of `--max-side`, in pixels: an image of up to 2:1 then has a shorter side of at least
+256, to which evaluation at 224 resizes."""
 
-# Those of Pillow's formats that are files of photographs and graphics; others start programs
-# (EPS), name other files or are containers, and any of these may come in over HTTP.
+# Only formats of photographs and graphics: some of Pillow's others start programs (EPS), name
+# other files or are containers, and untrusted files come in over HTTP.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000")
 
-# Ours is checked before decoding; Pillow's would warn, from whatever thread decodes.
+# MAX_PIXELS is checked before decoding; Pillow's own check warns, in whichever thread decodes.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow warns of metadata that has no bearing on pixels.
+# Pillow warns of damaged metadata, which does not affect pixels.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _TRANSPOSE = {
@@ -49,17 +49,18 @@ _TRANSPOSE = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What import keeps of an image."""
+    """What import stores of an image."""
 
     data: bytes
     """The original bytes, or the shrunk image as lossless WebP."""
     format: str
-    """Of `data`, as a file's suffix."""
+    """Format of `data`, as a file's suffix."""
     width: int
-    """Of the upright source, in pixels."""
+    """Width of the upright source, in pixels."""
     height: int
+    """Likewise its height."""
     changed: bool
-    """Whether `decode` has more to do than decoding: shrink, orientation or colour."""
+    """Whether `decode` must also shrink the source, turn it or convert its colours."""
 
 
 def decode(data: bytes, max_side: int | None = None) -> Image.Image:
@@ -68,13 +69,13 @@ def decode(data: bytes, max_side: int | None = None) -> Image.Image:
     Alpha is laid over white, 16 bits are scaled to 8, an animation gives its first frame.
 
     Raises:
-        ImageError: the bytes are no whole image of a supported format.
+        ImageError: the bytes are not a whole image of a supported format.
     """
     return _upright(_load(data), max_side)
 
 
 def prepare(data: bytes, max_side: int) -> Prepared:
-    """Return what import keeps: the bytes as they are, unless a side is above `max_side`.
+    """Return what import stores: `data` as it is, or shrunk if a side is above `max_side`.
 
     Raises:
         ImageError: as `decode`.
@@ -102,7 +103,7 @@ def encode(image: Image.Image) -> bytes:
 
 
 def _load(data: bytes) -> Image.Image:
-    """Decode the whole first frame, as the file has it."""
+    """Decode the whole first frame: its colours and orientation stay the file's."""
     if not data:
         raise ImageError("0 bytes")
     with _damage_explained():
@@ -124,7 +125,7 @@ def _upright(image: Image.Image, max_side: int | None) -> Image.Image:
         upright = upright.resize((width, height), Image.Resampling.BILINEAR)
     if orientation != 1:
         upright = upright.transpose(_TRANSPOSE[orientation])
-    # A copy lets go of the file's bytes and metadata, which `image` holds.
+    # A copy, since `image` holds on to the file's bytes and metadata.
     return upright.copy() if upright is image else upright
 
 
@@ -132,7 +133,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError):
-        return 1  # EXIF that cannot be read is as good as none
+        return 1  # unreadable EXIF counts as none
     return value if value in _TRANSPOSE else 1
 
 

@@ -1,8 +1,8 @@
 """Import: from a source of labelled files to an immutable dataset version.
 
-One pass over the source, in threads: read, hash, decode, shrink what is too large,
-append to shards in a temporary folder. The last image decides the version's name; then
-the payloads are uploaded, and the manifest makes the version exist.
+One pass over the source, in threads: read, hash, decode, shrink what is too large, append to
+shards in a temporary folder. Only the last image decides the version's name; then the payloads
+are uploaded, and the manifest makes the version exist.
 """
 
 import os
@@ -18,40 +18,41 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from graft.backend import explained
-from graft.data.draft import (
-    Entry,
-    check,
-    choose_originals,
-    describe,
-    explain_bad,
+from graft.data.drafting import (
+    DraftImage,
+    check_trainable,
+    draft_version,
+    explain_unusable,
     index_images,
-    made_splits,
 )
+from graft.data.golden_images import choose_originals, read_originals
 from graft.data.image import MAX_SIDE, Prepared, prepare
 from graft.data.manifest import (
-    LATEST,
-    Draft,
+    DatasetDraft,
     Image,
+    ImportSettings,
     Manifest,
-    Settings,
-    Skipped,
+    SkippedFile,
+    commit_manifest,
+    find_manifest,
     folder,
     latest,
-    read_manifest,
+    point_latest,
     write_index,
 )
 from graft.data.shards import Place, ShardWriter, pack
-from graft.data.source import Item, Source, open_source
-from graft.errors import DataError, ImageError, ObjectExists, ObjectNotFound
+from graft.data.source import ImageSource, LabelledFile, open_source
+from graft.data.splits import choose_made_splits
+from graft.errors import DataError, ImageError, ObjectExists
 from graft.spec import NAME
 from graft.store import ObjectRef, Store, sha256
+from graft.store.backend import explained
 
 UPLOADS = 4
 """How many payloads are uploaded at a time."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much is done and how much there is."""
+"""Called with the step (reading, uploading), how many of its items are done and how many it has."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -59,11 +60,11 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import came to."""
+    """The dataset version of an import."""
 
     manifest: Manifest
     written: bool
-    """False: the version was there already."""
+    """False: the version was in the store already."""
 
 
 def import_dataset(
@@ -77,102 +78,111 @@ def import_dataset(
     seed: int | None = None,
     skip_bad: bool = False,
     threads: int | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = lambda step, done, total: None,
 ) -> Imported:
     """Import the images at `uri` as a version of dataset `name`, and point `latest` at it.
 
-    Importing the same files with the same settings again finds the version and writes
-    nothing. A failure leaves nothing behind.
+    Importing the same files with the same settings again finds the version and writes nothing.
+    A failed import leaves nothing behind.
 
     Args:
-        store: where to.
+        store: where the version goes.
         uri: a directory, an s3:// prefix, or a .csv or .parquet table.
         name: the dataset's name.
         max_side: longer side, in pixels, above which an image is stored shrunk.
         val_fraction: part of each class that validates; default 0.2.
         test_fraction: part of each class held out for a final test; default 0.
         seed: seeds the choice of both; default 0.
-        skip_bad: leave out files that are no usable images, instead of failing.
-        threads: default: one for each CPU.
-        progress: told after every image and every upload.
+        skip_bad: leave unusable files out, instead of failing.
+        threads: how many read and decode; default: one for each CPU.
+        progress: called after every image and every upload.
 
     Raises:
-        DataError: files that are no usable images, nothing that can be trained on,
-            or a setting without effect.
+        DataError: unusable files, nothing that can be trained on, or a setting without effect.
     """
+    _check_name(name)
+    latest(store, name)  # fails now, before images are read, if the store cannot be reached
+    source = open_source(uri)
+    made = choose_made_splits(source.splits, val_fraction, test_fraction, seed)
+    settings = ImportSettings(max_side=max_side, made=made, skip_bad=skip_bad)
+    with tempfile.TemporaryDirectory(prefix="graft-import-") as temporary:
+        scan = _scan(source, max_side, Path(temporary), threads, progress)
+        skipped = [*source.stray, *scan.unusable]
+        if skipped and not skip_bad:
+            raise DataError(explain_unusable(uri, skipped, len(scan.images)))
+        classes = sorted({image.file.label for image in scan.images})
+        images = index_images(scan.images, scan.places, classes, made)
+        check_trainable(uri, classes, images, source.splits)
+        draft = draft_version(name, uri, settings, classes, images, skipped)
+        if manifest := find_manifest(store, name, draft.version):
+            imported = Imported(manifest, written=False)
+        else:
+            originals = read_originals(source, choose_originals(images, scan.images))
+            imported = _commit(store, draft, images, originals, scan.shards, progress)
+    point_latest(store, name, draft.version)
+    return imported
+
+
+def _check_name(name: str) -> None:
     if not re.fullmatch(NAME, name):
         raise DataError(
             f"dataset name '{name}': expected up to 64 of lower-case letters, digits, "
             "'.', '_' and '-', a letter or digit first and last"
         )
-    threads = threads or os.cpu_count() or 1
-    latest(store, name)  # a store that cannot be reached is found before images are read
-    source = open_source(uri)
-    made = made_splits(source.splits, val_fraction, test_fraction, seed)
-    settings = Settings(max_side=max_side, made=made, skip_bad=skip_bad)
-    with tempfile.TemporaryDirectory(prefix="graft-import-") as temporary:
-        entries, bad, shards = _read_all(source, max_side, Path(temporary), threads, progress)
-        skipped = [*source.stray, *bad]
-        if skipped and not skip_bad:
-            raise DataError(explain_bad(uri, skipped, len(entries)))
-        classes = sorted({entry.item.label for entry in entries})
-        images = index_images(entries, classes, made)
-        check(uri, classes, images, source.splits)
-        draft = describe(name, uri, settings, classes, images, skipped)
-        known = _committed(store, draft)
-        if known:
-            imported = Imported(known, written=False)
-        else:
-            originals = _read_originals(source, choose_originals(images, entries))
-            imported = _publish(store, draft, images, originals, shards, progress)
-    if latest(store, name) != draft.version:
-        store.point(f"datasets/{name}/{LATEST}", draft.version.encode())
-    return imported
 
 
-def _read_all(
-    source: Source, max_side: int, folder: Path, threads: int, progress: Progress
-) -> tuple[list[Entry], list[Skipped], list[Path]]:
-    """Read and decode every file, and append what is kept of it to shards in `folder`."""
+@dataclass(frozen=True)
+class _Scan:
+    """What one pass over a source came to."""
 
-    def read(item: Item) -> tuple[Item, str, int, Prepared] | Skipped:
+    images: list[DraftImage]
+    """The usable files, in the source's order."""
+    places: dict[str, Place]
+    """Where each digest's image lies in the shards."""
+    unusable: list[SkippedFile]
+    shards: list[Path]
+    """Local files; they hold each distinct image once, as it is to be stored."""
+
+
+def _scan(
+    source: ImageSource, max_side: int, folder: Path, threads: int | None, progress: Progress
+) -> _Scan:
+    """Read and decode every file, and write what is to be stored to shards in `folder`."""
+
+    def read(file: LabelledFile) -> tuple[DraftImage, Prepared] | SkippedFile:
         try:
-            data = source.read(item)
-            return item, sha256(data), len(data), prepare(data, max_side)
+            data = source.read(file)
+            prepared = prepare(data, max_side)
         except ImageError as error:
-            return Skipped(path=item.path, reason=str(error))
+            return SkippedFile(path=file.path, reason=str(error))
+        width, height, changed = prepared.width, prepared.height, prepared.changed
+        return DraftImage(file, sha256(data), len(data), width, height, changed), prepared
 
-    entries: list[Entry] = []
-    bad: list[Skipped] = []
-    places: dict[str, Place] = {}
+    scan = _Scan([], {}, [], [])
     with (
         explained(f"the temporary folder {folder} (TMPDIR moves it)"),
         closing(ShardWriter(folder)) as writer,
     ):
-        for done, result in enumerate(_in_order(read, source.items, threads), start=1):
-            if isinstance(result, Skipped):
-                bad.append(result)
+        results = _in_order(read, source.files, threads or os.cpu_count() or 1)
+        for done, result in enumerate(results, start=1):
+            if isinstance(result, SkippedFile):
+                scan.unusable.append(result)
             else:
-                item, digest, file_bytes, kept = result
-                if digest not in places:
-                    places[digest] = writer.add(f"{digest}.{kept.format}", kept.data)
-                entries.append(
-                    Entry(
-                        item,
-                        digest,
-                        file_bytes,
-                        kept.width,
-                        kept.height,
-                        kept.changed,
-                        places[digest],
-                    )
-                )
-            progress("reading", done, len(source.items))
-    return entries, bad, writer.paths
+                image, prepared = result
+                if image.sha256 not in scan.places:
+                    name = f"{image.sha256}.{prepared.format}"
+                    scan.places[image.sha256] = writer.add(name, prepared.data)
+                scan.images.append(image)
+            progress("reading", done, len(source.files))
+    scan.shards.extend(writer.paths)
+    return scan
 
 
 def _in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
-    """Yield ``work(item)`` in the items' order; only a few results wait in memory."""
+    """Yield ``work(item)`` in the items' order; a few results at most wait in memory.
+
+    `ThreadPoolExecutor.map` would hold all results that are not consumed yet.
+    """
     waiting: deque[Future[_R]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="import")
     try:
@@ -186,27 +196,17 @@ def _in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int) -> It
         pool.shutdown(cancel_futures=True)
 
 
-def _read_originals(source: Source, chosen: Iterable[Entry]) -> list[tuple[str, bytes]]:
-    originals = []
-    for entry in chosen:
-        data = source.read(entry.item)
-        if sha256(data) != entry.sha256:
-            raise DataError(f"{entry.item.path} was changed while it was imported; import again")
-        originals.append((entry.sha256, data))
-    return originals
-
-
-def _publish(
+def _commit(
     store: Store,
-    draft: Draft,
+    draft: DatasetDraft,
     images: Sequence[Image],
     originals: Sequence[tuple[str, bytes]],
     shards: Sequence[Path],
     progress: Progress,
 ) -> Imported:
-    """Upload the payloads and create the manifest, or leave nothing behind."""
-    where = folder(draft.name, draft.version)
-    # Payloads are this import's own, so that removing them harms no other of the same version.
+    """Upload the payloads and commit the manifest, or leave nothing behind."""
+    version_folder = folder(draft.name, draft.version)
+    # In every payload's name, so that a failed import removes no other import's payloads.
     token = uuid.uuid4().hex[:8]
     payloads: list[tuple[str, bytes | Path]] = [
         (f"index-{token}.parquet", write_index(images)),
@@ -215,7 +215,7 @@ def _publish(
     ]
 
     def upload(payload: tuple[str, bytes | Path]) -> ObjectRef:
-        return store.put(where, *payload)
+        return store.put(version_folder, *payload)
 
     try:
         refs = []
@@ -229,21 +229,14 @@ def _publish(
             shards=tuple(refs[2:]),
             created=datetime.now(UTC).isoformat(),
         )
-        store.create(f"{where}/manifest.json", manifest.model_dump_json(indent=2).encode())
+        commit_manifest(store, manifest)
     except BaseException as error:
-        known = _committed(store, draft)
-        if known is None or token not in known.index.name:
-            for key, _ in store.scan(f"{where}/"):
+        committed = find_manifest(store, draft.name, draft.version)
+        if committed is None or token not in committed.index.name:
+            for key, _ in store.scan(f"{version_folder}/"):
                 if token in key:
                     store.delete(key)
-        if known and isinstance(error, ObjectExists):
-            return Imported(known, written=False)
+        if committed and isinstance(error, ObjectExists):  # another import was first
+            return Imported(committed, written=False)
         raise
     return Imported(manifest, written=True)
-
-
-def _committed(store: Store, draft: Draft) -> Manifest | None:
-    try:
-        return read_manifest(store, draft.name, draft.version)
-    except ObjectNotFound:
-        return None

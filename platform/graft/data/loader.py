@@ -1,7 +1,7 @@
 """From a dataset version to batches: who reads which image when, and the threads that do.
 
-Partitioning and order are pure functions of (seed, epoch, worker count); the threads
-and caches below them change only how fast a batch comes.
+Who reads which image in which order is a pure function of (seed, epoch, worker count); threads
+and the memory for decoded images only change how fast a batch comes.
 """
 
 from collections import deque
@@ -22,54 +22,54 @@ from graft.spec import Loader, NoAugment, Preprocess, StandardAugment
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchSlice:
     """One worker's part of one global batch."""
 
     indices: NDArray[np.int64]
-    """Positions in the list of images: (b,)."""
+    """(b,): positions in the list of images."""
     weights: NDArray[np.float32]
-    """1 for an image of this worker's, 0 for one that only fills an empty share: (b,)."""
+    """(b,): 1, or 0 for an image that only fills an otherwise empty slice."""
     total: int
     """Images in the global batch."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images of one `Share`."""
+    """Decoded images of one `BatchSlice`."""
 
     images: NDArray[np.uint8]
     """(b, crop, crop, 3)."""
     labels: NDArray[np.int64]
     """(b,)."""
-    share: Share
+    slice: BatchSlice
 
 
-def training_shares(
+def training_slices(
     images: int, batch_size: int, seed: int, epoch: int, rank: int, workers: int
-) -> list[Share]:
-    """Split a shuffled epoch into this worker's shares, the last short batch included.
+) -> list[BatchSlice]:
+    """Split a shuffled epoch into this worker's slices, the last short batch included.
 
-    Every global batch is the same at any worker count. Where it has fewer images than
-    there are workers, a worker without one repeats the first at weight 0, so that all
+    The global batches are the same at any worker count. If a batch has fewer images than
+    there are workers, a worker without an image takes the first at weight 0, since all must
     take part in the exchange of gradients.
     """
     order = np.random.default_rng([seed, epoch]).permutation(images)
-    shares = []
+    slices = []
     for start in range(0, images, batch_size):
         batch = order[start : start + batch_size]
         mine = batch[rank::workers]
         weights = np.ones(len(mine), np.float32)
         if not len(mine):
             mine, weights = batch[:1], np.zeros(1, np.float32)
-        shares.append(Share(mine, weights, len(batch)))
-    return shares
+        slices.append(BatchSlice(mine, weights, len(batch)))
+    return slices
 
 
-def evaluation_shares(images: int, batch_size: int, rank: int, workers: int) -> list[Share]:
+def evaluation_slices(images: int, batch_size: int, rank: int, workers: int) -> list[BatchSlice]:
     """Split all images, in order, so that each is read by exactly one worker."""
     mine = np.arange(rank, images, workers)
     chunks = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    return [Share(chunk, np.ones(len(chunk), np.float32), images) for chunk in chunks]
+    return [BatchSlice(chunk, np.ones(len(chunk), np.float32), images) for chunk in chunks]
 
 
 class ImageLoader:
@@ -87,28 +87,28 @@ class ImageLoader:
         self._augment = augment
         self._settings = settings
         self._decoded: dict[str, PILImage.Image] = {}
-        self._free = settings.decoded_cache_mb << 20
+        self._free_bytes = settings.decoded_cache_mb << 20
         self._lock = Lock()
         self.rendered = 0
-        """Images of all batches so far."""
+        """How many images were rendered so far."""
 
     def batches(
-        self, images: Sequence[Image], shares: Sequence[Share], view: int
+        self, images: Sequence[Image], slices: Sequence[BatchSlice], view: int
     ) -> Iterator[Batch]:
-        """Yield one batch per share, in order, with `view` of each image."""
+        """Yield one batch per slice, in order, with `view` of each image."""
         side = self._preprocess.crop
         pending: deque[tuple[Batch, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self._settings.threads, thread_name_prefix="decode") as pool:
             try:
-                for share in shares:
-                    chosen = [images[i] for i in share.indices]
+                for batch_slice in slices:
+                    chosen = [images[i] for i in batch_slice.indices]
                     pixels = np.empty((len(chosen), side, side, 3), np.uint8)
                     labels = np.array([image.label for image in chosen], np.int64)
                     tasks = [
                         pool.submit(self._render, image, view, pixels[row])
                         for row, image in enumerate(chosen)
                     ]
-                    pending.append((Batch(pixels, labels, share), tasks))
+                    pending.append((Batch(pixels, labels, batch_slice), tasks))
                     self.rendered += len(chosen)
                     if len(pending) > self._settings.prefetch:
                         yield _finished(*pending.popleft())
@@ -122,17 +122,18 @@ class ImageLoader:
         out[:] = render(picture, image.sha256, view, self._preprocess, self._augment)
 
     def _decode(self, image: Image) -> PILImage.Image:
-        """Decode an image, or take it from memory; the memory is filled once, then kept.
+        """Decode an image, or take it from memory.
 
-        Replacing entries would not help: an epoch touches each image once, in new order.
+        Once the memory is full, what it holds stays. Replacing images would not help: an epoch
+        touches each image once, in a new order.
         """
-        if (known := self._decoded.get(image.sha256)) is not None:
-            return known
+        if (cached := self._decoded.get(image.sha256)) is not None:
+            return cached
         picture = decode(self._dataset.read(image))
         with self._lock:
-            size = picture.width * picture.height * 4  # PIL keeps RGB in 4 bytes
-            if size <= self._free and image.sha256 not in self._decoded:
-                self._free -= size
+            size = picture.width * picture.height * 4  # PIL holds an RGB pixel in 4 bytes
+            if size <= self._free_bytes and image.sha256 not in self._decoded:
+                self._free_bytes -= size
                 self._decoded[image.sha256] = picture
         return picture
 
@@ -148,7 +149,7 @@ def to_tensor(
 ) -> torch.Tensor:
     """Scale to 0..1 and normalise: (B, H, W, 3) uint8 to (B, 3, H, W) float32, channels_last.
 
-    Bytes travel to `device`, not floats.
+    Bytes travel to `device`, not floats, which are four times as large.
     """
     pixels = torch.from_numpy(images)
     if device is not None and device.type == "cuda":

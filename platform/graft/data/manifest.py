@@ -13,43 +13,33 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from graft.data.image import LARGEST_MAX_SIDE
 from graft.data.shards import ShardReader, unpack
-from graft.data.splits import SPLITS
-from graft.errors import NotFoundError, ObjectNotFound, StoreError
+from graft.data.splits import SPLITS, MadeSplits
+from graft.errors import NotFoundError, ObjectNotFound
 from graft.spec import Name, Section, nearest
-from graft.store import ObjectRef, Store
+from graft.store import ObjectRef, Store, find_document, read_document
 
 LATEST = "latest"
 
 _MARKER = re.compile(r"datasets/([^/]+)/([^/]+)/manifest\.json")
 
 
-class MadeSplits(Section):
-    """How Graft chose splits out of the images that the source gives no other split."""
-
-    val_fraction: float
-    """Part of each class that validates."""
-    test_fraction: float
-    """Part of each class that is held out for a final test."""
-    seed: int
-
-
-class Settings(Section):
-    """What an import was told; all but `skip_bad` is in the version's hash."""
+class ImportSettings(Section):
+    """The settings of an import; all but `skip_bad` are in the version's hash."""
 
     max_side: int = Field(gt=0, le=LARGEST_MAX_SIDE)
     """Longer side, in pixels, above which an image is stored shrunk."""
     made: MadeSplits | None
     """null: the source has its own validation split."""
     skip_bad: bool
-    """Whether files that are no usable images were left out, instead of failing the import."""
+    """Whether unusable files were left out; else they fail the import."""
 
 
-class Skipped(Section):
-    """A file of the source that was left out."""
+class SkippedFile(Section):
+    """A file of the source that was left out, and why."""
 
     path: str
     reason: str
@@ -63,7 +53,7 @@ class Leakage(Section):
     splits: tuple[str, ...]
 
 
-class Conflict(Section):
+class LabelConflict(Section):
     """The same bytes under several labels."""
 
     sha256: str
@@ -72,37 +62,38 @@ class Conflict(Section):
 
 
 class Spread(Section):
-    """How a length is distributed over the images."""
+    """How a length is distributed over the images, in pixels."""
 
     min: int
     median: int
     max: int
 
 
-class Draft(Section):
-    """What an import found, before anything is stored."""
+class DatasetDraft(Section):
+    """A dataset version before its index, shards and originals are stored."""
 
     format: Literal[1] = 1
     """Layout of the index and the shards."""
     name: Name
     version: str
-    """The beginning of `digest`."""
+    """The first 16 digits of `digest`."""
     digest: str
     """SHA-256 over source bytes, labels, splits and settings."""
     classes: tuple[str, ...]
-    """Names, sorted; an image's label is a position in it."""
-    settings: Settings
+    """Names, sorted; an image's label is its class's position here."""
+    settings: ImportSettings
     counts: dict[str, dict[str, int]]
     """Images by split and class."""
     images: int
     bytes: int
-    """Of all distinct images as stored."""
+    """Bytes of all distinct images as stored."""
     width: Spread
-    """Of the upright source images, in pixels."""
+    """Widths of the upright source images."""
     height: Spread
-    skipped: tuple[Skipped, ...]
+    """Likewise their heights."""
+    skipped: tuple[SkippedFile, ...]
     leakage: tuple[Leakage, ...]
-    conflicts: tuple[Conflict, ...]
+    conflicts: tuple[LabelConflict, ...]
     source: str
     """What was imported, as the user named it."""
 
@@ -112,8 +103,8 @@ class Draft(Section):
         return f"{self.name}@{self.version}"
 
 
-class Manifest(Draft):
-    """A committed dataset version: all of it but its images."""
+class Manifest(DatasetDraft):
+    """The marker of a committed dataset version."""
 
     index: ObjectRef
     """Parquet, a row for each `Image`."""
@@ -121,7 +112,7 @@ class Manifest(Draft):
     originals: ObjectRef
     """Tar: original files of some validation images."""
     created: str
-    """ISO 8601 in UTC."""
+    """Time of the import, ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)
@@ -129,19 +120,22 @@ class Image:
     """One image of a dataset version; the fields are the index's columns."""
 
     sha256: str
-    """Of the source file's bytes."""
+    """Digest of the source file's bytes."""
     path: str
-    """In the source, relative to it."""
+    """The file's path in the source."""
     label: int
+    """Position of its class in `Manifest.classes`."""
     split: str
     shard: int
+    """Position of its shard in `Manifest.shards`."""
     offset: int
-    """Of the stored bytes in the shard."""
+    """Bytes from the shard's beginning to the stored image's."""
     size: int
-    """Of the stored bytes."""
+    """Bytes of the stored image."""
     width: int
-    """Of the upright source, in pixels."""
+    """Width of the upright source, in pixels."""
     height: int
+    """Likewise its height."""
 
 
 INDEX = pa.schema(
@@ -180,14 +174,14 @@ class DatasetVersion:
         return self._index[split]
 
     def read(self, image: Image) -> bytes:
-        """Return an image's stored bytes, for `decode`; any thread may call."""
+        """Return an image's stored bytes, for `decode`; thread-safe."""
         return self._shards.read(image.shard, image.offset, image.size)
 
     def originals(self) -> list[tuple[Image, bytes]]:
-        """Return some validation images with their files' original bytes."""
+        """Return some validation images, each with the bytes of its source file."""
         images = {image.sha256: image for image in self.images("val")}
-        members = unpack(self.store.get(self.folder, self.manifest.originals))
-        return [(images[digest], data) for digest, data in members]
+        files = unpack(self.store.get(self.folder, self.manifest.originals))
+        return [(images[digest], data) for digest, data in files]
 
     @cached_property
     def _index(self) -> dict[str, list[Image]]:
@@ -204,58 +198,68 @@ def folder(name: str, version: str) -> str:
 
 
 def open_dataset(store: Store, name: str, version: str = LATEST) -> DatasetVersion:
-    """Open a dataset version, named in full, by an unambiguous beginning, or `latest`.
+    """Open a dataset version by its full name, an unambiguous beginning of it, or `latest`.
 
     Raises:
         NotFoundError: no such dataset or version; the nearest are named.
     """
-    versions = [known for _, known in _scan(store, f"datasets/{name}/")]
+    versions = [version for _, version in _scan(store, f"datasets/{name}/")]
     if not versions:
-        names = sorted({found for found, _ in _scan(store, "datasets/")})
+        names = sorted({name for name, _ in _scan(store, "datasets/")})
         raise NotFoundError(
             f"no dataset '{name}' in {store.uri}{nearest(name, names)}"
             + ("" if names else "; it has none yet, `graft data import` makes them")
         )
     if version == LATEST:
         version = latest(store, name) or LATEST
-    matching = [known for known in versions if known.startswith(version)]
-    if len(matching) != 1:
-        found = f"{len(matching)} versions that begin with" if matching else "no version"
+    matches = [full for full in versions if full.startswith(version)]
+    if len(matches) != 1:
+        count = f"{len(matches)} versions that begin with" if matches else "no version"
         raise NotFoundError(
-            f"dataset '{name}' has {found} '{version}'; known: {', '.join(versions)}"
+            f"dataset '{name}' has {count} '{version}'; known: {', '.join(versions)}"
         )
-    return DatasetVersion(store, read_manifest(store, name, matching[0]))
+    manifest = read_document(store, _manifest_key(name, matches[0]), Manifest)
+    return DatasetVersion(store, manifest)
 
 
 def list_datasets(store: Store) -> list[Manifest]:
     """Return every version's manifest, by name, then oldest first."""
-    found = [read_manifest(store, name, version) for name, version in _scan(store, "datasets/")]
-    return sorted(found, key=lambda manifest: (manifest.name, manifest.created))
+    keys = [_manifest_key(*marker) for marker in _scan(store, "datasets/")]
+    manifests = [read_document(store, key, Manifest) for key in keys]
+    return sorted(manifests, key=lambda manifest: (manifest.name, manifest.created))
 
 
 def latest(store: Store, name: str) -> str | None:
-    """Return the version that a dataset's `latest` points at, if it is set."""
+    """Return the version that a dataset's `latest` points at, None where it is not set."""
     try:
         return store.read(f"datasets/{name}/{LATEST}").data.decode()
     except ObjectNotFound:
         return None
 
 
-def read_manifest(store: Store, name: str, version: str) -> Manifest:
-    """Return the manifest of a version.
+def find_manifest(store: Store, name: str, version: str) -> Manifest | None:
+    """Return the manifest of a version, None where it is not committed."""
+    return find_document(store, _manifest_key(name, version), Manifest)
+
+
+def commit_manifest(store: Store, manifest: Manifest) -> None:
+    """Make the version exist; what the manifest lists must be in the store.
 
     Raises:
-        ObjectNotFound: there is no such version.
+        ObjectExists: the version exists already.
     """
-    key = f"{folder(name, version)}/manifest.json"
-    try:
-        return Manifest.model_validate_json(store.read(key).data)
-    except ValidationError as error:
-        raise StoreError(
-            f"{store.uri}/{key} is not a manifest that this release of Graft reads "
-            f"({error.error_count()} problems, first: {error.errors()[0]['msg']}); "
-            "it is damaged, or a newer release wrote it"
-        ) from error
+    data = manifest.model_dump_json(indent=2).encode()
+    store.create(_manifest_key(manifest.name, manifest.version), data)
+
+
+def point_latest(store: Store, name: str, version: str) -> None:
+    """Point a dataset's `latest` at a version."""
+    if latest(store, name) != version:
+        store.point(f"datasets/{name}/{LATEST}", version.encode())
+
+
+def _manifest_key(name: str, version: str) -> str:
+    return f"{folder(name, version)}/manifest.json"
 
 
 def _scan(store: Store, prefix: str) -> Iterator[tuple[str, str]]:

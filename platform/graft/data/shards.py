@@ -1,7 +1,7 @@
 """Shards: plain tar files of image bytes, written once, then read at random.
 
-``tar`` opens them, and so does anything that reads WebDataset's layout. Graft itself
-never walks one: the index knows where each payload begins.
+``tar`` opens them, and so does anything that reads WebDataset's layout. Graft itself never walks
+a shard: the index says where each payload begins.
 """
 
 import io
@@ -15,7 +15,7 @@ from threading import Lock
 from graft.store import ObjectRef, Store
 
 SHARD_BYTES = 64 << 20
-"""A shard that has grown to this many bytes is followed by another."""
+"""Once a shard has this many bytes, the next payload begins a new one."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Place:
     """Where a payload lies."""
 
     shard: int
+    """Number of the shard, from 0."""
     offset: int
-    """Bytes from the beginning of the shard."""
+    """Bytes from the shard's beginning to the payload's."""
     size: int
-    """Bytes."""
+    """Bytes of the payload."""
 
 
 class ShardWriter:
@@ -39,7 +40,7 @@ class ShardWriter:
         self._tar: tarfile.TarFile | None = None
 
     def add(self, name: str, data: bytes) -> Place:
-        """Append a payload under `name`."""
+        """Append a payload under `name`, and return where it lies."""
         if self._tar is not None and self._tar.offset >= self._shard_bytes:
             self.close()
         if self._tar is None:
@@ -57,7 +58,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Reads payloads of shards in a store, which are fetched and mapped on first use."""
+    """Reads payloads of shards in a store; a shard is fetched and mapped on its first use."""
 
     def __init__(self, store: Store, folder: str, shards: Sequence[ObjectRef]):
         self._store = store
@@ -92,11 +93,11 @@ def pack(members: Iterable[tuple[str, bytes]]) -> bytes:
 def unpack(data: bytes) -> list[tuple[str, bytes]]:
     """Return name and bytes of each payload in a tar file made by `pack`."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return [(m.name, file.read()) for m in tar if (file := tar.extractfile(m))]
+        return [(member.name, file.read()) for member in tar if (file := tar.extractfile(member))]
 
 
 def _append(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    # No time, owner or mode of the source: the same images make the same bytes.
+    # Without the source's time, owner and mode, so that the same images make the same bytes.
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

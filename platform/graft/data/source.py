@@ -1,7 +1,7 @@
 """What can be imported: a folder, an S3 prefix, or a table of paths and labels.
 
-`open_source` finds out which files there are and how each is labelled; no image is
-opened before `Source.read`.
+`open_source` lists the files and how each is labelled; no image is opened before
+`ImageSource.read`.
 """
 
 import csv
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from graft.data.manifest import Skipped
+from graft.data.manifest import SkippedFile
 from graft.data.splits import SPLITS
 from graft.errors import DataError, ImageError, ObjectNotFound
 from graft.spec import nearest
@@ -28,51 +28,54 @@ SPLIT_NAMES = {split: split for split in SPLITS} | {
     "validation": "val",
     "testing": "test",
 }
-"""What a folder or a table's `split` may be called, in any case."""
+"""The split of each name that a folder or a table's `split` may have, in upper or lower case."""
 
 LAYOUT = "SRC/CLASS/image or SRC/train/CLASS/image and SRC/val/CLASS/image"
 
 MAX_BYTES = 512 << 20
-"""A larger file is refused unread: no image that may be decoded needs it."""
+"""A larger file is refused unread: no image that may be decoded needs as many bytes."""
 
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 @dataclass(frozen=True)
-class Item:
-    """One file that should be an image."""
+class LabelledFile:
+    """A file that should be an image."""
 
     path: str
-    """As shown and recorded: relative to the source, or as its table has it."""
+    """The path that is shown and recorded: relative to the source, or as its table has it."""
     location: str
     """Local path or s3:// URI."""
     label: str
+    """Name of its class."""
     split: str
-    """``train`` where the source has no splits."""
+    """``train`` if the source has no splits."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Labelled files, and those that have no label."""
+class ImageSource:
+    """The files that an import reads."""
 
-    items: list[Item]
-    stray: list[Skipped]
+    files: list[LabelledFile]
+    stray: list[SkippedFile]
+    """Files without a label."""
     splits: set[str]
-    """Those that the source has; none where it leaves them to Graft."""
+    """The splits that the source has; empty if it leaves them to Graft."""
     buckets: dict[str, Store]
+    """The stores that S3 files are read from, by bucket."""
 
-    def read(self, item: Item) -> bytes:
-        """Return a file's bytes; any thread may call.
+    def read(self, file: LabelledFile) -> bytes:
+        """Return a file's bytes; thread-safe.
 
         Raises:
-            ImageError: the file is not there or cannot be read.
+            ImageError: the file does not exist, cannot be read or is too large.
         """
         try:
-            if item.location.startswith("s3://"):
-                bucket, key = _bucket_and_key(item.location)
+            if file.location.startswith("s3://"):
+                bucket, key = _bucket_and_key(file.location)
                 return self.buckets[bucket].read(key).data
-            with open(item.location, "rb") as file:
-                data = file.read(MAX_BYTES + 1)
+            with open(file.location, "rb") as opened:
+                data = opened.read(MAX_BYTES + 1)
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror}") from error
         except ObjectNotFound as error:
@@ -82,7 +85,7 @@ class Source:
         return data
 
 
-def open_source(uri: str) -> Source:
+def open_source(uri: str) -> ImageSource:
     """List a directory, an s3:// prefix, or a .csv or .parquet table.
 
     Raises:
@@ -134,45 +137,45 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _IGNORED
 
 
-def _by_folders(uri: str, files: dict[str, str], buckets: dict[str, Store]) -> Source:
+def _by_folders(uri: str, files: dict[str, str], buckets: dict[str, Store]) -> ImageSource:
     """Label each file by its folder.
 
     Args:
-        uri: for errors.
-        files: relative path to location; an empty folder's path ends with ``/``.
-        buckets: to read them from.
+        uri: the source, for errors.
+        files: location of each file by its relative path; that of an empty folder ends with ``/``.
+        buckets: see `ImageSource.buckets`.
     """
     with_splits = _has_split_folders(uri, files)
-    items, stray = [], []
+    labelled, stray = [], []
     for path, location in sorted(files.items()):
         *folders, name = path.split("/")
         split = SPLIT_NAMES.get(folders[0].lower()) if with_splits and folders else None
         labels = folders[1:] if with_splits else folders
         shown = path.encode(errors="replace").decode()
         if shown != path:
-            stray.append(Skipped(path=shown, reason="its name is not UTF-8"))
+            stray.append(SkippedFile(path=shown, reason="its name is not UTF-8"))
         elif with_splits and split is None:
-            stray.append(Skipped(path=path, reason="outside the split folders"))
+            stray.append(SkippedFile(path=path, reason="outside the split folders"))
         elif name and labels:
-            items.append(Item(path, location, labels[0], split or "train"))
+            labelled.append(LabelledFile(path, location, labels[0], split or "train"))
         elif name:
-            stray.append(Skipped(path=path, reason="outside any class folder"))
+            stray.append(SkippedFile(path=path, reason="outside any class folder"))
         elif len(labels) == 1:
-            stray.append(Skipped(path=path, reason="an empty class folder"))
-    if not items:
+            stray.append(SkippedFile(path=path, reason="an empty class folder"))
+    if not labelled:
         raise DataError(
             f"{uri}: found {len(stray)} files and no class folder with a file; expected {LAYOUT}"
         )
     splits = {SPLIT_NAMES[top] for path in files if (top := _top(path)) in SPLIT_NAMES}
     if not with_splits:
-        return Source(items, stray, set(), buckets)
-    for split in splits - {item.split for item in items}:
+        return ImageSource(labelled, stray, set(), buckets)
+    for split in splits - {file.split for file in labelled}:
         raise DataError(f"{uri}: the {split} folder holds no image; fill it or remove it")
-    return Source(items, stray, splits, buckets)
+    return ImageSource(labelled, stray, splits, buckets)
 
 
 def _has_split_folders(uri: str, paths: Iterable[str]) -> bool:
-    """Whether the outermost folders are splits; a class may well be called `train` or `test`."""
+    """Whether the outermost folders are splits: classes may be called `train` or `test`, too."""
     top = {_top(path) for path in paths if "/" in path}
     splits = {SPLIT_NAMES[name] for name in top if name in SPLIT_NAMES}
     if "train" in splits:
@@ -186,7 +189,7 @@ def _top(path: str) -> str:
     return path.partition("/")[0].lower()
 
 
-def _open_table(uri: str) -> Source:
+def _open_table(uri: str) -> ImageSource:
     if uri.startswith("s3://"):
         bucket, key = _bucket_and_key(uri)
         buckets = {bucket: Store.open(f"s3://{bucket}")}
@@ -203,36 +206,65 @@ def _open_table(uri: str) -> Source:
             raise DataError(f"cannot read source '{uri}': {error.strerror}") from error
         folder = str(Path(uri).expanduser().parent)
 
-    items: list[Item] = []
+    files: list[LabelledFile] = []
     splits: set[str] = set()
-    first: dict[str, tuple[str, str]] = {}
-    for where, row in _rows(uri, data):
-        path, label = (_text(uri, where, column, row.get(column)) for column in ("path", "label"))
-        split = _split(uri, where, row["split"]) if "split" in row else "train"
+    first_rows: dict[str, tuple[str, str]] = {}  # by location: label and position
+    for row in _rows(uri, data):
+        path, label = row.text("path"), row.text("label")
+        split = row.split() if "split" in row.values else None
         location = _resolve(folder, path)
-        before, known = first.setdefault(location, (where, label))
-        if known != label:
+        first_label, first_position = first_rows.setdefault(location, (label, row.position))
+        if first_label != label:
             raise DataError(
-                f"{uri}: {path} is labelled '{known}' ({before}) and '{label}' ({where}); "
-                "give it one label"
+                f"{uri}: {path} is labelled '{first_label}' ({first_position}) and "
+                f"'{label}' ({row.position}); give it one label"
             )
         if location.startswith("s3://") and (bucket := _bucket_and_key(location)[0]) not in buckets:
             buckets[bucket] = Store.open(f"s3://{bucket}")
-        items.append(Item(path, location, label, split))
-        splits |= {split} if "split" in row else set()
-    if not items:
+        files.append(LabelledFile(path, location, label, split or "train"))
+        splits |= {split} if split else set()
+    if not files:
         raise DataError(f"{uri}: found no row")
-    return Source(items, [], splits, buckets)
+    return ImageSource(files, [], splits, buckets)
 
 
-def _rows(uri: str, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where a row is, for errors, and its values by column."""
+@dataclass(frozen=True)
+class _Row:
+    """A row of a table; its methods raise `DataError` for what they cannot read."""
+
+    uri: str
+    """The table."""
+    position: str
+    """The row's line or number, for errors."""
+    values: dict[str, Any]
+    """By column."""
+
+    def text(self, column: str) -> str:
+        value = self.values.get(column)
+        text = str(value).strip() if isinstance(value, str | int) else ""
+        if not text:
+            raise DataError(
+                f"{self.uri}: {self.position}: {column} is {value!r}; "
+                "expected a text or a whole number"
+            )
+        return text
+
+    def split(self) -> str:
+        name = self.text("split").lower()
+        if name not in SPLIT_NAMES:
+            raise DataError(
+                f"{self.uri}: {self.position}: split is '{name}'{nearest(name, SPLIT_NAMES)}"
+            )
+        return SPLIT_NAMES[name]
+
+
+def _rows(uri: str, data: bytes) -> Iterator[_Row]:
     if uri.lower().endswith(".csv"):
         try:
             reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
             reader.fieldnames = _columns(uri, reader.fieldnames or [])
             for row in reader:
-                yield f"line {reader.line_num}", row
+                yield _Row(uri, f"line {reader.line_num}", row)
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{uri}: not a CSV file in UTF-8: {error}") from error
     else:
@@ -242,31 +274,17 @@ def _rows(uri: str, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
             raise DataError(f"{uri}: not a Parquet file: {error}") from error
         table = table.rename_columns(_columns(uri, table.column_names))
         for number, row in enumerate(table.to_pylist()):
-            yield f"row {number}", row
+            yield _Row(uri, f"row {number}", row)
 
 
-def _columns(uri: str, found: Iterable[str]) -> list[str]:
-    columns = [name.strip().lower() for name in found]
+def _columns(uri: str, header: Iterable[str]) -> list[str]:
+    columns = [name.strip().lower() for name in header]
     if not {"path", "label"} <= set(columns):
         raise DataError(
             f"{uri}: found columns {', '.join(columns) or 'none'}; "
             "expected path, label and, if it is to choose them, split"
         )
     return columns
-
-
-def _text(uri: str, where: str, column: str, value: object) -> str:
-    text = str(value).strip() if isinstance(value, str | int) else ""
-    if not text:
-        raise DataError(f"{uri}: {where}: {column} is {value!r}; expected a text or a whole number")
-    return text
-
-
-def _split(uri: str, where: str, value: object) -> str:
-    name = _text(uri, where, "split", value).lower()
-    if name not in SPLIT_NAMES:
-        raise DataError(f"{uri}: {where}: split is '{name}'{nearest(name, SPLIT_NAMES)}")
-    return SPLIT_NAMES[name]
 
 
 def _resolve(folder: str, path: str) -> str:

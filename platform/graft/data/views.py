@@ -1,7 +1,9 @@
-"""Views: one deterministic preprocessing of one image each.
+"""Views: a view is one deterministic preprocessing of one image.
 
 View 0 is the evaluation transform. View k > 0 is the k-th augmentation, a function of
-(`augment.seed`, image, k) alone: which worker, thread or trial asks for it never matters.
+(`augment.seed`, image, k) alone: every worker, thread and trial gets the same pixels.
+
+The transforms are our own, since torchvision's draw from a generator that all images share.
 """
 
 import hashlib
@@ -40,7 +42,7 @@ def render(
 def evaluation_view(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Resize the shorter side and crop the centre: (crop, crop, 3) uint8.
 
-    Pixel for pixel what torchvision's Resize and CenterCrop give for a PIL image.
+    The pixels equal those of torchvision's Resize and CenterCrop for a PIL image.
     """
     short = min(image.size)
     width, height = (int(preprocess.resize * side / short) for side in image.size)
@@ -52,7 +54,7 @@ def evaluation_view(image: Image.Image, preprocess: Preprocess) -> NDArray[np.ui
 def augmented_view(
     image: Image.Image, image_id: str, view: int, preprocess: Preprocess, augment: StandardAugment
 ) -> NDArray[np.uint8]:
-    """Crop at random, resize, perhaps mirror: (crop, crop, 3) uint8."""
+    """Crop and mirror at random, the crop resized: (crop, crop, 3) uint8."""
     seed = hashlib.sha256(f"{augment.seed}/{image_id}/{view}".encode()).digest()
     generator = random.Random(seed)
     box = random_crop(image.size, augment.scale, augment.ratio, generator)
@@ -69,8 +71,8 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """Choose a box (left, top, right, bottom) as torchvision's RandomResizedCrop does.
 
-    Area uniform in `scale`, aspect log-uniform in `ratio`; after ten misses the largest
-    central box whose aspect is allowed.
+    The area is uniform in `scale`, the aspect log-uniform in `ratio`. After ten boxes that do
+    not fit into the image it is the largest central one whose aspect is allowed.
     """
     width, height = size
     for _ in range(10):
@@ -88,5 +90,5 @@ def random_crop(
 
 
 def _uniform(generator: random.Random, low: float, high: float) -> float:
-    # Of the stdlib's generator only random() is promised to stay the same across versions.
+    # Not generator.uniform(): Python promises only that random() stays the same across versions.
     return low + (high - low) * generator.random()

@@ -1,1 +1,1 @@
-"""`graft demo`: the main job, whole, on images that need no download."""
+"""`graft demo`: all of the main job, on images that need no download."""

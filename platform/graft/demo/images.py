@@ -2,6 +2,7 @@
 
 import io
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 CHARACTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"
-"""I and O look like 1 and 0 in many fonts."""
+"""Without I and O, which look like 1 and 0 in many fonts."""
 FONTS = (
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -26,15 +27,23 @@ FONTS = (
     "cmss10",
     "cmtt10",
 )
-"""Files that matplotlib ships and that hold plain letters and figures."""
+"""Fonts with plain letters and figures that matplotlib ships."""
 SIDE = 32
-"""Pixels."""
+"""Side of every image, in pixels."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file and what it shows."""
+
+    path: Path
+    label: str
 
 
 def render_characters(folder: Path, per_class: int, seed: int = 0) -> int:
-    """Render `per_class` PNGs of each character into class folders; return how many in all.
+    """Render `per_class` PNGs of each character into class folders; return how many they are.
 
-    Font, size, place, rotation, shear, colours and noise are drawn at random.
+    Font, size, position, rotation, shear, colours and noise are drawn at random.
     """
     import matplotlib
 
@@ -79,17 +88,17 @@ def _character(
 
 def write_digits(
     labelled: Path, held_out: Path, train_per_class: int, val_per_class: int, seed: int = 0
-) -> list[tuple[Path, str]]:
-    """Write scikit-learn's handwritten digits as PNGs; return the held-out ones with labels.
+) -> list[LabelledImage]:
+    """Write scikit-learn's handwritten digits as PNGs; return the held-out ones, shuffled.
 
-    Real digits of 43 writers, 8 x 8 pixels each (Alpaydin & Kaynak 1998). `labelled` gets
-    train/ and val/ with class folders, `held_out` class folders with all the others.
+    They are real digits of 43 writers, 8 x 8 pixels each (Alpaydin & Kaynak 1998). The folder
+    `labelled` gets train/ and val/ with class folders, `held_out` class folders with the rest.
     """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     generator = np.random.default_rng(seed)
-    questions = []
+    rest = []
     for label in range(10):
         rows = generator.permutation(np.flatnonzero(digits.target == label))
         for number, row in enumerate(rows):
@@ -103,12 +112,12 @@ def write_digits(
             path.parent.mkdir(parents=True, exist_ok=True)
             _digit(digits.images[row]).save(path)
             if folder == held_out:
-                questions.append((path, str(label)))
-    random.Random(seed).shuffle(questions)
-    return questions
+                rest.append(LabelledImage(path, str(label)))
+    random.Random(seed).shuffle(rest)
+    return rest
 
 
 def _digit(grey: NDArray[np.float64]) -> Image.Image:
-    """Enlarge an 8 x 8 digit (0 to 16) to a picture."""
+    """Return an 8 x 8 digit with values from 0 to 16 as an RGB image of `SIDE` x `SIDE`."""
     small = Image.fromarray((grey * (255 / 16)).astype(np.uint8))
     return small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")

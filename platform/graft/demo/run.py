@@ -13,7 +13,7 @@ import httpx
 
 from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
-from graft.demo.images import render_characters, write_digits
+from graft.demo.images import LabelledImage, render_characters, write_digits
 from graft.errors import ServingError
 from graft.registry import CHAMPION, get_model, promote
 from graft.serving.deployment import serve_model
@@ -21,14 +21,14 @@ from graft.spec import Finetune, parse_job
 from graft.store import Store
 from graft.training.events import Event
 from graft.training.prepare import resolve
+from graft.training.ray_train import run_finetune
 from graft.training.runs import Result, create_run
-from graft.training.worker import run_finetune
 
 CHARACTERS_PER_CLASS = 60
 TRAIN_PER_CLASS = 15
 VAL_PER_CLASS = 30
 QUESTIONS = 300
-"""Held-out digits that the served model is asked about."""
+"""How many held-out digits the served model is asked about."""
 ARCH = "resnet18"
 PRETRAIN = {
     "epochs": 5,
@@ -50,7 +50,7 @@ class Watch(Protocol):
     """Shows one training run while it lasts."""
 
     def __call__(self, run: str, spec: Finetune) -> AbstractContextManager[Callable[[Event], None]]:
-        """Return a context whose value is told what happens."""
+        """Return a context; it gives the function to call with the run's events."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ class Trained:
     epochs: int
     seconds: float
     accuracy: float
-    """On validation images."""
+    """Accuracy on validation images."""
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo found."""
+class DemoResult:
+    """The three runs of the demo, and how the served model answered."""
 
     pretraining: Trained
     pretrained: Trained
     scratch: Trained
     served: str
-    """The better of the two, NAME@VERSION."""
+    """NAME@VERSION of the better one: `pretrained` or `scratch`."""
     asked: int
     """Held-out images sent over HTTP."""
     right: int
@@ -88,15 +88,18 @@ class Demo:
         return asdict(self)
 
 
-def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> Demo:
-    """Run the whole demo on the connected Ray, in a store of the user's."""
+def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> DemoResult:
+    """Run the whole demo on the connected Ray, and leave what it makes in `store`.
+
+    `say` is called with a line of text at each step.
+    """
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="graft-demo-") as scratch:
-        folder = Path(scratch)
+    with tempfile.TemporaryDirectory(prefix="graft-demo-") as temporary:
+        folder = Path(temporary)
         say("1. Render letters and figures, and import them")
         count = render_characters(folder / "characters", CHARACTERS_PER_CLASS)
-        imported = import_dataset(store, str(folder / "characters"), "demo-characters")
-        say(f"   {count} images of {len(imported.manifest.classes)} classes")
+        characters = import_dataset(store, str(folder / "characters"), "demo-characters")
+        say(f"   {count} images of {len(characters.manifest.classes)} classes")
 
         say("2. Train a backbone on them, from random weights")
         spec = _spec("demo-characters", "none", PRETRAIN, ONE_WORKER)
@@ -128,7 +131,7 @@ def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> Demo:
             began = time.monotonic()
             right = _ask(url, questions)
             rate = len(questions) / (time.monotonic() - began)
-    return Demo(
+    return DemoResult(
         pretraining=pretraining,
         pretrained=runs[0],
         scratch=runs[1],
@@ -171,18 +174,16 @@ def _train(store: Store, name: str, spec: Finetune, watch: Watch) -> Trained:
     )
 
 
-def _ask(url: str, questions: list[tuple[Path, str]]) -> int:
+def _ask(url: str, questions: list[LabelledImage]) -> int:
     """Send every image over HTTP, eight at a time; return how many answers are right."""
+    address = "/v1/models/demo-digits/predict"
     with httpx.Client(base_url=url, timeout=30) as client:
 
-        def ask(question: tuple[Path, str]) -> bool:
-            path, label = question
-            answer = client.post(
-                "/v1/models/demo-digits/predict", params={"top_k": 1}, content=path.read_bytes()
-            )
+        def ask(image: LabelledImage) -> bool:
+            answer = client.post(address, params={"top_k": 1}, content=image.path.read_bytes())
             if not answer.is_success:
                 raise ServingError(f"{url} answered {answer.status_code}: {answer.text}")
-            return bool(answer.json()["predictions"][0]["class"] == label)
+            return bool(answer.json()["predictions"][0]["class"] == image.label)
 
         with ThreadPoolExecutor(8) as pool:
             return sum(pool.map(ask, questions))

@@ -1,4 +1,4 @@
-"""Pages that need nothing but themselves: HTML with its pictures inside."""
+"""Pages that are one file each: HTML with its pictures inside."""
 
 import base64
 import io
@@ -20,12 +20,15 @@ _TEMPLATES = Environment(
 
 
 def render_page(template: str, **values: Any) -> bytes:
-    """Return a page, everything in it escaped."""
+    """Return the page that a template makes of values, each of them escaped."""
     return _TEMPLATES.get_template(template).render(**values).encode()
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """Return what an image's `src` takes in place of an address: kind is ``svg+xml``, ``jpeg``."""
+    """Return an image as what an `src` takes instead of an address.
+
+    `kind` is the end of its media type: ``svg+xml``, ``jpeg``.
+    """
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -1,7 +1,7 @@
 """The HTTP API of the current predictor, as an ASGI app.
 
-The event loop only moves bytes: images are decoded in threads, and forwards run in
-one more, so that ``/healthz`` answers however busy the model is.
+The event loop only moves bytes: images are decoded in threads, and forwards run in one more,
+so that ``/healthz`` answers however busy the model is.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from swagger_ui_bundle import swagger_ui_path
 from graft import __version__
 from graft.errors import ImageError, ImageTooLarge
 from graft.serving.batching import Batcher
-from graft.serving.body import OPENAPI, image_bytes, read_body
-from graft.serving.current import Current
+from graft.serving.current_version import Current
 from graft.serving.predictor import Predictor
+from graft.serving.request_body import OPENAPI, image_bytes, read_body
 
 MAX_BODY = 20_000_000
 """Largest request body, in bytes."""
 MAX_BATCH = 8
-"""Most images in one forward: on a CPU, more overflow its caches (SqueezeNet 1.1 at 224 takes
-a third longer per image at 16)."""
+"""Most images in one forward: more overflow a CPU's caches (SqueezeNet 1.1 at 224 takes a third
+longer per image in batches of 16)."""
 
 
 class Prediction(BaseModel):
@@ -44,7 +44,7 @@ class Prediction(BaseModel):
 
 
 class Timing(BaseModel):
-    """Where an answer's time went, in milliseconds."""
+    """How long the parts of an answer took, in milliseconds."""
 
     decode: float = Field(description="From the body to the pixels the model sees.")
     predict: float = Field(description="The forward, and the wait for it to begin.")
@@ -69,7 +69,7 @@ class ServedModel(BaseModel):
 
 
 class Models(BaseModel):
-    """All of them."""
+    """All models that this server answers for."""
 
     models: list[ServedModel]
 
@@ -97,15 +97,14 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
     answered any more.
 
     Args:
-        current: what answers; its predictor may change at any time, its model's name not.
+        current: what answers; its predictor may change at any time, its model's name may not.
         decode_threads: how many images are decoded at once.
         max_body: largest request body, in bytes.
     """
-    served = current.predictor.version.name
     batcher = Batcher(MAX_BATCH)
     threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
     app = FastAPI(
-        title=f"Graft: {served}",
+        title=f"Graft: {current.predictor.version.name}",
         version=__version__,
         docs_url=None,
         redoc_url=None,
@@ -125,6 +124,15 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
         await batcher.predict_first(predictor.predict, np.zeros((crop, crop, 3), np.uint8))
 
     app.state.check = check
+    _add_predict(app, current, batcher, threads, max_body)
+    _add_descriptions(app, current)
+    return app
+
+
+def _add_predict(
+    app: FastAPI, current: Current, batcher: Batcher, threads: ThreadPoolExecutor, max_body: int
+) -> None:
+    served = current.predictor.version.name
 
     def prepare(predictor: Predictor, content_type: str, body: bytes) -> NDArray[np.uint8]:
         return predictor.prepare(image_bytes(content_type, body))
@@ -151,20 +159,19 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
         start = perf_counter()
         body = await read_body(request, max_body)
         received = perf_counter()
-        predictor = current.predictor  # to the answer's end, whatever takes over meanwhile
-        version = predictor.version
+        predictor = current.predictor  # computes the whole answer, even if replaced meanwhile
         content_type = request.headers.get("content-type", "")
         loop = asyncio.get_running_loop()
         image = await loop.run_in_executor(threads, prepare, predictor, content_type, body)
         decoded = perf_counter()
         probabilities = await batcher.predict(predictor.predict, image)
         end = perf_counter()
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        classes = predictor.version.classes
         return Answer(
-            model=version.ref,
+            model=predictor.version.ref,
             predictions=[
-                Prediction(class_=version.classes[i], probability=float(probabilities[i]))
-                for i in best
+                Prediction(class_=classes[i], probability=float(probabilities[i]))
+                for i in np.argsort(-probabilities, kind="stable")[:top_k]
             ],
             timing_ms=Timing(
                 decode=round(1e3 * (decoded - received), 2),
@@ -172,6 +179,10 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
                 total=round(1e3 * (end - start), 2),
             ),
         )
+
+
+def _add_descriptions(app: FastAPI, current: Current) -> None:
+    """Add what tells about the server: its models, its health and its documentation."""
 
     @app.get("/v1/models")
     async def models() -> Models:
@@ -201,8 +212,6 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
             swagger_css_url="docs/assets/swagger-ui.css",
             swagger_favicon_url="docs/assets/favicon-32x32.png",
         )
-
-    return app
 
 
 async def _refuse(request: Request, error: HTTPException) -> JSONResponse:

@@ -3,52 +3,65 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Predict = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
-_Batch = tuple[Predict, list[NDArray[np.uint8]], asyncio.Task[NDArray[np.float32]]]
+"""B prepared images, each (crop, crop, 3), to rows (B, classes)."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images that share one forward."""
+
+    predict: Predict
+    images: list[NDArray[np.uint8]]
+    """Grows until the forward begins."""
+    rows: asyncio.Task[NDArray[np.float32]]
+    """What `predict` returns for the images."""
 
 
 class Batcher:
-    """Gathers images while the forward before theirs runs; nobody waits for a batch to fill.
+    """Gathers images while the forward before theirs runs, without waiting for a batch to fill.
 
     An idle server answers a single image at once, a busy one in batches of up to `largest`.
+    Our own because Ray Serve's `batch` waits a set time for more requests, and needs Ray.
     """
 
     def __init__(self, largest: int):
         self._largest = largest
-        self._turn = asyncio.Lock()
-        # Always the same thread: OpenMP keeps a set of workers for each that calls it.
+        self._forward_lock = asyncio.Lock()
+        # Always the same thread: OpenMP starts a set of workers for each thread that calls it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
-        self._open: _Batch | None = None
+        self._open: _Batch | None = None  # takes further images
 
     async def predict(self, predict: Predict, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return one image's row of what `predict` gives for the batch it ends up in.
+        """Return the row of one image, (classes,), from the forward of the batch it is put into.
 
-        All images of a batch came with the same `predict`.
+        A batch holds images of one `predict` only.
         """
-        if self._open is None or self._open[0] != predict or len(self._open[1]) == self._largest:
-            batch: list[NDArray[np.uint8]] = []
-            self._open = predict, batch, asyncio.create_task(self._forward(predict, batch))
-        _, images, task = self._open
-        images.append(image)
-        row = len(images) - 1
-        # A client that goes away takes back its own request, not its neighbours'.
-        rows = await asyncio.shield(task)
-        answer: NDArray[np.float32] = rows[row]
-        return answer
+        batch = self._open
+        if batch is None or batch.predict != predict or len(batch.images) == self._largest:
+            images: list[NDArray[np.uint8]] = []
+            rows = asyncio.create_task(self._forward(predict, images))
+            self._open = batch = _Batch(predict, images, rows)
+        index = len(batch.images)
+        batch.images.append(image)
+        # Shielded: a client that goes away cancels its own request, not the whole batch.
+        row: NDArray[np.float32] = (await asyncio.shield(batch.rows))[index]
+        return row
 
     async def predict_first(self, predict: Predict, image: NDArray[np.uint8]) -> None:
-        """Predict an image before all that wait, so that only a forward that hangs delays it."""
+        """Predict one image ahead of all waiting batches: only a hanging forward delays it."""
         await asyncio.get_running_loop().run_in_executor(self._thread, predict, [image])
 
     async def _forward(
         self, predict: Predict, images: list[NDArray[np.uint8]]
     ) -> NDArray[np.float32]:
-        async with self._turn:
-            if self._open and self._open[1] is images:
+        async with self._forward_lock:
+            if self._open and self._open.images is images:
                 self._open = None
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._thread, predict, images)

@@ -1,7 +1,7 @@
 """A model version on Ray Serve: replicas behind HAProxy, which talks to them directly.
 
-The only module of serving that knows Ray. A request passes no actor call: HAProxy
-forwards it to a replica's own HTTP server, whose event loop runs the ASGI app.
+The only module of serving that knows Ray. A request takes no actor call: HAProxy forwards it
+to a replica's own HTTP server, whose event loop runs the ASGI app.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import httpx
 import ray
@@ -25,53 +26,64 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatusOverview
 
 from graft import errors
-from graft.backbones.memory import keep_freed_memory
+from graft.backbones.malloc import keep_freed_memory
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion, get_model
 from graft.serving.app import MAX_BATCH, create_app
-from graft.serving.current import POLL_S, Current, Follower
+from graft.serving.current_version import POLL_S, Current, Follower, Polling
 from graft.serving.predictor import Predictor
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
 from graft.store import Store
 
 READY_TIMEOUT_S = 60.0
-"""How long HAProxy may take to route to replicas that are up."""
+"""How long HAProxy may take to route to replicas that are up, in seconds."""
 STOP_TIMEOUT_S = 5.0
-"""How long a replica may take to finish its requests when the server stops."""
+"""How long a replica may take to finish its requests when the server stops, in seconds."""
 PATIENCE_S = 30.0
-"""How long a replica of a RayService waits for its model; each that gives up leaves logs behind."""
-FOR_EVER = 2**31 - 1
-"""As many tries as Ray Serve can count."""
+"""How long a replica of a RayService waits for its model, in seconds, before it gives up and is
+started again; each new start leaves log files behind."""
+FOREVER = 2**31 - 1
+"""The most constructor retries that Ray Serve can count."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How many processes answer, and what each of them reserves."""
+
+    replicas: int = 1
+    cpus_per_replica: int = 1
+    """Logical CPUs of each replica, and its number of torch threads."""
+
+
+ONE_REPLICA = Capacity()
 
 
 class Replica:
     """One process that answers; Ray Serve starts it and runs its app.
 
-    It is not up before its version's golden images have matched.
+    It is up only once its version's golden images have matched.
     """
 
-    def __init__(
-        self, store_uri: str, ref: str, cpus: int, poll_s: float | None, patience_s: float = 0
-    ):
-        """Load `ref`, and with `poll_s` follow it: an alias then, looked at as often."""
+    def __init__(self, store_uri: str, ref: str, cpus: int, polling: Polling | None):
+        """Load a model version for good, or with `polling` follow the alias of `ref`."""
         torch.set_num_threads(cpus)
         keep_freed_memory()
         _log_to_stderr()
         store = Store.open(store_uri)
-        if poll_s is None:
+        if polling is None:
             current = Current(Predictor.load(store, get_model(store, ref)))
         else:
-            current = follower = Follower.wait_for(store, ref, poll_s, patience_s)
-            arguments = poll_s, threading.Event()  # it stops with the process
+            current = follower = Follower.wait_for(store, ref, polling)
+            arguments = polling.every_s, threading.Event()  # never set: it ends with the process
             threading.Thread(target=follower.follow, args=arguments, daemon=True).start()
         self._app = create_app(current, decode_threads=cpus + 1)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the app; Ray Serve asks for it once the replica is up."""
+        """Return the app; Ray Serve calls this once the replica is up."""
         return self._app
 
     async def check_health(self) -> None:
-        """Predict an image; Ray Serve replaces a replica that cannot, three times in a row."""
+        """Predict an image; Ray Serve replaces a replica that fails three times in a row."""
         await self._app.state.check()
 
 
@@ -83,40 +95,43 @@ class Following(Section):
     model: Name
     """The model's name."""
     alias: AliasName = CHAMPION
-    """Which of the model's aliases says what answers."""
+    """The alias that points at the version to serve."""
     replicas: Positive = 1
     """Processes that answer."""
     cpus_per_replica: Positive = 1
-    """Logical CPUs that each reserves, and its number of torch threads."""
+    """Logical CPUs that each replica reserves, and its number of torch threads."""
     poll_s: PositiveFloat = POLL_S
-    """How often each looks where the alias points, in seconds."""
+    """How often each replica looks where the alias points, in seconds."""
 
 
 def following(args: Following) -> Application:
     """Return the application that answers with the version an alias points at.
 
-    ``import_path: graft.serving.deployment:following`` in a RayService's ``serveConfigV2``.
+    A RayService's ``serveConfigV2`` names it: ``import_path: graft.serving.deployment:following``.
     A promotion changes neither that config nor the cluster: each replica loads the new
     version beside the old one, checks its golden images, and swaps.
 
     A replica that cannot answer (no such alias yet, golden images that differ) says why
-    after `PATIENCE_S` and is started again, without end if the head's environment has a
-    large ``RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT``: by default Ray Serve gives up for
-    good after 3 tries a replica. The fast path needs ``RAY_SERVE_ENABLE_HA_PROXY=1`` and
+    after `PATIENCE_S` and is started again. By default Ray Serve gives up for good after 3 tries
+    a replica; a large ``RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT`` in the head's environment makes
+    it try without end. The fast path needs ``RAY_SERVE_ENABLE_HA_PROXY=1`` and
     ``RAY_SERVE_THROUGHPUT_OPTIMIZED=1`` in every pod.
     """
-    deployment = _deployment(args.model, args.replicas, args.cpus_per_replica, FOR_EVER)
-    ref = f"{args.model}@{args.alias}"
-    return deployment.bind(args.store, ref, args.cpus_per_replica, args.poll_s, PATIENCE_S)
+    capacity = Capacity(args.replicas, args.cpus_per_replica)
+    deployment = _deployment(args.model, capacity, tries=FOREVER)
+    polling = Polling(args.poll_s, PATIENCE_S)
+    return deployment.bind(
+        args.store, f"{args.model}@{args.alias}", capacity.cpus_per_replica, polling
+    )
 
 
-def _deployment(name: str, replicas: int, cpus: int, tries: int) -> Deployment:
+def _deployment(name: str, capacity: Capacity, tries: int) -> Deployment:
     return serve.deployment(
         serve.ingress()(Replica),
         name=name,
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": cpus},
-        # Enough in hand to fill the next batches; then some wait, then 503.
+        num_replicas=capacity.replicas,
+        ray_actor_options={"num_cpus": capacity.cpus_per_replica},
+        # A replica holds enough requests for its next batches; more wait; still more get a 503.
         max_ongoing_requests=8 * MAX_BATCH,
         max_queued_requests=32 * MAX_BATCH,
         max_constructor_retry_count=tries,
@@ -126,9 +141,9 @@ def _deployment(name: str, replicas: int, cpus: int, tries: int) -> Deployment:
 
 
 def _log_to_stderr() -> None:
-    """Show what a follower says at once: Ray Serve's log, which `sys.stderr` is, keeps lines back.
+    """Write a follower's messages to Ray's worker-*.err at once.
 
-    They are in Ray's worker-*.err.
+    `sys.stderr` is Ray Serve's log, which holds lines back.
     """
     handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -136,10 +151,10 @@ def _log_to_stderr() -> None:
 
 
 def free_port(host: str, port: int) -> int:
-    """Return `port`, or a free one for 0.
+    """Return `port` if it is free, or for 0 any free port.
 
     Raises:
-        ResourceError: one cannot listen there.
+        ResourceError: `host`:`port` is taken, or cannot be listened at.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,38 +175,38 @@ def serve_model(
     version: ModelVersion,
     host: str = "127.0.0.1",
     port: int = 8000,
-    replicas: int = 1,
-    cpus_per_replica: int = 1,
+    capacity: Capacity = ONE_REPLICA,
     alias: str | None = None,
 ) -> Iterator[str]:
     """Serve a version on the connected Ray until the block ends; yields the URL once it answers.
 
     Args:
-        store: where the version lies; replicas open it by its URI.
-        version: what is served.
+        store: the store that has the version; replicas open it by its URI.
+        version: the version to serve.
         host: address of this machine to listen at; 0.0.0.0 for all.
         port: TCP port; 0 for a free one.
-        replicas: processes that answer.
-        cpus_per_replica: logical CPUs that each reserves, and its number of torch threads.
-        alias: one that points at the version, and is followed wherever it moves.
+        capacity: how many replicas answer, and the CPUs of each.
+        alias: an alias that points at the version, to be followed wherever it moves; None: the
+            version is served for good.
 
     Raises:
         ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for.
         ServingError: a replica's golden images do not give the recorded outputs, or the
             server does not come up.
     """
-    # Serve would tell the user of its own controller and applications.
+    # Serve would log about its own controller and applications.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     port = free_port(host, port)
-    asked, have = replicas * cpus_per_replica, int(ray.cluster_resources().get("CPU", 0))
-    if asked > have:
+    cpus = capacity.cpus_per_replica
+    needed, available = capacity.replicas * cpus, int(ray.cluster_resources().get("CPU", 0))
+    if needed > available:
         raise ResourceError(
-            f"{replicas} replicas of {cpus_per_replica} CPUs need {asked}, Ray has {have}; "
+            f"{capacity.replicas} replicas of {cpus} CPUs need {needed}, Ray has {available}; "
             "lower --replicas or --cpus-per-replica"
         )
-    # What fails once here fails again: a missing payload, golden images that differ.
-    deployment = _deployment(version.name, replicas, cpus_per_replica, tries=1)
-    # Short, and not TMPDIR: the path of HAProxy's Unix socket may have 107 characters.
+    # One try: a missing payload, or golden images that differ, would fail again.
+    deployment = _deployment(version.name, capacity, tries=1)
+    # A short path, not TMPDIR's: that of HAProxy's Unix socket may have at most 107 characters.
     folder = tempfile.TemporaryDirectory(prefix="graft-", dir="/tmp", ignore_cleanup_errors=True)
     with folder, contextlib.ExitStack() as stack:
         stack.callback(_stop)
@@ -200,8 +215,8 @@ def serve_model(
             http_options={"host": host, "port": port},
             controller_options={"runtime_env": {"env_vars": _fast_path(folder.name)}},
         )
-        ref, poll_s = (f"{version.name}@{alias}", POLL_S) if alias else (version.ref, None)
-        application = deployment.bind(store.uri, ref, cpus_per_replica, poll_s)
+        ref = f"{version.name}@{alias}" if alias else version.ref
+        application = deployment.bind(store.uri, ref, cpus, Polling() if alias else None)
         try:
             serve.run(application, name=version.name)
         except RuntimeError as error:
@@ -212,8 +227,8 @@ def serve_model(
 
 
 def _stop() -> None:
-    # serve.shutdown() would retry the call in which the controller ends itself, and Ray
-    # would print that on stdout.
+    # Not serve.shutdown(): it retries the call in which the controller ends itself, and Ray
+    # prints that on stdout.
     with contextlib.suppress(ValueError, RayActorError):
         controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
         ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote())
@@ -222,7 +237,7 @@ def _stop() -> None:
 def _fast_path(folder: str) -> dict[str, str]:
     """Return the environment of Serve's controller, which its proxies and replicas inherit.
 
-    By default HAProxy's files and ports are the same for every Ray on a machine.
+    It gives HAProxy files and ports of its own: by default every Ray on a machine uses the same.
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -236,7 +251,7 @@ def _fast_path(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("127.0.0.1", 0)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("127.0.0.1", 0)),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port("127.0.0.1", 0)),
-        # For clusters that replace replicas under load; here the whole server stops.
+        # Draining serves clusters that replace replicas under load; here the whole server stops.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
 
@@ -256,10 +271,10 @@ def _wait_until_ready(url: str) -> None:
 
 
 def _failure(application: ApplicationStatusOverview) -> GraftError:
-    """Return what a replica raised, from the traceback that Ray Serve makes of it."""
+    """Return the error that a replica raised, read from the traceback that Ray Serve reports."""
     messages = [status.message for status in application.deployments.values()]
     text = "\n".join(messages) or application.message
-    if found := re.search(rf"^{errors.__name__}\.(\w+): (.*)", text, re.MULTILINE | re.DOTALL):
-        kind: type[GraftError] = getattr(errors, found[1])
-        return kind(found[2].strip())
+    if error := re.search(rf"^{errors.__name__}\.(\w+): (.*)", text, re.MULTILINE | re.DOTALL):
+        kind: type[GraftError] = getattr(errors, error[1])
+        return kind(error[2].strip())
     return ServingError(f"the model's replica does not start: {text.strip().splitlines()[-1]}")

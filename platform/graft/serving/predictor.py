@@ -1,7 +1,7 @@
 """A model version that answers: from an image file's bytes to class probabilities.
 
-Nothing here knows HTTP or Ray. `Predictor.load` proves the model right before it is
-used: from the golden images' own bytes it must give what training recorded.
+Nothing here knows HTTP or Ray. `Predictor.load` checks the model before it is used: from
+the golden images' bytes it must give the logits that training recorded.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 
-from graft.backbones.model import TransferModel
+from graft.backbones.transfer_model import TransferModel
 from graft.backbones.trunk import load_model
 from graft.data.image import decode
 from graft.data.loader import to_tensor
@@ -21,19 +21,18 @@ from graft.registry import ModelVersion
 from graft.store import Store
 
 GOLDEN_TOLERANCE = 1e-3
-"""Largest difference of a golden logit, as a part of the largest recorded one's size.
+"""Largest difference of a golden logit from the recorded one, divided by the largest |logit|.
 
-Batch shapes, thread counts and instruction sets move float32 logits by about 1e-6 to
-1e-5 of that, so this passes every machine and still catches a wrong pixel, a wrong
-colour order or a damaged layer. The top class can differ only where the recorded
-ones are this close.
+Batch shapes, thread counts and instruction sets move float32 logits by about 1e-6 to 1e-5 of
+that, so every machine passes, and a wrong pixel, a wrong colour order or a damaged layer is
+still noticed. The top class can differ only where two recorded logits are this close.
 """
 
 
 class Predictor:
     """One model version in memory.
 
-    `prepare` may run in many threads at once; `predict` in one at a time.
+    `prepare` may run in many threads at once, `predict` and `logits` in one at a time.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Predictor:
         """Load a version, by default onto the CPU, and check its golden images.
 
         Raises:
-            ServingError: an image's logits differ by more than `GOLDEN_TOLERANCE`.
+            ServingError: a golden image's logits differ by more than `GOLDEN_TOLERANCE`.
             StoreError: a payload is missing or damaged.
         """
         predictor = cls(version, load_model(store, version), device)
@@ -59,7 +58,7 @@ class Predictor:
         return predictor
 
     def prepare(self, data: bytes) -> NDArray[np.uint8]:
-        """Decode an image file and cut out what the model sees: (crop, crop, 3) uint8.
+        """Decode an image file and return its evaluation view: (crop, crop, 3) uint8.
 
         Raises:
             ImageError: not an image that can be used.
@@ -83,10 +82,10 @@ class Predictor:
     def _check(self, golden: dict[str, NDArray[np.generic]]) -> None:
         recorded = golden["logits"].astype(np.float32)  # (n, classes)
         files = [golden[f"image.{i}"].tobytes() for i in range(len(recorded))]
-        found = self.logits([self.prepare(data) for data in files])
-        differences = np.abs(found - recorded).max(axis=1) / np.abs(recorded).max()
+        logits = self.logits([self.prepare(data) for data in files])
+        differences = np.abs(logits - recorded).max(axis=1) / np.abs(recorded).max()
         if not np.all(differences <= GOLDEN_TOLERANCE):
-            worst = int(np.argmax(differences))  # argmax finds a NaN first
+            worst = int(np.argmax(differences))  # a NaN, if there is one
             raise ServingError(
                 f"{self.version.ref} does not give its recorded outputs and takes no traffic: "
                 f"golden image {worst} of {len(files)} differs by {differences[worst]:.2g} of the "

@@ -1,10 +1,11 @@
 """Job specs: frozen, fully documented, and checked before anything starts.
 
-`load_job` reads a YAML 1.2 file, applies ``--set`` overrides and returns the spec
-of its `kind`. A spec is inert data; what its words mean is decided by the modules
-that read them (`backbones` for stages, `training` for optimisers).
+`load_job` reads a YAML 1.2 file, applies ``--set`` overrides and returns the spec of the
+file's `kind`. A spec is inert data: the modules that read it decide what its words mean
+(`backbones` for stages, `training` for optimisers).
 """
 
+from graft.spec.backbone_and_head import Backbone, Head, LinearHead, MLPHead
 from graft.spec.data import (
     Augment,
     Contract,
@@ -15,11 +16,12 @@ from graft.spec.data import (
     StandardAugment,
 )
 from graft.spec.demo import Demo
+from graft.spec.dotted_keys import Changes
 from graft.spec.evaluation import Evaluation
 from graft.spec.explain import nearest
 from graft.spec.finetune import Finetune, Register, Scaling
 from graft.spec.jobfile import Job, dump_job, load_job, parse_job, parse_yaml, trial_spec
-from graft.spec.model import Backbone, Head, LinearHead, MLPHead
+from graft.spec.ranges import Choice, IntUniform, LogUniform, Range, Uniform
 from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoScheduler
 from graft.spec.section import NAME, Name, Section
 from graft.spec.sweep import (
@@ -28,17 +30,12 @@ from graft.spec.sweep import (
     AsIs,
     BOHBSearch,
     Budget,
-    Choice,
     GridSearch,
-    IntUniform,
     ListSearch,
-    LogUniform,
     RandomSearch,
-    Range,
     Retrain,
     Sweep,
     TPESearch,
-    Uniform,
 )
 from graft.spec.train import (
     SGD,
@@ -51,7 +48,7 @@ from graft.spec.train import (
     OneCycle,
     Schedule,
     StageRate,
-    Step,
+    StepDecay,
     Train,
     Unfreeze,
     UniformRates,
@@ -73,6 +70,7 @@ __all__ = [
     "BOHBSearch",
     "Backbone",
     "Budget",
+    "Changes",
     "Choice",
     "Constant",
     "Contract",
@@ -110,7 +108,7 @@ __all__ = [
     "Section",
     "StageRate",
     "StandardAugment",
-    "Step",
+    "StepDecay",
     "Sweep",
     "TPESearch",
     "Train",

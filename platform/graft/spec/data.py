@@ -1,4 +1,4 @@
-"""Spec sections on images: which, how they become tensors, how they are loaded."""
+"""Spec sections on images: which are used, how they become tensors, how they are loaded."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,20 +8,20 @@ from graft.spec.section import Fraction, Name, Positive, Section, Seed
 
 
 class Dataset(Section):
-    """Which images."""
+    """The dataset version that images come from, and which of its images are used."""
 
     name: Name
-    """Name given to `graft data import`."""
+    """Name that the dataset was imported under (`graft data import`)."""
     version: str = "latest"
-    """A version, an unambiguous beginning of one, or `latest`; a run records what it found."""
+    """A version, an unambiguous beginning of one, or `latest`; a run records the full version."""
     labels: Positive | Annotated[float, Field(gt=0, le=1)] | None = None
-    """How many labelled images of each class are trained on: a share (0.25), or a number (10);
-    null: all. Of one `labels_seed`, fewer are always among more."""
+    """How many labelled images of each class are trained on: a share (0.25) or a number (10);
+    null: all. With the same `labels_seed`, a smaller choice is part of every larger one."""
     labels_seed: Seed = 0
-    """Which of them."""
+    """Seed that chooses those images."""
     holdout: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of those images, of each class, that validate in place of the version's own
-    validation images, which the job then never sees; null: none."""
+    """Share of each class's chosen images that is held out for validation, in place of the
+    version's validation images, which the job then never sees; null: nothing is held out."""
 
     @model_validator(mode="after")
     def _acts(self) -> Self:
@@ -31,10 +31,10 @@ class Dataset(Section):
 
 
 class Preprocess(Section):
-    """From a decoded image to the tensor that the backbone sees; part of what is served."""
+    """How a decoded image becomes the tensor that the backbone sees; serving does the same."""
 
     resize: Positive = 256
-    """Length of the shorter side before the centre crop of evaluation, in pixels."""
+    """Length of an image's shorter side, in pixels, before evaluation crops its centre."""
     crop: Positive = 224
     """Side of the square that the backbone sees, in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -42,7 +42,7 @@ class Preprocess(Section):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from each of R, G, B after scaling to 0..1 (default: ImageNet's)."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Divides each of R, G, B after that (default: ImageNet's)."""
+    """Divides each of R, G, B after `mean` is subtracted (default: ImageNet's)."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -56,8 +56,8 @@ class Preprocess(Section):
 class Contract(Preprocess):
     """The preprocessing contract: all that happens from an image file's bytes to the tensor.
 
-    EXIF orientation, RGB, the shrink of import, resize, crop, normalisation, in that
-    order. Training reads images that import has shrunk; serving repeats it from the bytes on.
+    EXIF orientation, RGB, the shrink of import, resize, crop, normalisation, in that order.
+    Training reads images that import has shrunk; serving starts from the file's bytes.
     """
 
     max_side: Positive
@@ -65,7 +65,7 @@ class Contract(Preprocess):
 
 
 class NoAugment(Section):
-    """Every epoch sees view 0, the evaluation transform."""
+    """No augmentation: every epoch trains on view 0, the evaluation transform."""
 
     kind: Literal["none"]
 
@@ -75,16 +75,17 @@ class StandardAugment(Section):
 
     kind: Literal["standard"] = "standard"
     views: Positive | Literal["live"] = "live"
-    """How many augmented views an image has: epoch e trains on view 1 + (e mod views);
-    `live`: a new one every epoch."""
+    """Number of augmented views of each image: epoch e trains on view 1 + (e mod views);
+    `live`: a new view every epoch."""
     seed: Seed = 0
-    """A view depends on this, the image and the view's number, and on nothing else."""
+    """A view depends on nothing but this seed, the image and the view's number."""
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Smallest and largest part of the image's area that a crop covers."""
     ratio: tuple[float, float] = (0.75, 4 / 3)
     """Smallest and largest aspect ratio of a crop."""
     flip: Fraction = 0.5
-    """Probability of a horizontal flip; 0 for what must not be mirrored, such as letters."""
+    """Probability of a horizontal flip; use 0 for images that mirroring would change, such as
+    letters."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -99,11 +100,11 @@ Augment = Annotated[NoAugment | StandardAugment, Field(discriminator="kind")]
 
 
 class Loader(Section):
-    """How images get into memory; no setting here changes what is trained."""
+    """How images are loaded into memory; no setting here changes what is trained."""
 
     threads: Positive = 2
     """Decoding threads in each worker."""
     prefetch: Positive = 4
     """Batches prepared ahead."""
     decoded_cache_mb: Annotated[int, Field(ge=0)] = 1024
-    """Memory in each worker for images kept decoded from one epoch to the next, in MB."""
+    """Memory of each worker, in MB, for images that stay decoded from one epoch to the next."""

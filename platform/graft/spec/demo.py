@@ -1,4 +1,4 @@
-"""The spec of the demo, to run it on a cluster."""
+"""The spec of the demo, for running it on a cluster."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from graft.spec.section import Name, Section
 
 
 class Demo(Section):
-    """The main job, whole, on images that it makes itself: `graft demo`."""
+    """All of Graft's main job, on images that the demo draws itself: `graft demo`."""
 
     kind: Literal["demo"]
     name: Name = "demo"
@@ -15,5 +15,5 @@ class Demo(Section):
 
     @property
     def scaling(self) -> Scaling:
-        """What its trainings and its server take."""
+        """Resources of the demo's trainings and of its server."""
         return Scaling(workers=1, cpus_per_worker=2)

@@ -1,4 +1,4 @@
-"""The spec of an evaluation, to run it on a cluster."""
+"""The spec of an evaluation, for running it on a cluster."""
 
 from typing import Annotated, Literal
 
@@ -10,22 +10,23 @@ from graft.spec.section import Name, Positive, Section
 
 
 class Evaluation(Section):
-    """How good a model version is on images of one split: `graft evaluate`."""
+    """Measure a model version on the images of one split: `graft evaluate`."""
 
     kind: Literal["evaluation"]
     name: Name = "evaluation"
     """Beginning of the job's id."""
     model: str
-    """NAME (the champion, or else the newest), NAME@VERSION or NAME@ALIAS."""
+    """NAME (its champion, or the newest version where none is set), NAME@VERSION or NAME@ALIAS."""
     dataset: Dataset | None = None
-    """null: the dataset version that the model was trained on."""
+    """Images to measure on; null: the dataset version that the model was trained on."""
     split: Literal["test", "val", "train"] | None = None
-    """null: test where it has images, else val."""
+    """Split to measure on; null: test where it has images, else val."""
     cpus: Positive = 2
-    """Logical CPUs that it reserves: threads that decode, and that compute."""
+    """Logical CPUs to reserve: also the number of decoding and of computing threads."""
     gpus: Annotated[int, Field(ge=0, le=1)] = 0
+    """GPUs to use."""
 
     @property
     def scaling(self) -> Scaling:
-        """What its one worker takes."""
+        """Resources of the single worker."""
         return Scaling(workers=1, cpus_per_worker=self.cpus, gpus_per_worker=self.gpus)

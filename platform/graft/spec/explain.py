@@ -1,4 +1,4 @@
-"""What is wrong with a document, said in the user's own keys."""
+"""Validation errors of a document, explained with the keys that the user wrote."""
 
 import difflib
 import json
@@ -10,42 +10,42 @@ from pydantic import ValidationError
 from graft.spec.section import Section
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?``, or the known words where none is near."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?``, or a list of all `words` where none is spelled alike."""
+    words = list(words)
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; known: {', '.join(words)}" if words else ""
 
 
-def explain(where: str, model: type[Section], error: ValidationError) -> Iterable[str]:
-    """Yield a line for each problem that `model` found in the document from `where`."""
+def explain(origin: str, model: type[Section], error: ValidationError) -> Iterable[str]:
+    """Yield one line for each problem in a document that `model` refused; `origin` names it."""
     for problem in error.errors():
         path = [str(part) for part in problem["loc"]]
-        known, shown = _walk(model, path)
-        key = ".".join(shown)
+        siblings, written = _locate(model, path)
+        key = ".".join(written)
         if problem["type"] == "extra_forbidden":
-            yield f"{where}: unknown key '{key}'{nearest(path[-1], known)}"
+            yield f"{origin}: unknown key '{key}'{nearest(path[-1], siblings)}"
         elif problem["type"] == "union_tag_invalid":
             tags = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
             tag = problem["ctx"]["tag"]
-            yield f"{where}: '{key}.kind' is '{tag}'{nearest(tag, tags)}"
+            yield f"{origin}: '{key}.kind' is '{tag}'{nearest(tag, tags)}"
         elif problem["type"] == "union_tag_not_found":
-            yield f"{where}: '{key}.kind' is missing"
+            yield f"{origin}: '{key}.kind' is missing"
         elif problem["type"] == "missing":
-            yield f"{where}: '{key}' is missing"
+            yield f"{origin}: '{key}' is missing"
         elif problem["type"] == "value_error":
             message = problem["msg"].removeprefix("Value error, ")
-            yield f"{where}: {key + ': ' if key else ''}{message}"
+            yield f"{origin}: {key + ': ' if key else ''}{message}"
         else:
-            found = problem["input"]
-            found = "a mapping" if isinstance(found, dict) else json.dumps(found, default=str)
-            yield f"{where}: '{key}' is {found}; {_lower(problem['msg'])}"
+            value = problem["input"]
+            value = "a mapping" if isinstance(value, dict) else json.dumps(value, default=str)
+            yield f"{origin}: '{key}' is {value}; {_lower(problem['msg'])}"
 
 
 def fields_of(sections: Iterable[type[Section]]) -> dict[str, Any]:
-    """Return the annotations of the fields of sections, by the name that a file has for them."""
+    """Return the annotation of each field of the sections, by its name in a file."""
     return {
         field.alias or name: field.annotation
         for section in sections
@@ -54,7 +54,7 @@ def fields_of(sections: Iterable[type[Section]]) -> dict[str, Any]:
 
 
 def sections_in(annotation: Any) -> Iterable[type[Section]]:
-    """Yield the sections that a field's annotation speaks of."""
+    """Yield the section types within a field's annotation."""
     if get_origin(annotation) is not None:
         for argument in get_args(annotation):
             yield from sections_in(argument)
@@ -62,18 +62,18 @@ def sections_in(annotation: Any) -> Iterable[type[Section]]:
         yield annotation
 
 
-def _walk(model: type[Section], path: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the fields of the section that holds `path`'s last part, and the path as written.
+def _locate(model: type[Section], path: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the keys of the section that holds `path`'s last part, and the path as written.
 
-    Pydantic puts a union's tag, or its member's name, into the path; the user's file does not.
+    Pydantic puts a union's tag, or its member's class name, into the path; a file has neither.
     """
     sections: list[type[Section]] = [model]
-    known: list[str] = []
-    shown: list[str] = []
+    siblings: list[str] = []
+    written: list[str] = []
     in_mapping = False
     for part in path:
         if part.isdigit() or in_mapping:
-            shown.append(part)
+            written.append(part)
             in_mapping = False
             continue
         tagged = [s for s in sections if part in (*get_args(_kind(s)), s.__name__)]
@@ -83,11 +83,11 @@ def _walk(model: type[Section], path: Sequence[str]) -> tuple[list[str], list[st
         if not sections:
             continue
         fields = fields_of(sections)
-        known = list(fields)
-        shown.append(part)
+        siblings = list(fields)
+        written.append(part)
         sections = list(sections_in(fields.get(part)))
         in_mapping = bool(sections) and get_origin(fields.get(part)) is dict
-    return known, shown
+    return siblings, written
 
 
 def _kind(section: type[Section]) -> Any:

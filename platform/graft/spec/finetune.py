@@ -4,35 +4,36 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from graft.spec.backbone_and_head import Backbone, Head, LinearHead
 from graft.spec.data import Augment, Dataset, Loader, Preprocess, StandardAugment
-from graft.spec.model import Backbone, Head, LinearHead
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
 from graft.spec.train import Train
 
 
 class Scaling(Section):
-    """What the cluster gives, and how failures are met."""
+    """Workers and their resources, and what happens when one of them fails."""
 
     workers: Positive = 1
-    """Ray Train workers; the batch is split over them."""
+    """Number of Ray Train workers; each batch is split over them."""
     cpus_per_worker: Positive = 1
-    """Logical CPUs that each worker reserves, and its number of torch threads."""
+    """Logical CPUs that each worker reserves; also its number of torch threads."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     """GPUs that each worker uses."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
-    """How often a dead worker is started again from the last checkpoint."""
+    """How often training is started again from the last checkpoint after a worker died."""
     stall_timeout_s: PositiveFloat = 600.0
     """Seconds without a finished step after which an attempt counts as dead."""
 
 
 class Register(Section):
-    """Where a finished run's model goes."""
+    """The model name under which finished weights are registered as a new version."""
 
     model: Name
+    """Name of the model."""
     weights: Literal["best", "last"] = "best"
-    """Those of the epoch with the best validation accuracy, or of the last epoch."""
+    """`best`: weights of the epoch with the best validation accuracy; `last`: of the last epoch."""
     alias: AliasName | None = None
-    """Alias to point at the new version."""
+    """Alias that will point at the new version; null: none."""
 
 
 class Finetune(Section):
@@ -44,24 +45,25 @@ class Finetune(Section):
     dataset: Dataset
     backbone: Backbone
     preprocess: Preprocess | None = None
-    """null: as the weights were published or trained; ImageNet's usual where that is not known."""
+    """null: the preprocessing that the weights were published or trained with; where that is
+    unknown, ImageNet's usual."""
     head: Head = LinearHead()
     augment: Augment = StandardAugment()
     cache: Literal["auto", "on", "off"] = "auto"
-    """Whether a frozen trunk's activations are kept in the store and read instead of computed;
+    """Whether a frozen trunk's activations are cached in the store and read instead of computed;
     `auto`: where that costs less. Never changes what is trained."""
     cache_dtype: Literal["float32", "float16"] = "float32"
-    """What activations are kept in. float16 takes half the bytes and rounds them, so losses are
-    those of training without the cache within 5 % or 0.001."""
+    """Number format of cached activations. float16 halves the bytes and rounds the values; losses
+    then agree with those of training without the cache within 5 % or 0.001."""
     train: Train = Train()
     loader: Loader = Loader()
     scaling: Scaling = Scaling()
     register_: Register | None = Field(default=None, alias="register")
-    """null: the run's weights stay in the run."""
+    """Model to register the weights under; null: they stay in the run."""
 
     @property
-    def not_kept(self) -> str | None:
-        """Why no activations can stand for this job's trunk; None where they can."""
+    def cache_refusal(self) -> str | None:
+        """Why this job can read no cached activations; None if it can."""
         if self.cache == "off":
             return "cache is off"
         if self.train.mixup_alpha or self.train.cutmix_alpha:
@@ -92,9 +94,9 @@ class Finetune(Section):
             raise ValueError("train.batch_norm: sync has no effect with one worker")
         if self.train.compile and self.scaling.gpus_per_worker == 0:
             raise ValueError("train.compile: true needs scaling.gpus_per_worker: 1")
-        if self.cache == "on" and (reason := self.not_kept):
+        if self.cache == "on" and (reason := self.cache_refusal):
             raise ValueError(f"cache: on has no effect: {reason}; use auto")
-        if self.cache_dtype == "float16" and (reason := self.not_kept):
+        if self.cache_dtype == "float16" and (reason := self.cache_refusal):
             raise ValueError(f"cache_dtype: float16 has no effect: {reason}")
         hashed = self.backbone.weights != "none" and "model://" not in self.backbone.weights
         if self.backbone.weights_sha256 and not hashed:

@@ -1,7 +1,7 @@
-"""Job files: YAML 1.2 and ``--set`` overrides to a checked spec, and back."""
+"""Job files: from YAML 1.2 and ``--set`` overrides to a checked spec, and back."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -9,11 +9,13 @@ from pydantic import JsonValue, ValidationError
 
 from graft.errors import SpecError
 from graft.spec.demo import Demo
+from graft.spec.dotted_keys import Changes, changed
 from graft.spec.evaluation import Evaluation
 from graft.spec.explain import explain
 from graft.spec.finetune import Finetune
-from graft.spec.keys import changed
-from graft.spec.sweep import RANGES, Choice, IntUniform, ListSearch, LogUniform, Range, Sweep
+from graft.spec.ranges import RANGES, Choice, IntUniform, Range, bounds
+from graft.spec.sweep import ListSearch, Sweep
+from graft.spec.train import UniformRates
 from graft.spec.transfer import TransferReport
 
 Job = Finetune | Sweep | TransferReport | Evaluation | Demo
@@ -27,7 +29,7 @@ KINDS: dict[str, type[Job]] = {
 COMMANDS = {
     "finetune": "graft train",
     "sweep": "graft sweep",
-    "transfer-report": "graft report transfer",
+    "transfer-report": "graft reports transfer",
     "evaluation": "graft submit",
     "demo": "graft submit",
 }
@@ -38,7 +40,7 @@ DEFAULT_KINDS = {
     "train.rates": "uniform",
     "train.schedule": "constant",
 }
-"""What a section is where it says no `kind`, so that one key of it can be set alone."""
+"""The `kind` of a section that names none, so that a file may set a single key of it."""
 SWEEP_KINDS = {
     "base": "finetune",
     **{f"base.{key}": kind for key, kind in DEFAULT_KINDS.items()},
@@ -62,11 +64,11 @@ def load_job(
 ) -> Job:
     """Read a job spec and apply overrides of the form ``a.b.c=value`` (value: YAML).
 
-    `kind` is the spec that is expected, None for any.
+    `kind` is the type of spec that is expected; None accepts any.
 
     Raises:
-        SpecError: the file cannot be read, or the spec is not valid; every problem is
-            listed with its key and, for an unknown key, the nearest known one.
+        SpecError: the file cannot be read, or the spec is not valid; the message lists every
+            problem with its key and, for an unknown key, the nearest one that exists.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -83,59 +85,71 @@ def load_job(
 
 
 @overload
-def parse_job(document: dict[str, Any], where: str) -> Finetune: ...
+def parse_job(document: dict[str, Any], origin: str) -> Finetune: ...
 @overload
-def parse_job(document: dict[str, Any], where: str, kind: type[Sweep]) -> Sweep: ...
+def parse_job(document: dict[str, Any], origin: str, kind: type[Sweep]) -> Sweep: ...
 @overload
-def parse_job(document: dict[str, Any], where: str, kind: None) -> Job: ...
+def parse_job(document: dict[str, Any], origin: str, kind: None) -> Job: ...
 def parse_job(
-    document: dict[str, Any], where: str, kind: type[Finetune] | type[Sweep] | None = Finetune
+    document: dict[str, Any], origin: str, kind: type[Finetune] | type[Sweep] | None = Finetune
 ) -> Job:
-    """Check a parsed document; `where` names its origin in errors, `kind` is as in `load_job`."""
-    return _parse(document, where, kind)
+    """Check a document that YAML was parsed to, and return its spec.
 
-
-def trial_spec(base: Finetune, changes: Mapping[str, JsonValue], where: str) -> Finetune:
-    """Return a sweep's base with the values of dotted keys changed.
+    `origin` names the document in errors; `kind` is as in `load_job`.
 
     Raises:
-        SpecError: what comes out is no valid spec; `where` names the trial.
+        SpecError: as in `load_job`.
     """
-    document = changed(base.model_dump(mode="json", by_alias=True), changes)
-    return parse_job(document, where)
+    return _parse(document, origin, kind)
 
 
-def _parse(document: dict[str, Any], where: str, expected: type[Job] | None) -> Job:
+def trial_spec(base: Finetune, changes: Changes, origin: str) -> Finetune:
+    """Return a sweep's base with the values of dotted keys changed.
+
+    Where the changes freeze all stages to the end, rates by stage become uniform: the base has
+    them for the trials that freeze less.
+
+    Raises:
+        SpecError: the changed spec is not valid; `origin` names the trial in the message.
+    """
+    spec = parse_job(changed(base.model_dump(mode="json", by_alias=True), changes), origin)
+    if spec.train.unfreeze or spec.backbone.freeze != "all" or "backbone.freeze" not in changes:
+        return spec
+    train = spec.train.model_copy(update={"rates": UniformRates()})
+    return spec.model_copy(update={"train": train})
+
+
+def _parse(document: dict[str, Any], origin: str, expected: type[Job] | None) -> Job:
     kind = document.get("kind")
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        raise SpecError(f"{where}: kind is {kind!r}; expected one of: {', '.join(KINDS)}")
+        raise SpecError(f"{origin}: kind is {kind!r}; expected one of: {', '.join(KINDS)}")
     if expected not in (None, model):
         raise SpecError(
-            f"{where}: kind is {kind}; expected "
-            f"{next(name for name, known in KINDS.items() if known is expected)}: "
+            f"{origin}: kind is {kind}; expected "
+            f"{next(name for name, type_ in KINDS.items() if type_ is expected)}: "
             f"`{COMMANDS[str(kind)]}` runs this one"
         )
     for key, default in SECTION_KINDS.get(str(kind), {}).items():
         document = _with_kind(document, key.split("."), default)
     if model is Sweep:
-        document = _completed(document)
+        document = _with_base_name(document)
     try:
-        # Strict, by way of JSON: "8" is no number, and a list is what JSON has for a tuple.
+        # Strict, so that "8" is no number; by way of JSON, so that a list is valid for a tuple.
         content = json.dumps(document, default=str)
     except (TypeError, ValueError) as error:  # a key that is a list, an alias within itself
-        raise SpecError(f"{where}: {error}") from error
+        raise SpecError(f"{origin}: {error}") from error
     try:
         job = model.model_validate_json(content, strict=True)
     except ValidationError as error:
-        raise SpecError("\n".join(explain(where, model, error))) from error
+        raise SpecError("\n".join(explain(origin, model, error))) from error
     if isinstance(job, Sweep):
-        _check_values(job, where)
+        _check_values(job, origin)
     return job
 
 
 def dump_job(job: Job) -> str:
-    """Write a spec as YAML, every default spelled out; `load_job` reads it back unchanged."""
+    """Return a spec as YAML with every default written out; `load_job` reads it back unchanged."""
     import io
 
     from ruamel.yaml import YAML
@@ -148,8 +162,12 @@ def dump_job(job: Job) -> str:
     return stream.getvalue()
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML 1.2 (``1e-3`` is a number, ``no`` a string)."""
+def parse_yaml(text: str, origin: str) -> Any:
+    """Parse YAML 1.2 (``1e-3`` is a number, ``no`` a string).
+
+    Raises:
+        SpecError: `text` is not YAML; the message has `origin` and the line.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -158,7 +176,7 @@ def parse_yaml(text: str, where: str) -> Any:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise SpecError(f"{where}:{line} not YAML: {getattr(error, 'problem', error)}") from error
+        raise SpecError(f"{origin}:{line} not YAML: {getattr(error, 'problem', error)}") from error
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
@@ -180,52 +198,53 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _range_override(key: str, value: str) -> tuple[str, str]:
-    """Return a key of a space, which has dots of its own, and its range: of a.b.choice, a.b."""
-    ranged, _, word = key.rpartition(".")
-    return (ranged, f"{{{word}: {value}}}") if ranged and word in RANGES else (key, value)
+    """Return the key of a space, which has dots of its own, and the YAML of its range.
+
+    ``a.b.choice`` and ``[1]`` give ``a.b`` and ``{choice: [1]}``.
+    """
+    varied, _, kind = key.rpartition(".")
+    return (varied, f"{{{kind}: {value}}}") if varied and kind in RANGES else (key, value)
 
 
-def _completed(sweep: dict[str, Any]) -> dict[str, Any]:
-    """Return a sweep's document whose base has a name."""
+def _with_base_name(sweep: dict[str, Any]) -> dict[str, Any]:
+    """Return a sweep's document whose base has a name, the sweep's unless it has another."""
     base = sweep.get("base")
     if isinstance(base, dict) and "name" in sweep:
         sweep = sweep | {"base": {"name": sweep["name"]} | base}
     return sweep
 
 
-def _check_values(sweep: Sweep, where: str) -> None:
-    """Build a trial of every value, the other keys at their first.
+def _check_values(sweep: Sweep, origin: str) -> None:
+    """Build a trial for every value of the space, with the other keys at their first value.
 
     Raises:
-        SpecError: one of them is no valid spec.
+        SpecError: one of these trials is not a valid spec.
     """
     if isinstance(sweep.search, ListSearch):
         for number, changes in enumerate(sweep.search.trials, 1):
-            trial_spec(sweep.base, changes, f"{where}: search.trials, number {number}")
+            trial_spec(sweep.base, changes, f"{origin}: search.trials, number {number}")
         return
-    values = {key: _some_of(found) for key, found in sweep.space.items()}
-    first = {key: found[0] for key, found in values.items()}
-    for key, found in values.items():
-        for value in found:
-            trial = f"{where}: space: {key} = {json.dumps(value)}"
+    tried = {key: _examples(values) for key, values in sweep.space.items()}
+    first = {key: values[0] for key, values in tried.items()}
+    for key, values in tried.items():
+        for value in values:
+            trial = f"{origin}: space: {key} = {json.dumps(value)}"
             try:
                 trial_spec(sweep.base, first | {key: value}, trial)
             except SpecError as error:
                 raise SpecError(str(error).partition("\n")[0]) from error
 
 
-def _some_of(values: Range) -> list[JsonValue]:
-    """Return a range's values; of one without end its bounds and one between."""
+def _examples(values: Range) -> list[JsonValue]:
+    """Return all values of a choice; of numbers the bounds and, if continuous, their mean."""
     if isinstance(values, Choice):
         return list(values.choice)
-    if isinstance(values, IntUniform):
-        return list(values.int_uniform)
-    low, high = values.log_uniform if isinstance(values, LogUniform) else values.uniform
-    return [low, high, (low + high) / 2]
+    low, high = bounds(values)
+    return [low, high] if isinstance(values, IntUniform) else [low, high, (low + high) / 2]
 
 
 def _with_kind(document: dict[str, Any], path: Sequence[str], kind: str) -> dict[str, Any]:
-    """Return `document` with a `kind` in the section at `path`, where it has that section."""
+    """Return `document` with a default `kind` in the section at `path`, if it has that section."""
     if not path:
         return {"kind": kind} | document
     section = document.get(path[0])

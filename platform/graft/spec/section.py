@@ -1,11 +1,11 @@
-"""What every part of a spec is made of."""
+"""The base class of all spec sections, and the types of their simplest fields."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NAME = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
-"""What datasets, runs and models may be called: a safe part of an object's key and of a URL."""
+"""Pattern for names of datasets, runs and models: safe within an object's key and a URL."""
 
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -25,7 +25,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """A part of a spec: immutable, and no key in it is unknown."""
+    """A part of a spec: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False

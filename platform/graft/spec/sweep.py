@@ -1,22 +1,14 @@
-"""The spec of a sweep: variations of one fine-tuning job, and how the best is found."""
+"""The spec of a sweep: variations of one fine-tuning job, and how the best one is found."""
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    JsonValue,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from graft.spec.dotted_keys import Changes, sections_at
 from graft.spec.explain import fields_of, nearest
 from graft.spec.finetune import Finetune, Register
-from graft.spec.keys import sections_at
+from graft.spec.ranges import Choice, Range, size
 from graft.spec.scheduler import ASHA, PBT, Scheduler
 from graft.spec.section import Name, Positive, PositiveFloat, Section, Seed
 from graft.spec.train import Train
@@ -28,7 +20,7 @@ METRICS = {
     "val.loss": "min",
     "val.ece": "min",
 }
-"""What trials can be compared by, and which way is better."""
+"""Metrics that trials can be compared by, and whether more (max) or less (min) is better."""
 NOT_SWEPT = {
     "kind": "is what a trial is",
     "name": "does not change what is trained",
@@ -37,6 +29,7 @@ NOT_SWEPT = {
     "loader": "does not change what is trained",
     "scaling": "says how a trial runs, the same for all",
 }
+"""Sections that a sweep cannot vary, and the rest of the sentence that tells why."""
 MUTABLE = (
     "train.optimizer.lr",
     "train.optimizer.momentum",
@@ -48,104 +41,16 @@ MUTABLE = (
     "train.mixup_alpha",
     "train.cutmix_alpha",
 )
-"""What population-based training can change while a trial runs."""
-
-
+"""Keys that population-based training can change while a trial runs."""
 MOST_TRIALS = 10_000
 TrialCount = Annotated[int, Field(gt=0, le=MOST_TRIALS)]
 
 
-class Choice(Section):
-    """One of some values."""
-
-    choice: tuple[JsonValue, ...]
-    """The values, in the order of a grid. For a section, mappings: they take the place of a
-    section that has a `kind`, and change the keys they name in another
-    (`backbone: {choice: [{arch: resnet18}, {arch: vgg16, weights: none}]}`)."""
-
-    @field_validator("choice")
-    @classmethod
-    def _distinct(cls, values: tuple[JsonValue, ...]) -> tuple[JsonValue, ...]:
-        if not values:
-            raise ValueError("there is nothing to choose from")
-        for number, value in enumerate(values):
-            if any(value == other and type(value) is type(other) for other in values[:number]):
-                raise ValueError(f"{value!r} is there twice")
-        return values
-
-
-class Uniform(Section):
-    """A number between two, each as likely."""
-
-    uniform: tuple[float, float]
-    """Smallest and largest, in the key's own unit; drawn to 4 significant digits."""
-
-    @field_validator("uniform")
-    @classmethod
-    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        return _ascending(bounds)
-
-
-class LogUniform(Section):
-    """A number between two, whose logarithm is uniform: for learning rates and their like."""
-
-    log_uniform: tuple[float, float]
-    """Smallest and largest, both above 0; drawn to 4 significant digits."""
-
-    @field_validator("log_uniform")
-    @classmethod
-    def _positive(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        if min(bounds) <= 0:
-            raise ValueError(f"{_listed(bounds)}: both bounds must be above 0")
-        return _ascending(bounds)
-
-
-class IntUniform(Section):
-    """A whole number between two, each as likely."""
-
-    int_uniform: tuple[int, int]
-    """Smallest and largest, both inclusive."""
-
-    @field_validator("int_uniform")
-    @classmethod
-    def _ordered(cls, bounds: tuple[int, int]) -> tuple[int, int]:
-        return _ascending(bounds)
-
-
-RANGES: dict[str, type[Section]] = {
-    "choice": Choice,
-    "uniform": Uniform,
-    "log_uniform": LogUniform,
-    "int_uniform": IntUniform,
-}
-
-
-def _range_of(value: Any) -> str | None:
-    """Return the name of the class that a range is of: a range is told by its only key."""
-    if isinstance(value, Section):
-        return type(value).__name__
-    known = [name for name in RANGES if name in value] if isinstance(value, Mapping) else []
-    return RANGES[known[0]].__name__ if known else None
-
-
-Range = Annotated[
-    Annotated[Choice, Tag("Choice")]
-    | Annotated[Uniform, Tag("Uniform")]
-    | Annotated[LogUniform, Tag("LogUniform")]
-    | Annotated[IntUniform, Tag("IntUniform")],
-    Discriminator(
-        _range_of,
-        custom_error_type="range",
-        custom_error_message="expected {choice: [...]}, {uniform: [low, high]}, "
-        "{log_uniform: [low, high]} or {int_uniform: [low, high]}",
-    ),
-]
-
-
 class _Compared(Section):
     metric: str = "val.accuracy"
-    """What the best trial is best in, by its best epoch: `val.accuracy`, `val.macro_f1`,
-    `val.top5_accuracy` (more than 5 classes), `val.loss` or `val.ece` (calibration error)."""
+    """Metric that decides which trial is the best; each trial counts with its best epoch:
+    `val.accuracy`, `val.macro_f1`, `val.top5_accuracy` (needs more than 5 classes), `val.loss`
+    or `val.ece` (calibration error)."""
     mode: Literal["max", "min"] = "max"
     """Whether more is better (`max`) or less (`min`: losses and errors)."""
 
@@ -168,15 +73,15 @@ class GridSearch(_Compared):
 
 
 class ListSearch(_Compared):
-    """Just the trials that are listed, for designed experiments; without a `space`."""
+    """Exactly the listed trials, for designed experiments; the sweep then has no `space`."""
 
     kind: Literal["list"]
-    trials: Annotated[tuple[dict[str, JsonValue], ...], Field(min_length=1, max_length=MOST_TRIALS)]
-    """What each changes: values by dotted key of `base`."""
+    trials: Annotated[tuple[Changes, ...], Field(min_length=1, max_length=MOST_TRIALS)]
+    """For each trial the values that it changes, by dotted key of `base`."""
 
     @field_validator("trials")
     @classmethod
-    def _keys(cls, trials: tuple[dict[str, JsonValue], ...]) -> tuple[dict[str, JsonValue], ...]:
+    def _keys(cls, trials: tuple[Changes, ...]) -> tuple[Changes, ...]:
         for changes in trials:
             for key, value in changes.items():
                 _check_key(key, Choice(choice=(value,)))
@@ -184,35 +89,36 @@ class ListSearch(_Compared):
 
 
 class RandomSearch(_Compared):
-    """Combinations at random, no two the same."""
+    """Random combinations, no two of them the same."""
 
     kind: Literal["random"] = "random"
     trials: TrialCount
-    """How many."""
+    """Number of trials."""
     seed: Seed = 0
-    """A trial's value for a key depends on this, the trial's number and the key alone."""
+    """A trial's value for a key depends only on this seed, the trial's number and the key."""
 
 
-class _Modelled(_Compared):
+class _Estimated(_Compared):
     trials: TrialCount
-    """How many."""
+    """Number of trials."""
     seed: Seed = 0
-    """Of the estimator. Trials that run at the same time end in an order of their own, so the
-    same seed gives the same trials only with `budget.concurrency: 1`."""
+    """Seed of the estimator. Trials that run at the same time end in no fixed order, so the same
+    seed gives the same trials only with `budget.concurrency: 1`."""
     startup: Positive = 5
-    """Trials at random before the estimator; an earlier sweep's (`warm_start`) count as such."""
+    """Number of random trials before the estimator takes over; trials of an earlier sweep
+    (`warm_start`) count among them."""
 
 
-class TPESearch(_Modelled):
-    """Optuna's tree-structured Parzen estimator: later trials are near the best of earlier ones."""
+class TPESearch(_Estimated):
+    """Optuna's tree-structured Parzen estimator: tries values near those of the best trials."""
 
     kind: Literal["tpe"]
 
 
-class BOHBSearch(_Modelled):
-    """As `tpe`, with an estimator of what most epochs have shown (arXiv:1807.01774).
+class BOHBSearch(_Estimated):
+    """As `tpe`, and also learns from trials that the scheduler stopped early (arXiv:1807.01774).
 
-    Multi-fidelity: trials that the scheduler stopped early teach it, too.
+    Of those, the estimator weighs the trials that trained longest first (multi-fidelity).
     """
 
     kind: Literal["bohb"]
@@ -224,27 +130,27 @@ Search = Annotated[
 
 
 class Budget(Section):
-    """What a sweep may take, beside `search.trials`."""
+    """Limits of a sweep, besides `search.trials`."""
 
     wall_time_s: PositiveFloat | None = None
-    """Seconds after which no trial starts and running ones stop, with the epochs that they have
-    finished; null: none. Computing activations is never cut short."""
+    """Seconds after which no trial starts, and running trials stop with the epochs that they have
+    finished; null: no limit. The computing of activations is never cut short."""
     concurrency: Positive | Literal["auto"] = "auto"
-    """Trials at the same time, at most; `auto`: as many as fit the CPUs and GPUs."""
+    """Largest number of trials at the same time; `auto`: as many as fit the CPUs and GPUs."""
 
 
 class AsIs(Section):
-    """The best trial's own weights are what the sweep gives."""
+    """The sweep's model has the weights that the best trial was trained to."""
 
     kind: Literal["as-is"] = "as-is"
 
 
 class Retrain(Section):
-    """The best trial's spec is trained once more, as `graft train` would."""
+    """The best trial's spec is trained again, as `graft train` would, and gives the model."""
 
     kind: Literal["retrain"]
     epochs: Positive | None = None
-    """null: as many as in the trial."""
+    """Number of epochs; null: as many as in the trial."""
 
 
 Best = Annotated[AsIs | Retrain, Field(discriminator="kind")]
@@ -257,29 +163,29 @@ class Sweep(Section):
     name: Name
     """Beginning of the sweep's id."""
     base: Finetune
-    """What all trials share, a whole fine-tuning spec; `kind` may be left out, and `name` where
-    it is the sweep's."""
+    """A whole fine-tuning spec, which all trials share. `kind` may be left out; so may `name`,
+    which is then the sweep's."""
     space: dict[str, Range] = Field(default_factory=dict)
-    """What differs: dotted keys of `base`, each with {choice: [...]}, {uniform: [low, high]},
-    {log_uniform: [low, high]} or {int_uniform: [low, high]}; empty where the trials are listed."""
+    """What trials vary: dotted keys of `base`, each with {choice: [...]}, {uniform: [low, high]},
+    {log_uniform: [low, high]} or {int_uniform: [low, high]}; empty with `search.kind: list`."""
     search: Search
-    """Which points of the space are tried, and what makes one the best."""
+    """Which combinations of the space are tried, and by which metric they are compared."""
     scheduler: Scheduler = ASHA()
     """Which trials are stopped before their last epoch."""
     budget: Budget = Budget()
     best: Best = AsIs()
-    """What becomes of the best trial."""
+    """Whether the best trial's weights are used as they are, or it is trained again."""
     register_: Register | None = Field(default=None, alias="register")
-    """Where the best model goes; null: its weights stay in the sweep."""
+    """Model name under which the best model is registered; null: its weights stay in the sweep."""
     warm_start: str | None = None
-    """Id of an earlier sweep whose trials `tpe` or `bohb` learns from; null: none."""
+    """Id of an earlier sweep whose trials `tpe` or `bohb` learns from; null: no sweep."""
 
     @field_validator("space")
     @classmethod
     def _keys(cls, space: dict[str, Any]) -> dict[str, Any]:
         for key, values in space.items():
             _check_key(key, values)
-            for name in _set_by(values):
+            for name in _keys_set(values):
                 if f"{key}.{name}" in space:
                     raise ValueError(f"'{key}' and '{key}.{name}' both set {key}.{name}")
         return space
@@ -368,7 +274,7 @@ class Sweep(Section):
         if scheduler.kind == "none":
             return
         train = self.space.get("train")
-        if "train.epochs" in self.varied or (train and "epochs" in _set_by(train)):
+        if "train.epochs" in self.varied or (train and "epochs" in _keys_set(train)):
             raise ValueError(
                 f"space: 'train.epochs' is what scheduler.kind: {scheduler.kind} compares trials "
                 "at; use scheduler: {kind: none}"
@@ -418,33 +324,13 @@ def _check_key(key: str, values: Range) -> None:
     )
     if sections and not mappings:
         names = sorted(fields_of(sections).keys() - {"kind"})[:3]
-        some = ", ".join(f"{key}.{name}" for name in names)
+        examples = ", ".join(f"{key}.{name}" for name in names)
         raise ValueError(
-            f"'{key}' is a section; vary keys of it ({some}, ...), or give a choice of mappings"
+            f"'{key}' is a section; vary keys of it ({examples}, ...), or give a choice of mappings"
         )
 
 
-def _set_by(values: Range) -> set[str]:
+def _keys_set(values: Range) -> set[str]:
     """Return the keys that a choice of mappings for a section sets."""
-    chosen = values.choice if isinstance(values, Choice) else ()
-    return {name for value in chosen if isinstance(value, dict) for name in value}
-
-
-def size(values: Range) -> int | None:
-    """Return how many values a range has; None where there is no end of them."""
-    if isinstance(values, Choice):
-        return len(values.choice)
-    if isinstance(values, IntUniform):
-        low, high = values.int_uniform
-        return high - low + 1
-    return None
-
-
-def _ascending(bounds: tuple[Any, Any]) -> tuple[Any, Any]:
-    if not bounds[0] < bounds[1]:
-        raise ValueError(f"{_listed(bounds)}: expected the smaller bound first")
-    return bounds
-
-
-def _listed(bounds: tuple[float, float]) -> str:
-    return f"[{bounds[0]:g}, {bounds[1]:g}]"
+    mappings = values.choice if isinstance(values, Choice) else ()
+    return {name for value in mappings if isinstance(value, dict) for name in value}

@@ -16,8 +16,9 @@ class SGD(Section):
     lr: PositiveFloat = 1e-3
     """Learning rate of the head, and of every stage to which `rates` gives no other."""
     momentum: Momentum = 0.9
+    """Momentum; 0: none."""
     weight_decay: NotNegative = 1e-4
-    """Of weights; norms, biases and embeddings are never decayed."""
+    """Weight decay; norms, biases and embeddings are never decayed."""
 
 
 class AdamW(Section):
@@ -27,31 +28,34 @@ class AdamW(Section):
     lr: PositiveFloat = 1e-3
     """Learning rate of the head, and of every stage to which `rates` gives no other."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    """Decay rates of the running means of gradients and of their squares."""
     eps: PositiveFloat = 1e-8
+    """Added to the denominator of each step."""
     weight_decay: NotNegative = 1e-2
-    """Of weights; norms, biases and embeddings are never decayed."""
+    """Weight decay; norms, biases and embeddings are never decayed."""
 
 
 Optimizer = Annotated[SGD | AdamW, Field(discriminator="kind")]
 
 
 class Constant(Section):
-    """The learning rate stays."""
+    """The learning rate stays the same."""
 
     kind: Literal["constant"] = "constant"
     warmup_epochs: NotNegative = 0.0
-    """Epochs of linear rise from 0 before."""
+    """Epochs at the beginning in which the rate rises linearly from 0."""
 
 
-class Step(Section):
+class StepDecay(Section):
     """The learning rate is multiplied by `factor` every `every` epochs."""
 
     kind: Literal["step"]
     every: Positive = 7
-    """Epochs."""
+    """Epochs between two steps."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor of each step."""
     warmup_epochs: NotNegative = 0.0
-    """Epochs of linear rise from 0 at the beginning."""
+    """Epochs at the beginning in which the rate rises linearly from 0."""
 
 
 class Cosine(Section):
@@ -59,9 +63,9 @@ class Cosine(Section):
 
     kind: Literal["cosine"]
     warmup_epochs: NotNegative = 0.0
-    """Epochs of linear rise from 0 before."""
+    """Epochs at the beginning in which the rate rises linearly from 0."""
     final: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Part of the learning rate left at the end."""
+    """Fraction of the learning rate that is left at the end."""
 
 
 class OneCycle(Section):
@@ -72,18 +76,18 @@ class OneCycle(Section):
 
     kind: Literal["one-cycle"]
     peak: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Part of all steps after which the rate is highest."""
+    """Fraction of all steps after which the rate is highest."""
     start: Annotated[float, Field(ge=0, lt=1)] = 0.04
-    """Part of the learning rate to begin with."""
+    """Fraction of the learning rate at the beginning."""
     final: Annotated[float, Field(ge=0, lt=1)] = 4e-6
-    """Part of the learning rate left at the end."""
+    """Fraction of the learning rate that is left at the end."""
 
 
-Schedule = Annotated[Constant | Step | Cosine | OneCycle, Field(discriminator="kind")]
+Schedule = Annotated[Constant | StepDecay | Cosine | OneCycle, Field(discriminator="kind")]
 
 
 class UniformRates(Section):
-    """Every trained stage learns at the optimizer's `lr`."""
+    """Every trained stage learns at the rate `train.optimizer.lr`."""
 
     kind: Literal["uniform"] = "uniform"
 
@@ -93,7 +97,7 @@ class DecayedRates(Section):
 
     kind: Literal["decay"]
     factor: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """What each stage's rate is of the next one's."""
+    """Each stage's rate is this factor times the rate of the stage after it."""
     backbone: PositiveFloat | None = None
     """Rate of the last stage; null: the head's (`train.optimizer.lr`) times `factor`."""
 
@@ -105,7 +109,7 @@ class DecayedRates(Section):
 
 
 class StageRate(Section):
-    """The rate of the stages that a pattern matches."""
+    """The learning rate of all stages that a pattern matches."""
 
     match: str
     """A stage's name, with * and ? as in file names; `graft backbones show ARCH` lists them."""
@@ -114,77 +118,80 @@ class StageRate(Section):
 
 
 class ListedRates(Section):
-    """Rates by stage: the first entry that matches counts, the rest learn at `lr`."""
+    """Rates by stage: the first entry that matches counts; stages without one learn at `lr`."""
 
     kind: Literal["list"]
     stages: Annotated[tuple[StageRate, ...], Field(min_length=1)]
-    """An entry that is first for no trained stage is an error."""
+    """An entry that is not the first match of any trained stage is an error."""
 
 
 Rates = Annotated[UniformRates | DecayedRates | ListedRates, Field(discriminator="kind")]
 
 
 class Unfreeze(Section):
-    """A step of gradual unfreezing."""
+    """One step of gradual unfreezing."""
 
     epoch: Annotated[int, Field(ge=2)]
-    """The first epoch (from 1) at the new freeze depth."""
+    """First epoch at the new freeze depth; epochs count from 1."""
     freeze: int | str
-    """Freeze depth from then on, as `backbone.freeze`; lower than before."""
+    """Freeze depth from that epoch on, written as `backbone.freeze`; lower than before."""
 
 
 class EarlyStopping(Section):
-    """Stop when validation no longer gets better."""
+    """Training stops when validation no longer improves."""
 
     metric: Literal["accuracy", "loss"] = "accuracy"
-    """Of the validation images."""
+    """Metric on the validation images."""
     patience: Positive = 5
-    """Epochs without a new best before training stops."""
+    """Epochs without a new best value after which training stops."""
     min_delta: NotNegative = 0.0
-    """How much better than the best a new best has to be."""
+    """Smallest improvement on the best value that counts as a new best."""
 
 
 class Train(Section):
     """The training recipe."""
 
     epochs: Positive = 8
+    """Passes over the training images."""
     batch_size: Positive = 32
     """Images per step, over all workers together."""
     accumulate: Positive = 1
-    """Passes in which a worker takes its share of a batch, their gradients summed: for memory,
-    or to repeat the passes of more workers (one worker with 2 passes equals two with 1)."""
+    """Number of passes in which a worker processes its part of a batch, with gradients summed:
+    saves memory, or repeats what more workers do (1 worker with 2 passes equals 2 with 1)."""
     seed: Seed = 0
-    """Seeds the head's initialisation, the order of images, dropout and mixing."""
+    """Seed of the head's initialisation, the order of images, dropout and mixing."""
     optimizer: Optimizer = SGD(kind="sgd")
     rates: Rates = UniformRates()
     """Learning rates by stage."""
     schedule: Schedule = Constant()
     unfreeze: tuple[Unfreeze, ...] = ()
-    """Gradual unfreezing: freeze depths that follow `backbone.freeze`, in order."""
+    """Gradual unfreezing: the freeze depths after `backbone.freeze`, in order of epochs."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a label's probability spread over all classes (arXiv:1512.00567)."""
+    """Share of a label's probability that is spread over all classes (arXiv:1512.00567)."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
-    """Weight of each class's images in the loss: `balanced`, inverse to its share of the
-    training images, or a mapping of every class. Scaled so that the mean image weighs 1."""
+    """Weight of each class's images in the loss: `balanced`: inverse to the class's share of the
+    training images; or a mapping from every class. Weights are scaled to a mean of 1 per image."""
     clip_norm: PositiveFloat | None = None
-    """Largest norm of all gradients together; null: not clipped."""
+    """Largest norm of all gradients together, to which they are clipped; null: not clipped."""
     mixup_alpha: NotNegative = 0.0
-    """MixUp (arXiv:1710.09412) with Beta(alpha, alpha); 0: off. With CutMix on too, each batch
-    gets one of them."""
+    """MixUp (arXiv:1710.09412) with Beta(alpha, alpha); 0: off. If CutMix is on, too, each batch
+    gets one of the two."""
     cutmix_alpha: NotNegative = 0.0
     """CutMix (arXiv:1905.04899) with Beta(alpha, alpha); 0: off."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Validate and keep an exponential moving average of the tail, at most this much of the
-    old kept per step (less in the first steps: (1 + step) / (10 + step)); null: off."""
+    """Decay per step of an exponential moving average of the tail, which is then validated and
+    stored instead of the tail; in the first steps the decay is lower, (1 + step) / (10 + step);
+    null: off."""
     early_stopping: EarlyStopping | None = None
-    """null: all epochs are trained."""
+    """When to stop before the last epoch; null: all epochs are trained."""
     batch_norm: Literal["replica", "sync"] = "replica"
-    """Statistics of trained BatchNorm layers: each worker's own batch (rank 0's running
-    statistics are kept), or the global batch's (`sync`; GPU only)."""
+    """Which images trained BatchNorm layers take their statistics from: `replica`: those of the
+    worker (checkpoints have the first worker's running statistics); `sync`: the whole batch (GPU
+    only)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: autocast, for GPUs (and CPUs with AMX; slower on others)."""
+    """`bf16`: autocast to bfloat16, for GPUs and CPUs with AMX; slower on other CPUs."""
     compile: bool = False
-    """torch.compile of trunk and tail (GPU only)."""
+    """Whether trunk and tail are compiled by torch.compile (GPU only)."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -199,7 +206,7 @@ class Train(Section):
                 f"early_stopping.patience ({stopping.patience}) has no effect in "
                 f"{self.epochs} epochs"
             )
-        if isinstance(self.schedule, Step) and self.schedule.every >= self.epochs:
+        if isinstance(self.schedule, StepDecay) and self.schedule.every >= self.epochs:
             raise ValueError(
                 f"schedule.every ({self.schedule.every}) has no effect in "
                 f"{self.epochs} epochs; lower it, or use kind: constant"

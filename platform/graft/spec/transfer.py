@@ -1,4 +1,4 @@
-"""The spec of a transfer report: a designed experiment on what transfer buys."""
+"""The spec of a transfer report: a designed experiment on what transfer gains."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,23 +8,23 @@ from graft.spec.data import Preprocess
 from graft.spec.finetune import Finetune, Scaling
 from graft.spec.section import Name, Positive, PositiveFloat, Section
 
-Rates = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+LearningRates = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 Labels = Positive | Annotated[float, Field(gt=0, le=1)]
 
 
 class Arm(Section):
-    """One way to train."""
+    """A way to train."""
 
     freeze: int | str
-    """Freeze depth, as `backbone.freeze`."""
+    """Freeze depth, written as `backbone.freeze`."""
     epochs: Positive
-    """At the largest label budget; smaller ones get more, so that all take as many steps. Enough
-    for validation to get no better: the report says where it still did."""
+    """Epochs at the largest label budget; smaller budgets get more, so that all take equally many
+    steps. Give enough for validation to stop improving: the report says where it still did."""
     patience: Positive | None = None
-    """Epochs, counted like `epochs`, without a better validation loss after which training has
-    reached its plateau and ends; null: all epochs are trained."""
-    rates: Rates
-    """Learning rates, of which each label budget takes the one that validates best."""
+    """Training ends, as on a plateau, after so many epochs (counted like `epochs`) without a better
+    validation loss; null: all epochs are trained."""
+    rates: LearningRates
+    """Learning rates to try; each label budget uses the rate that validates best."""
 
     @model_validator(mode="after")
     def _patient(self) -> Self:
@@ -34,16 +34,16 @@ class Arm(Section):
 
 
 class Arms(Section):
-    """The ways to train that are compared, all on the same images."""
+    """The ways to train that the report compares, all on the same images."""
 
     scratch: Arm = Arm(freeze=0, epochs=60, patience=20, rates=(3e-3, 1e-2, 3e-2))
-    """Random weights, everything trained; at least as many epochs, and patience, as any other."""
+    """Random weights, everything trained; epochs and patience at least those of every other arm."""
     features: Arm = Arm(freeze="all", epochs=20, rates=(1e-3, 3e-3, 1e-2))
-    """Feature extraction: the head alone."""
+    """Feature extraction: only the head is trained."""
     partial: Arm = Arm(freeze=-2, epochs=20, patience=7, rates=(1e-3, 3e-3, 1e-2))
-    """The last stages and the head."""
+    """The last stages and the head are trained."""
     full: Arm = Arm(freeze=0, epochs=20, patience=7, rates=(3e-4, 1e-3, 3e-3))
-    """Fine-tuning of everything."""
+    """Fine-tuning: everything is trained."""
 
     @model_validator(mode="after")
     def _fair(self) -> Self:
@@ -69,42 +69,46 @@ class Pretrained(Section):
     """A backbone and its weights."""
 
     arch: str
+    """As `backbone.arch`."""
     weights: str = "imagenet"
     """As `backbone.weights`."""
     weights_sha256: str | None = None
+    """As `backbone.weights_sha256`."""
     preprocess: Preprocess | None = None
-    """null: the base's; where that is null too, as the weights were published."""
+    """null: the base's; if that is null, too, the preprocessing that the weights were published
+    with."""
 
 
 class TransferReport(Section):
-    """What transfer buys on one dataset version: labels, accuracy, time, generalisation."""
+    """What transfer gains on a dataset version, in labels, accuracy, time and generalisation."""
 
     kind: Literal["transfer-report"]
     name: Name
     """Beginning of the report's id."""
     base: Finetune
-    """What all arms share: images, backbone and its weights, head, augmentation, recipe."""
+    """The spec that all arms share: images, backbone, weights, head, augmentation, recipe."""
     other_backbones: tuple[Pretrained, ...] = ()
-    """Compared with the base's, each by the same arms and budgets."""
+    """Backbones to compare with the base's, each by the same arms and budgets."""
     arms: Arms = Arms()
     labels: Annotated[tuple[Labels, ...], Field(min_length=1)] = (0.1, 0.25, 0.5, 1.0)
-    """Label budgets: shares, or numbers, of each class's training images, in ascending order."""
+    """Label budgets in ascending order: all shares, or all numbers, of each class's training
+    images."""
     seeds: Positive = 5
-    """Repetitions, each with its own choice of labels, initial weights and order of images.
-    With fewer than 5 no interval is claimed."""
+    """Number of repetitions, each with another choice of labels, initial weights and order of
+    images. With fewer than 5 the report claims no interval."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of each label budget that rates and epochs are chosen on, where the version has no
-    test images: its validation images are then the test."""
+    """Used if the version has no test images, so that its validation images are the test: share
+    of each label budget that learning rates and epochs are chosen on."""
 
     @property
     def backbones(self) -> tuple[Pretrained, ...]:
         """All backbones, the base's first."""
-        own = self.base.backbone
+        backbone = self.base.backbone
         return (
             Pretrained(
-                arch=own.arch,
-                weights=own.weights,
-                weights_sha256=own.weights_sha256,
+                arch=backbone.arch,
+                weights=backbone.weights,
+                weights_sha256=backbone.weights_sha256,
                 preprocess=self.base.preprocess,
             ),
             *self.other_backbones,
@@ -112,20 +116,20 @@ class TransferReport(Section):
 
     @property
     def scaling(self) -> Scaling:
-        """What one training takes."""
+        """Resources of each training."""
         return self.base.scaling
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.base.register_:
             raise ValueError("base.register has no effect in a report, which registers nothing")
-        if any(one.weights == "none" for one in self.backbones):
+        if any(backbone.weights == "none" for backbone in self.backbones):
             raise ValueError("backbone.weights: none: there is nothing to transfer from")
-        named = [(one.arch, one.weights) for one in self.backbones]
-        if len(set(named)) < len(named):
+        pairs = [(backbone.arch, backbone.weights) for backbone in self.backbones]
+        if len(set(pairs)) < len(pairs):
             raise ValueError("other_backbones: the same backbone and weights are there twice")
-        chosen = self.base.dataset
-        if chosen.labels is not None or chosen.holdout is not None:
+        dataset = self.base.dataset
+        if dataset.labels is not None or dataset.holdout is not None:
             raise ValueError("base.dataset: the report sets labels and holdout; leave them null")
         if self.base.train.early_stopping or self.base.train.unfreeze:
             raise ValueError(
@@ -134,7 +138,7 @@ class TransferReport(Section):
             )
         if self.base.scaling.workers != 1:
             raise ValueError("base.scaling.workers: a report's trainings have one worker each")
-        if len({type(one) for one in self.labels}) > 1:
+        if len({type(labels) for labels in self.labels}) > 1:
             raise ValueError("labels: give shares, or numbers, not both")
         if list(self.labels) != sorted(set(self.labels)):
             raise ValueError("labels: expected ascending budgets, each once")

@@ -1,1 +1,1 @@
-"""Sweeps: which trials there are, what they share, how they run, and which was the best."""
+"""Sweeps: which trials there are, what they share, how they run, and which one is the best."""

@@ -1,45 +1,31 @@
-"""What a running sweep tells whoever shows it."""
+"""Events of a running sweep, for whoever shows its progress."""
 
 from dataclasses import dataclass
 
+from graft.spec import Changes
 from graft.sweep.results import TrialRecord
-from graft.sweep.space import Changes
+from graft.training.events import Note, TrunkComputing
 
 
 @dataclass(frozen=True)
-class Noted:
-    """Something that a person wants to know, on a line."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Computing:
-    """Views of images have gone through the trunk that trials share."""
-
-    images: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Advanced:
+class TrialAdvanced:
     """A trial has started, or an epoch of it is done."""
 
     number: int
     changes: Changes
     epoch: int
-    """The last one done; 0: it has started."""
+    """Last finished epoch, from 1; 0: the trial has started."""
     epochs: int
-    """As many as it has, if nothing stops it."""
+    """Number of epochs of the trial, if nothing stops it before."""
     value: float | None
-    """Of the sweep's metric after that epoch, where there is one."""
+    """The sweep's metric after that epoch; None: it has none."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """A trial is done, one way or another, and committed."""
+class TrialEnded:
+    """A trial has ended, in whichever state, and its record is committed."""
 
     record: TrialRecord
 
 
-SweepEvent = Noted | Computing | Advanced | Done
+SweepEvent = Note | TrunkComputing | TrialAdvanced | TrialEnded

@@ -1,61 +1,58 @@
 """Sweeps on Ray: the driver.
 
-Trials whose heads are trained as one computation need no Tune: nothing is to be scheduled
-between them. All others run in Tune's actors, which stay for the next trial; those of several
-workers nest Ray Train. A trial that is done is recorded in the store at once, by the driver,
-so that one that was killed goes on from there.
+Trials whose heads are one computation need no Tune, since nothing is scheduled between them.
+All others run in Tune's actors, each of which trains one trial after another; a trial with
+several workers nests Ray Train. The driver records every trial in the store as soon as it ends,
+so that a sweep that was killed can be resumed.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 
 import torch
 
-from graft.activations.fill import Filled, Naming, Wanted
-from graft.activations.worker import Scale, fill_on_ray
-from graft.backbones.memory import keep_freed_memory
+from graft.activations.cache import ActivationCache
+from graft.activations.compute import TrunkSetup
+from graft.activations.fill import FillResult
+from graft.activations.key import CacheEntry
+from graft.activations.lease import LeaseTerms
+from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
+from graft.backbones.malloc import keep_freed_memory
 from graft.errors import Interrupted, ResourceError, StoreError
 from graft.spec import Finetune, StandardAugment, trial_spec
 from graft.store import Store
-from graft.sweep.actor import batch_on_ray, device_of, on_a_line
-from graft.sweep.finish import finish_sweep
-from graft.sweep.keep import Filler, fill_here, share_activations
-from graft.sweep.ledger import Ledger, Show
-from graft.sweep.plan import Trial, trial_id
-from graft.sweep.resolve import Resolver
-from graft.sweep.results import (
-    State,
-    SweepResult,
-    TrialRecord,
-    read_plan,
-    read_sweep,
-    read_sweep_result,
-    warm_trials,
-)
-from graft.sweep.search import make_search
-from graft.sweep.space import Changes
-from graft.sweep.trial import Bench, Compared, Progress, one_process, train_together
-from graft.sweep.tuning import tune_trials
-from graft.training.loop import Data
-from graft.training.prepare import Assembly
+from graft.sweep.finishing import finish_sweep
+from graft.sweep.prepare import TrialResolver
+from graft.sweep.ray_tune import tune_trials
+from graft.sweep.ray_tune_actor import ActorSetup, batch_on_ray, device_of, on_a_line
+from graft.sweep.results import SweepResult, TrialRecord, read_plan, read_sweep, read_sweep_result
+from graft.sweep.search import Suggestion, make_search, warm_trials
+from graft.sweep.shared_trunks import Filler, cache_shared_trunks, fill_here
+from graft.sweep.sweep_plan import Trial, trial_id
+from graft.sweep.trial import Progress, Selection, TrialProcess, train_together
+from graft.sweep.trial_recorder import Show, TrialRecorder
+from graft.training.ranks import Ranks
+from graft.training.ray_train import require_resources, run_finetune
 from graft.training.runs import Result
-from graft.training.worker import require_resources, run_finetune
 
 Connect = Callable[[], AbstractContextManager[None]]
+"""Connects to Ray for as long as its context lasts."""
 
 
 def run_sweep(store: Store, sweep_id: str, show: Show, connect: Connect) -> SweepResult:
-    """Run, or go on with, a recorded sweep; return its result.
+    """Run a recorded sweep, or resume it, and return its result.
 
     Args:
         store: where the sweep is recorded.
-        sweep_id: its id.
-        show: called with what happens.
-        connect: connects to Ray; a sweep of heads alone, on this machine, does without.
+        sweep_id: the sweep's id.
+        show: called with every event.
+        connect: connects to Ray; not called if all trials are heads that this machine trains.
 
     Raises:
-        Interrupted: Ctrl-C; trials that are done stay.
+        Interrupted: the user pressed Ctrl-C; trials that have ended are recorded.
+        RunFailed: no trial gave a finite metric.
     """
     if result := read_sweep_result(store, sweep_id):
         return result
@@ -67,6 +64,16 @@ def run_sweep(store: Store, sweep_id: str, show: Show, connect: Connect) -> Swee
         ) from None
 
 
+@dataclass(frozen=True)
+class _Remaining:
+    """The trials of a plan that have not ended yet."""
+
+    batches: Sequence[Sequence[Trial]]
+    """Those that are trained together, as one computation for each batch."""
+    alone: Sequence[Trial]
+    """Those that are trained one by one."""
+
+
 class _Driver:
     """One command's work on a sweep."""
 
@@ -75,150 +82,128 @@ class _Driver:
         self._sweep = sweep = read_sweep(store, sweep_id)
         self._plan = read_plan(store, sweep_id)
         self._scaling = sweep.base.scaling
-        self._resolved = Resolver(store, sweep.base)
+        self._resolver = TrialResolver(store, sweep.base)
         self._cluster = os.environ.get("RAY_ADDRESS") not in (None, "", "local")
         weights = sweep.register_.weights if sweep.register_ else "best"
-        self._compared = Compared(sweep.search.metric, sweep.search.mode, weights)
-        self._ledger = Ledger(store, sweep_id, self._compared, sweep.budget, show)
+        selection = Selection(sweep.search.metric, sweep.search.mode, weights)
+        self._recorder = TrialRecorder(store, sweep_id, selection, sweep.budget, show)
+        readers = 0
+        if not self._plan.trials:
+            readers = max(1, self._plan.count // max(1, len(self._plan.trunks)))
+        self._setup = ActorSetup(
+            store_uri=store.uri,
+            sweep_id=sweep_id,
+            selection=selection,
+            mutates=sweep.scheduler.kind == "pbt",
+            readers_per_trunk=readers,
+        )
 
     def run(self) -> SweepResult:
-        """Share activations, train what is left, and finish."""
-        done = self._ledger.records
-        left = [trial for trial in self._plan.trials if trial.number not in done]
-        together, alone = self._divided(left)
-        unknown = not self._plan.trials and len(done) < self._plan.count
-        scheduled = bool(alone or unknown)
+        """Cache shared activations, train the remaining trials, and finish the sweep."""
+        remaining = self._remaining()
+        unlisted = not self._plan.trials and len(self._recorder.records) < self._plan.count
+        needs_tune = bool(remaining.alone or unlisted)
         with ExitStack() as connected:
-            if self._cluster or scheduled:
+            if self._cluster or needs_tune:
                 connected.enter_context(self._connect())
                 require_resources(self._scaling)
-            if not self._ledger.out_of_time:
-                self._share(together, alone)
-            for batch in together:
-                if not self._ledger.out_of_time:
+            if not self._recorder.out_of_time:
+                self._cache_trunks(remaining)
+            for batch in remaining.batches:
+                if not self._recorder.out_of_time:
                     self._train_together(batch)
-            if scheduled and not self._ledger.out_of_time:
-                self._tune(alone)
+            if needs_tune and not self._recorder.out_of_time:
+                self._tune(remaining.alone)
         return finish_sweep(
-            self._store,
-            self._id,
-            self._sweep,
-            self._ledger,
-            self._spec_of,
-            self._train_run,
+            self._store, self._id, self._sweep, self._recorder, self._spec_of, self._train_run
         )
 
-    def _share(self, together: Sequence[Sequence[Trial]], alone: Sequence[Trial]) -> None:
-        """Have the activations that trials share: computed by the cluster, else here."""
-        reading = list(alone)
-        for batch in together:
-            # Heads that are trained together read an endless view once, and nobody will again.
-            endless = isinstance(batch[0].spec.augment, StandardAugment) and (
-                batch[0].spec.augment.views == "live"
-            )
-            reading += batch[:1] if endless else batch
-        here = torch.device("cuda" if self._scaling.gpus_per_worker else "cpu")
+    def _remaining(self) -> _Remaining:
+        ended = self._recorder.records
+        by_number = {t.number: t for t in self._plan.trials if t.number not in ended}
+        batches = [
+            [by_number.pop(number) for number in numbers if number in by_number]
+            for numbers in self._plan.batches
+        ]
+        return _Remaining([batch for batch in batches if batch], list(by_number.values()))
+
+    def _cache_trunks(self, remaining: _Remaining) -> None:
+        """Compute the activations that trials share: on the cluster, else in this process."""
+        readers = list(remaining.alone)
+        for batch in remaining.batches:
+            augment = batch[0].spec.augment
+            live = isinstance(augment, StandardAugment) and augment.views == "live"
+            # A batch reads live views once for all its heads, and nobody reads them again.
+            readers += batch[:1] if live else batch
+        device = torch.device("cuda" if self._scaling.gpus_per_worker else "cpu")
         fill: Filler = self._fill_on_ray
         if not self._cluster:
-            here = device_of(self._scaling)
+            device = device_of(self._scaling)
             torch.set_num_threads(len(os.sched_getaffinity(0)))
             keep_freed_memory()
-            fill = fill_here(self._store, here, self._ledger)
-        share_activations(self._store, reading, here.type, fill, self._ledger)
-
-    def _divided(self, left: Sequence[Trial]) -> tuple[list[list[Trial]], list[Trial]]:
-        """Return batches of trials to train as one computation, and those to train alone."""
-        by_number = {trial.number: trial for trial in left}
-        together = []
-        for numbers in self._plan.batches:
-            batch = [by_number.pop(number) for number in numbers if number in by_number]
-            if batch:
-                together.append(batch)
-        return together, list(by_number.values())
+            fill = fill_here(device, self._recorder)
+        cache_shared_trunks(self._store, readers, device.type, fill, self._recorder)
 
     def _train_together(self, batch: Sequence[Trial]) -> None:
-        """Train heads as one computation: in a task on the cluster, else here."""
-        outcomes: list[tuple[Progress, float]] = []
-        left = self._ledger.seconds_left
+        """Train heads as one computation: in a task on the cluster, else in this process."""
+        outcomes: list[Progress] = []
+        left = self._recorder.seconds_left
         try:
             if self._cluster:
-                outcomes = batch_on_ray(
-                    self._store.uri, self._id, self._compared, batch, self._scaling, left
-                )
+                outcomes = batch_on_ray(self._setup, batch, self._scaling, left)
             else:
-                ranks = one_process(device_of(self._scaling))
-                bench = Bench(self._store, self._id, self._compared, ranks)
-                outcomes = train_together(bench, batch, self._ledger.advanced, left)
+                ranks = Ranks.alone(device_of(self._scaling))
+                process = TrialProcess(self._store, self._id, self._setup.selection, ranks)
+                outcomes = train_together(process, batch, self._recorder.advanced, left)
         except (StoreError, ResourceError):
-            raise  # of no trial
-        except Exception as error:  # of this batch alone: the sweep goes on
+            raise  # not this batch's fault: the sweep ends
+        except Exception as error:  # this batch's alone: the sweep goes on
             for trial in batch:
-                self._ledger.record(trial, "failed", error=on_a_line(error))
-        for trial, (progress, seconds) in zip(batch, outcomes, strict=False):
-            state: State = "finished" if progress.ended else "stopped"
-            state = "diverged" if progress.diverged else state
-            self._ledger.trunk_images += progress.trunk_images
-            self._ledger.record(
-                trial,
-                state,
-                progress.epochs,
-                seconds,
-                checkpoint=progress.checkpoint,
-                error=progress.diverged,
-            )
+                self._recorder.record(trial, error=on_a_line(error))
+        for trial, progress in zip(batch, outcomes, strict=False):
+            self._recorder.record(trial, progress)
 
     def _tune(self, alone: Sequence[Trial]) -> None:
-        """Run trials in Tune's actors."""
+        """Train trials in Tune's actors."""
         warm = warm_trials(self._store, self._sweep)
-        search = make_search(self._sweep, alone, self._ledger.records.values(), warm)
-        sharing = 0
-        if not self._plan.trials:
-            sharing = max(1, self._plan.count // max(1, len(self._plan.trunks)))
-        tune_trials(
-            self._store,
-            self._id,
-            self._sweep,
-            search,
-            self._planned,
-            self._compared,
-            self._ledger,
-            sharing,
-        )
+        search = make_search(self._sweep, alone, self._recorder.records.values(), warm)
+        tune_trials(self._sweep, search, self._make_trial, self._recorder, self._setup)
 
-    def _planned(self, number: int, changes: Changes) -> Trial:
-        """Return a trial that the search asks for."""
+    def _make_trial(self, suggestion: Suggestion) -> Trial:
+        """Return a suggested trial: from the plan, if that lists trials, else resolved now."""
+        number, changes = suggestion.number, suggestion.changes
         if self._plan.trials:
             return self._plan.trial(number)
-        spec = self._resolved(changes).spec
+        spec = self._resolver.resolve(changes).spec
         return Trial(number=number, id=trial_id(spec), changes=changes, spec=spec, trunk=None)
 
     def _spec_of(self, record: TrialRecord) -> Finetune:
-        trial = self._planned(record.number, record.changes)
+        """Return the spec of a trial that has ended."""
+        trial = self._make_trial(Suggestion(record.number, record.changes))
         if trial.changes == record.changes:
             return trial.spec
-        # pbt changed them on the way: these are what it ended with.
+        # Population-based training changed values on the way: the record has the last ones.
         return trial_spec(trial.spec, record.changes, f"trial {record.number}")
 
     def _train_run(self, run: str) -> Result:
         """Train the best trial again, as a run of its own."""
-        self._ledger.say(f"training the best trial again: run {run}")
+        self._recorder.say(f"training the best trial again: run {run}")
         with self._connect():
             return run_finetune(self._store, run, lambda event: None)
 
     def _fill_on_ray(
-        self, assembly: Assembly, data: Data, naming: Naming, wanted: Sequence[Wanted]
-    ) -> Filled:
+        self, cache: ActivationCache, setup: TrunkSetup, entries: Sequence[CacheEntry]
+    ) -> FillResult:
         scaling = self._scaling
-        model = assembly.model.to(torch.device("cpu"))
         return fill_on_ray(
-            self._store,
-            data.dataset,
-            model,
-            naming,
-            assembly.contract,
-            self._sweep.base.loader,
-            wanted,
-            scale=Scale(scaling.cpus_per_worker, scaling.gpus_per_worker),
-            waiting=self._ledger.waiting,
-            progress=self._ledger.computing,
+            cache,
+            TaskSetup(
+                setup.model.to(torch.device("cpu")),
+                setup.preprocess,
+                self._sweep.base.loader,
+                TaskResources(scaling.cpus_per_worker, scaling.gpus_per_worker),
+            ),
+            entries,
+            terms=LeaseTerms(waiting=self._recorder.waiting),
+            progress=self._recorder.computing,
         )

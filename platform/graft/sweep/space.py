@@ -1,8 +1,8 @@
-"""From a sweep's space to what its trials change: grids and draws; pure.
+"""From a sweep's space to the changes of its trials: grids and draws; pure.
 
-A draw is a function of (`search.seed`, the trial's number, the key) alone. So the same seed
-gives the same trials on every machine, more trials keep those that fewer had, and another
-key in the space changes no draw of the others.
+A draw is a function of nothing but `search.seed`, the trial's number and the key. So the same
+seed gives the same trials on every machine, a sweep with more trials begins with those of one
+with fewer, and a new key in the space does not change what is drawn for the others.
 """
 
 import hashlib
@@ -11,11 +11,13 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import JsonValue
 
 from graft.errors import SpecError
 from graft.spec import (
+    Changes,
     Choice,
     GridSearch,
     IntUniform,
@@ -24,36 +26,18 @@ from graft.spec import (
     RandomSearch,
     Range,
     Sweep,
-    Uniform,
 )
-from graft.spec.sweep import size
-
-__all__ = [
-    "Changes",
-    "bounds",
-    "count_trials",
-    "describe",
-    "draw",
-    "grid",
-    "holds",
-    "known_trials",
-    "label",
-    "random_trials",
-    "size",
-    "values_of",
-]
-
-Changes = dict[str, JsonValue]
-"""What a trial changes of its sweep's base: values by dotted key, in the space's order."""
+from graft.spec.ranges import bounds, size
 
 DIGITS = 4
-"""Significant digits of a drawn number: enough for any rate, and no machine's last bit."""
+"""Significant digits of a drawn number: enough for any rate, and few enough that rounding errors,
+which differ by machine, never show."""
 TRIES = 100_000
-"""Draws for one trial, until it is one that there was not."""
+"""Most draws for one trial; a draw that repeats an earlier trial is discarded."""
 
 
 def known_trials(sweep: Sweep) -> list[Changes] | None:
-    """Return what every trial changes; None where the search finds out as it goes."""
+    """Return the changes of every trial; None where the search finds trials as it goes."""
     if isinstance(sweep.search, GridSearch):
         return grid(sweep.space)
     if isinstance(sweep.search, ListSearch):
@@ -73,66 +57,80 @@ def count_trials(sweep: Sweep) -> int:
 
 
 def grid(space: Mapping[str, Range]) -> list[Changes]:
-    """Return every combination, the last key varying fastest; no range is without end."""
-    rows = itertools.product(*(values_of(found) for found in space.values()))
+    """Return every combination of values, the last key varying fastest.
+
+    Raises:
+        ValueError: a range is continuous.
+    """
+    rows = itertools.product(*(values_of(values) for values in space.values()))
     return [dict(zip(space, row, strict=True)) for row in rows]
 
 
 def random_trials(space: Mapping[str, Range], trials: int, seed: int) -> list[Changes]:
-    """Return `trials` combinations at random, no two the same; the space has as many."""
-    found: dict[str, Changes] = {}
+    """Return `trials` random combinations, no two the same; the space has at least as many.
+
+    Raises:
+        SpecError: the bounds are so close that draws, which are rounded, only repeat.
+    """
+    by_name: dict[str, Changes] = {}
     for number in range(1, trials + 1):
-        for again in range(TRIES):
+        for attempt in range(TRIES):
             changes = {
-                key: draw(values, _fraction(f"{seed}/{number}/{again}/{key}"))
+                key: draw(values, _fraction(f"{seed}/{number}/{attempt}/{key}"))
                 for key, values in space.items()
             }
             name = json.dumps(changes, sort_keys=True)
-            if name not in found:
-                found[name] = changes
+            if name not in by_name:
+                by_name[name] = changes
                 break
         else:
             raise SpecError(
                 f"search.trials: {TRIES:,} draws found no value that {number - 1} trials do not "
                 "have already; the space's bounds are too close"
             )
-    return list(found.values())
+    return list(by_name.values())
 
 
 def draw(values: Range, fraction: float) -> JsonValue:
-    """Return the value that lies at a fraction, from 0 to below 1, of a range."""
+    """Return the value at a fraction of a range; `fraction`: from 0 to below 1."""
     if isinstance(values, Choice):
         return values.choice[int(fraction * len(values.choice))]
+    low, high = bounds(values)
     if isinstance(values, IntUniform):
-        low, high = values.int_uniform
         return low + int(fraction * (high - low + 1))
     if isinstance(values, LogUniform):
-        least, most = values.log_uniform
-        number = math.exp(math.log(least) + fraction * (math.log(most) - math.log(least)))
+        number = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
     else:
-        least, most = values.uniform
-        number = least + fraction * (most - least)
-    return rounded(values, number)
+        number = low + fraction * (high - low)
+    return into_range(values, number)
 
 
-def rounded(values: LogUniform | Uniform, number: float) -> float:
-    """Return a drawn number with as many digits as count, within its range."""
-    least, most = values.log_uniform if isinstance(values, LogUniform) else values.uniform
-    return min(max(float(f"{number:.{DIGITS}g}"), least), most)
+def into_range(values: Range, value: Any) -> JsonValue:
+    """Return a value of a choice as it is, and a number rounded and limited to its range."""
+    if isinstance(values, Choice):
+        chosen: JsonValue = value
+        return chosen
+    low, high = bounds(values)
+    rounded = int(value) if isinstance(values, IntUniform) else float(f"{value:.{DIGITS}g}")
+    return min(max(rounded, low), high)
 
 
 def values_of(values: Range) -> list[JsonValue]:
-    """Return all values of a range that has an end."""
+    """Return all values of a choice or of whole numbers.
+
+    Raises:
+        ValueError: the range is continuous.
+    """
     if isinstance(values, Choice):
         return list(values.choice)
     if isinstance(values, IntUniform):
         low, high = values.int_uniform
         return list(range(low, high + 1))
-    raise ValueError("a continuous range has no end of values")
+    raise ValueError("a continuous range cannot be listed")
 
 
 def holds(values: Range, value: JsonValue) -> bool:
-    """Whether a value is one of a range's."""
+    """Whether a range contains a value."""
     if isinstance(values, Choice):
         return value in values.choice
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -141,22 +139,11 @@ def holds(values: Range, value: JsonValue) -> bool:
     return low <= value <= high
 
 
-def bounds(values: Range) -> tuple[float, float]:
-    """Return the bounds of a range of numbers."""
-    if isinstance(values, IntUniform):
-        return values.int_uniform
-    if isinstance(values, LogUniform):
-        return values.log_uniform
-    if isinstance(values, Uniform):
-        return values.uniform
-    raise ValueError("a choice has no bounds")
-
-
 def label(value: JsonValue) -> str:
-    """Return a value as a person writes it, in few characters."""
+    """Return a value as a person would write it, in few characters."""
     if isinstance(value, dict):
         kind = [str(value["kind"])] if "kind" in value else []
-        rest = [f"{name}={label(found)}" for name, found in value.items() if name != "kind"]
+        rest = [f"{name}={label(item)}" for name, item in value.items() if name != "kind"]
         return " ".join([*kind, *rest])
     if isinstance(value, list):
         return "[" + ", ".join(map(label, value)) + "]"
@@ -166,10 +153,10 @@ def label(value: JsonValue) -> str:
 
 
 def describe(changes: Changes) -> str:
-    """Return a trial's changes on a line."""
+    """Return a trial's changes on one line."""
     return ", ".join(f"{key} {label(value)}" for key, value in changes.items())
 
 
 def _fraction(name: str) -> float:
-    # Of the stdlib's generator only random() is promised to stay the same across versions.
+    # random() is the only draw of the standard library that stays the same across versions.
     return random.Random(hashlib.sha256(name.encode()).digest()).random()

@@ -1,7 +1,7 @@
-"""Trials as a process trains them, one alone or several heads together; plain torch, no Ray.
+"""Trials as one process trains them, one alone or several heads together; plain torch, no Ray.
 
-Activations are read where the store has them; the driver has seen to that beforehand. Of a
-trial's weights its best epoch's tail is kept, in ``sweeps/<sweep>/tails/``.
+Cached activations are read where the store has them; the driver computes them beforehand. Of a
+trial's weights only the tail of its best epoch is stored, in ``sweeps/<sweep>/tails/``.
 """
 
 import time
@@ -9,142 +9,152 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from graft.activations.cache import Activations, find
+from graft.activations.cache import ActivationCache
+from graft.activations.compute import TrunkSetup
+from graft.activations.decision import choose_to_cache
 from graft.activations.fill import fill, run_here
+from graft.activations.key import key_scheme
+from graft.activations.lookup import SharedActivations
 from graft.backbones.trunk import TrunkChain, tensors_to_bytes, trunk_chain
-from graft.errors import RunFailed
-from graft.spec import Finetune
+from graft.spec import Finetune, Section
 from graft.store import Store
-from graft.sweep.plan import Trial
-from graft.sweep.results import TrialEpoch, better, trial_epochs
-from graft.training.attempt import stops, training_data
-from graft.training.kept import naming_of, reads_of, worth_keeping
-from graft.training.lanes import LanesDone, train_lanes
-from graft.training.loop import Data, EpochDone, TrainingState, finetune
-from graft.training.plan import Plan, make_plan
-from graft.training.prepare import Assembly, assemble
+from graft.sweep.results import State, TrialEpoch, trial_epochs
+from graft.sweep.sweep_plan import Trial
+from graft.training.attempt import training_data
+from graft.training.batched_heads import train_lanes
+from graft.training.best_epoch_and_stopping import Criterion, is_over
+from graft.training.caching import reads_of
+from graft.training.frozen_proof import prove_frozen
+from graft.training.loop import EpochDone, TrainingData, TrainingState, finetune
+from graft.training.prepare import PreparedRun, assemble
 from graft.training.ranks import Ranks
-from graft.training.runs import Epoch
+from graft.training.training_plan import make_training_plan
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What trials are compared by."""
+class Selection:
+    """How trials are compared, and which of a trial's weights are stored."""
 
     metric: str
     mode: str
     weights: str
-    """`best`: the best epoch's are kept; `last`: the last one's."""
+    """`best`: those of the best epoch; `last`: those of the last one."""
+
+    @property
+    def criterion(self) -> Criterion:
+        """What a trial's epochs are compared by."""
+        return Criterion(self.metric, self.mode)
+
+
+class Progress(Section):
+    """How far a trial has come; it travels as JSON."""
+
+    epochs: tuple[TrialEpoch, ...] = ()
+    """All epochs so far whose numbers are finite."""
+    diverged: str | None = None
+    """Which number of the last epoch was not finite; null: all were."""
+    checkpoint: str | None = None
+    """Store key of its weights so far: the best epoch's tail, or a run's checkpoint."""
+    ended: bool = False
+    """Whether the trial is over: it trained all epochs, stopped early by itself, or diverged."""
+    trunk_images: int = 0
+    """Views of images that the trial itself sent through a frozen trunk."""
+    run: str | None = None
+    """Id of the run that trains it; null: it is trained without a run of its own."""
+    seconds: float = 0.0
+    """Wall time so far, once it is known; heads of one computation have equal shares."""
+
+    @property
+    def state(self) -> State:
+        """State of the trial if it ends here and nothing fails."""
+        if self.diverged:
+            return "diverged"
+        return "finished" if self.ended else "stopped"
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How a trial stands after an epoch."""
+class Snapshot:
+    """A trial after an epoch: its progress, and the state that training can resume from."""
 
-    epochs: tuple[TrialEpoch, ...]
-    """All so far, of finite numbers."""
-    diverged: str | None
-    """Which number of the last epoch was not finite."""
-    checkpoint: str | None
-    """Store key of the best epoch's tail."""
-    ended: bool
-    """Whether the trial is over: all epochs, early stopping, or it diverged."""
-    trunk_images: int = 0
-    """Views of images that it sent through a frozen trunk itself."""
+    progress: Progress
+    training: TrainingState | None
+    """None where a run of its own trains the trial: the run has checkpoints."""
 
 
-Before = tuple[tuple[TrialEpoch, ...], str | None]
-"""A trial's epochs that are done already, and the store key of the best one's tail."""
+class TrialProcess:
+    """What all trials in one process share: the store, this worker, and opened activations."""
 
-
-class Bench:
-    """What trials in one process share: the store, this worker, and activations once opened."""
-
-    def __init__(self, store: Store, sweep_id: str, compared: Compared, ranks: Ranks):
+    def __init__(self, store: Store, sweep_id: str, selection: Selection, ranks: Ranks):
         self.store = store
         self.ranks = ranks
         self._sweep_id = sweep_id
-        self._compared = compared
-        self._opened: dict[tuple[str, str, str], Activations | None] = {}
+        self._selection = selection
+        self._activations = SharedActivations()
 
-    def set_up(self, spec: Finetune) -> tuple[Assembly, TrunkChain, Data]:
-        """Build a trial's model; its data read activations where the store has them."""
-        assembly = assemble(self.store, spec)
-        assembly.model.to(self.ranks.device)
-        chain = trunk_chain(assembly.model, assembly.contract)
-        data = training_data(assembly, spec)
-        if spec.not_kept:
-            return assembly, chain, data
-        naming = naming_of(spec, chain, self.ranks.device.type)
-        # What another trunk's trials had mapped: evicted files are free once nobody maps them.
-        folders = {f"activations/{digest}" for digest in chain.digests}
-        self._opened = {
-            where: found
-            for where, found in self._opened.items()
-            if where[0].rpartition("/")[0] in folders
-        }
+    def set_up(self, spec: Finetune) -> tuple[PreparedRun, TrunkChain, TrainingData]:
+        """Build a trial's model, and its data, which reads cached activations where it can."""
+        prepared = assemble(self.store, spec)
+        prepared.model.to(self.ranks.device)
+        chain = trunk_chain(prepared.model, prepared.contract)
+        data = training_data(prepared, spec)
+        if spec.cache_refusal:
+            return prepared, chain, data
+        cache = self._cache(spec, chain, data)
+        return prepared, chain, replace(data, cached=self._activations.lookup(cache))
 
-        def kept(split: str, view: int, depth: int) -> Activations | None:
-            if not depth:
-                return None
-            key = naming.key(depth, view)
-            where = (key.folder, assembly.dataset.manifest.version, split)
-            if where not in self._opened:
-                self._opened[where] = find(self.store, assembly.dataset, split, key)
-            return self._opened[where]
+    def fill(self, spec: Finetune, readers: int) -> int:
+        """Compute a trial's activations where caching them pays; return the images computed.
 
-        return assembly, chain, replace(data, cached=kept)
-
-    def fill(self, spec: Finetune, sharing: int) -> int:
-        """See to it that the store has a trial's activations; return the images computed.
-
-        For trials that nobody knew beforehand, of which about `sharing` read the same. Several
-        processes that want the same at once compute it once.
+        For trials that the plan does not list. `readers` is how many trials are expected to read
+        the same activations. Several processes that need the same ones compute them once.
         """
-        if spec.not_kept:
+        if spec.cache_refusal:
             return 0
-        assembly, chain, data = self.set_up(spec)
-        naming = naming_of(spec, chain, self.ranks.device.type)
+        prepared, chain, data = self.set_up(spec)
+        cache = self._cache(spec, chain, data)
+        setup = TrunkSetup(prepared.model, data.loader, data.preprocess)
         reads = {
-            depth: {at: count * sharing for at, count in times.items()}
-            for depth, times in reads_of(spec, assembly.dataset, assembly.plan, 0).items()
-            if depth
+            entry: times * readers
+            for entry, times in reads_of(spec, data.dataset, prepared.plan).items()
+            if entry.depth
         }
-        wanted = worth_keeping(
-            self.store, spec.cache, reads, assembly.model, data, naming, lambda depth, told: None
-        )
-        run = run_here(
-            self.store, assembly.model, data.loader, data.preprocess, device=self.ranks.device
-        )
-        self._opened.clear()
-        return fill(self.store, data.dataset, naming, wanted, run).trunk_forwards
+        decisions = choose_to_cache(cache, setup, spec.cache, reads)
+        entries = [entry for decision in decisions for entry in decision.entries]
+        self._activations.forget()
+        return fill(cache, entries, run_here(self.store, setup)).trunk_forwards
 
-    def best_so_far(self, trial: Trial, before: "Before" = ((), None)) -> "BestTail":
-        """Return what keeps the best epoch's tail of a trial, some of whose epochs are done."""
-        return BestTail(self.store, self._sweep_id, trial.number, self._compared, before)
+    def _cache(self, spec: Finetune, chain: TrunkChain, data: TrainingData) -> ActivationCache:
+        keys = key_scheme(spec, chain, self.ranks.device)
+        return ActivationCache(self.store, data.dataset, keys)
+
+    def best_tail(self, trial: Trial, progress: Progress | None = None) -> "BestTail":
+        """Return the follower of a trial that has made `progress` already."""
+        progress = progress or Progress()
+        return BestTail(self.store, self._sweep_id, trial.number, self._selection, progress)
 
 
 class BestTail:
-    """Follows a trial's epochs and keeps the tail of the best one in the store."""
+    """Follows a trial's epochs, and stores the tail of its best (or last) epoch."""
 
     def __init__(
-        self, store: Store, sweep_id: str, number: int, compared: Compared, before: Before
+        self, store: Store, sweep_id: str, number: int, selection: Selection, progress: Progress
     ):
         self._store = store
         self._folder = f"sweeps/{sweep_id}/tails"
         self._number = number
-        self._compared = compared
-        self._kept, self.checkpoint = before
+        self._selection = selection
+        self.progress = progress
+        """Progress of the trial, up to the last epoch that was followed."""
         self._best: TrialEpoch | None = None
-        for epoch in self._kept:
-            if better(epoch, self._best, compared.metric, compared.mode):
+        for epoch in progress.epochs:
+            if selection.criterion.better(epoch, self._best):
                 self._best = epoch
-        self._older: str | None = None
-        self._inherited = self.checkpoint
-        """Another trial may have it too: not to be deleted."""
+        # The tail to begin with is never deleted: another trial may have it, too.
+        self._inherited = progress.checkpoint
+        self._stored: list[str] = []
+        """Keys of the tails that this object stored and has not deleted, the newest last."""
 
     def follow(
         self,
@@ -152,132 +162,111 @@ class BestTail:
         train: Mapping[str, Any],
         val: Mapping[str, Any],
         tail: Mapping[str, Tensor],
-    ) -> tuple[tuple[TrialEpoch, ...], str | None]:
-        """Take in an epoch; return all of finite numbers, and what of this one was not."""
-        found, diverged = trial_epochs([(epoch, train, val)])
-        self._kept += found
-        compared = self._compared
-        if found and (
-            compared.weights == "last"
-            or better(found[0], self._best, compared.metric, compared.mode)
+    ) -> Progress:
+        """Take in the trial's next epoch, and return its progress; it ends if it diverged."""
+        epochs, diverged = trial_epochs([(epoch, train, val)])
+        checkpoint = self.progress.checkpoint
+        selection = self._selection
+        if epochs and (
+            selection.weights == "last" or selection.criterion.better(epochs[0], self._best)
         ):
-            self._best = found[0]
-            ref = self._store.put(
-                self._folder, f"{self._number}.safetensors", tensors_to_bytes(tail)
-            )
-            older, self._older = self._older, self.checkpoint
-            self.checkpoint = f"{self._folder}/{ref.name}"
-            # Not the one before: the driver may stop this trial without having heard of the new.
-            if older and older not in (self._older, self.checkpoint, self._inherited):
-                self._store.delete(older)
-        return self._kept, diverged
+            self._best = epochs[0]
+            checkpoint = self._put(tail)
+        self.progress = Progress(
+            epochs=self.progress.epochs + epochs,
+            diverged=diverged,
+            checkpoint=checkpoint,
+            ended=diverged is not None,
+        )
+        return self.progress
+
+    def _put(self, tail: Mapping[str, Tensor]) -> str:
+        """Store a tail and return its key; of all tails, the two newest are not deleted.
+
+        The last but one stays, since the driver may stop the trial before it hears of the newest.
+        """
+        ref = self._store.put(self._folder, f"{self._number}.safetensors", tensors_to_bytes(tail))
+        key = f"{self._folder}/{ref.name}"
+        if key in self._stored:  # the same weights again have the same key
+            self._stored.remove(key)
+        if key != self._inherited:
+            self._stored.append(key)
+        for old in self._stored[:-2]:
+            self._store.delete(old)
+        self._stored = self._stored[-2:]
+        return key
 
 
 def train_trial(
-    bench: Bench,
-    trial: Trial,
-    start: TrainingState | None = None,
-    before: Before = ((), None),
-) -> Iterator[tuple[Progress, TrainingState]]:
-    """Train a trial; yield how it stands after every epoch.
+    process: TrialProcess, trial: Trial, resumed: Snapshot | None = None
+) -> Iterator[Snapshot]:
+    """Train a trial from its start, or from a snapshot; yield a snapshot after every epoch.
 
     Raises:
-        RunFailed: the trunk moved.
+        RunFailed: a frozen parameter changed during training.
     """
     spec = trial.spec
-    assembly, chain, data = bench.set_up(spec)
-    best = bench.best_so_far(trial, before)
-    history = [Epoch(epoch=e.epoch, train=e.train, val=dict(e.val)) for e in before[0]]
-    events = finetune(assembly.model, data, spec.train, assembly.plan, bench.ranks, start)
-    for event in events:
+    prepared, chain, data = process.set_up(spec)
+    best = process.best_tail(trial, resumed.progress if resumed else None)
+    state = resumed.training if resumed else None
+    for event in finetune(prepared.model, data, spec.train, prepared.plan, process.ranks, state):
         if not isinstance(event, EpochDone):
             continue
         tail = event.state.average or event.state.tail
-        epochs, diverged = best.follow(event.epoch, event.train, event.val, tail)
-        if not diverged:
-            history.append(Epoch(epoch=event.epoch, train=event.train, val=event.val))
-        ended = bool(
-            diverged
-            or event.epoch == spec.train.epochs
-            or stops(history, spec.train.early_stopping)
-        )
+        progress = best.follow(event.epoch, event.train, event.val, tail)
+        ended = progress.ended or is_over(progress.epochs, spec.train)
         if ended:
-            _require_frozen(assembly, chain, assembly.plan.depth(event.epoch))
-        forwards = data.loader.rendered if assembly.plan.depth(1) else 0
-        yield Progress(epochs, diverged, best.checkpoint, ended, forwards), event.state
+            frozen = prepared.model.cut(prepared.plan.depth(event.epoch))
+            prove_frozen(f"trial {trial.number}", frozen, prepared.contract, chain, process.ranks)
+        forwards = data.loader.rendered if prepared.plan.depth(1) else 0
+        counted = progress.model_copy(update={"ended": ended, "trunk_images": forwards})
+        yield Snapshot(counted, event.state)
         if ended:
             return
 
 
 def train_together(
-    bench: Bench,
+    process: TrialProcess,
     trials: Sequence[Trial],
     post: Callable[[Trial, TrialEpoch | None], object],
     seconds: float | None = None,
-) -> list[tuple[Progress, float]]:
-    """Train trials whose heads are lanes of one computation; return each with its seconds.
+) -> list[Progress]:
+    """Train trials whose heads are lanes of one computation; return the progress of each.
 
-    `post` is told of every finite epoch of each, and with None that it begins. All stop after
-    the epoch in which `seconds` are spent.
+    Args:
+        process: this process.
+        trials: those of one batch of the plan.
+        post: called with every finite epoch of each trial, and with None when it starts.
+        seconds: all trials stop after the epoch in which this time is up; None: no limit.
+
+    Raises:
+        RunFailed: a frozen parameter changed during training.
     """
     began = time.monotonic()
-    assembly, chain, data = bench.set_up(trials[0].spec)
-    recipes = [(_plan_of(assembly, trial.spec), trial.spec.train) for trial in trials]
-    followers = [bench.best_so_far(trial) for trial in trials]
-    diverged: list[str | None] = [None] * len(trials)
-    epochs: list[tuple[TrialEpoch, ...]] = [()] * len(trials)
+    prepared, chain, data = process.set_up(trials[0].spec)
+    model = prepared.model
+    recipes = [
+        (make_training_plan(model, trial.spec.backbone, trial.spec.train), trial.spec.train)
+        for trial in trials
+    ]
+    tails = [process.best_tail(trial) for trial in trials]
     for trial in trials:
         post(trial, None)
-    over = False
-    for done in train_lanes(assembly.model, data, recipes, bench.ranks.device):
-        for lane, trial in enumerate(trials):
-            if done.epoch == 0 or diverged[lane]:
+    ended = False
+    for done in train_lanes(model, data, recipes, process.ranks.device):
+        for lane, (trial, best) in enumerate(zip(trials, tails, strict=True)):
+            if done.epoch == 0 or best.progress.diverged:
                 continue
-            epochs[lane], diverged[lane] = _follow(followers[lane], done, lane)
-            if not diverged[lane]:
-                post(trial, epochs[lane][-1])
-        over = done.epoch == trials[0].spec.train.epochs
-        if over or (seconds is not None and time.monotonic() - began > seconds and done.epoch):
+            progress = best.follow(done.epoch, done.train[lane], done.val[lane], done.tails[lane])
+            if not progress.diverged:
+                post(trial, progress.epochs[-1])
+        ended = done.epoch == trials[0].spec.train.epochs
+        if ended or (seconds is not None and time.monotonic() - began > seconds and done.epoch):
             break
-    _require_frozen(assembly, chain, assembly.model.depth)
-    share = (time.monotonic() - began) / len(trials)
-    return [
-        (
-            Progress(
-                epochs[lane],
-                diverged[lane],
-                followers[lane].checkpoint,
-                over,
-                data.loader.rendered if lane == 0 else 0,  # one pass for all of them
-            ),
-            share,
-        )
-        for lane in range(len(trials))
-    ]
-
-
-def _follow(
-    follower: BestTail, done: LanesDone, lane: int
-) -> tuple[tuple[TrialEpoch, ...], str | None]:
-    return follower.follow(done.epoch, done.train[lane], done.val[lane], done.tails[lane])
-
-
-def _plan_of(assembly: Assembly, spec: Finetune) -> Plan:
-    return make_plan(assembly.model, spec.backbone, spec.train)
-
-
-def _require_frozen(assembly: Assembly, chain: TrunkChain, depth: int) -> None:
-    """Hash the trunk again; any drift fails the trial."""
-    moved = chain.first_moved(trunk_chain(assembly.model.cut(depth), assembly.contract))
-    if moved is not None:
-        raise RunFailed(f"'{moved}' is frozen and changed during training; the trial is void")
-
-
-def one_process(device: torch.device) -> Ranks:
-    """Return this process as the only worker, of a group that needs neither port nor file."""
-    from torch import distributed
-
-    if not distributed.is_initialized():
-        meet = distributed.HashStore()  # type: ignore[attr-defined]
-        distributed.init_process_group("gloo", store=meet, rank=0, world_size=1)
-    return Ranks.current(device)
+    together = f"trials {trials[0].number} to {trials[-1].number}"
+    prove_frozen(together, model, prepared.contract, chain, process.ranks)
+    share = {"ended": ended, "seconds": (time.monotonic() - began) / len(trials)}
+    outcomes = [best.progress.model_copy(update=share) for best in tails]
+    # All heads shared one pass through the trunk: the first one counts it.
+    first = outcomes[0].model_copy(update={"trunk_images": data.loader.rendered})
+    return [first, *outcomes[1:]]

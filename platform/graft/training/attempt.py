@@ -1,34 +1,38 @@
 """One attempt at a run, as each of its workers goes through it; plain torch, no Ray.
 
-Every worker drives the loop; the first one also claims the attempt, commits a
-checkpoint after each epoch, and at the end registers the model and publishes the result.
+Every worker drives the loop; what the first one does besides is in `first_worker`.
 """
 
-import math
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 
-from graft.backbones.memory import keep_freed_memory
-from graft.backbones.model import TransferModel
+from graft.activations.cache import ActivationCache
+from graft.activations.compute import TrunkSetup
+from graft.activations.key import key_scheme
+from graft.activations.lookup import NO_ACTIVATIONS
+from graft.backbones.malloc import keep_freed_memory
 from graft.backbones.trunk import TrunkChain, trunk_chain
-from graft.data.budget import choose_images
 from graft.data.loader import ImageLoader
+from graft.data.subset import choose_subset
 from graft.errors import ResourceError, RunFailed
-from graft.spec import Contract, EarlyStopping, Finetune
+from graft.spec import Finetune
 from graft.store import Store
-from graft.training.checkpoint import latest_checkpoint, load_state
-from graft.training.events import Event, Stalled, Started, Untrained
-from graft.training.kept import keep_activations, nothing
-from graft.training.lead import Lead
-from graft.training.loop import Data, EpochDone, StepDone, Unfreezing, finetune
-from graft.training.pace import Pace, Watchdog
-from graft.training.prepare import Assembly, assemble
+from graft.training.best_epoch_and_stopping import not_finite, stops_early
+from graft.training.caching import cache_for_run, reads_of
+from graft.training.checkpoint import Checkpoint, latest_checkpoint, load_state
+from graft.training.events import Event, Stalled, Started
+from graft.training.first_worker import FirstWorker
+from graft.training.frozen_proof import prove_frozen
+from graft.training.loop import EpochDone, TrainingData, Unfreezing, finetune
+from graft.training.pace_and_watchdog import Watchdog
+from graft.training.prepare import PreparedRun, assemble
 from graft.training.ranks import Ranks
-from graft.training.runs import Epoch, Head, claim_attempt, read_spec
+from graft.training.runs import AttemptPointer, Epoch, claim_attempt, read_spec
 
 
 def run_attempt(
@@ -40,123 +44,107 @@ def run_attempt(
         store: where the run is recorded.
         run: the run's id.
         ranks: this worker among the others.
-        post: told what happens: by the first worker, and by any that stalls.
+        post: called with what happens, by the first worker and by any that stalls.
         started: when the user's command began, in seconds since the epoch.
 
     Raises:
         ResourceError: a node does not see a directory store.
-        RunFailed: overtaken by a newer attempt, or the trunk is not what it was.
+        RunFailed: overtaken by a newer attempt, the trunk is not what it was, or training
+            diverged.
     """
     _require_store(store, run, ranks)
     spec = read_spec(store, run)
-    torch.set_num_threads(spec.scaling.cpus_per_worker)
-    keep_freed_memory()
-    if ranks.device.type == "cuda":
-        repeat_exactly()
-    head: Head = ranks.from_first(claim_attempt(store, run) if ranks.rank == 0 else None)
+    set_up_process(spec, ranks.device)
+    pointer: AttemptPointer = ranks.from_first(
+        claim_attempt(store, run) if ranks.rank == 0 else None
+    )
     # One worker looks: another could meet a checkpoint that was committed meanwhile.
-    checkpoint = ranks.from_first(latest_checkpoint(store, run) if ranks.rank == 0 else None)
-    assembly = assemble(store, spec)
-    model = assembly.model.to(ranks.device)
-    chain = trunk_chain(model, assembly.contract)
-    if checkpoint and checkpoint.trunk_digest != chain.digests[checkpoint.freeze]:
-        raise RunFailed(
-            f"{run}: the trunk built from the recorded weights has digest "
-            f"{chain.digests[checkpoint.freeze][:12]}, the checkpoint was made on "
-            f"{checkpoint.trunk_digest[:12]}; the run cannot go on from it"
-        )
-    plan = assembly.plan
-    lead = Lead(store, run, head, assembly, chain, post) if ranks.rank == 0 else None
-    done = checkpoint.epoch if checkpoint else 0
-    if lead:
-        post(Started(head.attempt, done, plan.stages, chain.digests[-1]))
-    data = training_data(assembly, spec)
-    kept = keep_activations(store, spec, assembly, chain, data, ranks, done, post)
-    data = replace(data, cached=kept)
-    history = list(checkpoint.history) if checkpoint else []
-    initial = checkpoint.initial if checkpoint else {}
+    last = ranks.from_first(latest_checkpoint(store, run) if ranks.rank == 0 else None)
+    prepared = assemble(store, spec)
+    model, plan = prepared.model.to(ranks.device), prepared.plan
+    chain = trunk_chain(model, prepared.contract)
+    _require_same_trunk(run, last, chain)
+    first_worker = None
+    finished = last.epoch if last else 0
+    if ranks.rank == 0:
+        first_worker = FirstWorker(store, run, pointer, prepared, chain, post, last)
+        post(Started(pointer.attempt, finished, plan.stages, chain.digests[-1]))
+    data = training_data(prepared, spec)
+    cache = ActivationCache(store, data.dataset, key_scheme(spec, chain, ranks.device))
+    setup = TrunkSetup(model, data.loader, data.preprocess)
+    reads = reads_of(spec, data.dataset, plan, finished)
+    data = replace(data, cached=cache_for_run(spec, cache, setup, reads, ranks, post))
+    history = list(last.history) if last else []
     watchdog = Watchdog(spec.scaling.stall_timeout_s, lambda s: post(Stalled(ranks.rank, s)))
-    pace = Pace()
-    start = load_state(store, checkpoint) if checkpoint else None
-    stopping = spec.train.early_stopping
-    events = finetune(model, data, spec.train, plan, ranks, start)
-    try:
-        while not stops(history, stopping) and (event := next(events, None)):
+    with watchdog, _single_image_explained(run, len(data.train)):
+        start = load_state(store, last) if last else None
+        events = finetune(model, data, spec.train, plan, ranks, start)
+        while not stops_early(history, spec.train.early_stopping):
+            if (event := next(events, None)) is None:
+                break
             watchdog.alive()
-            if isinstance(event, StepDone):
-                pace.step(event)
-                if lead:
-                    lead.stepped(event, pace)
-            elif isinstance(event, Untrained):
-                initial = event.val
-                if lead:
-                    post(event)
-                pace.begin_epoch()
-            elif isinstance(event, Unfreezing):
-                _prove_frozen(run, event.model, assembly.contract, chain, ranks)
+            if isinstance(event, Unfreezing):
+                prove_frozen(f"run {run}", event.model, prepared.contract, chain, ranks)
             elif isinstance(event, EpochDone):
                 _require_finite(run, event)
                 history.append(Epoch(epoch=event.epoch, train=event.train, val=event.val))
-                if lead:
-                    checkpoint = lead.finish_epoch(event, initial, checkpoint, pace)
+            if first_worker:
+                first_worker.follow(event)
                 watchdog.alive()
-                pace.begin_epoch()
+    prove_frozen(f"run {run}", model.cut(plan.depth(len(history))), prepared.contract, chain, ranks)
+    if first_worker:
+        first_worker.finish(spec, started)
+
+
+def training_data(prepared: PreparedRun, spec: Finetune) -> TrainingData:
+    """Return what the loop trains and validates on; it reads images until `cached` is replaced."""
+    subset = choose_subset(prepared.dataset, spec.dataset)
+    return TrainingData(
+        prepared.dataset,
+        ImageLoader(prepared.dataset, prepared.contract, spec.augment, spec.loader),
+        subset.train,
+        subset.val,
+        subset.val_split,
+        prepared.dataset.manifest.classes,
+        prepared.contract,
+        spec.augment,
+        NO_ACTIVATIONS,
+    )
+
+
+@contextlib.contextmanager
+def _single_image_explained(run: str, images: int) -> Iterator[None]:
+    """Explain torch's refusal to normalise a single value."""
+    try:
+        yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise RunFailed(
             f"{run}: a single image reached a trained BatchNorm layer whose map is one pixel, "
             "which has no statistics. Choose another train.batch_size, so that no worker gets "
-            f"one image of the last batch of {len(data.train)}, or a larger preprocess.crop"
+            f"one image of the last batch of {images}, or a larger preprocess.crop"
         ) from error
-    finally:
-        watchdog.stop()
-    frozen = model.cut(plan.depth(len(history)))
-    _prove_frozen(run, frozen, assembly.contract, chain, ranks)
-    if lead and checkpoint:
-        lead.finish(spec, checkpoint, pace, started)
-
-
-def training_data(assembly: Assembly, spec: Finetune) -> Data:
-    """Return the images of an assembly as the loop wants them."""
-    chosen = choose_images(assembly.dataset, spec.dataset)
-    return Data(
-        assembly.dataset,
-        ImageLoader(assembly.dataset, assembly.contract, spec.augment, spec.loader),
-        chosen.train,
-        chosen.val,
-        chosen.val_split,
-        assembly.dataset.manifest.classes,
-        assembly.contract,
-        spec.augment,
-        nothing,
-    )
-
-
-def stops(history: Sequence[Epoch], stopping: EarlyStopping | None) -> bool:
-    """Whether validation has not got better for as long as `stopping` bears."""
-    if stopping is None or not history:
-        return False
-    sign = 1 if stopping.metric == "accuracy" else -1
-    best, since = sign * history[0].val[stopping.metric], 0
-    for epoch in history[1:]:
-        since += 1
-        value = sign * epoch.val[stopping.metric]
-        if value > best + stopping.min_delta:
-            best, since = value, 0
-    return since >= stopping.patience
 
 
 def _require_finite(run: str, done: EpochDone) -> None:
-    if not math.isfinite(done.train["loss"] + done.val["loss"]):
+    if not_finite(done.epoch, done.train, done.val):
         raise RunFailed(
             f"{run}: the loss of epoch {done.epoch} is not finite; training diverged. "
             "Lower train.optimizer.lr"
         )
 
 
+def set_up_process(spec: Finetune, device: torch.device) -> None:
+    """Prepare this process for training: its threads, its memory, and numbers that repeat."""
+    torch.set_num_threads(spec.scaling.cpus_per_worker)
+    keep_freed_memory()
+    if device.type == "cuda":
+        repeat_exactly()
+
+
 def repeat_exactly() -> None:
-    """Have a GPU give the same float32 numbers every time, and those of a CPU within rounding."""
+    """Make a GPU give the same float32 numbers every time, and a CPU's within rounding."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.allow_tf32 = False
@@ -164,26 +152,20 @@ def repeat_exactly() -> None:
 
 def _require_store(store: Store, run: str, ranks: Ranks) -> None:
     """Refuse a directory store that some worker's node does not see."""
-    blind = None
-    if not store.exists(f"runs/{run}/spec.yaml"):
-        blind = socket.gethostname()
-    nodes = sorted({node for node in ranks.gather(blind) if node})
-    if nodes:
+    visible = store.exists(f"runs/{run}/spec.yaml")
+    blind_nodes = ranks.gather(None if visible else socket.gethostname())
+    if nodes := sorted({node for node in blind_nodes if node}):
         raise ResourceError(
             f"the store {store.uri} is not visible on node {', '.join(nodes)}; "
             "use s3://..., or a directory that every node mounts at the same path"
         )
 
 
-def _prove_frozen(
-    run: str, model: TransferModel, contract: Contract, chain: TrunkChain, ranks: Ranks
-) -> None:
-    """Hash the trunk again on every worker; any drift fails the run."""
-    moved = chain.first_moved(trunk_chain(model, contract))
-    for rank, name in enumerate(ranks.gather(moved)):
-        if name is not None:
-            stage = model.stages.names[model.stage_of(name)]
-            raise RunFailed(
-                f"{run}: '{name}' of frozen stage '{stage}' changed during training on worker "
-                f"{rank}; the run is void"
-            )
+def _require_same_trunk(run: str, last: Checkpoint | None, chain: TrunkChain) -> None:
+    """Refuse to go on from a checkpoint that was made on another trunk."""
+    if last and last.trunk_digest != chain.digests[last.freeze]:
+        raise RunFailed(
+            f"{run}: the trunk built from the recorded weights has digest "
+            f"{chain.digests[last.freeze][:12]}, the checkpoint was made on "
+            f"{last.trunk_digest[:12]}; the run cannot go on from it"
+        )

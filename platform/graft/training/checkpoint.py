@@ -5,6 +5,7 @@ position; of the frozen trunk it holds only the digest.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from graft.backbones.trunk import tensors_to_bytes
 from graft.spec import Section
-from graft.store import ObjectRef, Store
+from graft.store import ObjectRef, Store, read_document
 from graft.training.loop import TrainingState
 from graft.training.runs import Epoch
 
@@ -33,11 +34,11 @@ class Checkpoint(Section):
     freeze: int
     """Freeze depth of the last finished epoch."""
     trunk_digest: str
-    """At that depth."""
+    """Digest of the trunk at that depth."""
     initial: dict[str, Any]
     """Validation before any training."""
     history: tuple[Epoch, ...]
-    """All finished epochs, the last one's validation among them."""
+    """All finished epochs; the last one is this checkpoint's."""
     best_epoch: int
     """The first epoch with the best validation accuracy."""
     best: str | None = Field(default=None)
@@ -49,60 +50,45 @@ class Checkpoint(Section):
         """The store's folder that the tensors lie in."""
         return checkpoint_folder(self.run, self.attempt, self.step)
 
+    @property
+    def best_folder(self) -> str:
+        """The folder of the best epoch's checkpoint, which may be this one."""
+        return self.best or self.folder
+
 
 def checkpoint_folder(run: str, attempt: int, step: int) -> str:
-    """Return where a checkpoint lies."""
+    """Return the store's folder of the checkpoint after an optimiser step."""
     return f"runs/{run}/attempt-{attempt}/checkpoints/{step:08d}"
 
 
-def save_checkpoint(
-    store: Store,
-    run: str,
-    attempt: int,
-    state: TrainingState,
-    freeze: int,
-    trunk_digest: str,
-    initial: dict[str, Any],
-    history: tuple[Epoch, ...],
-    previous: Checkpoint | None,
-) -> Checkpoint:
-    """Commit a checkpoint, then drop those that are neither the latest nor the best."""
-    folder = checkpoint_folder(run, attempt, state.step)
-    best = max(history, key=lambda done: (done.val["accuracy"], -done.epoch))
-    before = (previous.best or previous.folder) if previous else None
-    checkpoint = Checkpoint(
-        run=run,
-        attempt=attempt,
-        epoch=state.epoch,
-        step=state.step,
-        freeze=freeze,
-        trunk_digest=trunk_digest,
-        initial=initial,
-        history=history,
-        best_epoch=best.epoch,
-        best=None if best.epoch == state.epoch else before,
-        tensors=store.put(folder, "tensors.safetensors", tensors_to_bytes(_flatten(state))),
-    )
-    store.create(f"{folder}/checkpoint.json", checkpoint.model_dump_json(indent=1).encode())
-    kept = {folder, checkpoint.best}
-    for other, (_, owner) in _checkpoints(store, run):
-        # A newer attempt may be under way already: what it keeps is its own affair.
-        if other not in kept and owner <= attempt:
-            store.delete(f"{other}/checkpoint.json")  # first the marker, then what it commits
-            for key, _ in store.scan(f"{other}/"):
+def put_state(store: Store, folder: str, state: TrainingState) -> ObjectRef:
+    """Write the tensors of a checkpoint, which its marker commits afterwards."""
+    return store.put(folder, "tensors.safetensors", tensors_to_bytes(_flatten(state)))
+
+
+def commit_checkpoint(store: Store, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's marker, then delete those that are neither the latest nor the best."""
+    marker = checkpoint.model_dump_json(indent=1).encode()
+    store.create(f"{checkpoint.folder}/checkpoint.json", marker)
+    needed = {checkpoint.folder, checkpoint.best}
+    for other in _committed(store, checkpoint.run):
+        # A newer attempt may be under way already, and decides on its own checkpoints.
+        if other.folder not in needed and other.attempt <= checkpoint.attempt:
+            # First the marker, then what it commits.
+            store.delete(f"{other.folder}/checkpoint.json")
+            for key, _ in store.scan(f"{other.folder}/"):
                 store.delete(key)
-    return checkpoint
 
 
 def latest_checkpoint(store: Store, run: str) -> Checkpoint | None:
     """Return the furthest committed checkpoint of a run's attempts."""
-    found = max(_checkpoints(store, run), key=lambda item: item[1], default=None)
-    return read_checkpoint(store, found[0]) if found else None
+    latest = max(_committed(store, run), default=None)
+    return read_checkpoint(store, latest.folder) if latest else None
 
 
 def read_checkpoint(store: Store, folder: str) -> Checkpoint:
     """Read the marker of a committed checkpoint."""
-    return Checkpoint.model_validate_json(store.read(f"{folder}/checkpoint.json").data)
+    return read_document(store, f"{folder}/checkpoint.json", Checkpoint)
 
 
 def load_state(store: Store, checkpoint: Checkpoint) -> TrainingState:
@@ -111,26 +97,8 @@ def load_state(store: Store, checkpoint: Checkpoint) -> TrainingState:
     return _unflatten(checkpoint.epoch, checkpoint.step, flat)
 
 
-def _unflatten(epoch: int, step: int, flat: dict[str, Tensor]) -> TrainingState:
-    tails: dict[str, dict[str, Tensor]] = {"tail": {}, "average": {}}
-    optimizer: dict[str, dict[str, Tensor]] = {}
-    rng: dict[int, dict[str, Tensor]] = {}
-    for name, value in flat.items():
-        kind, _, rest = name.partition("/")
-        if kind in tails:
-            tails[kind][rest] = value
-        elif kind == "optimizer":
-            parameter, _, slot = rest.rpartition("/")
-            optimizer.setdefault(parameter, {})[slot] = value
-        else:
-            rank, _, device = rest.partition("/")
-            rng.setdefault(int(rank), {})[device] = value
-    generators = [rng[rank] for rank in sorted(rng)]
-    return TrainingState(epoch, step, tails["tail"], tails["average"], optimizer, generators)
-
-
 def state_to_bytes(state: TrainingState) -> bytes:
-    """Serialise a state, its position too, as safetensors; for what is no checkpoint of a run."""
+    """Serialise a state and its position as safetensors, for what is no checkpoint of a run."""
     position = {"position": torch.tensor([state.epoch, state.step])}
     return tensors_to_bytes(_flatten(state) | position)
 
@@ -152,11 +120,35 @@ def _flatten(state: TrainingState) -> dict[str, Tensor]:
     return flat
 
 
-def _checkpoints(store: Store, run: str) -> list[tuple[str, tuple[int, int]]]:
-    """Return the folder of every committed checkpoint, and (step, attempt)."""
-    found = []
-    for key, _ in store.scan(f"runs/{run}/"):
-        if match := _MARKER.fullmatch(key):
-            attempt, step = int(match[1]), int(match[2])
-            found.append((key.rpartition("/")[0], (step, attempt)))
-    return found
+def _unflatten(epoch: int, step: int, flat: dict[str, Tensor]) -> TrainingState:
+    tails: dict[str, dict[str, Tensor]] = {"tail": {}, "average": {}}
+    optimizer: dict[str, dict[str, Tensor]] = {}
+    rng: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        kind, _, rest = name.partition("/")
+        if kind in tails:
+            tails[kind][rest] = value
+        elif kind == "optimizer":
+            parameter, _, slot = rest.rpartition("/")
+            optimizer.setdefault(parameter, {})[slot] = value
+        else:
+            rank, _, device = rest.partition("/")
+            rng.setdefault(int(rank), {})[device] = value
+    generators = [rng[rank] for rank in sorted(rng)]
+    return TrainingState(epoch, step, tails["tail"], tails["average"], optimizer, generators)
+
+
+@dataclass(frozen=True, order=True)
+class _Committed:
+    """A committed checkpoint; the furthest one is the greatest."""
+
+    step: int
+    attempt: int
+    folder: str
+
+
+def _committed(store: Store, run: str) -> list[_Committed]:
+    """Return all committed checkpoints of a run's attempts."""
+    keys = (key for key, _ in store.scan(f"runs/{run}/"))
+    markers = (match for key in keys if (match := _MARKER.fullmatch(key)))
+    return [_Committed(int(m[2]), int(m[1]), m[0].rpartition("/")[0]) for m in markers]

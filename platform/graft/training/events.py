@@ -1,6 +1,6 @@
-"""What an attempt tells while it runs, and the board where its driver reads it.
+"""The events of an attempt, and the board from which its driver reads them.
 
-Imports nothing heavy: the board is a process of its own, and so is whoever shows events.
+Nothing heavy is imported: the board is a process of its own, and so is whoever shows events.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ from typing import Any
 from graft.errors import GraftError
 from graft.training.runs import StagePlan
 
+REPORT_EVERY_S = 0.2
+"""Seconds between the reports of an epoch's steps, and between two looks at the board."""
+
 
 @dataclass(frozen=True)
 class Started:
@@ -16,23 +19,28 @@ class Started:
 
     attempt: int
     epoch: int
-    """Finished epochs it goes on from."""
+    """Finished epochs that it goes on from."""
     plan: tuple[StagePlan, ...]
     """What is trained when, and how fast; the last one is the head."""
     trunk_digest: str
-    """Of the trunk in the run's first epoch."""
+    """Digest of the trunk in the run's first epoch."""
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """What is decided on keeping activations, or how far their computing is."""
+class Note:
+    """Something that a person wants to know, on a line: what is cached and why, for instance."""
 
     text: str
-    """One line."""
-    images: int = 0
-    """Done."""
-    total: int = 0
-    """Images to compute; 0 for a decision."""
+
+
+@dataclass(frozen=True)
+class TrunkComputing:
+    """Images have gone through the frozen trunk, and their activations into the cache."""
+
+    images: int
+    """Views of images that are done."""
+    total: int
+    """Views of images to compute."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,9 @@ class Stepped:
     loss: float
     """Mean over the first worker's images of this epoch so far."""
     accuracy: float
-    """Likewise."""
+    """Share of these images that are predicted right."""
     images_per_second: float
-    """Over all workers, in this epoch so far."""
+    """Images that all workers train on in a second, in this epoch so far."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,14 @@ class Stalled:
 
     rank: int
     seconds: float
-    """Without a finished step."""
+    """How long it has not finished a step."""
 
 
-Event = Started | Keeping | Untrained | Stepped | Validated | Stalled
+Event = Started | Note | TrunkComputing | Untrained | Stepped | Validated | Stalled
 
 
 class Board:
-    """What the workers tell the driver; as a Ray actor it outlives every attempt."""
+    """Where workers leave events for the driver; as a Ray actor it outlives every attempt."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -96,7 +104,7 @@ class Board:
         return events
 
     def fail(self, error: GraftError) -> None:
-        """Leave an error that no restart mends."""
+        """Leave an error that no restart mends; the first one stays."""
         self._failure = self._failure or error
 
     def failure(self) -> GraftError | None:

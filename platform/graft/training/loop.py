@@ -1,12 +1,12 @@
 """The training loop, in plain torch.
 
 `finetune` is a generator: it yields what happened, and whoever drives it (a Ray Train
-worker, a test) decides what to show and what to keep. Everything a step does is in
+worker, a test) decides what to show and what to save. Everything a step does is in
 `train_step`.
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,30 +15,30 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from graft.activations.batches import ActivationBatch, activation_batches
-from graft.activations.cache import Activations
-from graft.backbones.model import TransferModel
+from graft.activations.lookup import ActivationLookup
+from graft.backbones.transfer_model import TransferModel
 from graft.data.loader import (
     Batch,
+    BatchSlice,
     ImageLoader,
-    Share,
-    evaluation_shares,
+    evaluation_slices,
     to_tensor,
-    training_shares,
+    training_slices,
 )
 from graft.data.manifest import DatasetVersion, Image
 from graft.data.views import view_of_epoch
 from graft.spec import NoAugment, Preprocess, StandardAugment, Train
-from graft.training.average import TailAverage, copy_into
 from graft.training.events import Untrained
+from graft.training.loss import Objective
 from graft.training.metrics import Tally, image_losses
-from graft.training.objective import Objective
+from graft.training.moving_average import TailAverage, copy_into
 from graft.training.optim import load_slots, make_optimizer, rate_factor
-from graft.training.plan import Plan
 from graft.training.ranks import Ranks
+from graft.training.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True)
-class Data:
+class TrainingData:
     """What is trained and validated on."""
 
     dataset: DatasetVersion
@@ -50,18 +50,18 @@ class Data:
     classes: tuple[str, ...]
     preprocess: Preprocess
     augment: NoAugment | StandardAugment
-    cached: Callable[[str, int, int], Activations | None]
-    """From split, view and freeze depth to the trunk's activations, where they are kept."""
+    cached: ActivationLookup
+    """The trunk's activations, where they are cached."""
 
     def batches(
-        self, split: str, shares: Sequence[Share], view: int, depth: int
+        self, split: str, slices: Sequence[BatchSlice], view: int, depth: int
     ) -> Iterator[Batch | ActivationBatch]:
-        """Yield one batch per share: activations at a depth where they are kept, else images."""
+        """Yield one batch per slice: activations at a depth where they are cached, else images."""
         images = {"train": self.train, "val": self.val}[split]
-        kept_under = self.val_split if split == "val" else split
-        if kept := self.cached(kept_under, view, depth):
-            return activation_batches(kept, images, shares)
-        return self.loader.batches(images, shares, view)
+        cached_split = self.val_split if split == "val" else split
+        if activations := self.cached.find(cached_split, view, depth):
+            return activation_batches(activations, images, slices)
+        return self.loader.batches(images, slices, view)
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class StepDone:
     epoch: int
     """From 1."""
     step: int
-    """In this epoch, from 1."""
+    """Number of the step in this epoch, from 1."""
     steps: int
-    """In an epoch."""
+    """Steps of an epoch."""
     images: int
-    """In the global batch."""
+    """Images of the global batch."""
     tally: Tally
-    """This worker's sums over the epoch so far; to read them makes a GPU wait."""
+    """This worker's sums over the epoch so far; reading them makes a GPU wait."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ class Unfreezing:
     """The freeze depth is about to fall."""
 
     epoch: int
-    """The first one that trains more, from 1."""
+    """The first epoch that trains more stages, from 1."""
     model: TransferModel
-    """Still cut where it was."""
+    """The model, still cut at the old depth."""
 
 
 @dataclass(frozen=True)
 class EpochDone:
-    """One epoch is trained and validated; `state` is all that going on from here takes.
+    """One epoch is trained and validated; from `state`, training can be resumed.
 
-    Its tensors are those being trained: keep a copy, or be done before the next step.
+    The state's tensors are those being trained: copy them, or finish before the next step.
     """
 
     epoch: int
@@ -126,11 +126,15 @@ class TrainingState:
     tail: dict[str, Tensor]
     """The tail's parameters and buffers, by torchvision's names."""
     average: dict[str, Tensor]
-    """Their moving average, where the recipe keeps one; it is what was validated."""
+    """Their moving average, if the recipe has one; it is what was validated."""
     optimizer: dict[str, dict[str, Tensor]]
-    """Parameter's name -> the optimiser's tensors for it."""
+    """The optimiser's tensors by parameter and slot, such as `momentum_buffer`."""
     rng: list[dict[str, Tensor]]
-    """Per worker, the states of torch's generators by device kind."""
+    """The states of torch's generators by worker and kind of device."""
+
+
+LoopEvent = Untrained | StepDone | BatchValidated | Unfreezing | EpochDone
+"""What `finetune` yields."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class Learner:
 
     model: TransferModel
     tail: DistributedDataParallel
-    """The model's; its gradients are averaged over workers."""
+    """The model's tail; its gradients are averaged over workers."""
     optimizer: torch.optim.Optimizer
     objective: Objective
     train: Train
@@ -150,8 +154,8 @@ class Learner:
     def of(
         cls,
         model: TransferModel,
-        plan: Plan,
-        data: Data,
+        plan: TrainingPlan,
+        data: TrainingData,
         train: Train,
         ranks: Ranks,
         slots: dict[str, dict[str, Tensor]],
@@ -181,9 +185,9 @@ class Learner:
     def activations(
         self, batch: Batch | ActivationBatch, rows: slice, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return what the tail starts from, and the targets, for some rows of a batch.
+        """Return the tail's input and the targets for some rows of a batch.
 
-        Labels (b,) become (b, C) probabilities where the recipe mixes images.
+        Targets are the rows' labels (b,), or (b, C) probabilities where the recipe mixes images.
         """
         if isinstance(batch, ActivationBatch):
             return batch.activations[rows].to(self.ranks.device), labels
@@ -201,13 +205,13 @@ class Learner:
 
 def finetune(
     model: TransferModel,
-    data: Data,
+    data: TrainingData,
     train: Train,
-    plan: Plan,
+    plan: TrainingPlan,
     ranks: Ranks,
     start: TrainingState | None,
-) -> Iterator[Untrained | StepDone | BatchValidated | Unfreezing | EpochDone]:
-    """Train the tail of `model` in place, from `start` or from the beginning."""
+) -> Iterator[LoopEvent]:
+    """Train the tail of `model` in place, from `start` or, if that is None, from the beginning."""
     torch.manual_seed(train.seed * 1_000_003 + ranks.rank)  # dropout differs between workers
     model = model.cut(plan.depth(start.epoch if start else 1))
     average = TailAverage(train.ema_decay, {}) if train.ema_decay else None
@@ -226,9 +230,9 @@ def finetune(
         if plan.depth(epoch + 1) != model.depth:
             yield Unfreezing(epoch + 1, model)
             model = model.cut(plan.depth(epoch + 1))
-        # Made anew for every epoch: DistributedDataParallel regroups gradients after its first
-        # step, and with more than two workers another grouping is another order of sums.
-        # An epoch after a resume thus has the numbers of an unbroken run's.
+        # A new one for every epoch: DistributedDataParallel regroups gradients after its first
+        # step, and with more than two workers another grouping is another order of sums. So an
+        # epoch after a resume has the same numbers as in an unbroken run.
         learner = Learner.of(model, plan, data, train, ranks, slots)
         trained = yield from _train_epoch(learner, data, average, epoch, step)
         step += -(-len(data.train) // train.batch_size)
@@ -247,23 +251,23 @@ def finetune(
 
 
 def _train_epoch(
-    learner: Learner, data: Data, average: TailAverage | None, epoch: int, step: int
+    learner: Learner, data: TrainingData, average: TailAverage | None, epoch: int, step: int
 ) -> Generator[StepDone, None, Tally]:
     """Train one epoch; returns the `Tally` over all workers."""
     model, train, ranks = learner.model, learner.train, learner.ranks
     model.train()
     tally = Tally.empty(len(data.classes), ranks.device)
-    shares = training_shares(
+    slices = training_slices(
         len(data.train), train.batch_size, train.seed, epoch, ranks.rank, ranks.size
     )
     view = view_of_epoch(data.augment, epoch)
-    for number, batch in enumerate(data.batches("train", shares, view, model.depth)):
+    for number, batch in enumerate(data.batches("train", slices, view, model.depth)):
         done = step + number
-        factor = rate_factor(train.schedule, done, len(shares), train.epochs)
+        factor = rate_factor(train.schedule, done, len(slices), train.epochs)
         train_step(learner, batch, factor, tally)
         if average:
             average.update(model, done + 1)
-        yield StepDone(epoch + 1, number + 1, len(shares), batch.share.total, tally)
+        yield StepDone(epoch + 1, number + 1, len(slices), batch.slice.total, tally)
     ranks.sum(*tally.tensors())
     ranks.copy_from_first(*model.tail.buffers())  # BatchNorm: rank 0's running statistics
     if average:
@@ -279,20 +283,20 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * factor
     optimizer.zero_grad()
-    # The same on every worker: synchronised BatchNorm meets in each pass.
-    parts = min(train.accumulate, max(1, batch.share.total // ranks.size))
+    # The same number on every worker: synchronised BatchNorm meets in each pass.
+    parts = min(train.accumulate, max(1, batch.slice.total // ranks.size))
     for part in range(parts):
-        mine = slice(part, None, parts)
-        labels = torch.from_numpy(batch.labels[mine]).to(ranks.device)
-        weights = torch.from_numpy(batch.share.weights[mine]).to(ranks.device)
+        rows = slice(part, None, parts)
+        labels = torch.from_numpy(batch.labels[rows]).to(ranks.device)
+        weights = torch.from_numpy(batch.slice.weights[rows]).to(ranks.device)
         # Workers exchange gradients once a step, with the last part's backward.
         with _exchanging(learner.tail, part == parts - 1):
             with autocast(train, ranks.device):
-                activations, targets = learner.activations(batch, mine, labels)
+                activations, targets = learner.activations(batch, rows, labels)
                 logits = learner.tail(activations).float()
             losses = learner.objective.losses(logits, targets) * weights
-            # DDP averages over workers; times their number, each image has the same say.
-            loss = losses.sum() * (ranks.size / batch.share.total)
+            # DDP averages over workers; times their number, each image has the same weight.
+            loss = losses.sum() * (ranks.size / batch.slice.total)
             torch.autograd.backward(loss)
         tally.add(logits.detach(), labels, losses.detach(), weights)
     if train.clip_norm is not None:
@@ -314,15 +318,18 @@ def _exchanging(
 
 
 def _evaluate(
-    model: TransferModel, data: Data, train: Train, ranks: Ranks, epoch: int
+    model: TransferModel, data: TrainingData, train: Train, ranks: Ranks, epoch: int
 ) -> Generator[BatchValidated, None, Tally]:
-    """Validate on view 0, each image on exactly one worker; returns the `Tally` over all."""
+    """Validate on view 0, each image on exactly one worker; returns the `Tally` over all workers.
+
+    `epoch` is the number of the finished one, 0 before any training.
+    """
     model.eval()
     tally = Tally.empty(len(data.classes), ranks.device)
-    shares = evaluation_shares(len(data.val), train.batch_size, ranks.rank, ranks.size)
-    for number, batch in enumerate(data.batches("val", shares, 0, model.depth)):
+    slices = evaluation_slices(len(data.val), train.batch_size, ranks.rank, ranks.size)
+    for number, batch in enumerate(data.batches("val", slices, 0, model.depth)):
         labels = torch.from_numpy(batch.labels).to(ranks.device)
-        weights = torch.from_numpy(batch.share.weights).to(ranks.device)
+        weights = torch.from_numpy(batch.slice.weights).to(ranks.device)
         with torch.no_grad(), autocast(train, ranks.device):
             if isinstance(batch, ActivationBatch):
                 activations = batch.activations.to(ranks.device)
@@ -330,7 +337,7 @@ def _evaluate(
                 activations = model.trunk(to_tensor(batch.images, data.preprocess, ranks.device))
             logits = model.tail(activations).float()
         tally.add(logits, labels, image_losses(logits, labels), weights)
-        yield BatchValidated(epoch, number + 1, len(shares))
+        yield BatchValidated(epoch, number + 1, len(slices))
     ranks.sum(*tally.tensors())
     return tally
 

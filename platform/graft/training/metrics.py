@@ -11,12 +11,12 @@ from torch.nn import functional
 
 TOP = 5
 BINS = 15
-"""Of equal width, for the calibration error; Guo et al. (2017), arXiv:1706.04599."""
+"""Bins of equal width for the calibration error; Guo et al. (2017), arXiv:1706.04599."""
 
 
 @dataclass
 class Tally:
-    """Sums over the images seen so far; the sums of all workers make the whole.
+    """Sums over the images that one worker has seen; added over workers, they are of all images.
 
     confusion: (C, C) int64, rows are true classes, columns predictions.
     sums: (2,) float64, the summed loss and the number of top-5 hits.
@@ -77,10 +77,10 @@ class Tally:
         either = labelled + predicted
         occurring = either > 0
         count = int(labelled.sum())
-        found: dict[str, Any] = self.summary()
+        metrics: dict[str, Any] = self.summary()
         if len(classes) > TOP:
-            found["top5_accuracy"] = float(self.sums[1]) / count
-        return found | {
+            metrics["top5_accuracy"] = float(self.sums[1]) / count
+        return metrics | {
             "macro_f1": float(np.mean(2 * hits[occurring] / either[occurring])),
             "ece": float(self.gaps.abs().sum()) / count,
             "recall": dict(zip(classes, _shares(hits, labelled), strict=True)),

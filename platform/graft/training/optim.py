@@ -1,4 +1,9 @@
-"""From a recipe to torch optimisers, and the learning rate as a function of the step."""
+"""From a recipe to torch optimisers, and the learning rate as a function of the step.
+
+The schedules are our own: torch's `lr_scheduler` counts steps in an object, whose state would have
+to be saved and kept in step. A function of the step number needs none, and a resumed run, a lane
+and the range test ask it for any step.
+"""
 
 import math
 from collections.abc import Mapping
@@ -6,18 +11,18 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from graft.backbones.stages import StageMap
-from graft.spec import Cosine, OneCycle, Schedule, Step, Train
-from graft.training.plan import Plan
+from graft.backbones.stage_map import StageMap
+from graft.spec import Cosine, OneCycle, Schedule, StepDecay, Train
+from graft.training.training_plan import TrainingPlan
 
 
 def make_optimizer(
-    parameters: Mapping[str, nn.Parameter], stages: StageMap, plan: Plan, train: Train
+    parameters: Mapping[str, nn.Parameter], stages: StageMap, plan: TrainingPlan, train: Train
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a tail's parameters: one group for each rate, decayed and not.
+    """Return the optimiser of a tail's parameters, with a group for each rate and weight decay.
 
-    A group's `rate` is its learning rate before the schedule. Fused: on 2 CPU cores a step
-    of ResNet-18 takes AdamW a quarter of the time.
+    A group's `rate` is its learning rate before the schedule. The optimiser is fused: on 2 CPU
+    cores a step of ResNet-18 takes AdamW a quarter of the time.
     """
     settings = train.optimizer
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -49,23 +54,24 @@ def load_slots(
     parameters: Mapping[str, nn.Parameter],
     slots: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> None:
-    """Give an optimiser the tensors that it, or one before it, kept for parameters by name.
+    """Give an optimiser the state that it, or one before it, had: tensors by parameter and slot.
 
-    What joins them has none yet. AdamW makes its own; a fused step of SGD wants momentum for all
-    of a group or for none, and from zero it comes to what a first step does.
+    Parameters that were frozen until now have none. AdamW makes theirs at its next step; a fused
+    step of SGD takes momentum for all of a group or for none, so theirs begins at zero, which
+    gives the same first step.
     """
     if slots and isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:
             for parameter in group["params"] if group["momentum"] else ():
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    for name, kept in slots.items():
-        like = parameters[name]
-        optimizer.state[like] = {
+    for name, tensors in slots.items():
+        parameter = parameters[name]
+        optimizer.state[parameter] = {
             # A fused step walks through memory: what has a parameter's shape needs its layout.
-            key: torch.empty_like(like).copy_(value)
-            if value.shape == like.shape
-            else value.to(like.device, copy=True)
-            for key, value in kept.items()
+            slot: torch.empty_like(parameter).copy_(value)
+            if value.shape == parameter.shape
+            else value.to(parameter.device, copy=True)
+            for slot, value in tensors.items()
         }
 
 
@@ -80,7 +86,7 @@ def rate_factor(schedule: Schedule, step: int, steps_per_epoch: int, epochs: int
     warmup = schedule.warmup_epochs * steps_per_epoch
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    if isinstance(schedule, Step):
+    if isinstance(schedule, StepDecay):
         return float(schedule.factor ** (step // steps_per_epoch // schedule.every))
     if isinstance(schedule, Cosine):
         return _half_cosine((step - warmup) / max(1.0, steps - warmup), 1.0, schedule.final)

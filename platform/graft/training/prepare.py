@@ -1,31 +1,35 @@
-"""From a spec to all that a run trains, and the checks that come before anything starts."""
+"""From a spec to all that a run trains, and the checks that come before anything starts.
+
+`resolve` is the only place where a spec's open ends are decided: a run's by its command, a trial's
+by `sweep.prepare`. Whoever trains or measures later reads the recorded spec and calls `assemble`.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from graft.backbones.model import TransferModel, build, check_input
+from graft.backbones.transfer_model import TransferModel, build, check_input
 from graft.backbones.weights import Weights, load_weights, resolve_weights
-from graft.data.budget import choose_images
 from graft.data.manifest import DatasetVersion, open_dataset
+from graft.data.subset import choose_subset
 from graft.errors import DataError, SpecError
 from graft.spec import Contract, Finetune, Preprocess
 from graft.store import Store
-from graft.training.objective import class_weights
-from graft.training.plan import Plan, make_plan
+from graft.training.loss import class_weights
+from graft.training.training_plan import TrainingPlan, make_training_plan
 
 
 @dataclass(frozen=True)
-class Assembly:
-    """What a recorded spec stands for, in memory."""
+class PreparedRun:
+    """What a recorded spec stands for, in memory, before its first step."""
 
     dataset: DatasetVersion
     contract: Contract
     weights: Weights
     model: TransferModel
     """With its initial weights."""
-    plan: Plan
+    plan: TrainingPlan
 
 
 def resolve(store: Store, spec: Finetune) -> Finetune:
@@ -51,10 +55,10 @@ def resolve(store: Store, spec: Finetune) -> Finetune:
     return recorded
 
 
-def assemble(store: Store, spec: Finetune, freeze: int | None = None) -> Assembly:
+def assemble(store: Store, spec: Finetune, freeze: int | None = None) -> PreparedRun:
     """Open the dataset and build the model of a recorded spec, the same on every worker.
 
-    `freeze` cuts it elsewhere than `backbone.freeze` does.
+    `freeze` is the depth to cut the model at; None: as `backbone.freeze` says.
     """
     dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
     preprocess = spec.preprocess or Preprocess()
@@ -64,25 +68,26 @@ def assemble(store: Store, spec: Finetune, freeze: int | None = None) -> Assembl
     torch.manual_seed(spec.train.seed)
     sync = spec.train.batch_norm == "sync"
     model = build(spec.backbone, spec.head, len(classes), contract.crop, sync_batch_norm=sync)
-    same = weights.model and (weights.model.classes, weights.model.head) == (classes, spec.head)
-    load_weights(store, weights, model, keep_head=bool(same))
-    plan = make_plan(model, spec.backbone, spec.train)
+    registered = weights.model
+    head_fits = bool(registered and (registered.classes, registered.head) == (classes, spec.head))
+    load_weights(store, weights, model, keep_head=head_fits)
+    plan = make_training_plan(model, spec.backbone, spec.train)
     if freeze is not None:
         model = model.cut(freeze)
-    return Assembly(dataset, contract, weights, model, plan)
+    return PreparedRun(dataset, contract, weights, model, plan)
 
 
-def _check(assembly: Assembly, spec: Finetune) -> None:
-    training = choose_images(assembly.dataset, spec.dataset).train
-    images = len(training)
-    labels = [image.label for image in training]
-    class_weights(spec.train, labels, assembly.dataset.manifest.classes)
+def _check(prepared: PreparedRun, spec: Finetune) -> None:
+    """Refuse a spec that could not train, or a setting without effect."""
+    labels = [image.label for image in choose_subset(prepared.dataset, spec.dataset).train]
+    images = len(labels)
+    class_weights(spec.train, labels, prepared.dataset.manifest.classes)
     workers = spec.scaling.workers
     if images < workers:
         raise DataError(
             f"dataset '{spec.dataset.name}' has {images} training images, fewer than "
             f"scaling.workers ({workers}); use at most {images}"
         )
-    normed = any(isinstance(m, nn.SyncBatchNorm) for m in assembly.model.tail.modules())
+    normed = any(isinstance(m, nn.SyncBatchNorm) for m in prepared.model.tail.modules())
     if spec.train.batch_norm == "sync" and not normed:
         raise SpecError("train.batch_norm: sync has no effect: the tail has no BatchNorm layer")

@@ -13,13 +13,27 @@ class Ranks:
     """This worker among the others; an initialised process group lies behind it."""
 
     rank: int
+    """From 0; the first worker's is 0."""
     size: int
+    """Number of workers."""
     device: torch.device
 
     @classmethod
     def current(cls, device: torch.device) -> "Ranks":
         """Return this process's place in the default process group."""
         return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    @classmethod
+    def alone(cls, device: torch.device) -> "Ranks":
+        """Return this process as the only worker.
+
+        The training loop works on a process group, so this makes one where there is none yet; a
+        group of one needs neither a port nor a file.
+        """
+        if not dist.is_initialized():
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        return cls.current(device)
 
     def sum(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all workers."""

@@ -13,16 +13,18 @@ from typing import Any, Literal
 
 from graft.errors import NotFoundError, ObjectChanged, ObjectExists, ObjectNotFound, RunFailed
 from graft.spec import Finetune, Section, dump_job, nearest, parse_job, parse_yaml
-from graft.store import ObjectRef, Store
+from graft.store import ObjectRef, Store, find_document, parse_document, read_document
 
 
 class Epoch(Section):
-    """What one epoch gave."""
+    """The metrics of one finished epoch."""
 
     epoch: int
     """From 1."""
     train: dict[str, float]
+    """`loss` and `accuracy`."""
     val: dict[str, Any]
+    """As `Tally.metrics` returns them."""
 
 
 class StagePlan(Section):
@@ -36,10 +38,11 @@ class StagePlan(Section):
     parameters: int
 
 
-class Head(Section):
-    """The pointer ``head.json``."""
+class AttemptPointer(Section):
+    """The pointer ``head.json`` to the run's current attempt."""
 
     attempt: int
+    """Its number, from 1."""
     token: str
     """Unique to the claim: tells this attempt from another of the same number."""
 
@@ -51,9 +54,9 @@ class Result(Section):
     model: str | None
     """NAME@VERSION, where the spec registers one."""
     weights: Literal["best", "last"]
-    """Which weights were kept; `epoch` and `metrics` are theirs."""
+    """The epoch whose weights the result is about: the best one's, or the last one's."""
     epoch: int
-    """From 1."""
+    """Number of that epoch, from 1."""
     metrics: dict[str, dict[str, Any]]
     """`train` and `val` of that epoch; `initial`: validation before any training."""
     seconds: float
@@ -99,71 +102,72 @@ def read_spec(store: Store, run: str) -> Finetune:
     Raises:
         NotFoundError: no such run.
     """
-    where = f"runs/{run}/spec.yaml"
+    key = f"runs/{run}/spec.yaml"
     try:
-        text = store.read(where).data.decode()
+        text = store.read(key).data.decode()
     except ObjectNotFound as error:
         raise NotFoundError(
             f"no run '{run}' in {store.uri}{nearest(run, list_runs(store))}"
         ) from error
-    return parse_job(parse_yaml(text, where), where)
+    return parse_job(parse_yaml(text, key), key)
 
 
 def read_result(store: Store, run: str) -> Result | None:
     """Return a run's result, None while it has none."""
-    try:
-        return Result.model_validate_json(store.read(f"runs/{run}/result.json").data)
-    except ObjectNotFound:
-        return None
+    return find_document(store, f"runs/{run}/result.json", Result)
 
 
-def read_head(store: Store, run: str) -> Head | None:
+def read_pointer(store: Store, run: str) -> AttemptPointer | None:
     """Return a run's current attempt, None before the first."""
-    try:
-        return Head.model_validate_json(store.read(_head(run)).data)
-    except ObjectNotFound:
-        return None
+    return find_document(store, _pointer_key(run), AttemptPointer)
 
 
-def claim_attempt(store: Store, run: str) -> Head:
+def claim_attempt(store: Store, run: str) -> AttemptPointer:
     """Take the run's next attempt; whoever held it before can publish nothing any more."""
     while True:
         try:
-            current = store.read(_head(run))
+            current = store.read(_pointer_key(run))
         except ObjectNotFound:
             current = None
-        number = Head.model_validate_json(current.data).attempt + 1 if current else 1
-        head = Head(attempt=number, token=secrets.token_hex(8))
-        data = head.model_dump_json().encode()
+        etag = current.etag if current else None
+        number = 1
+        if current:
+            number += parse_document(store, _pointer_key(run), current.data, AttemptPointer).attempt
+        pointer = AttemptPointer(attempt=number, token=secrets.token_hex(8))
+        data = pointer.model_dump_json().encode()
+        claim = f"runs/{run}/attempt-{number}/attempt.json"
         try:
-            store.create(f"runs/{run}/attempt-{number}/attempt.json", data)
+            store.create(claim, data)
         except ObjectExists:
             # Claimed by another, which may have died before it moved the pointer: move it on.
-            data = store.read(f"runs/{run}/attempt-{number}/attempt.json").data
-            head = Head.model_validate_json(data)
-            _move_head(store, run, data, current.etag if current else None)
+            _move_pointer(store, run, store.read(claim).data, etag)
             continue
-        if _move_head(store, run, data, current.etag if current else None):
-            return head
+        if _move_pointer(store, run, data, etag):
+            return pointer
 
 
-def check_attempt(store: Store, run: str, head: Head) -> None:
+def check_attempt(store: Store, run: str, pointer: AttemptPointer) -> None:
     """Refuse to publish for an attempt that is no longer the run's current one.
 
     Raises:
         RunFailed: a newer attempt has taken over.
     """
-    current = read_head(store, run)
-    if current != head:
+    current = read_pointer(store, run)
+    if current != pointer:
         newer = current.attempt if current else "none"
         raise RunFailed(
-            f"{run}: attempt {head.attempt} was overtaken by attempt {newer}; it publishes nothing"
+            f"{run}: attempt {pointer.attempt} was overtaken by attempt {newer}; "
+            "it publishes nothing"
         )
 
 
-def publish_result(store: Store, head: Head, result: Result) -> None:
-    """Commit the result, unless a newer attempt has taken over."""
-    check_attempt(store, result.run, head)
+def publish_result(store: Store, pointer: AttemptPointer, result: Result) -> None:
+    """Commit the result, unless a newer attempt has taken over.
+
+    Raises:
+        RunFailed: it has.
+    """
+    check_attempt(store, result.run, pointer)
     store.create(f"runs/{result.run}/result.json", result.model_dump_json(indent=1).encode())
 
 
@@ -174,24 +178,25 @@ def put_metrics(store: Store, run: str, attempt: int, epoch: Epoch) -> None:
 
 
 def latest_epoch(store: Store, run: str) -> Epoch | None:
-    """Return the last epoch of a run that is done, None before the first."""
-    head = read_head(store, run)
-    for attempt in range(head.attempt if head else 0, 0, -1):
+    """Return the last epoch that a run has finished, None before the first."""
+    pointer = read_pointer(store, run)
+    for attempt in range(pointer.attempt if pointer else 0, 0, -1):
         if keys := sorted(key for key, _ in store.scan(f"runs/{run}/attempt-{attempt}/metrics/")):
-            return Epoch.model_validate_json(store.read(keys[-1]).data)
+            return read_document(store, keys[-1], Epoch)
     return None
 
 
-def _head(run: str) -> str:
+def _pointer_key(run: str) -> str:
     return f"runs/{run}/head.json"
 
 
-def _move_head(store: Store, run: str, data: bytes, etag: str | None) -> bool:
+def _move_pointer(store: Store, run: str, data: bytes, etag: str | None) -> bool:
+    """Point at a claim, unless the pointer was moved meanwhile; return whether it was ours."""
     try:
         if etag is None:
-            store.create(_head(run), data)
+            store.create(_pointer_key(run), data)
         else:
-            store.replace(_head(run), data, etag)
+            store.replace(_pointer_key(run), data, etag)
     except (ObjectExists, ObjectChanged):
         return False
     return True

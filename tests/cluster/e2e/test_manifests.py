@@ -11,7 +11,7 @@ import yaml
 from cluster.e2e.cluster import Cluster
 from cluster.e2e.team import ROOT, Team
 from graft.cluster.profile import Profile
-from graft.cluster.rayjob import Submission, rayjob
+from graft.cluster.rayjob_manifest import Submission, rayjob
 from graft.spec import load_job, parse_yaml
 from helm.rendering import CASES, Object, only, rendered
 

@@ -1,0 +1,1 @@
+"""The activation cache: what a frozen trunk gives, computed once and read by all."""

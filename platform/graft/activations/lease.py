@@ -1,0 +1,121 @@
+"""Leases: which process is computing something now, so that others wait instead of doing it too.
+
+A lease saves work and decides nothing: shards are named by their content and an index is
+created exclusively, so two writers at once only compute the same twice.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+
+from graft.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from graft.store import Store
+
+EXPIRY_S = 30.0
+"""A lease expires after this many seconds without a heartbeat: its owner counts as dead."""
+HEARTBEATS = 6
+"""Heartbeats of a living owner in that time."""
+POLL_S = 0.5
+"""Seconds between two looks at a lease that another process holds."""
+
+
+@dataclass(frozen=True)
+class LeaseTerms:
+    """When a lease expires, and what a process does while it waits for one."""
+
+    expiry_s: float = EXPIRY_S
+    waiting: Callable[[str], object] = lambda holder: None
+    """Called once, with the process that holds the lease."""
+    pause: Callable[[float], object] = time.sleep
+    """Called to wait, with the seconds."""
+
+
+DEFAULT_TERMS = LeaseTerms()
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """A lease as it lies in the store; the fields are the JSON document's keys."""
+
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+    host: str = field(default_factory=socket.gethostname)
+    process: int = field(default_factory=os.getpid)
+    beat: int = 0
+    """Heartbeats so far."""
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+@contextlib.contextmanager
+def hold_lease(store: Store, key: str, terms: LeaseTerms = DEFAULT_TERMS) -> Iterator[None]:
+    """Hold the lease at `key` during the block: wait for it, or take over an expired one.
+
+    A holder is alive while its heartbeat changes; this process's own clock says for how long
+    it has not.
+    """
+    lease = _Lease()
+    _acquire(store, key, lease, terms)
+    ended = threading.Event()
+    every_s = terms.expiry_s / HEARTBEATS
+    # A daemon: an interpreter that ends does not wait for it.
+    heart = threading.Thread(target=_beat, args=(store, key, lease, every_s, ended), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+        _release(store, key, lease.owner)
+
+
+def _acquire(store: Store, key: str, lease: _Lease, terms: LeaseTerms) -> None:
+    last: bytes | None = None  # what the holder wrote last
+    changed_s = 0.0
+    while True:
+        # Not found: it was there, and was released before it could be compared.
+        with contextlib.suppress(ObjectExists, ObjectNotFound):
+            return store.create(key, lease.to_json())
+        try:
+            current = store.read(key)
+        except ObjectNotFound:
+            continue  # released meanwhile
+        if last is None:
+            holder = json.loads(current.data)
+            terms.waiting(f"process {holder['process']} on {holder['host']}")
+        if current.data != last:
+            last, changed_s = current.data, time.monotonic()
+        elif time.monotonic() - changed_s > terms.expiry_s:
+            with contextlib.suppress(ObjectChanged, ObjectNotFound):
+                return store.replace(key, lease.to_json(), current.etag)
+        terms.pause(min(POLL_S, terms.expiry_s / 4))
+
+
+def _beat(store: Store, key: str, lease: _Lease, every_s: float, ended: threading.Event) -> None:
+    while not ended.wait(every_s):
+        lease = replace(lease, beat=lease.beat + 1)
+        try:
+            current = store.read(key)
+            if _owner(current.data) != lease.owner:
+                return  # taken over: this process was too slow to be told from a dead one
+            store.replace(key, lease.to_json(), current.etag)
+        except (ObjectChanged, ObjectNotFound):
+            return
+        except StoreError:
+            continue  # the work itself will say what is wrong, if it lasts
+
+
+def _release(store: Store, key: str, owner: str) -> None:
+    with contextlib.suppress(StoreError):  # then it expires
+        if _owner(store.read(key).data) == owner:
+            store.delete(key)
+
+
+def _owner(data: bytes) -> object:
+    return json.loads(data)["owner"]

@@ -1,0 +1,95 @@
+"""Fitting tensors from a file, or from another model, to a network."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from graft.backbones.timm_stages import PREFIX, timm_state
+from graft.backbones.transfer_model import TransferModel
+from graft.errors import WeightsError
+
+SHOWN = 8
+"""Most names that an error lists of those missing, unlike or unknown."""
+
+POSITIONS = "encoder.pos_embedding"
+"""ViT's only parameter whose shape depends on the size of the images."""
+
+OLD_NAMES = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
+    (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
+)
+"""Names in torchvision's files of DenseNet and ViT, and what its networks call them today."""
+
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""Heads for training from scratch, by architecture: in torchvision's files, left out by Graft."""
+
+
+def fit(model: TransferModel, state: Mapping[str, Tensor], keep_head: bool, source: str) -> None:
+    """Copy the tensors `state` into a model; without `keep_head`, all but its new head's.
+
+    ViT's position embeddings are interpolated to the images that the model is made for, and
+    timm's files are converted as timm does it.
+
+    Raises:
+        WeightsError: names or shapes differ; the message lists all and names `source`.
+    """
+    current = model.network.state_dict()
+    if model.stages.arch.startswith(PREFIX):
+        state = timm_state(model.network, state)
+    state = _renamed(state, current, AUXILIARY.get(model.stages.arch, ()))
+    new_head = "\0" if keep_head else f"{model.stages.last}."  # no name begins with a zero byte
+    missing, unlike, fitted = [], [], {}
+    for name, tensor in current.items():
+        loaded = state.get(name)
+        if loaded is not None and name == POSITIONS and loaded.shape != tensor.shape:
+            loaded = _interpolated(model.network, loaded)
+        if name.startswith(new_head):
+            fitted[name] = tensor
+        elif loaded is None and name.endswith("num_batches_tracked"):
+            fitted[name] = tensor  # files older than torch 0.4.1 do not have it
+        elif loaded is None:
+            missing.append(f"{name} {tuple(tensor.shape)}")
+        elif loaded.shape != tensor.shape:
+            unlike.append(f"{name} is {tuple(loaded.shape)}, expected {tuple(tensor.shape)}")
+        else:
+            fitted[name] = loaded.to(tensor.dtype)
+    unknown = [name for name in state if name not in current and not name.startswith(new_head)]
+    if missing or unlike or unknown:
+        kinds = (("", unlike), ("missing ", missing), ("unknown ", unknown))
+        problems = [kind + _first_few(names) for kind, names in kinds if names]
+        raise WeightsError(f"{source} does not fit: {'; '.join(problems)}")
+    model.load(fitted)
+
+
+def _renamed(
+    state: Mapping[str, Tensor], current: Mapping[str, Tensor], dropped: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Return `state` under the names of `current`, without names that begin as in `dropped`."""
+    renamed = {}
+    for name, value in state.items():
+        today = name
+        for pattern, new in OLD_NAMES:
+            today = pattern.sub(new, today)
+        if not name.startswith(dropped):
+            renamed[today if today in current else name] = value
+    return renamed
+
+
+def _interpolated(network: Any, positions: Tensor) -> Tensor:
+    """Return ViT's position embeddings resized to the images that `network` takes."""
+    state: dict[str, Tensor] = OrderedDict({POSITIONS: positions.float()})
+    try:
+        state = interpolate_embeddings(network.image_size, network.patch_size, state)
+    except ValueError:  # made for images that are not square: `fit` reports the shapes
+        return positions
+    return state[POSITIONS]
+
+
+def _first_few(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

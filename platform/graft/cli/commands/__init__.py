@@ -1,0 +1,1 @@
+"""The commands, one a file, which is named as the command is typed."""

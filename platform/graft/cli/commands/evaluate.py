@@ -1,0 +1,48 @@
+"""`graft evaluate MODEL`: how good a model version is, on a page."""
+
+import os
+
+from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Out, Split, StoreUri
+
+
+def evaluate(
+    model: Model,
+    dataset: DatasetRef = None,
+    split: Split = None,
+    out: Out = None,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a model: accuracy, classes, calibration, mistakes.
+
+    In this process, without Ray. The report stays in the store, and a second call prints it.
+
+    Example: graft evaluate ants-bees --out page
+    """
+    from graft.cli.dataset_refs import evaluation_images
+    from graft.cli.show.output import counting, note
+    from graft.cli.show.report import show_report
+    from graft.registry import get_model
+    from graft.report.publishing import check_out, evaluation_id, has_report, read_report
+    from graft.store import Store
+
+    check_out(out)
+    opened = Store.open(store)
+    version = get_model(opened, model)
+    images, chosen = evaluation_images(opened, version, dataset, split)
+    if split is None and chosen == "val":
+        note(
+            f"{images.manifest.ref} has no test images: these are of validation, which chose the "
+            "model's epoch"
+        )
+    report_id = evaluation_id(version, images.manifest, chosen)
+    if has_report(opened, report_id):
+        report = read_report(opened, report_id)  # at once, without torch
+    else:
+        from graft.report.evaluation.evaluate import evaluate
+
+        threads = len(os.sched_getaffinity(0))
+        with counting("predicting") as progress:
+            report = evaluate(opened, version, images, chosen, threads, progress)
+    show_report(opened, report, out, json)

@@ -1,0 +1,183 @@
+"""`graft models ls|show|compare|promote`: the registered models and their aliases."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graft.cli.help import Group
+from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Split, StoreUri
+from graft.cli.show.output import counting, emit, note
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from graft.registry import ModelVersion
+
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="List, show, compare and promote registered models."
+)
+
+
+@app.command()
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+    """List every version of every model.
+
+    Example: graft models ls
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from graft.registry import aliases, list_models
+    from graft.store import Store
+
+    opened = Store.open(store)
+    versions = list_models(opened)
+    pointers = {name: aliases(opened, name) for name in {version.name for version in versions}}
+    rows = [_summary(version, pointers[version.name]) for version in versions]
+
+    def table() -> Table:
+        table = Table()
+        for name in ("model", "aliases", "arch", "accuracy", "run", "created"):
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            cells = [row["model"], ", ".join(row["aliases"]), row["arch"]]
+            cells += [_accuracy(row["metrics"]), row["run"], row["created"][:10]]
+            table.add_row(*map(escape, cells))
+        return table
+
+    emit({"models": rows}, json, table)
+
+
+@app.command()
+def show(
+    ref: Model, store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
+) -> None:
+    """Show one version.
+
+    A name alone means its champion or, where it has none, its newest version.
+
+    Example: graft models show ants-bees@2
+    """
+    from graft.registry import aliases, get_model
+    from graft.store import Store
+
+    opened = Store.open(store)
+    version = get_model(opened, ref)
+    pointing = _pointing(version, aliases(opened, version.name))
+    document = {"model": version.ref, "aliases": pointing, **version.model_dump(mode="json")}
+    emit(document, json, lambda: _details(version, pointing))
+
+
+@app.command()
+def promote(
+    ref: Model,
+    alias: Annotated[str, typer.Option(help="The alias to move, or to make.")] = "champion",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where the version is shown to be worse.")
+    ] = False,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Point an alias at a version.
+
+    A model's bare name means its champion. A version that is shown to be worse than training
+    from scratch, or than the champion, becomes champion only with --force.
+
+    Example: graft models promote ants-bees@2
+    """
+    from graft.registry import CHAMPION, check_promotion, get_model, promote
+    from graft.store import Store
+
+    opened = Store.open(store)
+    if alias == CHAMPION and not force:
+        from graft.report.transfer.verdicts import record_from_reports
+
+        record_from_reports(opened, get_model(opened, ref))
+        for line in check_promotion(opened, get_model(opened, ref)):
+            note(line)
+    version = promote(opened, ref, alias)
+    emit({"model": version.ref, "alias": alias}, json, lambda: f"{alias} is now {version.ref}")
+
+
+@app.command()
+def compare(
+    first: Model,
+    second: Model,
+    dataset: DatasetRef = None,
+    split: Split = None,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two versions on the same images: is the second better?
+
+    By McNemar's exact test, on the images that exactly one of them gets right. The outcome goes
+    into the registry, where `promote` looks.
+
+    Example: graft models compare ants-bees@1 ants-bees@2 --split test
+    """
+    from graft.cli.dataset_refs import evaluation_images
+    from graft.cli.show.evaluation import comparison_page
+    from graft.registry import get_model
+    from graft.report.evaluation.classes import check_classes
+    from graft.store import Store
+
+    opened = Store.open(store)
+    versions = get_model(opened, first), get_model(opened, second)
+    check_classes(*versions)
+    images, chosen = evaluation_images(opened, versions[0], dataset, split)
+
+    from graft.report.evaluation.evaluate import compare_versions
+
+    threads = len(os.sched_getaffinity(0))
+    with counting("predicting") as progress:
+        comparison = compare_versions(opened, *versions, images, chosen, threads, progress)
+    emit(comparison.model_dump(mode="json"), json, lambda: comparison_page(comparison))
+
+
+def _pointing(version: "ModelVersion", aliases: dict[str, int]) -> list[str]:
+    return sorted(alias for alias, number in aliases.items() if number == version.version)
+
+
+def _summary(version: "ModelVersion", aliases: dict[str, int]) -> dict[str, Any]:
+    return {
+        "model": version.ref,
+        "name": version.name,
+        "version": version.version,
+        "aliases": _pointing(version, aliases),
+        "arch": version.arch,
+        "classes": len(version.classes),
+        "metrics": version.metrics,
+        "run": version.lineage.run,
+        "created": version.created,
+    }
+
+
+def _accuracy(metrics: dict[str, Any]) -> str:
+    accuracy = metrics.get("val", {}).get("accuracy")
+    return "" if accuracy is None else f"{accuracy:.4f}"
+
+
+def _details(version: "ModelVersion", aliases: list[str]) -> "Table":
+    from graft.cli.show.tables import facts
+
+    lineage, contract = version.lineage, version.contract
+    rows = {
+        "model": version.ref,
+        "aliases": ", ".join(aliases) or "none",
+        "created": version.created,
+        "architecture": f"{version.arch}, {version.freeze} stages frozen",
+        "classes": ", ".join(version.classes),
+        "input": f"{contract.crop} × {contract.crop}, cut from {contract.resize}",
+        "accuracy": _accuracy(version.metrics),
+        "weights": f"epoch {version.epoch} ({version.weights}) of {lineage.run}",
+        "pretrained": lineage.weights,
+        "dataset": f"{lineage.dataset}@{lineage.dataset_version}",
+        "trunk": version.trunk_digest,
+        "tail": f"{version.tail.sha256} ({version.tail.size:,} bytes)",
+        "packages": ", ".join(f"{name} {number}" for name, number in lineage.packages.items()),
+        "commit": lineage.git_commit or "unknown",
+    }
+    return facts(None, rows)

@@ -1,0 +1,114 @@
+"""`graft predict`: ask a served model about images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graft.cli.options import Debug, Json
+from graft.cli.show.output import emit
+from graft.errors import InputError, NotFoundError, ServingError
+
+if TYPE_CHECKING:
+    import httpx
+    from rich.table import Table
+
+TIMEOUT_S = 60.0
+CONCURRENT = 8
+"""Images asked about at the same time; the server answers them in batches."""
+
+
+def predict(
+    name: Annotated[str, typer.Argument(help="The served model's name.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    url: Annotated[str, typer.Option(help="Where it is served.")] = "http://127.0.0.1:8000",
+    top_k: Annotated[int, typer.Option(min=1, help="How many classes, at most.")] = 5,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Send images to a served model and print the likeliest classes.
+
+    Images that the server refuses are reported after the answers to the others, with
+    exit code 2.
+
+    Example: graft predict ants-bees new.jpg --top-k 3
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import httpx
+
+    for path in images:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+    try:
+        client = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+    except httpx.InvalidURL as error:
+        raise InputError(f"--url {url}: {error}") from error
+    with client:
+
+        def ask(path: Path) -> dict[str, Any]:
+            return _ask(client, name, path, top_k)
+
+        with ThreadPoolExecutor(CONCURRENT) as pool:
+            answers = list(pool.map(ask, images))
+
+    emit({"images": answers}, json, lambda: _table(answers))
+    refused = [answer for answer in answers if "error" in answer]
+    if refused:
+        first = refused[0]
+        raise InputError(
+            f"{len(refused)} of {len(answers)} images refused; {first['image']}: {first['error']}"
+        )
+
+
+def _ask(client: "httpx.Client", name: str, path: Path, top_k: int) -> dict[str, Any]:
+    """Return the server's answer about one image, or its reason to refuse it as `error`."""
+    from urllib.parse import quote
+
+    import httpx
+
+    try:
+        answer = client.post(
+            f"/v1/models/{quote(name, safe='')}/predict",
+            params={"top_k": top_k},
+            content=path.read_bytes(),
+        )
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except httpx.UnsupportedProtocol as error:
+        raise InputError(f"--url {client.base_url}: expected http:// or https://") from error
+    except httpx.TransportError as error:
+        raise ServingError(
+            f"no answer from {client.base_url} ({error or type(error).__name__}); "
+            "is `graft serve` running there?"
+        ) from error
+    try:
+        document = answer.json()
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and answer.is_success and "predictions" in document:
+        return {"image": str(path), **document}
+    if isinstance(document, dict) and answer.is_client_error and "error" in document:
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise NotFoundError(f"{client.base_url}: {document['error']}")
+        return {"image": str(path), "error": document["error"]}
+    raise ServingError(
+        f"{client.base_url} answered with HTTP {answer.status_code} and no predictions; "
+        "is that `graft serve`?"
+    )
+
+
+def _table(answers: list[dict[str, Any]]) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("image", "class", "probability", "others")
+    for answer in answers:
+        if "error" in answer:
+            table.add_row(escape(answer["image"]), "[red]refused", "", escape(answer["error"]))
+            continue
+        best, *others = answer["predictions"]
+        rest = ", ".join(f"{other['class']} {other['probability']:.3f}" for other in others)
+        probability = f"{best['probability']:.3f}"
+        table.add_row(escape(answer["image"]), escape(best["class"]), probability, escape(rest))
+    return table

@@ -1,0 +1,132 @@
+"""`graft reports ls|show|transfer`: what was measured once, and stays in the store."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graft.cli.commands.sweep import run_with_progress
+from graft.cli.help import Group
+from graft.cli.options import DEFAULT_STORE, Debug, Json, Out, Settings, StoreUri
+
+if TYPE_CHECKING:
+    from graft.store import Store
+
+app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and make reports.")
+
+
+@app.command()
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+    """List reports.
+
+    Example: graft reports ls
+    """
+    from rich.table import Column, Table
+
+    from graft.cli.show.output import emit
+    from graft.report.publishing import list_reports, read_report
+    from graft.store import Store
+
+    opened = Store.open(store)
+    reports = [read_report(opened, report) for report in list_reports(opened)]
+
+    def table() -> Table:
+        table = Table(Column("report", overflow="fold"), "kind", "created")
+        for report in sorted(reports, key=lambda report: report.created):
+            table.add_row(report.report, report.kind, report.created[:19].replace("T", " "))
+        return table
+
+    keys = {"report", "kind", "created"}
+    rows = [report.model_dump(mode="json", include=keys) for report in reports]
+    emit({"reports": rows}, json, table)
+
+
+@app.command()
+def show(
+    report: Annotated[str, typer.Argument(metavar="REPORT", help="A report's id.")],
+    out: Out = None,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a report's figures; --out writes its page.
+
+    Example: graft reports show ants-bees-20260101-120000-1a2b --out page
+    """
+    from graft.cli.show.report import show_report
+    from graft.report.publishing import check_out, read_report
+    from graft.store import Store
+
+    check_out(out)
+    opened = Store.open(store)
+    show_report(opened, read_report(opened, report), out, json)
+
+
+@app.command()
+def transfer(
+    spec: Annotated[
+        str | None,
+        typer.Argument(help="Job spec (YAML), kind: transfer-report.", show_default=False),
+    ] = None,
+    set_: Settings = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Go on with a report that was stopped; instead of a spec."),
+    ] = None,
+    out: Out = None,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what transfer buys on a dataset.
+
+    Trains from scratch, by feature extraction, with a partial freeze and in full, with several
+    numbers of labels and several seeds. Says what transfer saves in labels and in time, what it
+    adds in accuracy and on other images, and which of the differences are shown.
+
+    Example: graft reports transfer jobs/transfer-report.yaml --set seeds=3
+    """
+    from graft.errors import InputError
+    from graft.report.publishing import check_out
+    from graft.spec import TransferReport, load_job
+    from graft.store import Store
+
+    check_out(out)
+    opened = Store.open(store)
+    if resume is not None:
+        if spec is not None or set_:
+            raise InputError("--resume goes on with a report as it was recorded; it takes no spec")
+        finish_transfer(opened, resume, out, json)
+        return
+    if spec is None:
+        raise InputError("expected a spec, such as jobs/transfer-report.yaml, or --resume ID")
+    job = load_job(spec, set_ or [], None)
+    if not isinstance(job, TransferReport):
+        raise InputError(f"{spec}: kind is {job.kind}; expected transfer-report")
+
+    from graft.report.transfer.run import create_transfer
+
+    finish_transfer(opened, create_transfer(opened, job), out, json)
+
+
+def finish_transfer(store: "Store", report: str, out: Path | None, json: bool) -> None:
+    """Run, or go on with, a recorded report; show its progress and then its answers.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C; what was trained stays.
+    """
+    from graft.cli.show.output import counting, note
+    from graft.cli.show.report import show_report
+    from graft.errors import Interrupted
+    from graft.report.transfer.run import run_transfer
+
+    note(f"report {report}")
+    try:
+        with counting("testing", "models") as progress:
+            made = run_transfer(store, report, lambda s: run_with_progress(store, s), progress)
+    except (Interrupted, KeyboardInterrupt):
+        raise Interrupted(
+            "stopped; trainings that are done stay. Go on with: "
+            f"graft reports transfer --resume {report}"
+        ) from None
+    show_report(store, made, out, json)

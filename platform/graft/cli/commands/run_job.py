@@ -1,0 +1,157 @@
+"""`graft run-job`: what runs on the head of a submitted job's cluster."""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
+
+if TYPE_CHECKING:
+    from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
+    from graft.store import Store
+
+
+def run_job(
+    job: Annotated[str, typer.Argument(envvar="GRAFT_JOB", help="The job's id.")],
+    spec: Annotated[str, typer.Argument(envvar="GRAFT_SPEC", help="Its spec, the text itself.")],
+    cpus: Annotated[
+        int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for first.")
+    ] = 0,
+    where: Annotated[
+        str | None, typer.Option(envvar="GRAFT_WHERE", help="The cluster that it was sent to.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
+    ] = None,
+    store: StoreUri = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Run a submitted job, or go on with what an earlier attempt left."""
+    from graft.cluster.job_records import ClusterIdentity, begin_attempt, read_job, submit_job
+    from graft.cluster.local_ray import ray_session, stop_this_job, wait_for_cpus, wait_for_store
+    from graft.errors import GraftError, Interrupted, StoreError
+    from graft.spec import parse_job, parse_yaml
+    from graft.store import Store
+
+    opened, attempt = Store.open(store), None
+    try:
+        parsed = parse_job(parse_yaml(spec, f"job {job}"), f"job {job}", None)
+        submit_job(opened, job, spec)
+        record = read_job(opened, job)
+        if record and record.state == "succeeded":
+            # An earlier pod died between recording that and its end.
+            print(f"job {job} has succeeded already")
+            return
+        attempt = begin_attempt(opened, job, parsed.kind, ClusterIdentity(where, cluster))
+        print(f"job {job}, attempt {attempt.number}", flush=True)
+        with ray_session():
+            wait_for_cpus(cpus)
+            model = _run(opened, job, parsed, first=attempt.number == 1)
+    except Interrupted:
+        raise
+    except Exception as error:
+        text = str(error) if isinstance(error, GraftError) else f"{type(error).__name__}: {error}"
+        if attempt and isinstance(error, StoreError):
+            # It worked before; the reason, and the log, have to get there.
+            wait_for_store(opened)
+        again = _may_succeed_elsewhere(error)
+        if attempt:
+            with suppress(GraftError):
+                attempt.fail(text.partition("\n")[0], final=not again)
+        if not again:
+            print(f"graft: {text}", flush=True)
+            stop_this_job()
+        raise
+    attempt.succeed(model)
+
+
+def _may_succeed_elsewhere(error: Exception) -> bool:
+    """Whether another cluster may succeed: it has what this one lacks, or reaches the store."""
+    from graft.errors import GaveUp, InputError, ResourceError, RunFailed, StoreError
+
+    if isinstance(error, (StoreError, ResourceError, GaveUp)):
+        return True
+    return not isinstance(error, (InputError, RunFailed))
+
+
+def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
+    """Run what a job's spec says, under the job's name; return the model that it registers.
+
+    `first`: this is the job's first attempt, so nothing of that name can be its own yet.
+
+    Raises:
+        InputError: a run or a sweep of that name exists, and this job did not make it.
+    """
+    from graft.errors import InputError
+    from graft.spec import Demo, Evaluation, Finetune, TransferReport
+
+    if isinstance(spec, Demo):
+        return _demo(store)
+    if isinstance(spec, Evaluation):
+        _evaluation(store, spec)
+        return None
+    if isinstance(spec, TransferReport):
+        _transfer(store, job, spec)
+        return None
+    what, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
+    if first and store.exists(f"{place}/{job}/spec.yaml"):
+        raise InputError(f"there is a {what} '{job}' that this job did not make; choose another id")
+    return _finetune(store, job, spec) if isinstance(spec, Finetune) else _sweep(store, job, spec)
+
+
+def _demo(store: "Store") -> str:
+    from graft.cli.commands.demo import run_demo_and_show
+
+    return run_demo_and_show(store, json=False).served
+
+
+def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
+    from graft.cli.commands.train import finish_run
+    from graft.training.prepare import resolve
+    from graft.training.runs import create_run
+
+    if not store.exists(f"runs/{run}/spec.yaml"):
+        create_run(store, resolve(store, spec), run)
+    return finish_run(store, run, json=False).model
+
+
+def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
+    from graft.cli.commands.sweep import finish_sweep
+    from graft.sweep.prepare import prepare_sweep
+    from graft.sweep.results import create_sweep
+    from graft.sweep.sweep_plan import TWO_CORES
+
+    if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
+        create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
+    return finish_sweep(store, sweep_id, json=False).model
+
+
+def _transfer(store: "Store", report: str, spec: "TransferReport") -> None:
+    from graft.cli.commands.reports import finish_transfer
+    from graft.report.transfer.run import create_transfer
+
+    if not store.exists(f"reports/{report}/spec.yaml"):
+        create_transfer(store, spec, report)
+    finish_transfer(store, report, out=None, json=False)
+    _note_page(report)
+
+
+def _evaluation(store: "Store", spec: "Evaluation") -> None:
+    from graft.cli.dataset_refs import evaluation_images
+    from graft.cli.show.report import show_report
+    from graft.registry import get_model
+    from graft.report.evaluation.ray_task import evaluate_on_ray
+
+    version = get_model(store, spec.model)
+    dataset = f"{spec.dataset.name}@{spec.dataset.version}" if spec.dataset else None
+    images, split = evaluation_images(store, version, dataset, spec.split)
+    report = evaluate_on_ray(store, version, images.manifest, split, spec.scaling)
+    show_report(store, report, out=None, json=False)
+    _note_page(report.report)
+
+
+def _note_page(report: str) -> None:
+    from graft.cli.show.output import note
+
+    note(f"the page: graft reports show {report} --out FOLDER")

@@ -1,0 +1,162 @@
+"""`graft runs ls|show|resume`: the training runs in the store."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graft.cli.commands.train import finish_run
+from graft.cli.help import Group
+from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from graft.store import Store
+    from graft.training.runs import Result
+
+app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and resume training runs.")
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
+
+
+@app.command()
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+    """List runs with their state and result.
+
+    Example: graft runs ls
+    """
+    from graft.cli.show.output import emit
+    from graft.store import Store
+    from graft.training.runs import list_runs, read_pointer, read_result, read_spec
+
+    opened = Store.open(store)
+    rows: list[dict[str, Any]] = []
+    for run in list_runs(opened):
+        spec, result = read_spec(opened, run), read_result(opened, run)
+        pointer = read_pointer(opened, run)
+        rows.append(
+            {
+                "run": run,
+                "state": "finished" if result else "unfinished",
+                "attempt": pointer.attempt if pointer else 0,
+                "backbone": spec.backbone.arch,
+                "dataset": f"{spec.dataset.name}@{spec.dataset.version}",
+                "accuracy": result.metrics["val"]["accuracy"] if result else None,
+                "model": result.model if result else None,
+            }
+        )
+
+    def table() -> "Table":
+        from graft.cli.show.tables import id_table
+
+        table = id_table("run", "state", "backbone", "accuracy", "model")
+        for row in rows:
+            accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
+            table.add_row(row["run"], row["state"], row["backbone"], accuracy, row["model"] or "")
+        return table
+
+    emit({"runs": rows}, json, table)
+
+
+@app.command()
+def show(
+    run: RunId,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            dir_okay=False,
+            help="Also write the confusion matrix, as a picture, to this file.",
+        ),
+    ] = None,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a run's recorded spec, its attempts and its result.
+
+    Example: graft runs show ants-bees-20260101-120000-1a2b --confusion map.png
+    """
+    from graft.cli.show.output import emit
+    from graft.cli.show.tables import recorded_page, unfinished
+    from graft.cli.show.training import result_page
+    from graft.store import Store
+    from graft.training.runs import read_pointer, read_result, read_spec
+
+    opened = Store.open(store)
+    spec, result = read_spec(opened, run), read_result(opened, run)
+    pointer = read_pointer(opened, run)
+    attempt = pointer.attempt if pointer else 0
+    if confusion:
+        _write_confusion(opened, run, result, confusion)
+    document = {
+        "run": run,
+        "state": "finished" if result else "unfinished",
+        "attempt": attempt,
+        "spec": spec.model_dump(mode="json", by_alias=True),
+        "result": result.model_dump(mode="json") if result else None,
+    }
+
+    def outcome() -> "RenderableType":
+        if result:
+            return result_page(result, spec)
+        return unfinished(f"attempt {attempt}", f"graft runs resume {run}")
+
+    emit(document, json, lambda: recorded_page(spec, outcome()))
+
+
+@app.command()
+def resume(
+    run: RunId,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            help="The run's last attempt has ended; needed where the storage cannot fence it off."
+        ),
+    ] = False,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run from its last checkpoint.
+
+    An unbroken run gives the same weights.
+
+    Example: graft runs resume ants-bees-20260101-120000-1a2b
+    """
+    from graft.errors import InputError
+    from graft.store import Store
+    from graft.store.probe import fences
+    from graft.training.runs import read_pointer, read_result, read_spec
+
+    opened = Store.open(store)
+    read_spec(opened, run)
+    pointer = None if read_result(opened, run) else read_pointer(opened, run)
+    if pointer and not (take_over or opened.is_directory or fences(opened)):
+        raise InputError(
+            f"{run}: conditional writes at {opened.uri} are not exclusive, so attempt "
+            f"{pointer.attempt}, if it still runs, and a new one could both commit; make sure "
+            "that it has ended, then add --take-over"
+        )
+    finish_run(opened, run, json)
+
+
+def _write_confusion(store: "Store", run: str, result: "Result | None", file: Path) -> None:
+    """Write a finished run's confusion matrix to a file, which is whole or not there."""
+    from graft.cli.show.output import note, write_file
+    from graft.errors import InputError
+
+    if result is None:
+        raise InputError(
+            f"{run} is unfinished and has no confusion matrix yet; "
+            f"go on with it: graft runs resume {run}"
+        )
+    if result.confusion_png is None:
+        raise InputError(
+            f"{run} has no picture of its confusion matrix: it was finished before Graft drew "
+            "them; its counts are in --json"
+        )
+    write_file(file, store.get(f"runs/{run}", result.confusion_png))
+    note(f"wrote {file}")

@@ -1,0 +1,30 @@
+"""`graft ship-logs`: what runs beside Ray in each pod of a submitted job."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
+
+
+def ship_logs(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    folder: Annotated[Path, typer.Argument(help="Ray's log folder.")],
+    store: StoreUri = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Ship a pod's logs to the store as they come, until SIGTERM."""
+    import signal
+    import threading
+
+    from graft.cli.show.output import note
+    from graft.cluster.log_shipping import Shipper, ship_until
+    from graft.store import Store
+
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    shipper = Shipper(Store.open(store), job, folder, os.uname().nodename)
+    ship_until(shipper, ended, note)

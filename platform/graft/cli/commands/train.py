@@ -1,0 +1,63 @@
+"""`graft train SPEC`: run a fine-tuning job."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
+
+if TYPE_CHECKING:
+    from graft.store import Store
+    from graft.training.runs import Result
+
+
+def train(
+    spec: Annotated[str, typer.Argument(help="Job spec (YAML), kind: finetune.")],
+    set_: Settings = None,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a backbone on a dataset and register the result.
+
+    On Ray Train, with as many workers as the spec says. A run that is stopped goes on with
+    `graft runs resume`.
+
+    Example: graft train jobs/finetune.yaml --set train.epochs=3
+    """
+    from graft.spec import load_job
+    from graft.store import Store
+
+    job = load_job(spec, set_ or [])
+    opened = Store.open(store)
+
+    from graft.cluster.local_ray import ray_session
+    from graft.training.prepare import resolve
+    from graft.training.runs import create_run
+
+    recorded = resolve(opened, job)
+    with ray_session():
+        from graft.training.ray_train import require_resources
+
+        require_resources(recorded.scaling)
+        finish_run(opened, create_run(opened, recorded), json)
+
+
+def finish_run(store: "Store", run: str, json: bool) -> "Result":
+    """Run, or go on with, a recorded run; show its progress and then its result; return it."""
+    from graft.cli.show.output import emit, note
+    from graft.cli.show.training import result_page, training_progress
+    from graft.cluster.local_ray import ray_session
+    from graft.training.runs import read_result, read_spec
+
+    spec, result = read_spec(store, run), read_result(store, run)
+    if result:
+        note(f"{run} has finished already; nothing was trained")
+    else:
+        with ray_session(), training_progress(run, spec) as show:
+            from graft.training.ray_train import run_finetune
+
+            result = run_finetune(store, run, show)
+    finished = result
+    emit(finished.model_dump(mode="json"), json, lambda: result_page(finished, spec))
+    return finished

@@ -1,0 +1,98 @@
+"""Drawing a dataset: its import's progress, and a version of it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from graft.cli.show.output import console
+from graft.units import size
+
+if TYPE_CHECKING:
+    from graft.data.manifest import Manifest
+
+CLASSES_SHOWN = 50
+FILES_SHOWN = 10
+
+
+@contextmanager
+def import_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows a bar for each step: its name, how much is done, of how much."""
+    start = time.perf_counter()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total, rate="")
+            per_second = f"{done / (time.perf_counter() - start):,.0f} images/s"
+            bars.update(tasks[step], completed=done, rate=per_second if step == "reading" else "")
+
+        yield show
+
+
+def description(manifest: "Manifest") -> Group:
+    """Return what a person wants to know of a dataset version."""
+    made = manifest.settings.made
+    splits = (
+        f"val {made.val_fraction:g}, test {made.test_fraction:g} of train, seed {made.seed}"
+        if made
+        else "as in the source"
+    )
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("dataset", manifest.ref),
+        ("source", manifest.source),
+        ("created", manifest.created[:19].replace("T", " ") + " UTC"),
+        ("images", f"{manifest.images:,} in {len(manifest.classes)} classes"),
+        ("stored", f"{size(manifest.bytes)}, sides up to {manifest.settings.max_side}"),
+        ("splits", splits),
+        *(
+            (side, f"{spread.min} to {spread.max} pixels, median {spread.median}")
+            for side, spread in (("width", manifest.width), ("height", manifest.height))
+        ),
+    ):
+        facts.add_row(name, Text(value))
+
+    table = Table("class", *manifest.counts)
+    for label in manifest.classes[:CLASSES_SHOWN]:
+        table.add_row(Text(label), *(str(counts[label]) for counts in manifest.counts.values()))
+    if len(manifest.classes) > CLASSES_SHOWN:
+        table.add_row(f"and {len(manifest.classes) - CLASSES_SHOWN} more")
+    table.add_section()
+    table.add_row("all", *(str(sum(counts.values())) for counts in manifest.counts.values()))
+
+    return Group(
+        facts,
+        table,
+        *_first("left out", [f"{file.path}: {file.reason}" for file in manifest.skipped]),
+        *_first(
+            "in several splits (leakage)",
+            [f"{', '.join(leak.paths)}: {', '.join(leak.splits)}" for leak in manifest.leakage],
+        ),
+        *_first(
+            "the same image under different labels",
+            [", ".join(conflict.paths) for conflict in manifest.conflicts],
+        ),
+    )
+
+
+def _first(what: str, lines: list[str]) -> list[Text]:
+    """Name the first of what import found, and how many there are; nothing, if none."""
+    if not lines:
+        return []
+    shown = [f"{what}: {len(lines)}", *(f"  {line}" for line in lines[:FILES_SHOWN])]
+    if len(lines) > FILES_SHOWN:
+        shown.append(f"  and {len(lines) - FILES_SHOWN} more; --json lists all")
+    return [Text("\n".join(shown))]

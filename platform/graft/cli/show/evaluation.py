@@ -1,0 +1,72 @@
+"""Drawing what an evaluation and a comparison of models found."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Column, Table
+
+from graft.cli.show.tables import facts, rows_left_out
+
+if TYPE_CHECKING:
+    from graft.report.evaluation.comparison import Comparison
+    from graft.report.evaluation.scores import Scores
+
+SHOWN = 12
+"""Classes and images in a table; --json has all."""
+
+
+def scores_page(scores: "Scores") -> Group:
+    """Return an evaluation's figures for people to read."""
+    interval = scores.accuracy_interval
+    rows = {
+        "images": f"{scores.images:,}",
+        "accuracy": f"{scores.accuracy:.4f} (95 %: {interval.low:.4f} to {interval.high:.4f})",
+    }
+    if scores.top5_accuracy is not None:
+        rows["top-5 accuracy"] = f"{scores.top5_accuracy:.4f}"
+    rows["macro-F1"] = f"{scores.macro_f1:.4f}"
+    rows["loss"] = f"{scores.loss:.4f}"
+    rows["calibration error"] = f"{scores.ece:.4f}"
+    caption = rows_left_out(len(scores.classes), SHOWN, "classes")
+    classes = Table("class", "images", "recall", "precision", "F1", caption=caption)
+    for label in scores.classes[:SHOWN]:
+        metrics = (label.recall, label.precision, label.f1)
+        cells = ["–" if metric is None else f"{metric:.4f}" for metric in metrics]
+        classes.add_row(escape(label.name), f"{label.images:,}", *cells)
+    return Group(facts(f"{scores.model} on {scores.dataset}, {scores.split}", rows), classes)
+
+
+def comparison_page(comparison: "Comparison") -> Group:
+    """Return a comparison for people to read."""
+    first, second = comparison.first, comparison.second
+    verdict = {
+        "better": f"{second} is better",
+        "worse": f"{second} is worse",
+        "not shown": "not shown: neither is better than chance would have it",
+    }[comparison.outcome]
+    interval, right = comparison.difference_interval, comparison.both_right
+    table = facts(
+        f"{comparison.images:,} images of {comparison.dataset}, {comparison.split}",
+        {
+            first: f"accuracy {comparison.accuracies[0]:.4f}, "
+            f"alone right on {comparison.only_first:,}",
+            second: f"accuracy {comparison.accuracies[1]:.4f}, "
+            f"alone right on {comparison.only_second:,}",
+            "both": f"right on {right:,}, wrong on {comparison.both_wrong:,}",
+            "difference": f"{comparison.difference:+.4f} "
+            f"(95 %: {interval.low:+.4f} to {interval.high:+.4f})",
+            "McNemar's p": f"{comparison.p_value:.3g}",
+            "verdict": verdict,
+        },
+    )
+    if not comparison.changed:
+        return Group(table)
+    changed = Table(
+        Column("changed sides", overflow="fold"),
+        *("label", first, second),
+        caption=rows_left_out(len(comparison.changed), SHOWN, "images"),
+    )
+    for image in comparison.changed[:SHOWN]:
+        changed.add_row(*map(escape, (image.path, image.label, image.first, image.second)))
+    return Group(table, changed)

@@ -1,0 +1,66 @@
+"""How a command prints: its result on stdout, everything else on stderr."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+console = Console(stderr=True)
+"""For progress, logs and notes."""
+
+
+def emit(document: Mapping[str, Any], json: bool, render: Callable[[], RenderableType]) -> None:
+    """Print a command's result: `document` as JSON, or what `render` makes for people to read."""
+    if json:
+        print(dumps(document, indent=2))
+    else:
+        Console().print(render())
+
+
+def note(text: str) -> None:
+    """Tell the user something that is neither result nor error; the terminal breaks its lines."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file that the user asked for, which is whole or not there."""
+    from graft.store.directory import Directory
+
+    Directory(path.parent.absolute()).write(path.name, data)
+
+
+def progress_bar(numbers: str = "{task.fields[numbers]}") -> "Progress":
+    """Return a bar that vanishes at its end: a description, the bar, `numbers`, the time left."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn(numbers),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+@contextmanager
+def counting(description: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows a bar, given how many units are done and of how many."""
+    bar = progress_bar(f"{{task.completed}}/{{task.total}} {unit}")
+    task = bar.add_task(description, total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()

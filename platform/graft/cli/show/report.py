@@ -1,0 +1,34 @@
+"""Showing reports of all kinds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+
+from graft.cli.show.output import emit, note
+
+if TYPE_CHECKING:
+    from graft.report.publishing import Report
+    from graft.store import Store
+
+
+def show_report(store: "Store", report: "Report", out: Path | None, json: bool) -> None:
+    """Print a report's figures; where `out` is a folder, write its page and pictures there."""
+    from graft.report.publishing import PAGE, write_out
+
+    if out:
+        write_out(store, report, out)
+        note(f"the page: {out / PAGE}")
+    emit(report.document(), json, lambda: _figures(report))
+
+
+def _figures(report: "Report") -> Group:
+    if report.kind == "evaluation":
+        from graft.cli.show.evaluation import scores_page
+        from graft.report.evaluation.scores import Scores
+
+        return scores_page(Scores.model_validate(report.found))
+    from graft.cli.show.transfer import answers_page
+    from graft.report.transfer.answers import Answers
+
+    return answers_page(Answers.model_validate(report.found))

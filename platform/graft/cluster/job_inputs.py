@@ -1,0 +1,127 @@
+"""What is done with a spec before it is sent: files are put into the store, names looked up."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from graft.errors import InputError, NotFoundError, StoreError
+from graft.registry import get_model
+from graft.spec import (
+    Demo,
+    Evaluation,
+    Finetune,
+    Job,
+    ListSearch,
+    Sweep,
+    TransferReport,
+    parse_job,
+)
+from graft.store import Store, payload_name, sha256_file
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def local_weights(spec: Job) -> list[Path]:
+    """Return the weights files of this machine that a spec names.
+
+    Raises:
+        InputError: one of them does not exist.
+    """
+    files: list[Path] = []
+
+    def collect(path: Path) -> str:
+        files.append(path)
+        return str(path)
+
+    _replace_files(spec, collect)
+    return list(dict.fromkeys(files))
+
+
+def stored_weights(store: Store, spec: Job, send: bool = True) -> Job:
+    """Return the spec with the URIs in the store of the weights files that it names.
+
+    `send`: put the files there, too.
+    """
+
+    def stored(path: Path) -> str:
+        digest = sha256_file(path)
+        folder = f"weights/{digest}"
+        if send:
+            store.put(folder, path.name, path)
+        return f"{store.uri}/{folder}/{payload_name(path.name, digest)}"
+
+    return _replace_files(spec, stored)
+
+
+def check_names(store: Store, spec: Job) -> None:
+    """Find out whether the store has the dataset version and the model that a spec names.
+
+    Raises:
+        NotFoundError: it has not.
+        StoreError: the store cannot be used from here.
+    """
+    from graft.data.manifest import open_dataset
+
+    if isinstance(spec, Demo):
+        return  # it makes a dataset itself
+    if isinstance(spec, Evaluation):
+        get_model(store, spec.model)
+    dataset = (spec.base if isinstance(spec, (Sweep, TransferReport)) else spec).dataset
+    if dataset:
+        open_dataset(store, dataset.name, dataset.version)
+
+
+def store_problem(store: Store) -> StoreError | None:
+    """Return why a store cannot be used from here, None where it can."""
+    try:
+        store.children("datasets/")
+    except NotFoundError:
+        return None
+    except StoreError as error:
+        return error
+    return None
+
+
+def _replace_files(spec: Job, replacement: Callable[[Path], str]) -> Job:
+    """Return the spec with `replacement` in the place of each weights file of this machine."""
+    if isinstance(spec, (Demo, Evaluation)):
+        return spec
+    document = spec.model_dump(mode="json", by_alias=True)
+    backbones: list[dict[str, Any]] = []
+    if isinstance(spec, Finetune):
+        backbones.append(document["backbone"])
+    elif isinstance(spec, TransferReport):
+        backbones += [document["base"]["backbone"], *document["other_backbones"]]
+    else:
+        backbones.append(document["base"]["backbone"])
+        space = document["space"]
+        choices = space.get("backbone", {}).get("choice", ())
+        backbones += [
+            choice for choice in choices if isinstance(choice, dict) and "weights" in choice
+        ]
+        if values := space.get("backbone.weights", {}).get("choice"):
+            values[:] = [_replace_file(value, replacement) for value in values]
+        if isinstance(spec.search, ListSearch):
+            for trial in document["search"]["trials"]:
+                backbones += [trial["backbone"]] if "weights" in trial.get("backbone", ()) else []
+                if "backbone.weights" in trial:
+                    trial["backbone.weights"] = _replace_file(
+                        trial["backbone.weights"], replacement
+                    )
+    for backbone in backbones:
+        backbone["weights"] = _replace_file(backbone["weights"], replacement)
+    return parse_job(document, "the spec", None)
+
+
+def _replace_file(weights: str, replacement: Callable[[Path], str]) -> str:
+    path = Path(weights).expanduser()
+    if "://" in weights:
+        return weights
+    if path.is_file():
+        return replacement(path)
+    if "/" in weights or path.suffix in WEIGHTS_SUFFIXES:
+        raise InputError(
+            f"backbone.weights: no file {weights} on this machine; expected `imagenet`, `none`, "
+            "a torchvision enum, a path, an s3:// URI or model://NAME@VERSION"
+        )
+    return weights

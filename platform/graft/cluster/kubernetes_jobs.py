@@ -1,0 +1,227 @@
+"""Jobs in a namespace of Kubernetes, each of which is a RayJob there."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from graft.cluster.job_id import JOB_ID
+from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.kubernetes_api import Kube, KubeConflict, KubeObject, UnknownField
+from graft.cluster.preflight import misfits, over_quota, pod_requests, without_limits
+from graft.cluster.profile import Profile
+from graft.cluster.rayjob_manifest import (
+    GROUP,
+    JOB_LABEL,
+    PLURAL,
+    VERSION,
+    Submission,
+    rayjob,
+    sent_spec,
+)
+from graft.cluster.status import ClusterStatus, rayjob_status
+from graft.errors import InputError, NotFoundError
+from graft.spec import parse_yaml
+from graft.spec.explain import explain
+
+PROFILE_LABEL = "graft.dev/profile"
+PROFILE_KEY = "profile.yaml"
+RAYJOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{{ns}}/{PLURAL}"
+CORE = "/api/v1/namespaces/{ns}"
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, str]:
+    """Return the profile that the chart put into a namespace, and its ConfigMap's UID.
+
+    Args:
+        kube: the namespace.
+        name: of the profile; None where the namespace has one only.
+
+    Raises:
+        InputError: there is no such namespace, no profile in it, or several and no `name`.
+    """
+    maps = kube.items(f"{CORE}/configmaps", labelSelector=f"{PROFILE_LABEL}=true")
+    profiles = {profile["metadata"]["name"]: profile for profile in maps}
+    if not profiles:
+        _require_namespace(kube)
+        raise InputError(
+            f"no Graft in namespace {kube.namespace}: no ConfigMap with the label "
+            f"{PROFILE_LABEL}; install it (helm install graft helm/graft --namespace "
+            f"{kube.namespace} --set store.uri=s3://...), or name another --namespace"
+        )
+    if name is None and len(profiles) > 1:
+        raise InputError(
+            f"namespace {kube.namespace} has several profiles; "
+            f"choose one with --profile: {', '.join(sorted(profiles))}"
+        )
+    if name is not None and name not in profiles:
+        raise InputError(
+            f"no profile '{name}' in namespace {kube.namespace}; "
+            f"it has: {', '.join(sorted(profiles))}"
+        )
+    name = name or next(iter(profiles))
+    title = f"profile {name} of namespace {kube.namespace}"
+    try:
+        text, uid = profiles[name]["data"][PROFILE_KEY], profiles[name]["metadata"]["uid"]
+        return Profile.model_validate(parse_yaml(text, title)), uid
+    except ValidationError as error:
+        problems = "; ".join(explain(title, Profile, error))
+        raise InputError(f"made for another release of Graft: {problems}") from error
+
+
+def _require_namespace(kube: Kube) -> None:
+    try:
+        kube.get(CORE)
+    except NotFoundError as error:
+        raise InputError(
+            f"no namespace '{kube.namespace}' at {kube.server}; name another --namespace"
+        ) from error
+    except InputError:
+        return  # this user may not look at namespaces
+
+
+class KubeJobs:
+    """The jobs of one namespace."""
+
+    ships_logs = True
+
+    def __init__(self, kube: Kube, profile: Profile, uid: str):
+        """Use a namespace; `uid` is that of its profile's ConfigMap."""
+        self._kube, self._profile = kube, profile
+        place = f"namespace {kube.namespace} at {kube.server}"
+        self.identity = ClusterIdentity(place, uid)
+
+    def check(self, submission: Submission) -> list[str]:
+        """See `ClusterJobs`."""
+        manifest = self._manifest(submission)
+        self._require_kuberay()
+        problems, notes = self._secret_problems()
+        pods = pod_requests(manifest)
+        quotas = self._kube.items(f"{CORE}/resourcequotas")
+        problems += without_limits(pods, quotas, self._kube.items(f"{CORE}/limitranges"))
+        if not self._profile.resource_class(submission.resource_class)[1].autoscaled:
+            try:
+                problems += misfits(pods, self._kube.items("/api/v1/nodes"))
+            except InputError as error:
+                notes.append(f"whether a node could hold its pods is not checked: {error}")
+        if problems:
+            raise InputError(
+                f"this job could never run in {self.identity.place}: {'; '.join(problems)}"
+            )
+        # Where there is a queue, Kueue lets a job wait for its quota.
+        if not self._profile.queue and (problems := over_quota(pods, quotas)):
+            raise InputError(
+                f"this job does not fit {self.identity.place} now, nothing was sent: "
+                f"{'; '.join(problems)}"
+            )
+        return notes
+
+    def show(self, submission: Submission, as_json: bool) -> str:
+        """See `ClusterJobs`."""
+        manifest = self._manifest(submission)
+        if as_json:
+            return json.dumps(manifest, indent=2) + "\n"
+        yaml, text = YAML(), StringIO()
+        yaml.dump(manifest, text)
+        return text.getvalue()
+
+    def submit(self, submission: Submission) -> None:
+        """See `ClusterJobs`."""
+        manifest = self._manifest(submission)
+        try:
+            stored = self._kube.create(RAYJOBS, manifest)
+        except KubeConflict:
+            stored = self._kube.get(f"{RAYJOBS}/{submission.job}")
+        except UnknownField as error:
+            raise InputError(
+                f"this cluster's KubeRay is older than 1.6, or its CRDs are: {error}"
+            ) from error
+        if not _is_graft_job(stored) or sent_spec(stored) != sent_spec(manifest):
+            raise InputError(
+                f"there is a job '{submission.job}' with another spec in "
+                f"{self.identity.place}; choose another --id"
+            )
+
+    def find(self, job: str) -> ClusterStatus | None:
+        """See `ClusterJobs`."""
+        if not JOB_ID.fullmatch(job):
+            return None
+        try:
+            stored = self._kube.get(f"{RAYJOBS}/{job}")
+        except NotFoundError:
+            return None
+        return self._status(stored) if _is_graft_job(stored) else None
+
+    def all(self) -> list[ClusterStatus]:
+        """See `ClusterJobs`."""
+        self._require_kuberay()
+        rayjobs = self._kube.items(RAYJOBS, labelSelector=JOB_LABEL)
+        return [self._status(stored) for stored in rayjobs]
+
+    def cancel(self, job: str) -> None:
+        """See `ClusterJobs`."""
+        if self.find(job):
+            self._kube.delete(f"{RAYJOBS}/{job}")
+
+    def output(self, job: str) -> str:
+        """See `ClusterJobs`."""
+        pods = self._kube.items(f"{CORE}/pods", labelSelector=f"job-name={job}")
+        if not pods:
+            return ""
+        newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        if newest["status"]["phase"] == "Pending":
+            return ""
+        return self._kube.text(f"{CORE}/pods/{newest['metadata']['name']}/log")
+
+    def _manifest(self, submission: Submission) -> KubeObject:
+        manifest = rayjob(replace(submission, cluster=self.identity), self._profile)
+        return manifest | {"metadata": manifest["metadata"] | {"namespace": self._kube.namespace}}
+
+    def _status(self, stored: KubeObject) -> ClusterStatus:
+        """Return how a RayJob stands; its pods, which cost a request, only say why it waits."""
+        status = rayjob_status(stored, [])
+        if status.state != "starting":
+            return status
+        pods = self._kube.items(f"{CORE}/pods", labelSelector=f"{JOB_LABEL}={status.job}")
+        return rayjob_status(stored, pods)
+
+    def _require_kuberay(self) -> None:
+        """Find out whether the cluster has RayJobs of the version that is sent."""
+        try:
+            resources = self._kube.get(f"/apis/{GROUP}/{VERSION}")["resources"]
+        except NotFoundError as error:
+            try:
+                versions = self._kube.get(f"/apis/{GROUP}")["versions"]
+            except NotFoundError:
+                raise InputError(
+                    "KubeRay is not installed in this cluster: it knows no RayJob; "
+                    "its administrator has to install the KubeRay operator, 1.6 or newer"
+                ) from error
+            listed = ", ".join(version["version"] for version in versions)
+            raise InputError(
+                f"this cluster's KubeRay is too old: it has {GROUP}/{listed}, "
+                f"Graft needs {GROUP}/{VERSION} of KubeRay 1.6 or newer"
+            ) from error
+        if not any(resource["name"] == PLURAL for resource in resources):
+            raise InputError(f"this cluster's KubeRay has no {PLURAL}.{GROUP}; install its CRDs")
+
+    def _secret_problems(self) -> tuple[list[str], list[str]]:
+        """Return what the Secret with the store's credentials lacks, and what was not checked."""
+        name = self._profile.store_secret
+        if not name:
+            return [], []
+        try:
+            secret = self._kube.get(f"{CORE}/secrets/{name}")
+        except NotFoundError:
+            return [f"there is no Secret '{name}' with the store's credentials"], []
+        except InputError as error:
+            return [], [f"the store's Secret is not checked: {error}"]
+        lacking = [key for key in CREDENTIALS if key not in (secret.get("data") or {})]
+        return [f"Secret '{name}' has no {key}" for key in lacking], []
+
+
+def _is_graft_job(rayjob: KubeObject) -> bool:
+    return JOB_LABEL in rayjob["metadata"].get("labels", {})

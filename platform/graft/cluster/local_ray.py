@@ -1,0 +1,118 @@
+"""The Ray that a command runs on: the cluster that ``RAY_ADDRESS`` names, else one of its own."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+from graft.cluster.job_inputs import store_problem
+from graft.errors import ResourceError
+from graft.store import Store
+
+DEFAULTS = {
+    "RAY_AUTH_MODE": "disabled",  # unset, a local Ray turns token authentication on
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # unset, Ray warns that it will become 0
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would let whatever else runs starve the training
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+"""Environment variables for Ray, which the user's own settings override."""
+CONNECT_TIMEOUT_S = 5
+JOIN_S = 120
+"""Seconds in which workers have to join a new head node."""
+STOP_S = 30
+"""Seconds in which Ray kills the driver of a job that was stopped."""
+STORE_S = 180
+"""Seconds in which a store that failed has to work again."""
+STORE_EVERY_S = 5
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Connect to a running Ray, or start a Ray that ends with the block.
+
+    Where this process already uses a Ray, that is used, and goes on after the block. From here on
+    SIGTERM, which Kubernetes sends, acts like Ctrl-C.
+
+    Raises:
+        ResourceError: nothing answers at ``RAY_ADDRESS``.
+    """
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    silence = ResourceError(
+        f"no Ray answers at RAY_ADDRESS={address}; start one, or unset RAY_ADDRESS "
+        "to run on this machine alone"
+    )
+    if address not in (None, "", "auto", "local") and not _listens(address):
+        raise silence
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise silence from error
+    with contextlib.suppress(ValueError):  # only the main thread may
+        # Ray's own handler would abort, and leave its processes behind.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def wait_for_cpus(cpus: int) -> None:
+    """Wait until the connected Ray has this many CPUs, for two minutes at most.
+
+    When a head node has died, the new one runs before its workers have joined it.
+    """
+    import ray
+
+    deadline = time.monotonic() + JOIN_S
+    while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def wait_for_store(store: Store) -> None:
+    """Wait until a store that failed can be used again, for three minutes at most.
+
+    Soon after a driver has ended its pod is gone, and with it the process that ships its log.
+    """
+    deadline = time.monotonic() + STORE_S
+    while store_problem(store) and time.monotonic() < deadline:
+        time.sleep(STORE_EVERY_S)
+
+
+def stop_this_job() -> None:
+    """If this process is the driver of a Ray job, end that job as stopped, not as failed.
+
+    KubeRay makes another cluster for a job that failed, even where it would fail again.
+    """
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if submission := config.get("metadata", {}).get("job_submission_id"):
+        from ray.job_submission import JobSubmissionClient
+
+        JobSubmissionClient(os.environ["RAY_ADDRESS"]).stop_job(submission)
+        time.sleep(STOP_S)  # until it is killed
+
+
+def _listens(address: str) -> bool:
+    """Whether anything listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    with contextlib.suppress(OSError, ValueError):
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        return True
+    return False

@@ -1,0 +1,104 @@
+"""Following a job until it ends: each change of its status, and its log as it grows."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from graft.cluster.backend import ClusterJobs
+from graft.cluster.job_records import read_log
+from graft.cluster.jobs import Jobs
+from graft.cluster.log_shipping import DRIVER_SOURCE
+from graft.cluster.status import JobStatus
+from graft.errors import ClusterLost, StoreError
+
+EVERY_S = 2.0
+"""Seconds between two looks at a job."""
+LOST_S = 60.0
+"""Seconds in which a cluster that does not answer has to come back."""
+
+
+class LogChunk(NamedTuple):
+    """A piece of a job's log."""
+
+    source: str
+    """Name of the log: of a driver, or of a worker."""
+    data: bytes
+    """May begin or end within a character."""
+
+
+class Log:
+    """A job's log since the last look at it: from the store, or else from the cluster."""
+
+    def __init__(self, jobs: Jobs, job: str, source: str | None = None):
+        """Look at the log of one source; None: those of the drivers of all attempts."""
+        self._jobs, self._job, self._source = jobs, job, source
+        self._read: dict[str, int] = {}
+        """Bytes that were yielded, by source."""
+
+    def new(self, last: bool = False) -> Iterator[LogChunk]:
+        """Yield what is new; `last`: nobody will look again."""
+        sources = self._jobs.sources(self._job)
+        if self._source is None:
+            sources = [source for source in sources if source.startswith(DRIVER_SOURCE)]
+            cluster, store = self._jobs.cluster, self._jobs.store
+            # A log that is shipped may get into the store yet: the cluster is asked at the end.
+            if cluster and (store is None or (not sources and (last or not cluster.ships_logs))):
+                yield from self._from_cluster(cluster)
+                return
+        for source in sources:
+            if self._source in (None, source) and self._jobs.store:
+                start = self._read.get(source, 0)
+                for data in read_log(self._jobs.store, self._job, source, start):
+                    self._read[source] = self._read.get(source, 0) + len(data)
+                    yield LogChunk(source, data)
+
+    def _from_cluster(self, cluster: ClusterJobs) -> Iterator[LogChunk]:
+        output = cluster.output(self._job).encode()
+        start = self._read.get(DRIVER_SOURCE, 0)
+        if len(output) < start:
+            start = 0  # another attempt's
+        self._read[DRIVER_SOURCE] = len(output)
+        if output[start:]:
+            yield LogChunk(DRIVER_SOURCE, output[start:])
+
+
+def follow(
+    jobs: Jobs, job: str, log: Log | None, every_s: float = EVERY_S
+) -> Iterator[JobStatus | LogChunk]:
+    """Yield each change of a job's status, and its log, until it has ended.
+
+    A cluster that does not answer is asked again for a minute.
+
+    Raises:
+        NotFoundError: there is no such job.
+        ClusterLost: the cluster still does not answer; the message says how to look later.
+    """
+    last: JobStatus | None = None
+    silent_since: float | None = None
+    while True:
+        try:
+            status = jobs.status(job)
+            if status != last and not status.has_ended:
+                last = status
+                yield status
+            if log:
+                yield from log.new()
+            silent_since = None
+        except (ClusterLost, StoreError) as error:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > LOST_S:
+                raise ClusterLost(
+                    f"{error}; the job may well go on: look later with graft jobs show {job}, "
+                    f"or go on here with graft jobs logs {job} -f"
+                ) from error
+            time.sleep(every_s)
+            continue
+        if status.has_ended:
+            if log:  # the end of the log is shipped after the job has recorded its end
+                time.sleep(2 * every_s)
+                with contextlib.suppress(ClusterLost, StoreError):
+                    yield from log.new(last=True)
+            yield status
+            return
+        time.sleep(every_s)

@@ -1,0 +1,320 @@
+"""From a job's spec and a namespace's profile to what Kubernetes is asked for; pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graft.cluster.job_id import check_id
+from graft.cluster.job_records import UNKNOWN_CLUSTER, ClusterIdentity
+from graft.cluster.profile import HeadNode, Pod, Profile, ResourceClass, times
+from graft.errors import SpecError
+from graft.spec import Job, Scaling, Sweep, TransferReport, dump_job
+from graft.sweep.space import count_trials
+
+RAY_VERSION = "2.60.0"
+GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
+JOB_LABEL = "graft.dev/job"
+KIND_LABEL = "graft.dev/kind"
+TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
+LOGS = f"{TMP}/ray/session_latest/logs"
+CA_FILE = "/etc/graft/ca/ca.crt"
+USER = 1000
+"""Id of the image's user and group."""
+SHIPPER = Pod(cpu="10m", memory="192Mi")
+"""What the container requests that ships a pod's logs."""
+GRACE_S = 20
+"""Seconds that a pod has for shipping the end of its logs, once it is told to stop."""
+NOT_EVICTED = {
+    "karpenter.sh/do-not-disrupt": "true",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+}
+"""Annotations of heads: a job that loses its head goes back to its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that a person wants to run."""
+
+    job: str
+    """Its id."""
+    spec: Job
+    image: str | None = None
+    """None: the profile's image."""
+    resource_class: str | None = None
+    """None: the profile's default class."""
+    cluster: ClusterIdentity = UNKNOWN_CLUSTER
+    """The cluster that it is sent to, which the job records."""
+
+
+def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
+    """Return the RayJob manifest of a job, without a namespace.
+
+    The head runs the driver and has no CPUs for Ray's tasks. Each worker of the spec's `scaling`
+    is a pod: it requests from Kubernetes what its resource class says, and offers Ray what the
+    spec says.
+
+    Raises:
+        SpecError: the id is no name for Kubernetes, or the class lacks what the spec asks for.
+        InputError: the profile does not allow the image.
+    """
+    check_id(submission.job)
+    name, pool = _workers_class(submission, profile)
+    labels = profile.labels | {JOB_LABEL: submission.job, KIND_LABEL: submission.spec.kind}
+    common = _Common(profile, profile.image_for(submission.image), labels)
+    spec: dict[str, Any] = {
+        "submissionMode": "K8sJobMode",
+        "entrypoint": "graft run-job",
+        "backoffLimit": profile.retries,
+        "preRunningDeadlineSeconds": profile.start_deadline_s,
+        "activeDeadlineSeconds": profile.run_deadline_s,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": profile.keep_finished_s,
+        "submitterPodTemplate": _template(
+            common,
+            [_bare_container("submitter", common, profile.submitter)],
+            profile.head,
+            restart="Never",
+        ),
+        "rayClusterSpec": _ray_cluster(submission, common, name, pool),
+    }
+    if profile.queue:
+        labels = labels | {"kueue.x-k8s.io/queue-name": profile.queue}
+        spec["suspend"] = True  # until Kueue admits it
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayJob",
+        "metadata": {"name": submission.job, "labels": labels},
+        "spec": spec,
+    }
+
+
+def _workers_class(submission: Submission, profile: Profile) -> tuple[str, ResourceClass]:
+    """Return the resource class of a job's workers, by name."""
+    name, pool = profile.resource_class(submission.resource_class)
+    gpus = scaling_of(submission.spec).gpus_per_worker
+    if gpus and not pool.gpu:
+        with_gpus = sorted(key for key, other in profile.classes.items() if other.gpu)
+        hint = f"; with GPUs: {', '.join(with_gpus)}" if with_gpus else ""
+        raise SpecError(
+            f"scaling.gpus_per_worker is {gpus}; resource class '{name}' has no GPUs{hint}"
+        )
+    return name, pool
+
+
+def _ray_cluster(
+    submission: Submission, common: "_Common", name: str, pool: ResourceClass
+) -> dict[str, Any]:
+    """Return the Ray cluster of a job: its head, and workers of the class `name`."""
+    pods = worker_pods(submission.spec, common.profile)
+    return {
+        "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "token"},
+        "headGroupSpec": {
+            "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104
+            "template": _head_template(submission, common, pods),
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": name,
+                "replicas": pods,
+                "minReplicas": pods,
+                "maxReplicas": pods,
+                "rayStartParams": _ray_start_params(scaling_of(submission.spec)),
+                "template": _worker_template(submission, common, pool),
+            }
+        ],
+    }
+
+
+def sent_spec(rayjob: Mapping[str, Any]) -> str | None:
+    """Return the text of the spec in a RayJob's manifest; None where `rayjob` did not make it."""
+    if "rayClusterSpec" not in rayjob["spec"]:
+        return None
+    template = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    for variable in template["spec"]["containers"][0].get("env", []):
+        if variable["name"] == "GRAFT_SPEC":
+            return str(variable["value"]).replace("$$", "$")
+    return None
+
+
+def scaling_of(spec: Job) -> Scaling:
+    """Return what a job's workers take; of a sweep and a report, what those of a trial take."""
+    return spec.base.scaling if isinstance(spec, Sweep) else spec.scaling
+
+
+def worker_pods(spec: Job, profile: Profile) -> int:
+    """Return how many worker pods a job gets; a sweep gets those of all trials that run at once."""
+    workers = scaling_of(spec).workers
+    if isinstance(spec, TransferReport):
+        return workers * profile.sweep_concurrency
+    if not isinstance(spec, Sweep):
+        return workers
+    concurrency = spec.budget.concurrency
+    if concurrency == "auto":
+        concurrency = profile.sweep_concurrency
+    return workers * min(concurrency, count_trials(spec))
+
+
+def _ray_start_params(scaling: Scaling) -> dict[str, str]:
+    """Return the CPUs and GPUs that Ray counts in a worker, whatever its pod requests."""
+    params = {"num-cpus": str(scaling.cpus_per_worker)}
+    if scaling.gpus_per_worker:
+        params["num-gpus"] = str(scaling.gpus_per_worker)
+    return params
+
+
+def _head_template(submission: Submission, common: "_Common", workers: int) -> dict[str, Any]:
+    head = common.profile.head
+    container = _container("head", common, head)
+    cpus = workers * scaling_of(submission.spec).cpus_per_worker
+    container["env"] += [
+        {"name": "GRAFT_JOB", "value": submission.job},
+        # Kubernetes would put variables in place of $(NAME).
+        {"name": "GRAFT_SPEC", "value": dump_job(submission.spec).replace("$", "$$")},
+        {"name": "GRAFT_CPUS", "value": str(cpus)},
+    ]
+    if submission.cluster.place:
+        container["env"].append({"name": "GRAFT_WHERE", "value": submission.cluster.place})
+    if submission.cluster.uid:
+        container["env"].append({"name": "GRAFT_CLUSTER", "value": submission.cluster.uid})
+    container["ports"] = [
+        {"name": "gcs", "containerPort": 6379},
+        {"name": "dashboard", "containerPort": 8265},
+        {"name": "client", "containerPort": 10001},
+    ]
+    template = _ray_template(submission, common, container, head, shared_memory=None)
+    template["metadata"]["annotations"] = dict(NOT_EVICTED)
+    return template
+
+
+def _worker_template(
+    submission: Submission, common: "_Common", pool: ResourceClass
+) -> dict[str, Any]:
+    scaling = scaling_of(submission.spec)
+    pod = Pod(cpu=times(pool.cpu, scaling.cpus_per_worker), memory=pool.memory)
+    container = _container("worker", common, pod)
+    if scaling.gpus_per_worker and pool.gpu:
+        for side in ("requests", "limits"):
+            container["resources"][side][pool.gpu] = str(scaling.gpus_per_worker)
+    return _ray_template(submission, common, container, pool, pool.shared_memory)
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all pods of a job share."""
+
+    profile: Profile
+    image: str
+    labels: dict[str, str]
+
+    @property
+    def environment(self) -> list[dict[str, Any]]:
+        """Environment variables with which a pod uses the store."""
+        variables = {"GRAFT_STORE": self.profile.store, "GRAFT_CACHE": "/cache"}
+        if self.profile.store_endpoint:
+            variables["AWS_ENDPOINT_URL"] = self.profile.store_endpoint
+        if self.profile.store_ca:
+            variables["AWS_CA_BUNDLE"] = CA_FILE
+        return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def _ray_template(
+    submission: Submission,
+    common: _Common,
+    container: dict[str, Any],
+    node: HeadNode | ResourceClass,
+    shared_memory: str | None,
+) -> dict[str, Any]:
+    """Return the template of a pod of the Ray cluster, with a container that ships its logs."""
+    container["resources"]["requests"]["ephemeral-storage"] = node.cache
+    # This many GB are a little less than the limit in GiB, beyond which a pod is evicted.
+    container["env"].append({"name": "GRAFT_CACHE_GB", "value": node.cache.removesuffix("Gi")})
+    memory = {"medium": "Memory"} | ({"sizeLimit": shared_memory} if shared_memory else {})
+    container["volumeMounts"] += [
+        {"name": "cache", "mountPath": "/cache"},
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+    ]
+    shipper = _container("logs", common, SHIPPER)
+    shipper["command"] = ["graft", "ship-logs", submission.job, LOGS]
+    template = _template(common, [container, shipper], node)
+    template["spec"]["volumes"] += [
+        {"name": "cache", "emptyDir": {"sizeLimit": node.cache}},
+        {"name": "shm", "emptyDir": memory},
+    ]
+    template["spec"]["terminationGracePeriodSeconds"] = GRACE_S
+    return template
+
+
+def _template(
+    common: _Common,
+    containers: list[dict[str, Any]],
+    node: HeadNode | ResourceClass,
+    restart: str | None = None,
+) -> dict[str, Any]:
+    """Return a pod's template, which meets Kubernetes' strictest pod security standard.
+
+    `node`: says which nodes the pod may run on.
+    """
+    profile = common.profile
+    spec: dict[str, Any] = {
+        "serviceAccountName": profile.service_account,
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": containers,
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    if profile.store_ca:
+        spec["volumes"].append({"name": "ca", "configMap": {"name": profile.store_ca}})
+    if profile.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in profile.image_pull_secrets]
+    if profile.priority_class:
+        spec["priorityClassName"] = profile.priority_class
+    if node.node_selector:
+        spec["nodeSelector"] = dict(node.node_selector)
+    if node.tolerations:
+        spec["tolerations"] = [dict(toleration) for toleration in node.tolerations]
+    if restart:
+        spec["restartPolicy"] = restart
+    return {"metadata": {"labels": dict(common.labels)}, "spec": spec}
+
+
+def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
+    """Return a container that uses the store."""
+    profile = common.profile
+    container = _bare_container(name, common, pod)
+    container["env"] += common.environment
+    if profile.store_secret:
+        container["envFrom"] = [{"secretRef": {"name": profile.store_secret}}]
+    if profile.store_ca:
+        mount = {"name": "ca", "mountPath": CA_FILE.rpartition("/")[0], "readOnly": True}
+        container["volumeMounts"].append(mount)
+    return container
+
+
+def _bare_container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
+    """Return a container that does not use the store."""
+    return {
+        "name": name,
+        "image": common.image,
+        "imagePullPolicy": common.profile.image_pull_policy,
+        "env": [
+            {"name": "HOME", "value": TMP},
+            {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        ],
+        "resources": {
+            "requests": {"cpu": pod.cpu, "memory": pod.memory},
+            "limits": {"memory": pod.memory},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
+    }

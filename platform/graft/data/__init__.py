@@ -1,0 +1,1 @@
+"""Datasets: import, versions, splits, views, the image loader."""

@@ -1,0 +1,186 @@
+"""The draft of a dataset version: its index, its hash and all that its manifest says.
+
+Pure functions of the source's files as they were read; nothing here reads or writes.
+"""
+
+import hashlib
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.data.manifest import (
+    DatasetDraft,
+    Image,
+    ImportSettings,
+    LabelConflict,
+    Leakage,
+    SkippedFile,
+    Spread,
+)
+from graft.data.shards import Place
+from graft.data.source import LAYOUT, LabelledFile
+from graft.data.splits import SPLITS, MadeSplits, make_splits
+from graft.errors import DataError
+
+SHOWN = 20
+"""How many names an error lists."""
+
+
+@dataclass(frozen=True)
+class DraftImage:
+    """A usable file of the source after it was read, without its bytes."""
+
+    file: LabelledFile
+    sha256: str
+    """Digest of the file's bytes."""
+    file_bytes: int
+    """Size of the file."""
+    width: int
+    """Width of the upright image, in pixels."""
+    height: int
+    """Likewise its height."""
+    changed: bool
+    """See `Prepared.changed`."""
+
+
+def explain_unusable(uri: str, unusable: Sequence[SkippedFile], usable: int) -> str:
+    """Return the error of an import with unusable files; `usable`: how many others there are."""
+    lines = [f"{uri}: {len(unusable)} of {len(unusable) + usable} files cannot be used"]
+    lines += [f"  {file.path}: {file.reason}" for file in unusable[:SHOWN]]
+    if len(unusable) > SHOWN:
+        more = len(unusable) - SHOWN
+        lines.append(f"  and {more} more; after --skip-bad, the manifest lists all")
+    return "\n".join([*lines, "repair or remove them, or leave them out with --skip-bad"])
+
+
+def index_images(
+    draft_images: Sequence[DraftImage],
+    places: Mapping[str, Place],
+    classes: Sequence[str],
+    made: MadeSplits | None,
+) -> list[Image]:
+    """Give each image its label and split, and sort by split, label and digest.
+
+    Args:
+        draft_images: all usable files, in any order.
+        places: where each digest's image lies in the shards.
+        classes: the classes' names in the order of their labels.
+        made: how to split the files that the source has in train; None: they stay there.
+    """
+    made_split: dict[str, str] = {}
+    if made:
+        made_split = make_splits(
+            ((i.sha256, i.file.label) for i in draft_images if i.file.split == "train"),
+            made.val_fraction,
+            made.test_fraction,
+            made.seed,
+        )
+    labels = {name: label for label, name in enumerate(classes)}
+    images = []
+    for image in draft_images:
+        split, place = image.file.split, places[image.sha256]
+        images.append(
+            Image(
+                sha256=image.sha256,
+                path=image.file.path,
+                label=labels[image.file.label],
+                split=made_split.get(image.sha256, split) if split == "train" else split,
+                shard=place.shard,
+                offset=place.offset,
+                size=place.size,
+                width=image.width,
+                height=image.height,
+            )
+        )
+    return sorted(images, key=lambda i: (SPLITS.index(i.split), i.label, i.sha256, i.path))
+
+
+def check_trainable(
+    uri: str, classes: Sequence[str], images: Sequence[Image], source_splits: set[str]
+) -> None:
+    """Refuse what cannot be trained on; `source_splits`: those that the source has."""
+    if len(classes) < 2:
+        raise DataError(
+            f"{uri}: found {f'one class, {classes[0]!r}' if classes else 'no usable image'}; "
+            f"expected at least two: {LAYOUT}"
+        )
+    for split in ("val", *sorted(source_splits)):
+        if not any(image.split == split for image in images):
+            raise DataError(
+                f"{uri}: {split} has no usable image; it needs one"
+                + ("" if source_splits else ", and so a class with two different images")
+            )
+    trained = {image.label for image in images if image.split == "train"}
+    absent = [name for label, name in enumerate(classes) if label not in trained]
+    if absent:
+        raise DataError(
+            f"{uri}: {len(absent)} of {len(classes)} classes have no image in train: "
+            f"{', '.join(absent[:SHOWN])}{', ...' if len(absent) > SHOWN else ''}; "
+            "add some, or remove the classes from the other splits"
+        )
+
+
+def draft_version(
+    name: str,
+    uri: str,
+    settings: ImportSettings,
+    classes: Sequence[str],
+    images: Sequence[Image],
+    skipped: Sequence[SkippedFile],
+) -> DatasetDraft:
+    """Return the draft of the version of dataset `name` with these images, as indexed."""
+    digest = _digest(settings, classes, images, skipped)
+    counts = Counter((image.split, image.label) for image in images)
+    copies: defaultdict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        copies[image.sha256].append(image)
+    leakage, conflicts = [], []
+    for sha256, same in copies.items():
+        paths = tuple(image.path for image in same)
+        splits = tuple(dict.fromkeys(image.split for image in same))
+        labels = tuple(dict.fromkeys(classes[image.label] for image in same))
+        if len(splits) > 1:
+            leakage.append(Leakage(sha256=sha256, paths=paths, splits=splits))
+        if len(labels) > 1:
+            conflicts.append(LabelConflict(sha256=sha256, paths=paths, labels=labels))
+    return DatasetDraft(
+        name=name,
+        version=digest[:16],
+        digest=digest,
+        classes=tuple(classes),
+        settings=settings,
+        counts={
+            split: {label: counts[split, i] for i, label in enumerate(classes)}
+            for split in SPLITS
+            if any(image.split == split for image in images)
+        },
+        images=len(images),
+        bytes=sum(same[0].size for same in copies.values()),
+        width=_spread([image.width for image in images]),
+        height=_spread([image.height for image in images]),
+        skipped=tuple(skipped),
+        leakage=tuple(leakage),
+        conflicts=tuple(conflicts),
+        source=uri,
+    )
+
+
+def _digest(
+    settings: ImportSettings,
+    classes: Sequence[str],
+    images: Sequence[Image],
+    skipped: Sequence[SkippedFile],
+) -> str:
+    """Return the hash that names a version; where the source lies has no part in it."""
+    digest = hashlib.sha256(settings.model_dump_json(exclude={"skip_bad"}).encode())
+    for image in images:
+        digest.update(json.dumps([image.sha256, classes[image.label], image.split]).encode())
+    digest.update(json.dumps(sorted(Path(file.path).name for file in skipped)).encode())
+    return digest.hexdigest()
+
+
+def _spread(lengths: Sequence[int]) -> Spread:
+    return Spread(min=min(lengths), median=statistics.median_low(lengths), max=max(lengths))

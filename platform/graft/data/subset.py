@@ -1,0 +1,95 @@
+"""Which of a dataset version's images a job learns from: a pure, stratified, seeded choice.
+
+With the same seed, a smaller `dataset.labels` chooses a part of what a larger one chooses, so
+that the larger one's gain comes from added images alone.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from graft.data.manifest import DatasetVersion, Image
+from graft.errors import InputError
+from graft.spec import Dataset
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The images that a job trains on and validates with."""
+
+    train: tuple[Image, ...]
+    val: tuple[Image, ...]
+    val_split: str
+    """The dataset's split that `val` comes from."""
+
+
+def choose_subset(dataset: DatasetVersion, spec: Dataset) -> Subset:
+    """Return what a job trains on and validates with, in the dataset's order.
+
+    Raises:
+        InputError: a class would have no image to train on, or none to hold out.
+    """
+    ref, classes = dataset.manifest.ref, dataset.manifest.classes
+    train: Sequence[Image] = dataset.images("train")
+    if spec.labels is not None:
+        train = _labelled(train, spec.labels, spec.labels_seed, classes, ref)
+    if spec.holdout is None:
+        return Subset(tuple(train), tuple(dataset.images("val")), "val")
+    held_out = _held_out(train, spec.holdout, spec.labels_seed, classes, ref)
+    return Subset(
+        train=tuple(image for image in train if image.sha256 not in held_out),
+        val=tuple(image for image in train if image.sha256 in held_out),
+        val_split="train",
+    )
+
+
+def _labelled(
+    images: Sequence[Image], labels: float, seed: int, classes: Sequence[str], ref: str
+) -> list[Image]:
+    """Return a share (a float), or a number (an int), of each class's images."""
+    chosen: set[str] = set()
+    for label, digests in _by_class(images).items():
+        is_share = isinstance(labels, float)
+        count = round(labels * len(digests)) if is_share else int(labels)
+        if count < 1:
+            raise InputError(
+                f"dataset.labels: {labels:g} leaves none of the {len(digests)} training images of "
+                f"class '{classes[label]}' of {ref}; the least share is {0.5 / len(digests):.2g}"
+            )
+        if count > len(digests):
+            raise InputError(
+                f"dataset.labels: {ref} has {len(digests)} training images of class "
+                f"'{classes[label]}', fewer than {count}"
+            )
+        chosen.update(_ranked(digests, f"labels/{seed}")[:count])
+    return [image for image in images if image.sha256 in chosen]
+
+
+def _held_out(
+    images: Sequence[Image], share: float, seed: int, classes: Sequence[str], ref: str
+) -> set[str]:
+    """Return the digests of a share of each class's images, of one image at least."""
+    chosen: set[str] = set()
+    for label, digests in _by_class(images).items():
+        if len(digests) < 2:
+            raise InputError(
+                f"dataset.holdout: class '{classes[label]}' of {ref} has one image in this "
+                "subset, which cannot both train and validate; raise dataset.labels"
+            )
+        count = min(max(round(share * len(digests)), 1), len(digests) - 1)
+        chosen.update(_ranked(digests, f"holdout/{seed}")[:count])
+    return chosen
+
+
+def _by_class(images: Iterable[Image]) -> dict[int, set[str]]:
+    """Return the digests of each class's images, by label."""
+    digests: defaultdict[int, set[str]] = defaultdict(set)
+    for image in images:
+        digests[image.label].add(image.sha256)
+    return digests
+
+
+def _ranked(digests: Iterable[str], salt: str) -> list[str]:
+    """Sort digests by a hash of each alone, so that new images do not reorder the others."""
+    return sorted(digests, key=lambda digest: sha256(f"{salt}/{digest}".encode()).digest())

@@ -1,0 +1,120 @@
+"""Two models on the same images: is one shown to be better? Pure.
+
+Only images that exactly one of the models gets right tell their accuracies apart: McNemar's test
+(Psychometrika 12, 1947), exact, as a binomial test.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, bootstrap
+
+from graft.registry import Outcome
+from graft.report.evaluation.predictions import Predictions
+from graft.report.interval import LEVEL, Interval
+from graft.spec import Section
+
+RESAMPLES = 10_000
+
+
+class Disagreement(Section):
+    """An image that one model got right and the other wrong."""
+
+    sha256: str
+    path: str
+    label: str
+    first: str
+    """What the first model predicted."""
+    second: str
+    """What the second model predicted."""
+
+
+class Comparison(Section):
+    """The figures of two models on one split, side by side."""
+
+    first: str
+    """NAME@VERSION."""
+    second: str
+    dataset: str
+    """NAME@VERSION."""
+    split: str
+    images: int
+    accuracies: tuple[float, float]
+    both_right: int
+    only_first: int
+    """Images that the first model alone got right."""
+    only_second: int
+    both_wrong: int
+    difference: float
+    """Accuracy of the second model minus that of the first."""
+    difference_interval: Interval
+    """Of `difference`: percentiles of a bootstrap over images (seed 0)."""
+    p_value: float
+    """p-value of McNemar's exact test, two-sided."""
+    outcome: Outcome
+    """What McNemar's test shows of the second model, at the interval's level."""
+    changed: tuple[Disagreement, ...]
+    """Images that exactly one model got right, in the dataset's order."""
+
+    def __str__(self) -> str:
+        first, second = self.accuracies
+        return (
+            f"{self.second} {100 * second:.1f} %, {self.first} {100 * first:.1f} % of "
+            f"{self.images:,} images of {self.dataset}, {self.split}, right; McNemar's p "
+            f"{self.p_value:.2g}"
+        )
+
+
+def compare(first: Predictions, second: Predictions) -> Comparison:
+    """Compare the predictions of two models of the same classes for the same images."""
+    right1, right2 = first.right, second.right
+    only_first, only_second = int((right1 & ~right2).sum()), int((~right1 & right2).sum())
+    p_value = 1.0
+    if only_first + only_second:
+        p_value = float(binomtest(only_second, only_first + only_second).pvalue)
+    difference = right2.astype(np.float64) - right1
+    outcome: Outcome = "not shown"
+    if p_value < 1 - LEVEL:
+        outcome = "better" if only_second > only_first else "worse"
+    return Comparison(
+        first=first.model,
+        second=second.model,
+        dataset=first.dataset,
+        split=first.split,
+        images=len(right1),
+        accuracies=(float(right1.mean()), float(right2.mean())),
+        both_right=int((right1 & right2).sum()),
+        only_first=only_first,
+        only_second=only_second,
+        both_wrong=int((~right1 & ~right2).sum()),
+        difference=float(difference.mean()),
+        difference_interval=_mean_interval(difference),
+        p_value=p_value,
+        outcome=outcome,
+        changed=tuple(
+            Disagreement(
+                sha256=first.images[i],
+                path=first.paths[i],
+                label=first.classes[first.labels[i]],
+                first=first.classes[first.predicted[i]],
+                second=second.classes[second.predicted[i]],
+            )
+            for i in np.flatnonzero(right1 != right2)
+        ),
+    )
+
+
+def _mean_interval(differences: NDArray[np.float64]) -> Interval:
+    """Return the interval of the mean of differences, one an image: (N,)."""
+    if np.all(differences == differences[0]):
+        same = float(differences[0])  # as is every resample
+        return Interval(low=same, high=same)
+    interval = bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=100,  # resamples at once: each is as large as the data
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Interval(low=float(interval.low), high=float(interval.high))

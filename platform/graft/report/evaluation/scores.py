@@ -1,0 +1,72 @@
+"""What an evaluation says of a model, as it is stored; `compute_scores` computes it.
+
+Apart from that, so that a stored evaluation is shown without loading scikit-learn.
+"""
+
+from graft.report.interval import Interval
+from graft.spec import Section
+
+
+class ClassScores(Section):
+    """How well one class is recognised."""
+
+    name: str
+    images: int
+    recall: float | None
+    """Share of the class's images that were predicted as it; null: it has no images."""
+    precision: float | None
+    """Share of the predictions of this class that were right; null: it was never predicted."""
+    f1: float | None
+    """null: the class has no images and was never predicted."""
+
+
+class Bin(Section):
+    """The images whose top probability lies in (low, high]."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    """Mean top probability of the images; null: no images."""
+    accuracy: float | None
+    """Share of the images that were predicted right; null: no images."""
+
+
+class WrongImage(Section):
+    """An image that was predicted wrong."""
+
+    sha256: str
+    path: str
+    label: str
+    predicted: str
+    probability: float
+    """Probability that the model gave to the predicted class."""
+
+
+class Scores(Section):
+    """The figures of one model on one split: a report's `found`."""
+
+    model: str
+    """NAME@VERSION."""
+    dataset: str
+    """NAME@VERSION."""
+    split: str
+    images: int
+    loss: float
+    """Mean cross-entropy, in nats."""
+    accuracy: float
+    accuracy_interval: Interval
+    """Wilson's, for images drawn from the same source."""
+    top5_accuracy: float | None
+    """null: five classes or fewer."""
+    macro_f1: float
+    """Mean F1 over the classes that occur among labels or predictions."""
+    ece: float
+    """Expected calibration error over `reliability`; Guo et al. (2017), arXiv:1706.04599."""
+    classes: tuple[ClassScores, ...]
+    """In the order of the model's logits."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Counts; rows are true classes, columns predictions."""
+    reliability: tuple[Bin, ...]
+    wrong: tuple[WrongImage, ...]
+    """The images predicted wrong with most confidence, the most confident first."""

@@ -1,0 +1,1 @@
+"""The candidates among backbones, ranked by their frozen features."""

@@ -1,0 +1,305 @@
+"""The answers of a transfer report: labels, accuracy, time, generalisation, what to take; pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graft.report.transfer.bootstrap import (
+    LEAST_SEEDS,
+    Accuracies,
+    Estimate,
+    Gain,
+    Match,
+    Plateau,
+    Resampled,
+    Resampler,
+    TrainingCost,
+    gains,
+    in_brackets,
+    matches,
+    outcome_of,
+    plateau,
+)
+from graft.report.transfer.cell_result import CellResult
+from graft.report.transfer.design import ARMS, Condition, arm_of
+from graft.report.transfer.generalisation import Generalisation, generalisation
+from graft.spec import Section, TransferReport
+
+
+class ArmPoint(Section):
+    """One arm at one label budget."""
+
+    arm: str
+    labels: float
+    """As in the spec: a share of each class's training images, or a number of them."""
+    images: int
+    """Number of images that it trains on."""
+    rate: float
+    """The learning rate that validated best."""
+    accuracy: Estimate
+    """Accuracy on the test images."""
+    rising: int
+    """Number of seeds that were still getting better at the end: more epochs may help."""
+
+
+class Provenance(Section):
+    """Where a training's figures come from."""
+
+    arm: str
+    labels: float
+    seed: int
+    rate: float
+    trial: str
+    """SWEEP/NUMBER."""
+    epoch: int
+    """The epoch that validated best, whose weights were tested."""
+    accuracy: float
+    """Accuracy on the test images."""
+
+
+class BackboneAnswers(Section):
+    """What transfer from one backbone does."""
+
+    arch: str
+    weights: str
+    points: tuple[ArmPoint, ...]
+    gains: tuple[Gain, ...]
+    matches: tuple[Match, ...]
+    plateaus: tuple[Plateau, ...]
+    generalisation: tuple[Generalisation, ...]
+    take: str
+    """The arm to take."""
+    why: str
+    warnings: tuple[str, ...]
+    """Where transfer is shown to hurt, and what weakens the answers."""
+    sources: tuple[Provenance, ...]
+
+    @property
+    def title(self) -> str:
+        """Architecture and weights, without the folder that these lie in."""
+        return f"{self.arch} ({self.weights.rsplit('/', 1)[-1]})"
+
+
+class Answers(Section):
+    """All that a transfer report says: a report's `found`."""
+
+    report: str
+    dataset: str
+    """NAME@VERSION."""
+    split: str
+    """The split that all models were judged on; nothing was tuned on it."""
+    images: int
+    """Number of images in that split."""
+    seeds: int
+    backbones: tuple[BackboneAnswers, ...]
+    """In the spec's order."""
+    take: int
+    """Place in `backbones` of the one to take."""
+    why: str | None
+    """null: there is one backbone."""
+
+
+@dataclass(frozen=True)
+class _BackboneResults:
+    """All that a backbone's trainings gave."""
+
+    place: int
+    """Place in the spec's backbones."""
+    cells: Mapping[Condition, Sequence[CellResult]]
+    """By arm and label budget, one for each seed, in their order."""
+    accuracy: Accuracies
+    cold_s: Mapping[str, float]
+    """By arm, seconds to compute the activations that it reads at the largest budget."""
+
+
+def answer(
+    report: str,
+    spec: TransferReport,
+    dataset: str,
+    split: str,
+    results: Sequence[CellResult],
+    cold_s: Sequence[Mapping[str, float]],
+) -> Answers:
+    """Return a report's answers.
+
+    Args:
+        report: its id.
+        spec: as it was recorded.
+        dataset: NAME@VERSION.
+        split: the split that models were judged on.
+        results: of every cell of the design.
+        cold_s: for each backbone, by arm, seconds to compute the activations that the arm reads at
+            the largest budget.
+    """
+    images = len(results[0].labels)
+    resampler = Resampler.of(spec.seeds, images)
+    answers, best = [], []
+    for place, seconds in enumerate(cold_s):
+        cells: dict[Condition, list[CellResult]] = {}
+        for result in sorted(results, key=lambda result: result.cell.seed):
+            if result.cell.backbone == place:
+                cells.setdefault(result.cell.condition, []).append(result)
+        accuracy = {
+            condition: Resampled.mean(np.stack([result.right for result in by_seed]), resampler)
+            for condition, by_seed in cells.items()
+        }
+        backbone = _BackboneResults(place, cells, accuracy, seconds)
+        answers.append(_answer_for(report, spec, backbone, resampler))
+        best.append(accuracy[Condition(answers[-1].take, spec.labels[-1])])
+    take, why = _take_backbone(answers, best)
+    return Answers(
+        report=report,
+        dataset=dataset,
+        split=split,
+        images=images,
+        seeds=spec.seeds,
+        backbones=tuple(answers),
+        take=take,
+        why=why,
+    )
+
+
+def _answer_for(
+    report: str, spec: TransferReport, backbone: _BackboneResults, resampler: Resampler | None
+) -> BackboneAnswers:
+    cells, accuracy = backbone.cells, backbone.accuracy
+    conditions = [Condition(arm, labels) for arm in ARMS for labels in spec.labels]
+    images = {condition.labels: cells[condition][0].images for condition in conditions}
+    points = [_point(spec, cells[c], accuracy[c].estimate) for c in conditions]
+    gained = gains(accuracy, spec.labels)
+    largest = {arm: cells[Condition(arm, spec.labels[-1])] for arm in ARMS}
+    take, why = _take_arm(spec, accuracy, gained)
+    return BackboneAnswers(
+        arch=spec.backbones[backbone.place].arch,
+        weights=spec.backbones[backbone.place].weights,
+        points=tuple(points),
+        gains=tuple(gained),
+        matches=tuple(matches(accuracy, spec.labels, images)),
+        plateaus=tuple(
+            _plateau(arm, largest, backbone.cold_s.get(arm, 0.0), resampler) for arm in ARMS
+        ),
+        generalisation=tuple(generalisation(largest, resampler)),
+        take=take,
+        why=why,
+        warnings=tuple(_warnings(spec, gained, points, largest["scratch"])),
+        sources=tuple(_provenance(report, result) for c in conditions for result in cells[c]),
+    )
+
+
+def _point(spec: TransferReport, results: Sequence[CellResult], accuracy: Estimate) -> ArmPoint:
+    cell = results[0].cell
+    return ArmPoint(
+        arm=cell.condition.arm,
+        labels=cell.condition.labels,
+        images=results[0].images,
+        rate=cell.rate,
+        accuracy=accuracy,
+        rising=sum(_rising(spec, result) for result in results),
+    )
+
+
+def _rising(spec: TransferReport, result: CellResult) -> bool:
+    """Whether all epochs were trained, and the last of them still found a better one."""
+    condition, epochs = result.cell.condition, len(result.record.epochs)
+    arm, longer = arm_of(spec, condition.arm), spec.labels[-1] / condition.labels
+    since_best = epochs - result.epoch
+    return epochs == round(arm.epochs * longer) and (
+        since_best < round((arm.patience or 1) * longer)
+    )
+
+
+def _plateau(
+    arm: str,
+    largest: Mapping[str, Sequence[CellResult]],
+    cold_s: float,
+    resampler: Resampler | None,
+) -> Plateau:
+    results = largest[arm]
+    epoch_s = [result.record.seconds / max(1, len(result.record.epochs)) for result in results]
+    cost = TrainingCost(results[0].images, sum(epoch_s) / len(epoch_s), cold_s)
+    curves, scratch = (
+        [[epoch.val["accuracy"] for epoch in result.record.epochs] for result in largest[name]]
+        for name in (arm, "scratch")
+    )
+    return plateau(arm, curves, scratch, cost, resampler)
+
+
+def _take_backbone(
+    answers: Sequence[BackboneAnswers], best: Sequence[Resampled]
+) -> tuple[int, str | None]:
+    """Return the place of the backbone to take, and why.
+
+    It is the backbone whose best arm has the highest accuracy with all labels; `best` holds these
+    accuracies, backbone by backbone.
+    """
+    take = max(range(len(answers)), key=lambda place: best[place].value)
+    reasons = []
+    for place, other in enumerate(answers):
+        if place == take:
+            continue
+        difference = (best[take] - best[place]).estimate
+        shown = "shown" if outcome_of(difference) == "better" else "not shown"
+        reasons.append(
+            f"{100 * difference.value:+.1f} points{in_brackets(difference)} against {other.take} "
+            f"of {other.title}, {shown}"
+        )
+    return take, "; ".join(reasons) or None
+
+
+def _take_arm(
+    spec: TransferReport, accuracy: Accuracies, gained: Sequence[Gain]
+) -> tuple[str, str]:
+    """Return the arm to take, the most accurate with all labels, and whether that is shown."""
+    largest = spec.labels[-1]
+    best = max(ARMS, key=lambda arm: accuracy[Condition(arm, largest)].value)
+    at_largest = {gain.arm: gain for gain in gained if gain.labels == largest}
+    if best == "scratch":
+        worse = [arm for arm, gain in at_largest.items() if gain.outcome == "worse"]
+        shown = f"; shown to be worse: {', '.join(worse)}" if worse else ""
+        return best, f"no arm that transfers does better with all labels{shown}"
+    gain = at_largest[best]
+    if gain.outcome == "better":
+        return best, f"shown to beat scratch: {gain}"
+    return best, f"best with all labels, though not shown to beat scratch: {gain}"
+
+
+def _warnings(
+    spec: TransferReport,
+    gained: Sequence[Gain],
+    points: Sequence[ArmPoint],
+    scratch: Sequence[CellResult],
+) -> list[str]:
+    warnings = [f"transfer hurts: {gain}" for gain in gained if gain.outcome == "worse"]
+    commonest = float(np.bincount(scratch[0].labels).max() / len(scratch[0].labels))
+    if np.mean([result.right.mean() for result in scratch]) <= commonest:
+        warnings.append(
+            "scratch learned nothing: with all labels it does no better than the commonest class, "
+            f"{100 * commonest:.1f} %; other arms.scratch.rates, or more epochs, may teach it"
+        )
+    if spec.seeds < LEAST_SEEDS:
+        warnings.append(
+            f"{spec.seeds} {'seed' if spec.seeds == 1 else 'seeds'}: no interval can be claimed, "
+            f"and nothing is shown; {LEAST_SEEDS} seeds are the least"
+        )
+    for arm in ARMS:
+        rising = [p.images for p in points if p.arm == arm and p.rising > spec.seeds / 2]
+        if rising:
+            warnings.append(
+                f"{arm} was still getting better in its last epoch with "
+                f"{', '.join(map(str, rising))} labels; raise arms.{arm}.epochs"
+            )
+    return warnings
+
+
+def _provenance(report: str, result: CellResult) -> Provenance:
+    cell = result.cell
+    return Provenance(
+        arm=cell.condition.arm,
+        labels=cell.condition.labels,
+        seed=cell.seed,
+        rate=cell.rate,
+        trial=f"{report}-{'seeds' if cell.seed else 'rates'}/{result.record.number}",
+        epoch=result.epoch,
+        accuracy=float(result.right.mean()),
+    )

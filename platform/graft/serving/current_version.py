@@ -1,0 +1,124 @@
+"""The predictor that answers at the moment: a fixed version's, or that of a followed alias."""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from graft.errors import GraftError, StoreError
+from graft.registry import aliases, get_model
+from graft.serving.predictor import Predictor
+from graft.store import Store
+
+POLL_S = 5.0
+"""How often a follower looks where its alias points, in seconds."""
+LONGEST_PAUSE_S = 30.0
+"""The longest pause between two looks while the store fails, in seconds."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Polling:
+    """How an alias is followed."""
+
+    every_s: float = POLL_S
+    """Seconds between two looks where it points."""
+    patience_s: float = 0.0
+    """Seconds that a follower may take to find a first version that can answer."""
+
+
+class Current:
+    """What answers. A request reads `predictor` once: one version computes its whole answer."""
+
+    refused: str | None = None
+    """The version that the alias points at, where it cannot answer, and why."""
+
+    def __init__(self, predictor: Predictor):
+        self.predictor = predictor
+
+
+class Follower(Current):
+    """Answers with the version that an alias points at, wherever the alias moves.
+
+    A version that cannot be loaded, or whose golden images do not match, is refused: the
+    previous one goes on answering. That one is freed when its last request has ended.
+    """
+
+    def __init__(self, store: Store, ref: str):
+        """Load the version that `ref`, NAME@ALIAS, points at.
+
+        Raises:
+            NotFoundError: there is no such model or alias yet.
+            ServingError: its golden images do not match.
+        """
+        super().__init__(Predictor.load(store, get_model(store, ref)))
+        self._store = store
+        self._name, _, self._alias = ref.partition("@")
+        # The version number to which the alias last moved, and which was then taken or refused.
+        self._handled = self.predictor.version.version
+        self._last_logged = ""
+
+    @classmethod
+    def wait_for(cls, store: Store, ref: str, polling: Polling) -> "Follower":
+        """Return a follower as soon as `ref` can answer.
+
+        Raises:
+            GraftError: `ref` cannot answer within `polling.patience_s`, and why.
+        """
+        deadline = time.monotonic() + polling.patience_s
+        while True:
+            try:
+                return cls(store, ref)
+            except GraftError as error:
+                if time.monotonic() + polling.every_s > deadline:
+                    raise
+                logger.warning(f"{ref} cannot answer yet: {error}")
+                time.sleep(polling.every_s)
+
+    def follow(self, every_s: float, stop: threading.Event) -> None:
+        """Look every `every_s` seconds until `stop` is set, less often while the store fails."""
+        pause = every_s
+        while not stop.wait(pause):
+            pause = every_s if self.look() else max(every_s, min(2 * pause, LONGEST_PAUSE_S))
+
+    def look(self) -> bool:
+        """Look where the alias points, and let that version answer if it proves right.
+
+        Returns whether the store could be read; if not, the next look tries the same again. A
+        version that fails for another reason would fail again: it is not tried until the alias
+        moves.
+        """
+        try:
+            number = aliases(self._store, self._name).get(self._alias, self._handled)
+        except Exception as error:  # whatever it is, requests go on
+            self._log_if_new(f"cannot read where {self._name}@{self._alias} points: {_text(error)}")
+            return False
+        if number == self._handled:
+            if number == self.predictor.version.version:
+                self.refused = None  # the alias is back where it was
+            return True
+        ref = f"{self._name}@{number}"
+        try:
+            if number != self.predictor.version.version:
+                self.predictor = Predictor.load(self._store, get_model(self._store, ref))
+        except Exception as error:
+            self.refused = f"{ref}: {_text(error).removeprefix(ref).lstrip(': ')}"
+            self._log_if_new(f"{self.predictor.version.ref} goes on, refused is {self.refused}")
+            if isinstance(error, StoreError):
+                return False
+        else:
+            self.refused = None
+            self._log_if_new(f"{ref} answers from now on")
+        self._handled = number
+        return True
+
+    def _log_if_new(self, message: str) -> None:
+        """Log a message unless it repeats the last: a store away for a night is one line."""
+        if message != self._last_logged:
+            logger.warning(message)
+            self._last_logged = message
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, GraftError) else repr(error)

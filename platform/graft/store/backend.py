@@ -1,0 +1,75 @@
+"""What a kind of storage must do for `Store`; `directory` and `s3` are the two kinds."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from graft.errors import ObjectNotFound, StoreError
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """An object's bytes and the tag that `Store.replace` compares."""
+
+    data: bytes
+    etag: str
+
+
+class Backend(Protocol):
+    """A kind of storage; keys are '/'-separated and relative to the root."""
+
+    uri: str
+
+    def read(self, key: str) -> Versioned:
+        """Return the whole object; raise `ObjectNotFound` where there is none."""
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Return `length` bytes from offset `start`."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write the object atomically, over whatever is there."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write the object atomically if the key is free, else raise `ObjectExists`."""
+
+    def replace(self, key: str, data: bytes, etag: str) -> None:
+        """Overwrite the object if its etag still is `etag`, else raise `ObjectChanged`."""
+
+    def upload(self, key: str, content: bytes | Path) -> None:
+        """Write bytes or a file's content atomically, in parallel parts where that is faster."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object to a local file."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the path of the local file that is the object, None if it is not a local file."""
+
+    def size(self, key: str) -> int | None:
+        """Return the object's size in bytes, None where there is none."""
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield key and size in bytes of every object whose key starts with `prefix`, by key."""
+
+    def children(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly below the folder `prefix` (ends with '/')."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object, if there is one."""
+
+
+@contextlib.contextmanager
+def explained(location: str) -> Iterator[None]:
+    """Turn the operating system's errors about the file `location` into our one-line errors."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ObjectNotFound(f"{location} does not exist") from error
+    except PermissionError as error:
+        raise StoreError(f"{location}: permission denied; check the directory's owner") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"{location}: no space left; nothing was committed") from error
+        raise StoreError(f"{location}: {error.strerror or error}") from error

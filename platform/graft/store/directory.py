@@ -1,0 +1,122 @@
+"""A local directory as a store's backend."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from graft.errors import ObjectChanged, ObjectExists
+from graft.store.backend import Versioned, explained
+
+_CHUNK = 1 << 20
+
+
+class Directory:
+    """A directory: creates exclusively by a hard link, compares and swaps under a file lock."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.uri = str(root)
+
+    def read(self, key: str) -> Versioned:
+        with self._explained(key):
+            data = self._path(key).read_bytes()
+        return Versioned(data, hashlib.sha256(data).hexdigest())
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._explained(key), self._path(key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def write(self, key: str, data: bytes) -> None:
+        self.upload(key, data)
+
+    def create(self, key: str, data: bytes) -> None:
+        with self._explained(key), self._temporary(key, data) as temporary:
+            try:
+                os.link(temporary, self._path(key))
+            except FileExistsError as error:
+                raise ObjectExists(f"{self.uri}/{key} exists already") from error
+
+    def replace(self, key: str, data: bytes, etag: str) -> None:
+        path = self._path(key)
+        lock_path = path.with_name(f".tmp-{path.name}.lock")
+        with self._explained(key), lock_path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.read(key).etag != etag:
+                raise ObjectChanged(f"{self.uri}/{key} was changed by someone else")
+            self.write(key, data)
+
+    def upload(self, key: str, content: bytes | Path) -> None:
+        with self._explained(key), self._temporary(key, content) as temporary:
+            os.replace(temporary, self._path(key))
+
+    def download(self, key: str, path: Path) -> None:
+        with self._explained(key):
+            shutil.copyfile(self._path(key), path)
+
+    def local_path(self, key: str) -> Path | None:
+        return self._path(key)
+
+    def size(self, key: str) -> int | None:
+        path = self._path(key)
+        with self._explained(key):
+            return path.stat().st_size if path.is_file() else None
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+        folder = self.root / prefix.rpartition("/")[0]
+        objects = []
+        with self._explained(prefix):
+            for parent, _, names in os.walk(folder, onerror=_raise_unless_missing):
+                for name in names:
+                    path = Path(parent, name)
+                    key = path.relative_to(self.root).as_posix()
+                    if key.startswith(prefix) and not name.startswith(".tmp-"):
+                        with contextlib.suppress(FileNotFoundError):
+                            objects.append((key, path.stat().st_size))
+        yield from sorted(objects)
+
+    def children(self, prefix: str) -> list[str]:
+        folder = self.root / prefix
+        with self._explained(prefix):
+            if not folder.exists():
+                return []
+            return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.root / key
+
+    @contextlib.contextmanager
+    def _temporary(self, key: str, content: bytes | Path) -> Iterator[Path]:
+        """Write `content`, flushed to disk, to a file beside `key`'s that no `scan` lists."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            with temporary.open("wb") as file:
+                if isinstance(content, Path):
+                    with content.open("rb") as source:
+                        shutil.copyfileobj(source, file, _CHUNK)
+                else:
+                    file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _explained(self, key: str) -> contextlib.AbstractContextManager[None]:
+        return explained(f"{self.uri}/{key}")
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

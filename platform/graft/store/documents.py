@@ -1,0 +1,57 @@
+"""Documents: the markers and pointers that are JSON, read as the pydantic models they follow."""
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from graft.errors import ObjectNotFound, StoreError
+from graft.store.store import Store
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def read_document(
+    store: Store, key: str, model: type[Document], advice: str | None = None
+) -> Document:
+    """Return the document at `key`.
+
+    Raises:
+        ObjectNotFound: there is no object.
+        StoreError: as `parse_document`.
+    """
+    return parse_document(store, key, store.read(key).data, model, advice)
+
+
+def find_document(store: Store, key: str, model: type[Document]) -> Document | None:
+    """Return the document at `key`, None where there is no object.
+
+    Raises:
+        StoreError: as `parse_document`.
+    """
+    try:
+        return read_document(store, key, model)
+    except ObjectNotFound:
+        return None
+
+
+def parse_document(
+    store: Store, key: str, data: bytes, model: type[Document], advice: str | None = None
+) -> Document:
+    """Return the document in `data`, which was read from `key`.
+
+    For callers that need the object's etag, too; others use `read_document`.
+
+    Raises:
+        StoreError: the data do not follow `model`; the message ends with `advice`.
+    """
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first, more = error.errors()[0], error.error_count() - 1
+        problem = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
+        raise StoreError(
+            f"{store.uri}/{key} cannot be read by this release of Graft ({problem}"
+            + (f", and {more} more" if more else "")
+            + "); it is damaged, or a newer release wrote it"
+            + (f"; {advice}" if advice else "")
+        ) from error

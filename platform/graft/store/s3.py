@@ -1,0 +1,212 @@
+"""A bucket on any endpoint that speaks S3, as a store's backend; the only user of boto3."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from graft.store.backend import Versioned
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+PART_SIZE = 16 << 20
+"""Objects larger than this many bytes travel in parallel parts."""
+
+
+class S3Bucket:
+    """A bucket, or a prefix in one, on any endpoint that speaks S3.
+
+    Endpoint, region, credentials and CA come from the standard AWS variables
+    (``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_CA_BUNDLE``, ...).
+    """
+
+    def __init__(self, uri: str):
+        parts = urlsplit(uri)
+        if not parts.netloc:
+            raise InputError(f"store '{uri}': expected s3://bucket/prefix, found no bucket")
+        self.bucket = parts.netloc
+        self.prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self._client = _s3_client(self.uri)
+
+    def read(self, key: str) -> Versioned:
+        with self._explained(key):
+            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            return Versioned(answer["Body"].read(), answer["ETag"])
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._explained(key):
+            answer = self._client.get_object(
+                Bucket=self.bucket,
+                Key=self.prefix + key,
+                Range=f"bytes={start}-{start + length - 1}",
+            )
+            return answer["Body"].read()
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._explained(key):
+            self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+
+    def create(self, key: str, data: bytes) -> None:
+        with self._explained(key, conflict=ObjectExists):
+            self._client.put_object(
+                Bucket=self.bucket, Key=self.prefix + key, Body=data, IfNoneMatch="*"
+            )
+
+    def replace(self, key: str, data: bytes, etag: str) -> None:
+        with self._explained(key, conflict=ObjectChanged):
+            self._client.put_object(
+                Bucket=self.bucket, Key=self.prefix + key, Body=data, IfMatch=etag
+            )
+
+    def upload(self, key: str, content: bytes | Path) -> None:
+        source = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
+        with source, self._explained(key):
+            self._client.upload_fileobj(
+                source, self.bucket, self.prefix + key, Config=_transfer_config()
+            )
+
+    def download(self, key: str, path: Path) -> None:
+        with self._explained(key):
+            self._client.download_file(
+                self.bucket, self.prefix + key, str(path), Config=_transfer_config()
+            )
+
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def size(self, key: str) -> int | None:
+        # Not a HEAD: without a body in its answer, a missing bucket looks like a missing key.
+        for first_key, size in self.scan(key):
+            return size if first_key == key else None
+        return None
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix + prefix
+            )
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield item["Key"].removeprefix(self.prefix), item["Size"]
+
+    def children(self, prefix: str) -> list[str]:
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix + prefix, Delimiter="/"
+            )
+            return [
+                common["Prefix"].removeprefix(self.prefix + prefix).rstrip("/")
+                for page in pages
+                for common in page.get("CommonPrefixes", [])
+            ]
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self._client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    @contextlib.contextmanager
+    def _explained(
+        self, key: str, conflict: type[ObjectExists | ObjectChanged] | None = None
+    ) -> Iterator[None]:
+        """Turn botocore's errors into our one-line errors."""
+        from boto3.exceptions import Boto3Error
+        from botocore import exceptions
+
+        try:
+            yield
+        except exceptions.ClientError as error:
+            self._raise(key, error.response["Error"].get("Code", ""), conflict, error)
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
+            raise StoreError(
+                f"{self.uri}: no credentials found; "
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+            ) from error
+        except (
+            exceptions.EndpointConnectionError,
+            exceptions.ConnectTimeoutError,
+            exceptions.ReadTimeoutError,
+            exceptions.ConnectionClosedError,
+            exceptions.SSLError,
+            exceptions.ProxyConnectionError,
+        ) as error:
+            raise StoreError(
+                f"{self.uri}: the endpoint {self._client.meta.endpoint_url} cannot be reached "
+                f"({type(error).__name__}); check AWS_ENDPOINT_URL, AWS_CA_BUNDLE and the network"
+            ) from error
+        except exceptions.ParamValidationError as error:
+            raise StoreError(f"{self.uri}: '{self.bucket}' cannot be a bucket's name") from error
+        except (exceptions.BotoCoreError, Boto3Error) as error:
+            # An upload's or download's own error hides the server's answer in its cause.
+            cause = error.__context__
+            if isinstance(cause, exceptions.ClientError):
+                self._raise(key, cause.response["Error"].get("Code", ""), conflict, error)
+            raise StoreError(f"{self.uri}/{key}: {error}") from error
+
+    def _raise(
+        self,
+        key: str,
+        code: str,
+        conflict: type[ObjectExists | ObjectChanged] | None,
+        error: Exception,
+    ) -> NoReturn:
+        location = f"{self.uri}/{key}"
+        if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409") and conflict:
+            raise conflict(f"{location}: another writer was first") from error
+        if code in ("NoSuchKey", "404"):
+            raise ObjectNotFound(f"{location} does not exist") from error
+        if code == "NoSuchBucket":
+            raise StoreError(
+                f"{self.uri}: bucket '{self.bucket}' does not exist at "
+                f"{self._client.meta.endpoint_url}; create it, or check AWS_ENDPOINT_URL"
+            ) from error
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
+            raise StoreError(
+                f"{self.uri}: the credentials were refused ({code}); "
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
+            ) from error
+        if code in ("AccessDenied", "403", "Forbidden"):
+            raise StoreError(
+                f"{self.uri}: access denied; the credentials may not use bucket '{self.bucket}'"
+            ) from error
+        raise StoreError(f"{location}: the endpoint answered {code or error}") from error
+
+
+def _s3_client(uri: str) -> "S3Client":
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    # A path-style address needs no DNS name per bucket, as servers other than AWS expect.
+    elsewhere = any(os.environ.get(f"AWS_ENDPOINT_URL{end}") for end in ("", "_S3"))
+    config = Config(
+        connect_timeout=3,
+        read_timeout=60,
+        retries={"total_max_attempts": 4, "mode": "standard"},
+        max_pool_connections=32,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path" if elsewhere else "auto"},
+    )
+    try:
+        # boto3 itself reads AWS_DEFAULT_REGION alone; servers other than AWS take any region.
+        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+        client: S3Client = session.client(
+            "s3", config=config, region_name=session.region_name or "us-east-1"
+        )
+    except (BotoCoreError, ValueError) as error:  # no such profile, an endpoint that is no URL
+        raise StoreError(f"{uri}: {error}; check the AWS_... variables") from error
+    return client
+
+
+def _transfer_config() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(
+        multipart_threshold=PART_SIZE, multipart_chunksize=PART_SIZE, max_concurrency=8
+    )

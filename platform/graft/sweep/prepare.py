@@ -1,0 +1,240 @@
+"""From a sweep's spec and the store to its plan: every trial's spec with nothing left open.
+
+`spec.trial_spec` makes a trial's spec of the base, and `training.prepare.resolve` resolves it like
+a run's. Whoever trains or measures the trial later takes its spec from the plan.
+"""
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+from pydantic import JsonValue
+
+from graft.activations.key import BYTES, Dtype
+from graft.backbones.flops import part_costs
+from graft.backbones.transfer_model import build, build_on_meta
+from graft.data.image import decode
+from graft.data.manifest import Image, open_dataset
+from graft.data.subset import choose_subset
+from graft.data.views import render
+from graft.errors import SpecError
+from graft.spec import (
+    Backbone,
+    Changes,
+    Choice,
+    Finetune,
+    Head,
+    Preprocess,
+    Range,
+    Sweep,
+    trial_spec,
+)
+from graft.spec.ranges import bounds, size
+from graft.store import Store
+from graft.sweep.space import count_trials, describe, known_trials, values_of
+from graft.sweep.sweep_plan import (
+    Facts,
+    Resolved,
+    StageCost,
+    SweepPlan,
+    Throughput,
+    check_budget,
+    make_sweep_plan,
+)
+from graft.training.batched_heads import laned, lanes_at_once
+from graft.training.metrics import TOP
+from graft.training.prepare import resolve
+from graft.training.training_plan import make_training_plan
+
+UNCHECKED = ("optimizer", "seed", "label_smoothing", "clip_norm")
+"""Keys of `train` that `resolve` does not look at."""
+MEASURED = 32
+"""Images that are decoded to measure how fast that is."""
+TRUNK = ("backbone", "dataset", "preprocess", "head.replaces", "train.unfreeze")
+"""Keys that decide which trunk a trial starts from."""
+
+
+class TrialResolver:
+    """Resolves the trials of one sweep, once for all that differ in rates and seeds alone."""
+
+    def __init__(self, store: Store, base: Finetune):
+        self._store = store
+        self._base = base
+        self._cache: dict[str, tuple[Finetune, Facts]] = {}
+
+    def resolve(self, changes: Changes) -> Resolved:
+        """Return a trial's spec with nothing left open, and the facts that the plan needs.
+
+        Raises:
+            InputError: whatever would make the trial fail before its first step.
+        """
+        label = f"trial ({describe(changes)})"
+        spec = trial_spec(self._base, changes, label)
+        key = str(spec.model_dump(mode="json", exclude={"train": set(UNCHECKED)}))
+        if key not in self._cache:
+            try:
+                resolved = resolve(self._store, spec)
+                self._cache[key] = (resolved, _facts(self._store, resolved))
+            except SpecError as error:
+                raise SpecError(f"{label}: {error}") from error
+        resolved, facts = self._cache[key]
+        return Resolved(changes, resolved.model_copy(update={"train": spec.train}), facts)
+
+
+def prepare_sweep(
+    store: Store, sweep: Sweep, throughput: Throughput | None = None
+) -> tuple[Sweep, SweepPlan]:
+    """Return the spec to record, its base with nothing left open, and the plan.
+
+    `throughput` is what the forecast assumes; None: it is measured on this machine.
+
+    Raises:
+        InputError: whatever would make a trial fail before its first step.
+    """
+    _check_metric(store, sweep)
+    resolver = TrialResolver(store, sweep.base)
+    listed = known_trials(sweep)
+    changes_of_all = _reachable(sweep) if listed is None else listed
+    trials = [resolver.resolve(changes) for changes in changes_of_all]
+    throughput = throughput or measure_throughput(store, trials[0])
+    plan = make_sweep_plan(sweep, trials, throughput, 1 if listed else _view_sets(sweep))
+    if has_gpu() or not sweep.base.scaling.gpus_per_worker:
+        check_budget(sweep, plan)  # a forecast for CPUs says nothing of GPUs elsewhere
+    return sweep.model_copy(update={"base": _recorded(sweep, trials[0].spec)}), plan
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that torch can use."""
+    return torch.cuda.is_available()
+
+
+def measure_throughput(store: Store, trial: Resolved) -> Throughput:
+    """Measure what this machine does in a second, with a trial's network and images.
+
+    It takes a few images, on all cores, or on a GPU if the spec asks for one and there is one: a
+    second or two, and longer for a large network's first pass. On a busy machine the result is too
+    low.
+    """
+    spec = trial.spec
+    dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
+    preprocess = spec.preprocess or Preprocess()
+    backbone = Backbone(arch=spec.backbone.arch, weights="none", freeze="all")
+    model = build(backbone, spec.head, len(dataset.manifest.classes), preprocess.crop).eval()
+    device = torch.device("cuda" if spec.scaling.gpus_per_worker and has_gpu() else "cpu")
+    model.to(device)
+    x = torch.zeros(MEASURED // 4, preprocess.crop, preprocess.crop, 3).permute(0, 3, 1, 2)
+    x = x.to(device)
+    model.trunk(x).sum().item()
+    passes: list[float] = []
+    # The fastest of a few counts: other work on the machine only makes them slower.
+    while len(passes) < 5 and sum(passes) < 1:
+        before = time.perf_counter()
+        model.trunk(x).sum().item()  # a GPU is done when the number is here
+        passes.append(time.perf_counter() - before)
+    images = dataset.images("train")[:MEASURED]
+    cores = len(os.sched_getaffinity(0))
+
+    def prepare(image: Image) -> None:
+        render(decode(dataset.read(image)), image.sha256, 1, preprocess, spec.augment)
+
+    prepare(images[0])  # opens the shard
+    with ThreadPoolExecutor(cores) as pool:
+        before = time.perf_counter()
+        list(pool.map(prepare, images))
+        spent = time.perf_counter() - before
+    gflops = sum(stage.gflops for stage in trial.facts.stages)
+    return Throughput(gflops=gflops * len(x) / min(passes), images=len(images) / spent)
+
+
+def _check_metric(store: Store, sweep: Sweep) -> None:
+    dataset = sweep.base.dataset
+    if sweep.search.metric != "val.top5_accuracy" or _varies(sweep, "dataset"):
+        return
+    classes = open_dataset(store, dataset.name, dataset.version).manifest.classes
+    if len(classes) <= TOP:
+        raise SpecError(
+            f"search.metric: val.top5_accuracy needs more than {TOP} classes; "
+            f"'{dataset.name}' has {len(classes)}"
+        )
+
+
+def _reachable(sweep: Sweep) -> list[Changes]:
+    """Return a trial for each trunk that a space can reach, with the most epochs."""
+    rows = itertools.product(*(_reaching(key, values) for key, values in sweep.space.items()))
+    return [dict(zip(sweep.space, row, strict=True)) for row in rows]
+
+
+def _reaching(key: str, values: Range) -> Sequence[JsonValue]:
+    """Return the values of a key that lead to different trunks, or one value where none do."""
+    if key == "train.epochs" and isinstance(values, Choice):
+        return [max(value for value in values.choice if isinstance(value, int))]
+    if key == "train.epochs":
+        return [int(bounds(values)[1])]
+    if (key.startswith(TRUNK) or key in ("head", "train")) and size(values):
+        return values_of(values)
+    return [values.choice[0] if isinstance(values, Choice) else bounds(values)[0]]
+
+
+def _view_sets(sweep: Sweep) -> int:
+    """Return the largest number of different sets of augmented views that a space can reach."""
+    trials = count_trials(sweep)
+    sizes = [
+        size(values) or trials
+        for key, values in sweep.space.items()
+        if key == "augment" or (key.startswith("augment.") and key != "augment.views")
+    ]
+    return min(trials, math.prod(sizes))
+
+
+def _recorded(sweep: Sweep, first: Finetune) -> Finetune:
+    """Return the base; the keys that no trial changes are resolved, as in the first trial."""
+    base, update = sweep.base, dict[str, Any]()
+    if not _varies(sweep, "dataset"):
+        update["dataset"] = first.dataset
+    if not _varies(sweep, "backbone", "arch", "weights", "weights_sha256"):
+        weights = {name: getattr(first.backbone, name) for name in ("weights", "weights_sha256")}
+        update["backbone"] = base.backbone.model_copy(update=weights)
+        if not _varies(sweep, "preprocess"):
+            update["preprocess"] = first.preprocess
+    return base.model_copy(update=update)
+
+
+def _varies(sweep: Sweep, section: str, *names: str) -> bool:
+    """Whether trials differ in a section; where `names` are given, in one of these keys of it."""
+    return any(
+        key == section
+        or (key.startswith(f"{section}.") and (not names or key.split(".")[1] in names))
+        for key in sweep.varied
+    )
+
+
+def _facts(store: Store, spec: Finetune) -> Facts:
+    """Return the facts on a resolved spec that the plan needs."""
+    dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
+    subset = choose_subset(dataset, spec.dataset)
+    classes, crop = len(dataset.manifest.classes), (spec.preprocess or Preprocess()).crop
+    model = build_on_meta(spec.backbone, spec.head, classes, crop)
+    depth = make_training_plan(model, spec.backbone, spec.train).always_frozen
+    *stages, head = _costs(spec.backbone.arch, spec.head, classes, crop, spec.cache_dtype)
+    return Facts(
+        train=len(subset.train),
+        val=len(subset.val),
+        stages=tuple(stages),
+        head_gflops=head.gflops,
+        depth=depth,
+        lanes=lanes_at_once(model) if depth == len(stages) and laned(spec.train) else 0,
+    )
+
+
+@cache
+def _costs(arch: str, head: Head, classes: int, crop: int, dtype: Dtype) -> tuple[StageCost, ...]:
+    """Return what one image costs in every stage and, last, in the head."""
+    backbone = Backbone(arch=arch, weights="none", freeze=0)
+    parts = part_costs(build_on_meta(backbone, head, classes, crop), crop)
+    return tuple(StageCost(part.name, part.gflops, BYTES[dtype] * part.numbers) for part in parts)

@@ -1,0 +1,291 @@
+"""The actor in which Tune trains one trial after another; each step is an epoch.
+
+After every step a trial's progress travels to the driver, as JSON within Tune's result. An error
+of a trial travels the same way, so that Tune itself sees no error and the sweep goes on.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+import ray.exceptions
+import torch
+from ray import tune
+
+from graft.backbones.malloc import keep_freed_memory
+from graft.errors import GraftError, ResourceError, StoreError
+from graft.spec import Changes, Scaling, Section, trial_spec
+from graft.store import Store
+from graft.sweep.results import TrialEpoch, trial_epochs
+from graft.sweep.sweep_plan import Trial
+from graft.sweep.trial import (
+    Progress,
+    Selection,
+    Snapshot,
+    TrialProcess,
+    train_together,
+    train_trial,
+)
+from graft.training.attempt import repeat_exactly
+from graft.training.checkpoint import latest_checkpoint, state_from_bytes, state_to_bytes
+from graft.training.events import Validated
+from graft.training.ranks import Ranks
+from graft.training.ray_train import run_finetune
+from graft.training.runs import create_run
+
+ASSIGNMENT, TRIAL, VALUES = "assignment", "trial", "values"
+"""Keys of Tune's config: {assignment: {trial: JSON, values: {dotted key: value}}}."""
+STATE, PROGRESS = "state.safetensors", "progress.json"
+"""Files that a paused trial is stored in."""
+WORST = 1e9
+"""Value of a trial without a finite metric, for a scheduler; negative where more is better."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial that Tune assigns to an actor, as Tune's config has it.
+
+    The trial is JSON there, so that Tune neither searches in it nor changes it. Its values stand
+    beside it, where population-based training changes them.
+    """
+
+    trial: Trial
+    values: Changes
+    """The trial's changes as they are now."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Read an assignment from Tune's config."""
+        assignment = config[ASSIGNMENT]
+        return cls(Trial.model_validate_json(assignment[TRIAL]), assignment[VALUES])
+
+    def to_config(self) -> dict[str, Any]:
+        """Return Tune's config; its only key is `ASSIGNMENT`."""
+        trial = self.trial.model_dump_json(by_alias=True)
+        return {ASSIGNMENT: {TRIAL: trial, VALUES: dict(self.values)}}
+
+
+class TrialUpdate(Section):
+    """What an actor tells the driver after each step of a trial."""
+
+    values: Changes
+    """The trial's changes as they are now: population-based training changes them on the way."""
+    progress: Progress = Progress()
+    error: str | None = None
+    """What this trial failed of, on one line; null: it did not fail."""
+    fatal: str | None = None
+    """Why the whole sweep cannot go on, on one line; null: it can."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the trial takes no further step."""
+        return self.progress.ended or bool(self.error or self.fatal)
+
+
+@dataclass(frozen=True)
+class ActorSetup:
+    """What an actor has to know about the sweep, the same for all its trials."""
+
+    store_uri: str
+    sweep_id: str
+    selection: Selection
+    mutates: bool
+    """Whether population-based training changes a trial's values."""
+    readers_per_trunk: int
+    """How many trials are expected to read the same activations, where the plan does not list the
+    trials; 0: it does, and the driver has cached what is worth caching."""
+
+
+@dataclass(frozen=True)
+class _CurrentTrial:
+    """The trial that an actor trains now; replaced after each step."""
+
+    assignment: Assignment
+    steps: Iterator[Snapshot]
+    """The steps that are left; nothing is done before the first is taken."""
+    latest: Snapshot
+    """The trial after its last step."""
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]
+    """Trains one trial after another; a step is an epoch."""
+
+    _current: _CurrentTrial
+
+    def setup(self, config: dict[str, Any], *, setup: ActorSetup) -> None:
+        """Get ready for the first trial."""
+        self._setup = setup
+        self._store = Store.open(setup.store_uri)
+        self._process: TrialProcess | None = None
+        keep_freed_memory()
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take on another trial."""
+        self._take_on(Assignment.from_config(new_config))
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train an epoch; return the value that a scheduler compares, and a `TrialUpdate`."""
+        error: str | None = None
+        fatal: str | None = None
+        try:
+            self._current = replace(self._current, latest=next(self._current.steps))
+        except (StoreError, ResourceError) as failure:  # not this trial's fault: the sweep ends
+            fatal = on_a_line(failure)
+        except Exception as failure:  # this trial's alone: the sweep goes on
+            error = on_a_line(failure)
+        values, progress = self._current.assignment.values, self._current.latest.progress
+        update = TrialUpdate(values=values, progress=progress, error=error, fatal=fatal)
+        return {
+            "value": self._compared_value(progress),
+            "done": update.done,
+            "update": update.model_dump_json(),
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the latest snapshot, for schedulers that pause or copy trials."""
+        latest = self._current.latest
+        if latest.training is not None:
+            folder = Path(checkpoint_dir)
+            (folder / STATE).write_bytes(state_to_bytes(latest.training))
+            (folder / PROGRESS).write_text(latest.progress.model_dump_json())
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Resume from a snapshot that this trial, or another one, wrote."""
+        folder = Path(checkpoint)
+        snapshot: Snapshot | None = None
+        if (folder / STATE).exists():
+            progress = Progress.model_validate_json((folder / PROGRESS).read_text())
+            snapshot = Snapshot(progress, state_from_bytes((folder / STATE).read_bytes()))
+        self._take_on(self._current.assignment, snapshot)
+
+    def _take_on(self, assignment: Assignment, resumed: Snapshot | None = None) -> None:
+        nested = assignment.trial.spec.scaling.workers > 1
+        steps = self._nested(assignment.trial) if nested else self._alone(assignment, resumed)
+        self._current = _CurrentTrial(assignment, steps, resumed or Snapshot(Progress(), None))
+
+    def _compared_value(self, progress: Progress) -> float:
+        selection = self._setup.selection
+        value = None
+        if progress.epochs and not progress.diverged:
+            value = progress.epochs[-1].value_of(selection.metric)
+        worst = -WORST if selection.mode == "max" else WORST
+        return worst if value is None else value
+
+    def _alone(self, assignment: Assignment, resumed: Snapshot | None) -> Iterator[Snapshot]:
+        """Train in this process."""
+        trial = assignment.trial
+        scaling, readers = trial.spec.scaling, self._setup.readers_per_trunk
+        torch.set_num_threads(scaling.cpus_per_worker)
+        if self._process is None:
+            ranks = Ranks.alone(device_of(scaling))
+            sweep_id, selection = self._setup.sweep_id, self._setup.selection
+            self._process = TrialProcess(self._store, sweep_id, selection, ranks)
+        if self._setup.mutates:
+            spec = trial_spec(trial.spec, assignment.values, f"trial {trial.number}")
+            trial = trial.model_copy(update={"spec": spec})
+        if resumed:
+            images = resumed.progress.trunk_images
+        else:
+            images = self._process.fill(trial.spec, readers) if readers else 0
+        for snapshot in train_trial(self._process, trial, resumed):
+            total = images + snapshot.progress.trunk_images
+            progress = snapshot.progress.model_copy(update={"trunk_images": total})
+            yield replace(snapshot, progress=progress)
+
+    def _nested(self, trial: Trial) -> Iterator[Snapshot]:
+        """Train on several workers, as a run of its own."""
+        run = create_run(self._store, trial.spec)
+        epochs: tuple[TrialEpoch, ...] = ()
+        diverged: str | None = None
+        for validated in _validated_epochs(self._store, run):
+            finite, diverged = trial_epochs([(validated.epoch, validated.train, validated.val)])
+            epochs += finite
+            if validated.epoch < trial.spec.train.epochs:
+                yield Snapshot(Progress(epochs=epochs, diverged=diverged, run=run), None)
+        checkpoint = latest_checkpoint(self._store, run)
+        last = Progress(
+            epochs=epochs,
+            diverged=diverged,
+            checkpoint=checkpoint.folder if checkpoint else None,
+            ended=True,
+            run=run,
+        )
+        yield Snapshot(last, None)
+
+
+def _validated_epochs(store: Store, run: str) -> Iterator[Validated]:
+    """Train a run on Ray Train's workers in a thread; yield its epochs as they are validated."""
+    events: queue.Queue[Any] = queue.Queue()
+
+    def train() -> None:
+        try:
+            run_finetune(store, run, events.put)
+            events.put(_RunEnded(None))
+        except Exception as error:
+            events.put(_RunEnded(error))
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    while not isinstance(event := events.get(), _RunEnded):
+        if isinstance(event, Validated):
+            yield event
+    if event.error is not None:
+        raise event.error
+    thread.join()
+
+
+@dataclass(frozen=True)
+class _RunEnded:
+    """A run's last event."""
+
+    error: Exception | None
+
+
+def batch_on_ray(
+    setup: ActorSetup, batch: Sequence[Trial], scaling: Scaling, seconds: float | None
+) -> list[Progress]:
+    """Train heads as one computation, in a task on the connected Ray; see `train_together`."""
+
+    def train() -> list[Progress]:
+        torch.set_num_threads(scaling.cpus_per_worker)
+        keep_freed_memory()
+        ranks = Ranks.alone(device_of(scaling))
+        store = Store.open(setup.store_uri)
+        process = TrialProcess(store, setup.sweep_id, setup.selection, ranks)
+        return train_together(process, batch, lambda trial, epoch: None, seconds)
+
+    task = ray.remote(num_cpus=scaling.cpus_per_worker, num_gpus=scaling.gpus_per_worker)(train)
+    try:
+        outcomes: list[Progress] = ray.get(task.remote())
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause or error from None
+    return outcomes
+
+
+def on_a_line(error: Exception) -> str:
+    """Return an error's text on one line, with its type unless it is Graft's."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, GraftError) else f"{type(error).__name__}: {text}"
+
+
+def device_of(scaling: Scaling) -> torch.device:
+    """Return the device that a trial trains on, set to give the same numbers every time.
+
+    Raises:
+        ResourceError: the spec asks for a GPU, and there is none here.
+    """
+    if scaling.gpus_per_worker == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ResourceError(
+            "base.scaling.gpus_per_worker is 1, and there is no GPU here that torch can use; set "
+            "it to 0, or name a cluster in RAY_ADDRESS"
+        )
+    repeat_exactly()
+    return torch.device("cuda")

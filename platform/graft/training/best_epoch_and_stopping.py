@@ -1,0 +1,97 @@
+"""Which epoch is best, and what ends training before its last epoch.
+
+Runs and trials follow these rules; they differ in the criterion alone. A run compares its epochs
+by `RUN_CRITERION`, a trial by the metric that its sweep's search names.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from graft.spec import EarlyStopping, Train
+
+
+class EpochMetrics(Protocol):
+    """A finished epoch of a run or of a trial."""
+
+    @property
+    def epoch(self) -> int:
+        """Its number, from 1."""
+
+    @property
+    def val(self) -> Mapping[str, Any]:
+        """Validation metrics by name; `loss` is always among them."""
+
+
+AnyEpoch = TypeVar("AnyEpoch", bound=EpochMetrics)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What epochs are compared by: the maximum or the minimum of a validation metric."""
+
+    metric: str
+    """`accuracy`, or `val.accuracy` as sweeps write it."""
+    mode: str
+    """`max` or `min`."""
+    loss_breaks_ties: bool = True
+    """Whether, of two epochs with the same value, the one of lower validation loss is better."""
+
+    @property
+    def name(self) -> str:
+        """The metric's name within `val`."""
+        return self.metric.removeprefix("val.")
+
+    def score(self, epoch: EpochMetrics) -> tuple[float, float]:
+        """Return what an epoch is sorted by; the better epoch has the greater score."""
+        value = epoch.val[self.name]
+        tie = -epoch.val["loss"] if self.loss_breaks_ties else 0.0
+        return (value if self.mode == "max" else -value), tie
+
+    def better(self, epoch: EpochMetrics, than: EpochMetrics | None) -> bool:
+        """Whether an epoch is better than the best one before it, None where there is none."""
+        if than is None or self.name not in epoch.val:
+            return than is None
+        return self.score(epoch) > self.score(than)
+
+    def best(self, epochs: Iterable[AnyEpoch]) -> AnyEpoch | None:
+        """Return the best epoch, the first of equal ones; None where none has the metric."""
+        measured = [epoch for epoch in epochs if self.name in epoch.val]
+        return max(measured, key=lambda epoch: (*self.score(epoch), -epoch.epoch), default=None)
+
+
+RUN_CRITERION = Criterion("accuracy", "max", loss_breaks_ties=False)
+"""A run's best epoch is the first one of the best validation accuracy."""
+
+
+def not_finite(epoch: int, train: Mapping[str, Any], val: Mapping[str, Any]) -> str | None:
+    """Return which metric of an epoch shows that training diverged; None where all are finite.
+
+    Matrices and values by class are not looked at.
+    """
+    for part, metrics in (("train", train), ("val", val)):
+        for name, value in metrics.items():
+            if isinstance(value, int | float) and not math.isfinite(value):
+                return f"{part} {name} was {value} in epoch {epoch}"
+    return None
+
+
+def stops_early(epochs: Sequence[EpochMetrics], stopping: EarlyStopping | None) -> bool:
+    """Whether validation has not got better for `stopping.patience` epochs."""
+    if stopping is None or not epochs:
+        return False
+    sign = 1 if stopping.metric == "accuracy" else -1
+    best, since = sign * epochs[0].val[stopping.metric], 0
+    for epoch in epochs[1:]:
+        since += 1
+        value = sign * epoch.val[stopping.metric]
+        if value > best + stopping.min_delta:
+            best, since = value, 0
+    return since >= stopping.patience
+
+
+def is_over(epochs: Sequence[EpochMetrics], train: Train) -> bool:
+    """Whether no epoch follows these: the recipe's last one is among them, or it stops early."""
+    finished = epochs[-1].epoch if epochs else 0
+    return finished == train.epochs or stops_early(epochs, train.early_stopping)

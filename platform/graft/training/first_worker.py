@@ -1,0 +1,174 @@
+"""What the first worker of an attempt does beyond training.
+
+It reports steps, commits a checkpoint and metrics after each epoch, and in the end registers the
+model and publishes the result. It alone writes to the store; the other workers only train.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from graft.backbones.trunk import TrunkChain
+from graft.spec import Finetune
+from graft.store import Store
+from graft.training.best_epoch_and_stopping import RUN_CRITERION
+from graft.training.charts import confusion_png
+from graft.training.checkpoint import Checkpoint, checkpoint_folder, commit_checkpoint, put_state
+from graft.training.events import REPORT_EVERY_S, Event, Stepped, Untrained, Validated
+from graft.training.loop import EpochDone, LoopEvent, StepDone
+from graft.training.pace_and_watchdog import Pace
+from graft.training.prepare import PreparedRun
+from graft.training.registering import Origin, load_checkpoint_model, register_model
+from graft.training.runs import (
+    AttemptPointer,
+    Epoch,
+    Result,
+    check_attempt,
+    publish_result,
+    put_metrics,
+)
+
+
+@dataclass
+class FirstWorker:
+    """The first worker of an attempt, as reporter and as the one who writes to the store."""
+
+    store: Store
+    run: str
+    pointer: AttemptPointer
+    """To this attempt."""
+    prepared: PreparedRun
+    chain: TrunkChain
+    """Digests of the trunk."""
+    post: Callable[[Event], object]
+    last: Checkpoint | None
+    """The last committed checkpoint, of this attempt or of one before it."""
+    _initial: dict[str, Any] = field(default_factory=dict)
+    """Validation before any training; from the first checkpoint on, that holds it."""
+    _pace: Pace = field(default_factory=Pace)
+    _reported: float = 0.0
+    """When a step was last reported, on the monotonic clock."""
+
+    def follow(self, event: LoopEvent) -> None:
+        """Do what an event of the training loop asks for.
+
+        Raises:
+            RunFailed: overtaken by a newer attempt.
+        """
+        if isinstance(event, StepDone):
+            self._pace.step(event)
+            self._report_step(event)
+        elif isinstance(event, Untrained):
+            self._initial = event.val
+            self.post(event)
+            self._pace.begin_epoch()
+        elif isinstance(event, EpochDone):
+            self._commit_epoch(event)
+            self._pace.begin_epoch()
+
+    def _report_step(self, done: StepDone) -> None:
+        """Report a step, though not each: reading its numbers makes a GPU wait."""
+        now = time.monotonic()
+        if now - self._reported < REPORT_EVERY_S and done.step < done.steps:
+            return
+        self._reported = now
+        so_far = done.tally.summary()
+        loss, accuracy = so_far["loss"], so_far["accuracy"]
+        pace = self._pace.images_per_second
+        self.post(Stepped(done.epoch, done.step, done.steps, loss, accuracy, pace))
+
+    def _commit_epoch(self, done: EpochDone) -> None:
+        """Commit an epoch's checkpoint, then its metrics and TensorBoard events."""
+        check_attempt(self.store, self.run, self.pointer)
+        last, attempt, step = self.last, self.pointer.attempt, done.state.step
+        epoch = Epoch(epoch=done.epoch, train=done.train, val=done.val)
+        history = (*(last.history if last else ()), epoch)
+        best = RUN_CRITERION.best(history) or epoch
+        depth = self.prepared.plan.depth(done.epoch)
+        folder = checkpoint_folder(self.run, attempt, step)
+        self.last = Checkpoint(
+            run=self.run,
+            attempt=attempt,
+            epoch=done.epoch,
+            step=step,
+            freeze=depth,
+            trunk_digest=self.chain.digests[depth],
+            initial=last.initial if last else self._initial,
+            history=history,
+            best_epoch=best.epoch,
+            best=last.best_folder if last and best.epoch < done.epoch else None,
+            tensors=put_state(self.store, folder, done.state),
+        )
+        commit_checkpoint(self.store, self.last)
+        put_metrics(self.store, self.run, attempt, epoch)
+        self._write_events(epoch, step)
+        self.post(Validated(done.epoch, done.train, done.val, self._pace.images_per_second))
+
+    def finish(self, spec: Finetune, started: float) -> None:
+        """Register the chosen weights and publish the result.
+
+        `spec` is the run's; `started` is when the user's command began, in seconds since 1970.
+
+        Raises:
+            RunFailed: overtaken by a newer attempt.
+        """
+        last, target = self.last, spec.register_
+        if last is None:  # a recipe has at least one epoch
+            return
+        check_attempt(self.store, self.run, self.pointer)
+        weights: Literal["best", "last"] = target.weights if target else "best"
+        prepared, chosen = load_checkpoint_model(self.store, spec, last, weights)
+        epoch, manifest = chosen.history[-1], prepared.dataset.manifest
+        model: str | None = None
+        if target:
+            origin = Origin(spec, self.run)
+            model = register_model(self.store, origin, target, prepared, self.chain, epoch).ref
+        png = confusion_png(epoch.val["confusion"], manifest.classes)
+        result = Result(
+            run=self.run,
+            model=model,
+            weights=weights,
+            epoch=epoch.epoch,
+            metrics={"initial": last.initial, "train": epoch.train, "val": epoch.val},
+            seconds=round(time.time() - started, 3),
+            images_per_second=round(self._pace.overall, 2),
+            trunk_digest=chosen.trunk_digest,
+            freeze=chosen.freeze,
+            dataset=manifest.ref,
+            attempt=self.pointer.attempt,
+            plan=self.prepared.plan.stages,
+            confusion_png=self.store.put(f"runs/{self.run}", "confusion.png", png),
+            history=tuple(_summaries(last)),
+            created=datetime.now(UTC).isoformat(),
+        )
+        publish_result(self.store, self.pointer, result)
+
+    def _write_events(self, epoch: Epoch, step: int) -> None:
+        """Write one TensorBoard event file per epoch: S3 cannot append, TensorBoard reads many."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        with tempfile.TemporaryDirectory(prefix="graft-events-") as folder:
+            with SummaryWriter(folder, filename_suffix=f".{epoch.epoch:06d}") as writer:
+                for part, metrics in (("train", epoch.train), ("val", epoch.val)):
+                    for name, value in metrics.items():
+                        if isinstance(value, float):
+                            writer.add_scalar(f"{part}/{name}", value, step)
+            for file in Path(folder).iterdir():
+                key = f"runs/{self.run}/attempt-{self.pointer.attempt}/events/{file.name}"
+                self.store.write(key, file.read_bytes())
+
+
+def _summaries(last: Checkpoint) -> Iterator[dict[str, float]]:
+    """Yield the loss and accuracy of every epoch."""
+    for epoch in last.history:
+        yield {
+            "epoch": epoch.epoch,
+            "train_loss": epoch.train["loss"],
+            "train_accuracy": epoch.train["accuracy"],
+            "val_loss": epoch.val["loss"],
+            "val_accuracy": epoch.val["accuracy"],
+        }

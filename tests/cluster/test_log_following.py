@@ -1,0 +1,244 @@
+"""Following a job through a cluster that goes away, and a store that keeps what it said."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from colours import colour_spec
+from graft.cluster import jobs as jobs_module
+from graft.cluster import log_following as following
+from graft.cluster.job_progress import job_progress
+from graft.cluster.job_records import ClusterIdentity, begin_attempt, put_log, submit_job
+from graft.cluster.jobs import Jobs
+from graft.cluster.log_following import Log, follow
+from graft.cluster.rayjob_manifest import Submission
+from graft.cluster.status import ClusterStatus, JobStatus
+from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError, RunFailed
+from graft.spec import Sweep, parse_job
+from graft.store import Store
+from graft.sweep.results import create_sweep
+from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
+
+
+class Scripted:
+    """A cluster that answers as it is told, one answer a look; the last one stays."""
+
+    identity, ships_logs = ClusterIdentity("a test", "uid"), True
+
+    def __init__(self, *answers: Callable[[], ClusterStatus | None]):
+        self._answers = list(answers)
+        self.said = ""
+        self.cancelled = ""
+
+    def find(self, job: str) -> ClusterStatus | None:
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return answer()
+
+    def all(self) -> list[ClusterStatus]:
+        status = self.find("one")
+        return [status] if status else []
+
+    def output(self, job: str) -> str:
+        return self.said
+
+    def cancel(self, job: str) -> None:
+        self.cancelled = job
+
+    def check(self, submission: Submission) -> list[str]:
+        return []
+
+    def show(self, submission: Submission, as_json: bool) -> str:
+        return ""
+
+    def submit(self, submission: Submission) -> None:
+        raise NotImplementedError
+
+
+def answer(state: str, why: str | None = None) -> Callable[[], ClusterStatus | None]:
+    return lambda: ClusterStatus("one", "finetune", state, why)  # type: ignore[arg-type]
+
+
+def lost() -> ClusterStatus | None:
+    raise ClusterLost("no answer from Kubernetes")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+def test_states_and_log_come_in_order_and_end_with_the_job(store: Store) -> None:
+    submit_job(store, "one", "kind: finetune\n")
+    attempt = begin_attempt(store, "one", "finetune")
+    put_log(store, "one", "driver@session_1@head-a", 0, b"epoch 1\n")
+    put_log(store, "one", "worker-1.out@session_1@head-a", 0, b"not the driver's\n")
+    cluster = Scripted(
+        answer("starting", "1 of 3 pods run"),
+        answer("starting", "1 of 3 pods run"),
+        answer("running"),
+    )
+    jobs, seen = Jobs(cluster, store), list[str]()
+    for item in follow(jobs, "one", Log(jobs, "one"), every_s=0.01):
+        if isinstance(item, JobStatus):
+            seen.append(str(item))
+        else:
+            seen.append(item[1].decode())
+        if seen[-1] == "running":
+            put_log(store, "one", "driver@session_1@head-a", 8, b"epoch 2\n")
+            attempt.succeed("photos@1")
+    assert seen == [
+        "starting: 1 of 3 pods run",
+        "epoch 1\n",
+        "running",
+        "epoch 2\n",
+        "succeeded: photos@1",
+    ]
+
+
+def test_the_logs_of_attempts_come_in_their_order(store: Store) -> None:
+    submit_job(store, "one", "")
+    for log, said in (
+        ("driver@session_2026-11-24_09@z-head", b"attempt 1\n"),
+        ("driver@session_2026-11-24_10@a-head", b"attempt 2\n"),
+    ):
+        put_log(store, "one", log, 0, said)
+    log = Log(Jobs(Scripted(lambda: None), store), "one")
+    assert [data for _, data in log.new()] == [b"attempt 1\n", b"attempt 2\n"]
+    assert list(log.new()) == []
+
+
+def test_a_cluster_that_comes_back_is_followed_on(store: Store) -> None:
+    cluster = Scripted(answer("running"), lost, lost, answer("succeeded"))
+    states = [str(item) for item in follow(Jobs(cluster, None), "one", None, every_s=0.01)]
+    assert states == ["running", "succeeded"]
+
+
+def test_a_cluster_that_stays_away_is_given_up_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(following, "LOST_S", 0.05)
+    cluster = Scripted(answer("running"), lost)
+    with pytest.raises(ClusterLost, match=r"look later with graft jobs show one, or go on here"):
+        list(follow(Jobs(cluster, None), "one", None, every_s=0.01))
+
+
+def test_a_driver_is_heard_from_its_cluster_where_the_store_is_out_of_reach() -> None:
+    cluster = Scripted(answer("running"), answer("running"), answer("succeeded"))
+    jobs = Jobs(cluster, None)
+    log = Log(jobs, "one")
+    cluster.said = "epoch 1\n"
+    assert [data for _, data in log.new()] == [b"epoch 1\n"]
+    cluster.said = "epoch 1\nepoch 2\n"
+    assert [data for _, data in log.new()] == [b"epoch 2\n"]
+    cluster.said = "attempt 2\n"  # of another pod
+    assert [data for _, data in log.new()] == [b"attempt 2\n"]
+
+
+def test_nobody_takes_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "ACCEPT_S", 0.0)
+    cluster = Scripted(answer("starting", "the KubeRay operator has not taken it up"))
+    with pytest.raises(ResourceError, match="is the KubeRay operator running"):
+        Jobs(cluster, None).accepted("one")
+
+
+def test_a_job_that_nobody_knows(store: Store) -> None:
+    submit_job(store, "one", "")
+    with pytest.raises(NotFoundError, match=r"no job 'on' in a test and .*did you mean 'one'"):
+        Jobs(Scripted(lambda: None), store).status("on")
+
+
+def test_a_job_of_another_cluster_is_what_the_store_says(store: Store) -> None:
+    for job, place, uid in (
+        ("here", "a test", None),
+        ("here-by-another-way", "a tunnel", "uid"),
+        ("there", "another", None),
+        ("there-by-the-same-way", "a test", "another uid"),
+        ("somewhere", None, None),
+    ):
+        submit_job(store, job, "")
+        begin_attempt(store, job, "finetune", ClusterIdentity(place, uid))
+    jobs = Jobs(Scripted(lambda: None), store)
+    assert {status.job: str(status) for status in jobs.all()} == {
+        "here": "failed: its cluster is gone, and it did not say how it ended",
+        "here-by-another-way": "failed: its cluster is gone, and it did not say how it ended",
+        "there": "running",
+        "there-by-the-same-way": "running",
+        "somewhere": "running",
+    }
+    with pytest.raises(InputError, match="there runs in another, not in a test"):
+        jobs.cancel("there")
+
+
+def test_what_never_got_into_the_store_is_read_from_the_cluster(store: Store) -> None:
+    cluster = Scripted(answer("failed", "exit 2"))
+    cluster.said = "graft: wrong credentials\n"
+    log = Log(Jobs(cluster, store), "one")
+    assert list(log.new()) == []  # it may yet come
+    assert [data for _, data in log.new(last=True)] == [b"graft: wrong credentials\n"]
+
+
+def test_cancelling(store: Store) -> None:
+    submit_job(store, "one", "")
+    attempt = begin_attempt(store, "one", "finetune", ClusterIdentity("a test"))
+    cluster = Scripted(answer("running"))
+    Jobs(cluster, store).cancel("one")
+    assert cluster.cancelled == "one"
+    with pytest.raises(RunFailed, match="or it was cancelled"):
+        attempt.succeed(None)
+    cluster.cancelled = ""
+    Jobs(cluster, store).cancel("one")  # the first time its pods could not be deleted, say
+    assert cluster.cancelled == "one"
+    with pytest.raises(InputError, match="one has ended already: cancelled"):
+        Jobs(Scripted(lambda: None), store).cancel("one")
+    with pytest.raises(InputError, match="takes the cluster that it runs on"):
+        Jobs(None, store).cancel("one")
+
+
+def test_a_cluster_that_is_gone_for_good_is_not_asked_for_what_the_store_knows(
+    store: Store,
+) -> None:
+    submit_job(store, "one", "")
+    begin_attempt(store, "one", "finetune", ClusterIdentity("a test")).succeed("photos@1")
+    assert str(Jobs(Scripted(lost), store).status("one")) == "succeeded: photos@1"
+
+
+def test_how_far_a_transfer_report_is(store: Store) -> None:
+    base = colour_spec(register=None)
+    search = {"kind": "list", "trials": [{"train.seed": seed} for seed in range(3)]}
+    document = base.model_dump(mode="json", by_alias=True)
+    sweep = parse_job({"kind": "sweep", "name": "r", "base": document, "search": search}, "", Sweep)
+    facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, 0)
+    trials = [Resolved(changes, base, facts) for changes in search["trials"]]
+    plan = make_sweep_plan(sweep, trials, Throughput(gflops=1.0, images=1.0))
+    assert job_progress(store, "r", "transfer-report") is None
+    create_sweep(store, sweep, plan, "r-rates")
+    assert job_progress(store, "r", "transfer-report") == "rates: 0 of 3 trials done"
+    create_sweep(store, sweep, plan, "r-seeds")
+    assert job_progress(store, "r", "transfer-report") == "seeds: 0 of 3 trials done"
+
+
+def test_logs_alone_make_no_job(store: Store) -> None:
+    put_log(store, "early", "driver@head", 0, b"")
+    assert Jobs(None, store).all() == []
+
+
+def test_a_ray_that_is_gone_leaves_what_the_store_knows(store: Store) -> None:
+    submit_job(store, "one", "kind: finetune\n")
+    begin_attempt(store, "one", "finetune").succeed("m@1")
+    put_log(store, "one", "driver@session_1@head-a", 0, b"the end\n")
+    cluster = Scripted(lost)
+    cluster.ships_logs = False
+    jobs = Jobs(cluster, store)
+    assert jobs.spec("one") == "kind: finetune\n"
+    assert [str(status) for status in jobs.all()] == ["succeeded: m@1"]
+    assert list(Log(jobs, "one").new(last=True)) == [("driver@session_1@head-a", b"the end\n")]
+
+
+def test_what_has_just_ended_is_not_cancelled(store: Store) -> None:
+    submit_job(store, "one", "kind: finetune\n")
+    begin_attempt(store, "one", "finetune").succeed(None)
+    cluster = Scripted(answer("running"))
+    with pytest.raises(InputError, match="one has ended already: succeeded"):
+        Jobs(cluster, store).cancel("one")
+    assert cluster.cancelled == ""

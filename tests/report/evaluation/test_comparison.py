@@ -1,0 +1,54 @@
+"""Comparisons of two models, against McNemar's chi-squared test and by hand."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from graft.report.evaluation.comparison import compare
+from graft.report.evaluation.predictions import Predictions
+from report.evaluation.made_up import predictions
+
+
+def test_mcnemars_numbers() -> None:
+    first, second = predictions(seed=1, skill=1.0), predictions(seed=2, skill=2.0, model="m@2")
+    comparison = compare(first, second)
+    a, b = first.right, second.right
+    assert (comparison.both_right, comparison.both_wrong) == ((a & b).sum(), (~a & ~b).sum())
+    only1, only2 = comparison.only_first, comparison.only_second
+    assert (only1, only2) == ((a & ~b).sum(), (~a & b).sum())
+    # With many images on which they differ, the exact test is near McNemar's chi-squared one
+    # with its correction for continuity.
+    statistic = (abs(only1 - only2) - 1) ** 2 / (only1 + only2)
+    assert comparison.p_value == pytest.approx(chi2.sf(statistic, 1), rel=0.2)
+    assert comparison.outcome == "better"
+    assert compare(second, first).outcome == "worse"
+    low, high = comparison.difference_interval.low, comparison.difference_interval.high
+    assert low < comparison.difference < high
+    assert comparison.difference == pytest.approx(b.mean() - a.mean())
+    spread = np.std(b.astype(float) - a) / np.sqrt(len(a))  # of the normal approximation
+    assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.05)
+    assert len(comparison.changed) == only1 + only2
+
+
+def test_an_exact_small_case() -> None:
+    # Of 9 images the second model alone gets 5 and the first alone 1:
+    # 2 * (C(6,0) + C(6,1)) / 2^6.
+    first, second = (_right(flags) for flags in ("101000000", "011111100"))
+    comparison = compare(first, second)
+    assert (comparison.only_first, comparison.only_second) == (1, 5)
+    assert comparison.p_value == pytest.approx(2 * (1 + 6) / 2**6)
+    assert comparison.outcome == "not shown"
+
+
+def _right(flags: str) -> Predictions:
+    made = predictions(len(flags), classes=2)
+    predicted: NDArray[np.int64] = np.where([f == "1" for f in flags], made.labels, 1 - made.labels)
+    made.logits[:] = np.eye(2, dtype=np.float32)[predicted]
+    return made
+
+
+def test_the_same_predictions_show_nothing() -> None:
+    comparison = compare(predictions(), predictions(model="m@2"))
+    assert (comparison.p_value, comparison.outcome, comparison.changed) == (1.0, "not shown", ())
+    assert (comparison.difference_interval.low, comparison.difference_interval.high) == (0, 0)

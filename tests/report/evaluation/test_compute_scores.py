@@ -1,0 +1,77 @@
+"""The figures of an evaluation, against scikit-learn's and by hand."""
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    classification_report,
+    log_loss,
+    top_k_accuracy_score,
+)
+
+from graft.report.evaluation.compute_scores import compute_scores, reliability, share_interval
+from report.evaluation.made_up import predictions
+
+
+@pytest.mark.parametrize("classes", [2, 4, 9])
+def test_scores_are_scikit_learns(classes: int) -> None:
+    made = predictions(classes=classes)
+    scores = compute_scores(made)
+    labels, predicted = made.labels, made.logits.argmax(1)
+    shares = np.exp(made.logits.astype(float))
+    shares /= shares.sum(1, keepdims=True)
+    assert scores.accuracy == accuracy_score(labels, predicted)
+    assert scores.loss == pytest.approx(log_loss(labels, shares), rel=1e-6)
+    table = classification_report(labels, predicted, output_dict=True)
+    assert scores.macro_f1 == pytest.approx(table["macro avg"]["f1-score"])
+    for number, scored in enumerate(scores.classes):
+        row = table[str(number)]
+        assert (scored.recall, scored.precision, scored.f1, scored.images) == pytest.approx(
+            (row["recall"], row["precision"], row["f1-score"], row["support"])
+        )
+    recalls = [scored.recall for scored in scores.classes if scored.recall is not None]
+    assert np.mean(recalls) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    if classes > 5:
+        assert scores.top5_accuracy == top_k_accuracy_score(labels, made.logits, k=5)
+    else:
+        assert scores.top5_accuracy is None
+    assert np.trace(scores.confusion) == (labels == predicted).sum()
+
+
+def test_the_reliability_diagram_is_scikit_learns() -> None:
+    made = predictions(2000)
+    confidence, right = made.probabilities.max(1), made.right
+    filled = [b for b in reliability(confidence, right) if b.images]
+    accuracy, mean = calibration_curve(right, confidence, n_bins=15)
+    assert [b.accuracy for b in filled] == pytest.approx(accuracy.tolist())
+    assert [b.confidence for b in filled] == pytest.approx(mean.tolist())
+    gaps = [abs(b.accuracy - b.confidence) * b.images for b in filled]  # type: ignore[operator]
+    assert compute_scores(made).ece == pytest.approx(sum(gaps) / 2000)
+
+
+def test_a_class_without_images_and_one_never_predicted() -> None:
+    made = predictions(3, classes=3)
+    made.labels[:] = 0
+    made.logits[:] = [1.0, 2.0, 0.0]
+    scores = compute_scores(made)
+    assert [scored.recall for scored in scores.classes] == [0.0, None, None]
+    assert [scored.precision for scored in scores.classes] == [None, 0.0, None]
+    assert [scored.f1 for scored in scores.classes] == [0.0, 0.0, None]
+
+
+def test_wilsons_interval() -> None:
+    # Newcombe (1998), Statistics in Medicine 17, table I: 81 of 263.
+    interval = share_interval(81, 263)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
+    assert share_interval(5, 5).high == 1.0
+
+
+def test_the_most_confident_mistakes_come_first() -> None:
+    made = predictions()
+    wrong = compute_scores(made).wrong
+    top = made.probabilities.max(1)
+    expected = sorted(top[~made.right], reverse=True)[: len(wrong)]
+    assert [image.probability for image in wrong] == pytest.approx(expected)
+    assert all(image.label != image.predicted for image in wrong)

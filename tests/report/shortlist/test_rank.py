@@ -1,0 +1,138 @@
+"""`graft backbones rank`: its figures against scikit-learn's, and the command itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from sklearn.linear_model import BayesianRidge
+
+import commands
+from colours import draw_colours
+from graft.data.importing import import_dataset
+from graft.report.shortlist.rank import linear_probe, logme
+from graft.store import Store
+
+ABSENT = ("--arch", "resnet18", "--weights", "absent.pth")
+
+
+@pytest.mark.parametrize("width", [5, 40, 200])
+def test_logme_is_the_evidence_that_scikit_learn_finds(width: int) -> None:
+    noise = np.random.default_rng(width)
+    features = noise.normal(size=(100, width))
+    labels = (features[:, 0] + 0.5 * noise.normal(size=100) > 0).astype(np.int64)
+    expected = []
+    for label in (0, 1):
+        none = {"alpha_1": 0, "alpha_2": 0, "lambda_1": 0, "lambda_2": 0}  # no hyperpriors
+        model = BayesianRidge(
+            compute_score=True, fit_intercept=False, max_iter=5000, tol=1e-10, **none
+        )
+        model.fit(features, (labels == label).astype(float))
+        expected.append(model.scores_[-1] / 100)
+    assert logme(features, labels) == pytest.approx(np.mean(expected), abs=2e-3)
+
+
+def test_features_that_say_more_rank_higher() -> None:
+    noise = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    clear = np.eye(3)[labels] + 0.3 * noise.normal(size=(120, 3))
+    dim = np.eye(3)[labels] + 3 * noise.normal(size=(120, 3))
+    assert logme(clear, labels) > logme(dim, labels)
+    assert np.mean(linear_probe(clear, labels, 5)) > 0.95 > np.mean(linear_probe(dim, labels, 5))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("rank")
+    store = Store.open(str(folder / "store"))
+    import_dataset(store, str(draw_colours(folder / "images", 8, 3)), "colours")
+    return store
+
+
+def rank(store: Store, folder: Path, *arguments: str) -> commands.Done:
+    return commands.main("backbones", "rank", *arguments, "--store", store.uri, cwd=folder)
+
+
+@pytest.mark.slow  # two commands, two networks each
+def test_a_table_a_picture_and_cached_activations(store: Store, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "other.pth")
+    words = ["colours", "--arch", "timm/test_resnet", "--weights", "none"]  # maps
+    words += ["--arch", "timm/test_vit", "--weights", "other.pth"]  # tokens
+    first = rank(store, tmp_path, *words, "--json")
+    assert first.returncode == 0, first.stderr
+    document: dict[str, Any] = json.loads(first.stdout)
+    assert document["folds"] == 5
+    ranked = document["backbones"]
+    assert {candidate["arch"]: candidate["features"] for candidate in ranked} == {
+        "timm/test_resnet": 96,
+        "timm/test_vit": 64,
+    }
+    accuracies = [candidate["accuracy"] for candidate in ranked]
+    assert accuracies == sorted(accuracies, reverse=True)
+    for candidate in ranked:
+        assert candidate["computed"] == 24
+        deepest, *_, unfrozen = candidate["costs"]
+        assert deepest["cached_s"] < deepest["epoch_s"] < unfrozen["epoch_s"]
+        assert unfrozen["cached_s"] is None
+    with Image.open(tmp_path / "rank.png") as picture:
+        assert picture.width > 500
+    again = json.loads(rank(store, tmp_path, *words, "--json").stdout)["backbones"]
+    assert [candidate["computed"] for candidate in again] == [0, 0]
+    for before, after in zip(ranked, again, strict=True):
+        assert all(before[key] == after[key] for key in ("arch", "accuracy", "logme"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["colour", "--arch", "resnet18"], "did you mean 'colours'?"),
+        (["colours", "--arch", "resnet81", "--weights", "none"], "resnet81"),
+        (
+            ["colours", "--arch", "resnet18", "--weights", "none", "--weights", "none"],
+            "1 times --arch and 2 times --weights",
+        ),
+        (
+            [
+                "colours",
+                "--arch",
+                "squeezenet1_1",
+                "--weights",
+                "none",
+                "--arch",
+                "resnet18",
+                "--weights",
+                "absent.pth",
+            ],
+            "no file absent.pth",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(
+    store: Store, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    before = set(store.children("activations/"))
+    done = rank(store, tmp_path, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(store.children("activations/")) == before
+    assert not (tmp_path / "rank.png").exists()
+
+
+def test_a_class_with_one_image(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    for split, name, count in (("train", "a", 3), ("train", "b", 1), ("val", "a", 1)):
+        folder = tmp_path / "images" / split / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            colour = (number * 50, 10 if name == "a" else 200, len(split))
+            Image.new("RGB", (40, 40), colour).save(folder / f"{number}.png")
+    import_dataset(store, str(tmp_path / "images"), "few")
+    done = rank(store, tmp_path, "few", "--arch", "squeezenet1_1", "--weights", "none")
+    assert done.returncode == 2
+    assert "1 training image of class 'b'; cross-validation needs two" in done.stderr

@@ -1,0 +1,66 @@
+"""A transfer report whose trainings are made up: its conclusions need no real ones."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from colours import colour_spec, transfer_document
+from graft.report.transfer import bootstrap as estimates
+from graft.report.transfer.answers import Answers, answer
+from graft.report.transfer.cell_result import CellResult
+from graft.report.transfer.corruptions import CORRUPTIONS, STRENGTHS
+from graft.report.transfer.design import Cell, first_cells, other_cells
+from graft.spec import TransferReport, parse_job
+from graft.sweep.results import TrialRecord
+
+LABELS = np.repeat([0, 1], [30, 20])
+"""Labels of the test images: 60 % are of the commonest class."""
+SHA256 = 32 * "ab"
+"""SHA-256 of the weights that it transfers from."""
+
+
+def recorded_spec() -> TransferReport:
+    """Return a report's spec: one label budget, five seeds."""
+    base = colour_spec(
+        backbone={"arch": "squeezenet1_1", "weights": "a/pretrained.pth", "freeze": "all"},
+        backbone__weights_sha256=SHA256,
+        augment={"kind": "none"},
+    )
+    document = transfer_document(base, epochs=3, labels=[1.0])
+    return parse_job(document, "test", TransferReport)
+
+
+def made_up_result(cell: Cell, wrong: int) -> CellResult:
+    """Return a training that is wrong on the last images of each class, and one more by seed."""
+    right = np.ones(len(LABELS), bool)
+    for label in (0, 1):
+        of_class = np.flatnonzero(label == LABELS)
+        right[of_class[len(of_class) - wrong :]] = False
+    right[cell.seed] = False
+    predicted = np.where(right, LABELS, 1 - LABELS)
+    losses = (0.6, 0.4, 0.5)
+    epochs = [
+        {"epoch": n, "train": {}, "val": {"loss": loss, "accuracy": 1 - loss}}
+        for n, loss in enumerate(losses, 1)
+    ]
+    record = {"number": 1, "id": "x", "changes": {}, "state": "finished", "epochs": epochs}
+    return CellResult(
+        cell=cell,
+        images=40,
+        record=TrialRecord.model_validate(record | {"seconds": 3.0, "ended_s": 1.0}),
+        labels=LABELS,
+        logits=np.eye(2, dtype=np.float32)[predicted] * 4,
+        train_accuracy=1.0,
+        corrupted={name: np.tile(right.astype(float), (len(STRENGTHS), 1)) for name in CORRUPTIONS},
+    )
+
+
+def answers(report: str, spec: TransferReport, wrong: Mapping[str, int]) -> Answers:
+    """Return a report's answers where each arm is wrong on so many images of each class."""
+    cells = first_cells(spec)
+    cells += other_cells(spec, {(cell.backbone, cell.condition): cell.rate for cell in cells})
+    results = [made_up_result(cell, wrong[cell.condition.arm]) for cell in cells]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimates, "RESAMPLES", 200)  # nothing here is near a limit
+        return answer(report, spec, "colours@1", "test", results, [{}])

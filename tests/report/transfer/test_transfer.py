@@ -1,0 +1,362 @@
+"""`graft reports transfer`: the design, and the real command on a tiny dataset."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import commands
+from colours import colour_spec, draw_colours, transfer_document
+from graft.backbones.trunk import tensors_to_bytes
+from graft.backbones.verify_architecture import random_model
+from graft.data.importing import import_dataset
+from graft.errors import SpecError
+from graft.report.publishing import list_reports
+from graft.report.transfer.answers import Answers
+from graft.report.transfer.design import (
+    ARMS,
+    Condition,
+    changes_of,
+    chosen_rates,
+    first_cells,
+    other_cells,
+)
+from graft.report.transfer.run import create_transfer, run_transfer
+from graft.spec import TransferReport, dump_job, parse_job
+from graft.store import Store
+from graft.sweep.results import SweepResult, TrialEpoch, TrialRecord, read_plan, read_trials
+from graft.training.prepare import assemble
+
+ARCH, OTHER = "timm/test_resnet", "timm/test_efficientnet"
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    base = colour_spec(
+        backbone={"arch": ARCH, "weights": "pretrained.pth", "freeze": "all"},
+        augment={"kind": "none"},
+        scaling={"cpus_per_worker": 2},  # one training at a time: each process imports torch
+    )
+    made = transfer_document(base, epochs=2, name="tiny", labels=[0.5, 1.0], seeds=2)
+    made["arms"]["scratch"]["rates"] = [0.01, 0.02]
+    return made | changes
+
+
+def spec(**changes: Any) -> TransferReport:
+    parsed = parse_job(document(**changes), "test", None)
+    assert isinstance(parsed, TransferReport)
+    return parsed
+
+
+def test_every_arm_meets_every_budget_and_seed_once() -> None:
+    asked = spec(seeds=3)
+    first = first_cells(asked)
+    assert [(c.backbone, c.condition, c.seed, c.rate) for c in first[:4]] == [
+        (0, Condition("scratch", 0.5), 0, 0.01),
+        (0, Condition("scratch", 0.5), 0, 0.02),
+        (0, Condition("scratch", 1.0), 0, 0.01),
+        (0, Condition("scratch", 1.0), 0, 0.02),
+    ]
+    rates = {(cell.backbone, cell.condition): cell.rate for cell in first}
+    others = other_cells(asked, rates)
+    assert len(others) == 4 * 2 * 2
+    assert {cell.seed for cell in others} == {1, 2}
+    assert {cell.rate for cell in others if cell.condition.arm == "scratch"} == {0.02}
+
+
+def test_every_backbone_gets_the_whole_design() -> None:
+    other = {"arch": "resnet18", "weights": "other.pth", "preprocess": {"crop": 64}}
+    asked = spec(other_backbones=[other])
+    cells = first_cells(asked)
+    assert [c for c in cells if not c.backbone] == first_cells(spec())
+    (features,) = [c for c in cells if (c.backbone, c.condition) == (1, Condition("features", 1.0))]
+    changes = changes_of(asked, features, holds_out=False)
+    assert changes["backbone.arch"] == "resnet18"
+    assert changes["backbone.weights"] == "other.pth"
+    assert changes["preprocess"]["crop"] == 64  # type: ignore[call-overload,index]
+    (scratch, _) = [c for c in cells if (c.backbone, c.condition) == (1, Condition("scratch", 1.0))]
+    changes = changes_of(asked, scratch, holds_out=False)
+    assert (changes["backbone.arch"], changes["backbone.weights"]) == ("resnet18", "none")
+
+
+def test_smaller_budgets_take_as_many_steps() -> None:
+    arms = document()["arms"]
+    arms["scratch"] |= {"epochs": 6, "patience": 3}
+    asked = spec(arms=arms)
+    epochs = {
+        c.condition.labels: changes_of(asked, c, holds_out=False)
+        for c in first_cells(asked)
+        if c.condition.arm == "scratch"
+    }
+    assert (epochs[1.0]["train.epochs"], epochs[0.5]["train.epochs"]) == (6, 12)
+    assert epochs[1.0]["train.early_stopping"] == {"metric": "loss", "patience": 3}
+    assert epochs[0.5]["train.early_stopping"] == {"metric": "loss", "patience": 6}
+
+
+def test_cells_of_one_budget_and_seed_learn_from_the_same_images() -> None:
+    asked = spec()
+    drawn: dict[tuple[float, int], set[str]] = {}
+    for cell in first_cells(asked):
+        changes = changes_of(asked, cell, holds_out=True)
+        images = {key: value for key, value in changes.items() if key.startswith("dataset.")}
+        drawn.setdefault((cell.condition.labels, cell.seed), set()).add(json.dumps(images))
+        assert (changes.get("backbone.weights") == "none") == (cell.condition.arm == "scratch")
+    assert all(len(choices) == 1 for choices in drawn.values())
+
+
+def test_a_rate_is_chosen_by_validation_loss_and_never_one_that_diverged() -> None:
+    asked = spec()
+    cells = [cell for cell in first_cells(asked) if cell.condition == Condition("scratch", 1.0)]
+
+    def record(number: int, loss: float, state: str = "finished") -> TrialRecord:
+        epoch = TrialEpoch(epoch=1, train={}, val={"loss": loss, "accuracy": 0.5})
+        return TrialRecord.model_validate(
+            {"number": number, "id": "x", "changes": {}, "state": state, "epochs": [epoch]}
+            | {"seconds": 1, "ended_s": 1}
+        )
+
+    better = chosen_rates(zip(cells, [record(1, 0.5), record(2, 0.4)], strict=True))
+    assert better == {(0, Condition("scratch", 1.0)): 0.02}
+    lost = [record(1, 0.5), record(2, 0.1, "diverged")]
+    assert chosen_rates(zip(cells, lost, strict=True)) == {(0, Condition("scratch", 1.0)): 0.01}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": [1.0, 0.5]}, "labels: expected ascending budgets"),
+        ({"labels": [5, 0.5]}, "labels: give shares, or numbers, not both"),
+        ({"labels": []}, "labels"),
+        ({"arms": {"scratch": {"freeze": 0, "epochs": 1, "rates": [0.1]}}}, "would be starved"),
+        ({"arms": {"scratch": {"freeze": 1, "epochs": 99, "rates": [0.1]}}}, "worth freezing"),
+        (
+            {"arms": {"scratch": {"freeze": 0, "epochs": 99, "patience": 2, "rates": [0.1]}}},
+            "scratch.patience (2) is less than another arm's (20)",
+        ),
+        (
+            {"arms": {"full": {"freeze": 0, "epochs": 9, "patience": 9, "rates": [0.1]}}},
+            "patience (9) has no effect in 9 epochs",
+        ),
+        (
+            {"other_backbones": [{"arch": ARCH, "weights": "pretrained.pth"}]},
+            "the same backbone and weights are there twice",
+        ),
+    ],
+)
+def test_a_design_that_could_show_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_job(document(**changes), "test", None)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("backbone.weights", "none", "there is nothing to transfer from"),
+        ("dataset.labels", 0.5, "the report sets labels and holdout"),
+        ("scaling.workers", 2, "one worker each"),
+        ("register", {"model": "x"}, "base.register has no effect"),
+    ],
+)
+def test_a_base_that_would_treat_arms_unlike_is_refused(key: str, value: Any, said: str) -> None:
+    changed = document()
+    *parents, last = key.split(".")
+    node = changed["base"]
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    with pytest.raises(SpecError) as error:
+        parse_job(changed, "test", None)
+    assert said in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that has `colours`, weights to transfer from, and a spec."""
+    folder = tmp_path_factory.mktemp("transfer")
+    store = Store.open(str(folder / "store"))
+    import_dataset(store, str(draw_colours(folder / "images", 12, 8)), "colours")
+    torch.manual_seed(5)
+    torch.save(random_model(ARCH).network.state_dict(), folder / "pretrained.pth")
+    (folder / "spec.yaml").write_text(dump_job(spec()))
+    return folder
+
+
+def report(folder: Path, ray: str, *arguments: str) -> commands.Running:
+    words = ("report", "transfer", *arguments, "--store", "store")
+    return commands.Running(*words, cwd=folder, env={"RAY_ADDRESS": ray})
+
+
+def without_times(answers: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what differs between two runs of the same design: its id, and seconds."""
+    text = json.dumps(answers).replace(answers["report"], "the report")
+    timeless: dict[str, Any] = json.loads(text)
+    for backbone in timeless["backbones"]:
+        for plateau in backbone["plateaus"]:
+            plateau["seconds"] = plateau["cold_seconds"] = None
+    return timeless
+
+
+def test_rates_by_stage_meet_an_arm_that_freezes_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured is what was trained: the sweep's specs, which nobody resolves again."""
+    store = Store.open(str(folder / "store"))
+    asked = document(labels=[1.0], seeds=1)
+    asked["base"]["backbone"] |= {"freeze": 0, "weights": str(folder / "pretrained.pth")}
+    asked["base"]["train"]["rates"] = {"kind": "decay", "factor": 0.5}
+    asked["arms"]["scratch"]["rates"] = [0.01]
+    report_spec = parse_job(asked, "test", None)
+    assert isinstance(report_spec, TransferReport)
+    report_id = create_transfer(store, report_spec)
+    kinds: dict[str, str] = {}
+
+    def run_sweep(sweep_id: str) -> SweepResult:
+        """Make up trainings that leave the tails as they were."""
+        records = []
+        for trial in read_plan(store, sweep_id).trials:
+            kinds[str(trial.spec.backbone.freeze)] = trial.spec.train.rates.kind
+            tail = tensors_to_bytes(assemble(store, trial.spec).model.tail_state())
+            ref = store.put(f"sweeps/{sweep_id}/tails", f"{trial.number}.safetensors", tail)
+            epoch = TrialEpoch(epoch=1, train={}, val={"loss": 1.0, "accuracy": 0.5})
+            records.append(
+                TrialRecord(
+                    number=trial.number,
+                    id=trial.id,
+                    changes=trial.changes,
+                    state="finished",
+                    epochs=(epoch,),
+                    seconds=1.0,
+                    ended_s=1.0,
+                    checkpoint=f"sweeps/{sweep_id}/tails/{ref.name}",
+                )
+            )
+        return result_of(sweep_id, records)
+
+    measured: dict[str, tuple[int, int]] = {}
+
+    def answer(*arguments: Any) -> None:
+        *_, results, cold_s = arguments
+        assert [set(seconds) for seconds in cold_s] == [{"features", "partial"}]
+        measured.update({r.cell.condition.arm: r.logits.shape for r in results})
+        raise KeyboardInterrupt  # what follows is tested with stored answers
+
+    monkeypatch.setattr("graft.report.transfer.run.answer", answer)
+    monkeypatch.setattr("graft.report.transfer.run.CORRUPTIONS", ("contrast",))  # for time
+    with pytest.raises(KeyboardInterrupt):
+        run_transfer(store, report_id, run_sweep, lambda done, total: None)
+    assert kinds == {"0": "decay", "-2": "decay", "all": "uniform"}
+    assert measured == dict.fromkeys(ARMS, (24, 3))
+
+
+def result_of(sweep_id: str, records: list[TrialRecord]) -> SweepResult:
+    return SweepResult(
+        sweep=sweep_id,
+        metric="val.loss",
+        mode="min",
+        best=None,
+        run=None,
+        model=None,
+        metrics={},
+        seconds=1.0,
+        states={},
+        trunk_images=0,
+        cached_images=0,
+        trials=tuple(records),
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
+DESIGN = (
+    *("spec.yaml", "--set", "labels=[1.0]"),
+    *("--set", f"other_backbones=[{{arch: {OTHER}, weights: other.pth}}]"),
+)
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, ray_cluster_address: str) -> dict[str, Any]:
+    """What a report on two backbones says, with two seeds; its page lies in `page`."""
+    torch.save(random_model(OTHER).network.state_dict(), folder / "other.pth")
+    with report(folder, ray_cluster_address, *DESIGN, "--json", "--out", "page") as running:
+        done = running.wait()
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+@pytest.mark.slow  # 18 trainings
+@pytest.mark.timeout(900)
+def test_a_report_answers_for_each_backbone_and_says_which_to_take(
+    folder: Path, made: dict[str, Any]
+) -> None:
+    answers = Answers.model_validate(made)
+    assert [backbone.arch for backbone in answers.backbones] == [ARCH, OTHER]
+    for backbone in answers.backbones:
+        assert [(p.arm, p.labels) for p in backbone.points] == [(arm, 1.0) for arm in ARMS]
+        assert len(backbone.sources) == 4 * 2
+        assert all(point.accuracy.interval is None for point in backbone.points)
+        assert any("2 seeds: no interval can be claimed" in text for text in backbone.warnings)
+    assert (answers.split, answers.images) == ("val", 24)
+    best = [
+        max(p.accuracy.value for p in backbone.points if p.arm == backbone.take)
+        for backbone in answers.backbones
+    ]
+    assert best[answers.take] == max(best)
+    less = answers.backbones[1 - answers.take]
+    assert answers.why
+    assert f"{less.take} of {less.arch}" in answers.why
+    page = (folder / "page" / "report.html").read_text()
+    assert "What did transfer buy?" in page
+    assert all(backbone.title in page for backbone in answers.backbones)
+    for name in ("labels.png", "labels-2.png", "gain.png", "corruptions.png", "report.json"):
+        assert (folder / "page" / name).stat().st_size > 1000
+    show = ("report", "show", answers.report, "--store", "store")
+    shown = commands.main(*show, cwd=folder, env={"COLUMNS": "80"}).stdout
+    for heading in ("accuracy %", "scratch needs", "points above scratch", "against scratch"):
+        assert heading in shown  # none is broken over lines
+
+
+@pytest.mark.slow  # as many, stopped and gone on with
+@pytest.mark.timeout(900)
+def test_a_report_that_was_stopped_comes_to_the_same_answers(
+    folder: Path, ray_cluster_address: str, made: dict[str, Any]
+) -> None:
+    with report(folder, ray_cluster_address, *DESIGN) as running:
+        running.until(r"\ntrial ")
+        running.interrupt()
+        done = running.wait()
+    assert done.returncode == 130, done.stderr
+    (advice,) = [line for line in done.stderr.splitlines() if "--resume" in line]
+    killed = advice.split()[-1]
+    store = Store.open(str(folder / "store"))
+    before = {record.number: record for record in read_trials(store, f"{killed}-rates")}
+    assert before
+    with report(folder, ray_cluster_address, "--resume", killed, "--json") as running:
+        resumed = running.wait()
+    assert resumed.returncode == 0, resumed.stderr
+    after = {record.number: record for record in read_trials(store, f"{killed}-rates")}
+    assert {number: after[number] for number in before} == before  # none was trained again
+    assert without_times(json.loads(resumed.stdout)) == without_times(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--set", "labels=[0.01, 1.0]"], "leaves none of the 12 training images of class 'blue'"),
+        (["--set", "base.dataset.name=colors"], "no dataset 'colors'"),
+        (["--set", "base.backbone.weights=absent.pth"], "no file absent.pth"),
+        (["--out", "spec.yaml"], "--out spec.yaml: expected a folder, found a file"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(
+    folder: Path, changes: list[str], said: str
+) -> None:
+    store = Store.open(str(folder / "store"))
+    before = list_reports(store), store.children("sweeps/")
+    words = ("report", "transfer", "spec.yaml", *changes, "--store", "store")
+    done = commands.main(*words, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (list_reports(store), store.children("sweeps/")) == before

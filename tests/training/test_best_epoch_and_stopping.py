@@ -1,0 +1,78 @@
+"""Which epoch is best, and what ends training before its last one."""
+
+import math
+
+import pytest
+
+from graft.spec import EarlyStopping, Train
+from graft.training.best_epoch_and_stopping import (
+    RUN_CRITERION,
+    Criterion,
+    is_over,
+    not_finite,
+    stops_early,
+)
+from graft.training.runs import Epoch
+
+
+def epochs(*values, loss=None):
+    """Epochs of these accuracies, and of these losses, or of one loss."""
+    losses = loss or [1.0] * len(values)
+    return [
+        Epoch(epoch=number, train={}, val={"accuracy": accuracy, "loss": value})
+        for number, (accuracy, value) in enumerate(zip(values, losses, strict=True), 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "best"),
+    [
+        (RUN_CRITERION, 2),  # the first of the same accuracy
+        (Criterion("val.accuracy", "max"), 3),  # of these, that of the lower loss
+        (Criterion("val.loss", "min"), 4),
+        (Criterion("val.accuracy", "min"), 1),
+    ],
+)
+def test_the_best_epoch(criterion, best):
+    history = epochs(0.1, 0.9, 0.9, 0.5, loss=[0.5, 0.4, 0.3, 0.2])
+    assert criterion.best(history).epoch == best
+    so_far = None
+    for epoch in history:
+        so_far = epoch if criterion.better(epoch, so_far) else so_far
+    assert so_far.epoch == best
+
+
+def test_without_the_metric_no_epoch_is_best():
+    assert Criterion("val.top5_accuracy", "max").best(epochs(0.5)) is None
+    assert RUN_CRITERION.best([]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "stopping", "stops"),
+    [
+        ((0.5, 0.5, 0.5), {"patience": 2}, True),
+        ((0.5, 0.5, 0.6), {"patience": 2}, False),
+        ((0.5, 0.55, 0.58), {"patience": 2, "min_delta": 0.1}, True),
+        ((0.5, 0.4, 0.3), {"metric": "loss", "patience": 1}, True),  # the losses are all 1
+        ((), {"patience": 1}, False),
+    ],
+)
+def test_training_stops_once_validation_gets_no_better(values, stopping, stops):
+    history = epochs(*values)
+    assert stops_early(history, EarlyStopping.model_validate(stopping)) == stops
+    assert not stops_early(history, None)
+
+
+def test_training_is_over_after_the_last_epoch_or_early():
+    history = epochs(0.5, 0.5, 0.5)
+    assert is_over(history, Train(epochs=3))
+    assert not is_over(history, Train(epochs=4))
+    assert is_over(history, Train(epochs=4, early_stopping=EarlyStopping(patience=2)))
+    assert not is_over([], Train(epochs=1))
+
+
+def test_training_diverged_where_a_number_is_not_finite():
+    good = {"loss": 1.0, "recall": {"a": None}, "confusion": [[1]]}
+    assert not_finite(3, good, good) is None
+    assert not_finite(3, good, good | {"ece": math.nan}) == "val ece was nan in epoch 3"
+    assert not_finite(3, good | {"loss": math.inf}, good) == "train loss was inf in epoch 3"

@@ -1,0 +1,108 @@
+"""Runs on a real local Ray: workers that die or hang, resources that are not there, S3."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from colours import colour_spec, new_run, train_together
+from graft.data.importing import import_dataset
+from graft.errors import ResourceError, RunFailed
+from graft.registry import get_model
+from graft.store import Store
+from graft.training.events import Stalled, Started, Validated
+from graft.training.ray_train import run_finetune
+from graft.training.runs import read_result
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def tail_of(store, run):
+    version = get_model(store, read_result(store, run).model)
+    return load(store.get(version.folder, version.tail))
+
+
+def processes_of_ours(title):
+    """Return the pids of processes that descend from this one and have `title` in their name."""
+    parents, titles = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                titles[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    pids = []
+    for pid, name in titles.items():
+        ancestor = pid
+        while ancestor > 1 and ancestor != os.getpid():
+            ancestor = parents.get(ancestor, 0)
+        if title in name and ancestor == os.getpid():
+            pids.append(pid)
+    return pids
+
+
+@pytest.mark.slow
+def test_a_dead_worker_is_started_again_and_ends_where_the_unbroken_run_does(colour_store):
+    spec = colour_spec(scaling={"workers": 2}, backbone__freeze="fire6", train__epochs=5)
+    unbroken, broken = new_run(colour_store, spec), new_run(colour_store, spec)
+    assert train_together(colour_store, unbroken, 2) == [0, 0]
+
+    killed, attempts = [], []
+
+    def kill_one(event):
+        if isinstance(event, Started):
+            attempts.append((event.attempt, event.epoch))
+        if isinstance(event, Validated) and not killed:
+            killed.append(processes_of_ours("ray::RayTrainWorker")[-1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    result = run_finetune(colour_store, broken, kill_one)
+    assert killed
+    assert attempts[0] == (1, 0)
+    assert attempts[1][1] >= 1
+    assert result.attempt == 2
+    first, second = tail_of(colour_store, unbroken), tail_of(colour_store, broken)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.slow
+def test_a_run_without_progress_fails(colour_store):
+    # No step is as fast.
+    scaling = {"stall_timeout_s": 0.01, "max_restarts": 0}
+    spec = colour_spec(scaling=scaling, train__batch_size=39, train__epochs=200)
+    run = new_run(colour_store, spec)
+    events = []
+    with pytest.raises(RunFailed, match=f"gave up after 0 restarts.*graft runs resume {run}"):
+        run_finetune(colour_store, run, events.append)
+    assert events.count(Stalled(rank=0, seconds=0.01)) == 1
+    assert read_result(colour_store, run) is None
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"workers": 1, "gpus_per_worker": 1}, r"asks for 1 GPUs .* the cluster has 0"),
+        ({"workers": 1, "cpus_per_worker": 999}, r"asks for 999 CPUs"),
+    ],
+)
+def test_more_than_the_cluster_has_is_said_at_once(colour_store, scaling, message):
+    run = new_run(colour_store, colour_spec(scaling=scaling))
+    with pytest.raises(ResourceError, match=message):
+        run_finetune(colour_store, run, lambda event: None)
+
+
+@pytest.mark.nightly  # on every commit README's main job shows it
+def test_a_run_on_s3(colour_images, s3_store_uri):
+    store = Store.open(s3_store_uri)
+    import_dataset(store, str(colour_images), "colours")
+    run = new_run(store, colour_spec(train__epochs=1, backbone__freeze="all"))
+    result = run_finetune(store, run, lambda event: None)
+    assert result.model == "colours@1"
+    assert read_result(store, run) == result
+    assert get_model(store, "colours").trunk_digest == result.trunk_digest
