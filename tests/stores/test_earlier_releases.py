@@ -1,0 +1,146 @@
+"""Stores that earlier releases wrote are read by this one.
+
+Each archive is a whole store, named by the commit that wrote it: a dataset of three colours, a run
+of two epochs whose head alone is trained, a sweep of two trials, both models, their evaluations, a
+transfer report, and a job. One is added whenever a stored format changes, and none is ever removed.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import commands
+from graft.activations.cache import ActivationCache
+from graft.activations.catalogue import list_activations
+from graft.activations.key import CacheEntry, backend_name, key_scheme
+from graft.backbones.trunk import trunk_chain
+from graft.cluster.job_records import read_job, read_job_spec, read_log
+from graft.data.manifest import open_dataset
+from graft.registry import aliases, get_model, list_models
+from graft.report.evaluation.scores import Scores
+from graft.report.publishing import list_reports, read_report, read_transfer
+from graft.report.transfer.answers import Answers
+from graft.serving.predictor import Predictor
+from graft.store import Store
+from graft.sweep.best_trial import best_trial
+from graft.sweep.results import (
+    list_sweeps,
+    read_plan,
+    read_sweep,
+    read_sweep_result,
+    read_trials,
+)
+from graft.training.checkpoint import latest_checkpoint, load_state
+from graft.training.prepare import assemble
+from graft.training.runs import latest_epoch, list_runs, read_pointer, read_result, read_spec
+
+ARCHIVES = sorted(Path(__file__).parent.glob("*.tar.xz"))
+
+
+@pytest.fixture(scope="module", params=ARCHIVES, ids=lambda path: path.name.partition(".")[0])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("earlier") / "store"
+    with tarfile.open(request.param) as archive:
+        archive.extractall(folder, filter="data")
+    return Store.open(str(folder))
+
+
+def graft(store: Store, *words: str) -> commands.Done:
+    return commands.main(*words, "--store", store.uri, env={"COLUMNS": "100"})
+
+
+def test_its_dataset(store: Store) -> None:
+    dataset = open_dataset(store, "colours", "latest")
+    assert dataset.manifest.classes == ("blue", "green", "red")
+    images = dataset.images("train")
+    assert len(images) == 12
+    assert dataset.read(images[0]).startswith(b"\x89PNG")
+    assert "colours@" in graft(store, "data", "show", "colours").stdout
+
+
+def test_its_run_and_the_name_of_its_trunk(store: Store) -> None:
+    (run,) = list_runs(store)
+    spec, result, pointer = read_spec(store, run), read_result(store, run), read_pointer(store, run)
+    assert result is not None
+    assert pointer is not None
+    assert (pointer.attempt, result.model) == (1, "colours@1")
+    last = latest_epoch(store, run)
+    assert last is not None
+    assert last.epoch == spec.train.epochs
+    checkpoint = latest_checkpoint(store, run)
+    assert checkpoint is not None
+    assert load_state(store, checkpoint).tail.keys()
+    prepared = assemble(store, spec)
+    chain = trunk_chain(prepared.model, prepared.contract)
+    assert chain.digests[result.freeze] == result.trunk_digest
+    assert json.loads(graft(store, "runs", "show", run, "--json").stdout)["result"]["run"] == run
+    assert "has finished already" in graft(store, "runs", "resume", run).stderr
+
+
+def test_its_activations(store: Store) -> None:
+    (run,) = list_runs(store)
+    spec = read_spec(store, run)
+    prepared = assemble(store, spec)
+    keys = key_scheme(spec, trunk_chain(prepared.model, prepared.contract), "cpu")
+    (cached, *_) = list_activations(store)
+    assert cached.key.trunk == keys.key(prepared.model.depth, 0).trunk
+    if cached.key.backend != backend_name("cpu"):
+        pytest.skip(
+            f"{cached.key.backend} computed them; another release of torch rounds otherwise"
+        )
+    activations = ActivationCache(store, prepared.dataset, keys).get(
+        CacheEntry("val", 0, prepared.model.depth)
+    )
+    assert activations is not None
+    assert len(activations) == 6
+    assert len(activations.take(activations.images)) == 6
+
+
+def test_its_sweep(store: Store) -> None:
+    sweep = next(name for name in list_sweeps(store) if name.startswith("colours-"))
+    spec, plan, trials = (
+        read_sweep(store, sweep),
+        read_plan(store, sweep),
+        read_trials(store, sweep),
+    )
+    assert [trial.number for trial in trials] == [trial.number for trial in plan.trials] == [1, 2]
+    result = read_sweep_result(store, sweep)
+    assert result is not None
+    assert result.best == best_trial(trials, spec.search.metric, spec.search.mode)
+    assert result.model == "colours@2"
+    assert "colours@2" in graft(store, "sweeps", "show", sweep).stdout
+    assert "has finished already" in graft(store, "sweep", "--resume", sweep).stderr
+
+
+def test_its_models_give_their_golden_images_outputs(store: Store) -> None:
+    assert aliases(store, "colours") == {"candidate": 2, "champion": 1}
+    assert [version.ref for version in list_models(store)] == ["colours@1", "colours@2"]
+    for name in ("colours@champion", "colours@candidate"):
+        Predictor.load(store, get_model(store, name))  # else it raises
+
+
+def test_its_reports(store: Store) -> None:
+    kinds = {report: read_report(store, report).kind for report in list_reports(store)}
+    assert sorted(kinds.values()) == ["evaluation", "evaluation", "transfer"]
+    for name, kind in kinds.items():
+        report = read_report(store, name)
+        if kind == "evaluation":
+            assert Scores.model_validate(report.found).images == 6
+        else:
+            assert Answers.model_validate(report.found).report == name
+            assert read_transfer(store, name).kind == "transfer-report"
+        shown = graft(store, "reports", "show", name)
+        assert shown.returncode == 0, shown.stderr
+        assert "accuracy" in shown.stdout
+    compared = graft(store, "models", "compare", "colours@1", "colours@2", "--split", "val")
+    assert compared.returncode == 0, compared.stderr
+
+
+def test_its_job(store: Store) -> None:
+    record = read_job(store, "colours-job")
+    assert record is not None
+    assert (record.state, record.model, record.attempt) == ("succeeded", "colours@1", 1)
+    assert "kind: finetune" in read_job_spec(store, "colours-job")
+    assert b"".join(read_log(store, "colours-job", "driver")) == b"epoch 1/2\n"
