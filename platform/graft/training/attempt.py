@@ -128,7 +128,8 @@ def _single_image_explained(run: str, images: int) -> Iterator[None]:
 
 
 def _require_finite(run: str, done: EpochDone) -> None:
-    if not_finite(done.epoch, done.train, done.val):
+    losses = {"loss": done.train["loss"]}, {"loss": done.val["loss"]}
+    if not_finite(done.epoch, *losses):  # a run has never failed of another metric
         raise RunFailed(
             f"{run}: the loss of epoch {done.epoch} is not finite; training diverged. "
             "Lower train.optimizer.lr"
