@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graft.activations.cache import ActivationCache, Activations
 from graft.activations.compute import TrunkSetup
-from graft.activations.fill import FillResult, fill, run_here
+from graft.activations.fill_cache import FillResult, fill, run_here
 from graft.activations.key import CacheEntry, Dtype, KeyScheme, backend_name
 from graft.backbones.transfer_model import TransferModel, build
 from graft.backbones.trunk import TrunkChain, trunk_chain

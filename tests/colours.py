@@ -68,8 +68,8 @@ def transfer_document(base: Finetune, epochs: int, **changes: object) -> dict[st
 
 
 def new_run(store: Store, spec: Finetune) -> str:
-    from graft.training.prepare import resolve
-    from graft.training.runs import create_run
+    from graft.training.prepare_run import resolve
+    from graft.training.run_records import create_run
 
     return create_run(store, resolve(store, spec))
 

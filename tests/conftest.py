@@ -30,7 +30,7 @@ from programs import VERSIONS, program
 
 if TYPE_CHECKING:
     from graft.training.events import Event
-    from graft.training.ranks import Ranks
+    from graft.training.worker_group import Ranks
 
 pytest_plugins = ["quality.alone", "quality.cpu", "quality.scheduling"]
 
@@ -278,7 +278,7 @@ def alone() -> "Iterator[Ranks]":
     import torch
     from torch import distributed
 
-    from graft.training.ranks import Ranks
+    from graft.training.worker_group import Ranks
 
     yield Ranks.alone(torch.device("cpu"))
     distributed.destroy_process_group()

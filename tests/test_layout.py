@@ -47,7 +47,7 @@ ALLOWED = {
         "activations/ray_tasks.py",
         "training/ray_train.py",
         "sweep/ray_tune_actor.py",
-        "sweep/run.py",
+        "sweep/run_sweep.py",
         "sweep/ray_tune_scheduler.py",
         "sweep/ray_tune.py",
         "serving/deployment.py",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from activations_lab import BATCH, Lab
-from graft.activations.fill import FillResult
+from graft.activations.fill_cache import FillResult
 from graft.activations.key import CacheEntry
 from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
 from graft.errors import ResourceError, StoreError

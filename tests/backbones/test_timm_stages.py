@@ -26,7 +26,7 @@ from graft.errors import SpecError, WeightsError
 from graft.registry import get_model
 from graft.spec import Backbone, LinearHead, MLPHead
 from graft.store import Store
-from graft.training.runs import read_result
+from graft.training.run_records import read_result
 
 STAGES = {
     "test_resnet": "stem layer1 layer2 layer3 layer4",

@@ -25,8 +25,8 @@ from graft.store import Store
 from graft.training.attempt import training_data
 from graft.training.loop import Learner, train_step
 from graft.training.metrics import Tally
-from graft.training.prepare import assemble, resolve
-from graft.training.ranks import Ranks
+from graft.training.prepare_run import assemble, resolve
+from graft.training.worker_group import Ranks
 from report import report
 
 CORES = os.cpu_count() or 1

@@ -22,8 +22,8 @@ from graft.cluster.local_ray import ray_session
 from graft.data.importing import import_dataset
 from graft.spec import parse_job
 from graft.store import Store
-from graft.training.prepare import resolve
-from graft.training.runs import create_run
+from graft.training.prepare_run import resolve
+from graft.training.run_records import create_run
 from report import report
 
 ANTS_BEES = Path(__file__).parents[3] / "shared" / "data" / "ants-bees"

@@ -18,7 +18,7 @@ from colours import colour_spec, draw_colours
 from graft.data.importing import import_dataset
 from graft.spec import dump_job
 from graft.store import Store
-from graft.training.runs import Result
+from graft.training.run_records import Result
 
 RUN = "colours-20260101-000000-abcd"
 

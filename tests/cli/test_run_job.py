@@ -12,7 +12,7 @@ from graft.data.importing import import_dataset
 from graft.registry import get_model
 from graft.spec import Finetune, dump_job
 from graft.store import Store
-from graft.training.runs import read_pointer, read_result
+from graft.training.run_records import read_pointer, read_result
 
 
 @pytest.fixture

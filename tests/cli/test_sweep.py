@@ -12,8 +12,9 @@ from graft.data.importing import import_dataset
 from graft.spec import Sweep, dump_job, parse_job
 from graft.store import Store
 from graft.sweep.best_trial import best_trial
-from graft.sweep.prepare import prepare_sweep
-from graft.sweep.results import (
+from graft.sweep.prepare_sweep import prepare_sweep
+from graft.sweep.sweep_plan import Throughput
+from graft.sweep.sweep_records import (
     SweepResult,
     TrialEpoch,
     TrialRecord,
@@ -21,7 +22,6 @@ from graft.sweep.results import (
     publish_sweep,
     put_trial,
 )
-from graft.sweep.sweep_plan import Throughput
 
 Graft = Callable[..., tuple[int, str, str]]
 RATES = [1e-3, 1e-2]

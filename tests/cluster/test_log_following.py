@@ -17,8 +17,8 @@ from graft.cluster.status import ClusterStatus, JobStatus
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError, RunFailed
 from graft.spec import Sweep, parse_job
 from graft.store import Store
-from graft.sweep.results import create_sweep
 from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
+from graft.sweep.sweep_records import create_sweep
 
 
 class Scripted:

@@ -23,8 +23,8 @@ from graft.store import Store
 from graft.training.attempt import repeat_exactly
 from graft.training.events import Untrained
 from graft.training.loop import EpochDone, TrainingData, finetune
-from graft.training.ranks import Ranks
 from graft.training.training_plan import TrainingPlan, make_training_plan
+from graft.training.worker_group import Ranks
 
 CPU = torch.device("cpu")
 TINTS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}

@@ -17,7 +17,7 @@ from gpu.lab import CPU, Lab, Trained, plan_of
 from gpu.table import Figure, Row, Skipped
 from graft.activations.cache import ActivationCache, Activations
 from graft.activations.compute import TrunkSetup
-from graft.activations.fill import fill, run_here
+from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import CacheEntry, KeyScheme, backend_name
 from graft.activations.lookup import OpenActivations
 from graft.backbones.trunk import trunk_chain

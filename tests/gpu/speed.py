@@ -14,13 +14,13 @@ from gpu.compare import rate, wait
 from gpu.lab import TINTS, Lab, new_model, plan_of
 from gpu.sizes import Sizes
 from gpu.table import Figure, Row, Skipped
-from graft.activations.batches import ActivationBatch
 from graft.activations.lookup import NO_ACTIVATIONS
+from graft.activations.trunk_batches import ActivationBatch
 from graft.data.loader import Batch, BatchSlice, evaluation_slices
 from graft.spec import Contract, Train
 from graft.training.loop import EpochDone, Learner, StepDone, TrainingData, finetune, train_step
 from graft.training.metrics import Tally
-from graft.training.ranks import Ranks
+from graft.training.worker_group import Ranks
 
 THREADS = os.cpu_count() or 1
 

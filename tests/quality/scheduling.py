@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[2]
 RAY = "ray"
 FIRST = (
     RAY,
-    "tests/sweep/test_run.py",
+    "tests/sweep/test_run_sweep.py",
     "tests/test_readme.py",
     "tests/serving/test_deployment.py",
     "tests/cli/test_submit.py",
     "tests/cli/test_run_job.py",
     "tests/training/test_ray_train.py",
     "tests/report/transfer/test_transfer.py",
-    "tests/training/test_caching.py",
+    "tests/training/test_cached_run.py",
     "tests/training/test_recipe.py",
     "tests/training/test_attempt.py",
     "tests/backbones/test_transfer_model.py",

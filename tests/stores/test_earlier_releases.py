@@ -13,8 +13,8 @@ import pytest
 
 import commands
 from graft.activations.cache import ActivationCache
-from graft.activations.catalogue import list_activations
 from graft.activations.key import CacheEntry, backend_name, key_scheme
+from graft.activations.list_and_remove import list_activations
 from graft.backbones.trunk import trunk_chain
 from graft.cluster.job_records import read_job, read_job_spec, read_log
 from graft.data.manifest import open_dataset
@@ -25,7 +25,7 @@ from graft.report.transfer.answers import Answers
 from graft.serving.predictor import Predictor
 from graft.store import Store
 from graft.sweep.best_trial import best_trial
-from graft.sweep.results import (
+from graft.sweep.sweep_records import (
     list_sweeps,
     read_plan,
     read_sweep,
@@ -33,8 +33,8 @@ from graft.sweep.results import (
     read_trials,
 )
 from graft.training.checkpoint import latest_checkpoint, load_state
-from graft.training.prepare import assemble
-from graft.training.runs import latest_epoch, list_runs, read_pointer, read_result, read_spec
+from graft.training.prepare_run import assemble
+from graft.training.run_records import latest_epoch, list_runs, read_pointer, read_result, read_spec
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*.tar.xz"))
 

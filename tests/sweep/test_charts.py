@@ -14,7 +14,7 @@ from graft.sweep.charts import (
     rate_png,
     sweep_plots,
 )
-from graft.sweep.results import TrialEpoch, TrialRecord
+from graft.sweep.sweep_records import TrialEpoch, TrialRecord
 from graft.training.charts import BLUE, GREY, ORANGE
 
 GREEN = "#009E73"

@@ -9,8 +9,8 @@ from colours import colour_spec
 from graft.errors import StoreError
 from graft.sweep.ray_tune import SweepStop, _ctrl_c_stops
 from graft.sweep.ray_tune_actor import Assignment, TrialUpdate
-from graft.sweep.results import TrialEpoch
 from graft.sweep.sweep_plan import Trial
+from graft.sweep.sweep_records import TrialEpoch
 from graft.sweep.trial import Progress
 
 RATE = "train.optimizer.lr"

@@ -7,7 +7,7 @@ from graft.data.importing import import_dataset
 from graft.errors import SpecError
 from graft.spec import Sweep, parse_job
 from graft.store import Store
-from graft.sweep.prepare import TrialResolver, prepare_sweep
+from graft.sweep.prepare_sweep import TrialResolver, prepare_sweep
 from graft.sweep.space import grid
 from graft.sweep.sweep_plan import (
     Facts,
@@ -229,13 +229,13 @@ def test_facts_are_found_in_the_store_and_in_the_network(colours):
 
 def test_trials_that_differ_in_rates_alone_prepare_one_run(colours, monkeypatch):
     prepared = []
-    from graft.training.prepare import resolve
+    from graft.training.prepare_run import resolve
 
     def counted(store, spec):
         prepared.append(spec)
         return resolve(store, spec)
 
-    monkeypatch.setattr("graft.sweep.prepare.resolve", counted)
+    monkeypatch.setattr("graft.sweep.prepare_sweep.resolve", counted)
     space = {"train.optimizer.lr": RATES, "backbone.freeze": {"choice": ["all", -1]}}
     _, plan = prepare_sweep(colours, sweep_of(space), SPEED)
     assert len(prepared) == 2

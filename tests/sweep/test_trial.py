@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from graft.store import Store
-from graft.sweep.results import TrialEpoch
+from graft.sweep.sweep_records import TrialEpoch
 from graft.sweep.trial import BestTail, Progress, Selection
 
 

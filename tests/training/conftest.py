@@ -16,7 +16,7 @@ from graft.store import Store
 from graft.training.attempt import run_attempt
 from graft.training.checkpoint import latest_checkpoint, load_state
 from graft.training.events import Event, Validated
-from graft.training.ranks import Ranks
+from graft.training.worker_group import Ranks
 
 
 @pytest.fixture(scope="session")

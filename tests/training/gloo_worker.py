@@ -10,7 +10,7 @@ from torch import distributed
 from graft.store import Store
 from graft.training.attempt import run_attempt
 from graft.training.events import Event, Validated
-from graft.training.ranks import Ranks
+from graft.training.worker_group import Ranks
 
 
 def main(meet: str, rank: int, workers: int, store: str, run: str, die_after: int) -> None:

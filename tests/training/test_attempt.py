@@ -14,8 +14,8 @@ from graft.registry import get_model
 from graft.store import Store
 from graft.training.checkpoint import latest_checkpoint
 from graft.training.events import Started, Untrained, Validated
-from graft.training.prepare import resolve
-from graft.training.runs import claim_attempt, read_result, read_spec
+from graft.training.prepare_run import resolve
+from graft.training.run_records import claim_attempt, read_result, read_spec
 
 DROPOUT = {
     "backbone": {"arch": "timm/test_resnet", "weights": "none", "freeze": "layer2"},

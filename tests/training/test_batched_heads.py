@@ -7,8 +7,8 @@ from colours import colour_spec, new_run
 from graft.training.attempt import training_data
 from graft.training.batched_heads import train_lanes
 from graft.training.loop import EpochDone, Untrained, finetune
-from graft.training.prepare import assemble
-from graft.training.runs import read_spec
+from graft.training.prepare_run import assemble
+from graft.training.run_records import read_spec
 from graft.training.training_plan import make_training_plan
 
 CPU = torch.device("cpu")

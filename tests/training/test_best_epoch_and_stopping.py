@@ -12,7 +12,7 @@ from graft.training.best_epoch_and_stopping import (
     not_finite,
     stops_early,
 )
-from graft.training.runs import Epoch
+from graft.training.run_records import Epoch
 
 
 def epochs(*values, loss=None):

@@ -14,7 +14,7 @@ from graft.spec import dump_job, load_job
 from graft.training.attempt import training_data
 from graft.training.loop import StepDone, finetune
 from graft.training.lr_find import RateRange, make_curve, range_losses, settings
-from graft.training.prepare import assemble, resolve
+from graft.training.prepare_run import assemble, resolve
 
 WIDE = RateRange(1e-6, 1.0, 121)
 DECADES = np.linspace(-6, 0, WIDE.steps)

@@ -15,7 +15,7 @@ from graft.registry import get_model
 from graft.store import Store
 from graft.training.events import Stalled, Started, Validated
 from graft.training.ray_train import run_finetune
-from graft.training.runs import read_result
+from graft.training.run_records import read_result
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

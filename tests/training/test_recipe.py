@@ -17,8 +17,8 @@ from graft.store import Store
 from graft.training.attempt import training_data
 from graft.training.checkpoint import latest_checkpoint
 from graft.training.events import Started, Validated
-from graft.training.prepare import assemble, resolve
-from graft.training.runs import read_result, read_spec
+from graft.training.prepare_run import assemble, resolve
+from graft.training.run_records import read_result, read_spec
 
 JOBS = Path(__file__).parents[2] / "jobs"
 NETWORK = {

@@ -11,7 +11,7 @@ import torch
 
 from graft.activations.cache import ActivationCache
 from graft.activations.compute import BATCH_SIZE, FillTask, TrunkSetup, compute_task
-from graft.activations.fill import TASK_IMAGES, FillResult, TaskResult, fill
+from graft.activations.fill_cache import TASK_IMAGES, FillResult, TaskResult, fill
 from graft.activations.index import Part
 from graft.activations.key import CacheEntry
 from graft.activations.lease import DEFAULT_TERMS, LeaseTerms

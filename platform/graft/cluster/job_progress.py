@@ -2,7 +2,7 @@
 
 from graft.errors import NotFoundError
 from graft.store import Store
-from graft.training.runs import latest_epoch, read_spec
+from graft.training.run_records import latest_epoch, read_spec
 
 
 def job_progress(store: Store, job: str, kind: str) -> str | None:
@@ -28,7 +28,7 @@ def _run_progress(store: Store, run: str) -> str | None:
 
 def _sweep_progress(store: Store, sweep_id: str) -> str | None:
     from graft.sweep.best_trial import best_trial
-    from graft.sweep.results import read_plan, read_sweep, read_trials
+    from graft.sweep.sweep_records import read_plan, read_sweep, read_trials
 
     try:
         sweep = read_sweep(store, sweep_id)

@@ -22,7 +22,7 @@ from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, 
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError
 from graft.spec import nearest
 from graft.store import Store
-from graft.training.runs import claim_attempt
+from graft.training.run_records import claim_attempt
 
 ACCEPT_S = 20.0
 """Seconds in which an operator has to take up a job that was sent."""

@@ -7,8 +7,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from graft.data.drafting import DraftImage
 from graft.data.manifest import Image
+from graft.data.new_version import DraftImage
 from graft.data.source import ImageSource
 from graft.errors import DataError
 from graft.store import sha256

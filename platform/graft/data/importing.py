@@ -18,13 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from graft.data.drafting import (
-    DraftImage,
-    check_trainable,
-    draft_version,
-    explain_unusable,
-    index_images,
-)
 from graft.data.golden_images import choose_originals, read_originals
 from graft.data.image import MAX_SIDE, Prepared, prepare
 from graft.data.manifest import (
@@ -39,6 +32,13 @@ from graft.data.manifest import (
     latest,
     point_latest,
     write_index,
+)
+from graft.data.new_version import (
+    DraftImage,
+    check_trainable,
+    draft_version,
+    explain_unusable,
+    index_images,
 )
 from graft.data.shards import Place, ShardWriter, pack
 from graft.data.source import ImageSource, LabelledFile, open_source

@@ -1,6 +1,6 @@
 """Spec sections on schedulers: which trials of a sweep are stopped before their last epoch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ class ASHA(Section):
     """Asynchronous successive halving (arXiv:1810.05934): the worse trials stop after 1, 3, 9, ...
     epochs."""
 
+    first_decision: ClassVar[str] = "grace"
+    """The key that says how many epochs pass before the first decision."""
     kind: Literal["asha"] = "asha"
     grace: Positive = 1
     """Epochs that every trial trains before the first comparison."""
@@ -28,6 +30,7 @@ class ASHA(Section):
 class HyperBand(Section):
     """HyperBand (arXiv:1603.06560): successive halvings with several first comparisons at once."""
 
+    first_decision: ClassVar[str] = "reduction"
     kind: Literal["hyperband"]
     reduction: Annotated[int, Field(ge=2)] = 3
     """At each comparison 1 of `reduction` trials goes on."""
@@ -36,6 +39,7 @@ class HyperBand(Section):
 class MedianStopping(Section):
     """A trial stops when its best value is worse than the median of the others' means so far."""
 
+    first_decision: ClassVar[str] = "grace"
     kind: Literal["median"]
     grace: Positive = 1
     """Epochs that every trial trains."""
@@ -50,6 +54,7 @@ class PBT(Section):
     changed values. The trials of the search are the population.
     """
 
+    first_decision: ClassVar[str] = "every"
     kind: Literal["pbt"]
     every: Positive = 1
     """Epochs between two exchanges."""

@@ -279,8 +279,7 @@ class Sweep(Section):
                 f"space: 'train.epochs' is what scheduler.kind: {scheduler.kind} compares trials "
                 "at; use scheduler: {kind: none}"
             )
-        first = {"asha": "grace", "median": "grace", "hyperband": "reduction", "pbt": "every"}
-        name = first[scheduler.kind]
+        name = scheduler.first_decision
         if (value := getattr(scheduler, name)) >= epochs:
             raise ValueError(
                 f"scheduler.kind: {scheduler.kind} has no effect with {name}: {value} and "

@@ -6,7 +6,7 @@ Epochs are compared as `training.best_epoch_and_stopping` says, by the metric of
 import math
 from collections.abc import Iterable
 
-from graft.sweep.results import BestTrial, TrialEpoch, TrialRecord
+from graft.sweep.sweep_records import BestTrial, TrialEpoch, TrialRecord
 from graft.training.best_epoch_and_stopping import Criterion
 
 

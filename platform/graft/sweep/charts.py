@@ -10,8 +10,8 @@ from pydantic import JsonValue
 
 from graft.spec import METRICS, Changes
 from graft.sweep.best_trial import ranked
-from graft.sweep.results import TrialRecord
 from graft.sweep.space import label
+from graft.sweep.sweep_records import TrialRecord
 from graft.training.charts import BLUE, GREY, ORANGE, draw_grid, saved
 
 if TYPE_CHECKING:

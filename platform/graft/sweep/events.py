@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from graft.spec import Changes
-from graft.sweep.results import TrialRecord
+from graft.sweep.sweep_records import TrialRecord
 from graft.training.events import Note, TrunkComputing
 
 

@@ -14,7 +14,7 @@ from graft.errors import RunFailed, StoreError
 from graft.spec import Finetune, Register, Retrain, Sweep
 from graft.store import Store, sha256
 from graft.sweep.best_trial import best_trial
-from graft.sweep.results import (
+from graft.sweep.sweep_records import (
     BestTrial,
     SweepResult,
     TrialEpoch,
@@ -23,11 +23,11 @@ from graft.sweep.results import (
     publish_sweep,
 )
 from graft.sweep.trial_recorder import TrialRecorder
-from graft.training.checkpoint import latest_checkpoint
+from graft.training.checkpoint import latest_checkpoint, load_checkpoint_model
 from graft.training.moving_average import copy_into
-from graft.training.prepare import PreparedRun, assemble
-from graft.training.registering import Origin, load_checkpoint_model, register_model
-from graft.training.runs import Epoch, Result, create_run
+from graft.training.prepare_run import PreparedRun, assemble
+from graft.training.publish_model import Origin, register_model
+from graft.training.run_records import Epoch, Result, create_run
 from graft.training.training_plan import make_training_plan
 
 TrainRun = Callable[[str], Result]

@@ -20,8 +20,8 @@ from graft.backbones.malloc import keep_freed_memory
 from graft.errors import GraftError, ResourceError, StoreError
 from graft.spec import Changes, Scaling, Section, trial_spec
 from graft.store import Store
-from graft.sweep.results import TrialEpoch, trial_epochs
 from graft.sweep.sweep_plan import Trial
+from graft.sweep.sweep_records import TrialEpoch, trial_epochs
 from graft.sweep.trial import (
     Progress,
     Selection,
@@ -33,9 +33,9 @@ from graft.sweep.trial import (
 from graft.training.attempt import repeat_exactly
 from graft.training.checkpoint import latest_checkpoint, state_from_bytes, state_to_bytes
 from graft.training.events import Validated
-from graft.training.ranks import Ranks
 from graft.training.ray_train import run_finetune
-from graft.training.runs import create_run
+from graft.training.run_records import create_run
+from graft.training.worker_group import Ranks
 
 ASSIGNMENT, TRIAL, VALUES = "assignment", "trial", "values"
 """Keys of Tune's config: {assignment: {trial: JSON, values: {dotted key: value}}}."""

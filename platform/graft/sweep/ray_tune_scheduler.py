@@ -1,6 +1,6 @@
 """From a sweep's spec to Tune's scheduler and its number of concurrent trials."""
 
-from typing import Any
+from typing import Any, assert_never
 
 import ray
 from ray import tune
@@ -14,6 +14,7 @@ from graft.spec import (
     IntUniform,
     LogUniform,
     MedianStopping,
+    NoScheduler,
     Range,
     Sweep,
 )
@@ -83,6 +84,8 @@ def make_scheduler(sweep: Sweep) -> Any:
             hyperparam_mutations={ASSIGNMENT: {VALUES: domains}},
             custom_explore_fn=explore,
         )
+    if not isinstance(scheduler, NoScheduler):
+        assert_never(scheduler)
     return None
 
 

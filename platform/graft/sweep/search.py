@@ -22,9 +22,9 @@ from graft.spec import (
 )
 from graft.store import Store
 from graft.sweep.best_trial import best_epoch
-from graft.sweep.results import TrialRecord, read_sweep, read_trials
 from graft.sweep.space import holds, into_range
 from graft.sweep.sweep_plan import Trial
+from graft.sweep.sweep_records import TrialRecord, read_sweep, read_trials
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,25 @@ from typing import Any
 from torch import Tensor
 
 from graft.activations.cache import ActivationCache
+from graft.activations.cache_decision import choose_to_cache
 from graft.activations.compute import TrunkSetup
-from graft.activations.decision import choose_to_cache
-from graft.activations.fill import fill, run_here
+from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import key_scheme
 from graft.activations.lookup import SharedActivations
 from graft.backbones.trunk import TrunkChain, tensors_to_bytes, trunk_chain
 from graft.spec import Finetune, Section
 from graft.store import Store
-from graft.sweep.results import State, TrialEpoch, trial_epochs
 from graft.sweep.sweep_plan import Trial
+from graft.sweep.sweep_records import State, TrialEpoch, trial_epochs
 from graft.training.attempt import training_data
 from graft.training.batched_heads import train_lanes
 from graft.training.best_epoch_and_stopping import Criterion, is_over
-from graft.training.caching import reads_of
+from graft.training.cached_run import reads_of
 from graft.training.frozen_proof import prove_frozen
 from graft.training.loop import EpochDone, TrainingData, TrainingState, finetune
-from graft.training.prepare import PreparedRun, assemble
-from graft.training.ranks import Ranks
+from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.training_plan import make_training_plan
+from graft.training.worker_group import Ranks
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One attempt at a run, as each of its workers goes through it; plain torch, no Ray.
 
-Every worker drives the loop; what the first one does besides is in `first_worker`.
+Every worker drives the loop; the first one also records the run, see `run_recorder`.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from graft.errors import ResourceError, RunFailed
 from graft.spec import Finetune
 from graft.store import Store
 from graft.training.best_epoch_and_stopping import not_finite, stops_early
-from graft.training.caching import cache_for_run, reads_of
+from graft.training.cached_run import cache_for_run, reads_of
 from graft.training.checkpoint import Checkpoint, latest_checkpoint, load_state
 from graft.training.events import Event, Stalled, Started
-from graft.training.first_worker import FirstWorker
 from graft.training.frozen_proof import prove_frozen
 from graft.training.loop import EpochDone, TrainingData, Unfreezing, finetune
 from graft.training.pace_and_watchdog import Watchdog
-from graft.training.prepare import PreparedRun, assemble
-from graft.training.ranks import Ranks
-from graft.training.runs import AttemptPointer, Epoch, claim_attempt, read_spec
+from graft.training.prepare_run import PreparedRun, assemble
+from graft.training.run_recorder import RunRecorder
+from graft.training.run_records import AttemptPointer, Epoch, claim_attempt, read_spec
+from graft.training.worker_group import Ranks
 
 
 def run_attempt(
@@ -64,10 +64,10 @@ def run_attempt(
     model, plan = prepared.model.to(ranks.device), prepared.plan
     chain = trunk_chain(model, prepared.contract)
     _require_same_trunk(run, last, chain)
-    first_worker = None
+    recorder = None
     finished = last.epoch if last else 0
     if ranks.rank == 0:
-        first_worker = FirstWorker(store, run, pointer, prepared, chain, post, last)
+        recorder = RunRecorder(store, run, pointer, prepared, chain, post, last)
         post(Started(pointer.attempt, finished, plan.stages, chain.digests[-1]))
     data = training_data(prepared, spec)
     cache = ActivationCache(store, data.dataset, key_scheme(spec, chain, ranks.device))
@@ -88,12 +88,12 @@ def run_attempt(
             elif isinstance(event, EpochDone):
                 _require_finite(run, event)
                 history.append(Epoch(epoch=event.epoch, train=event.train, val=event.val))
-            if first_worker:
-                first_worker.follow(event)
+            if recorder:
+                recorder.follow(event)
                 watchdog.alive()
     prove_frozen(f"run {run}", model.cut(plan.depth(len(history))), prepared.contract, chain, ranks)
-    if first_worker:
-        first_worker.finish(spec, started)
+    if recorder:
+        recorder.finish(spec, started)
 
 
 def training_data(prepared: PreparedRun, spec: Finetune) -> TrainingData:

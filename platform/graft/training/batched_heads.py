@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from graft.activations.batches import ActivationBatch
+from graft.activations.trunk_batches import ActivationBatch
 from graft.backbones.transfer_model import TransferModel
 from graft.data.loader import Batch, evaluation_slices, to_tensor, training_slices
 from graft.data.views import view_of_epoch

@@ -6,7 +6,7 @@ position; of the frozen trunk it holds only the digest.
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,10 +14,12 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from graft.backbones.trunk import tensors_to_bytes
-from graft.spec import Section
+from graft.spec import Finetune, Section
 from graft.store import ObjectRef, Store, read_document
 from graft.training.loop import TrainingState
-from graft.training.runs import Epoch
+from graft.training.moving_average import copy_into
+from graft.training.prepare_run import PreparedRun, assemble
+from graft.training.run_records import Epoch
 
 _MARKER = re.compile(r"runs/[^/]+/attempt-(\d+)/checkpoints/(\d+)/checkpoint\.json")
 
@@ -152,3 +154,18 @@ def _committed(store: Store, run: str) -> list[_Committed]:
     keys = (key for key, _ in store.scan(f"runs/{run}/"))
     markers = (match for key in keys if (match := _MARKER.fullmatch(key)))
     return [_Committed(int(m[2]), int(m[1]), m[0].rpartition("/")[0]) for m in markers]
+
+
+def load_checkpoint_model(
+    store: Store, spec: Finetune, last: Checkpoint, weights: Literal["best", "last"]
+) -> tuple[PreparedRun, Checkpoint]:
+    """Return a run's model with the weights of its best or last epoch, and that epoch's checkpoint.
+
+    `last` is the run's last checkpoint. The weights are the moving average if the recipe has one.
+    """
+    chosen = read_checkpoint(store, last.best) if weights == "best" and last.best else last
+    # What was frozen in the chosen epoch may have been trained since: start from a new model.
+    prepared = assemble(store, spec, chosen.freeze)
+    state = load_state(store, chosen)
+    copy_into(prepared.model.network.state_dict(), state.average or state.tail)
+    return prepared, chosen

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.errors import GraftError
-from graft.training.runs import StagePlan
+from graft.training.run_records import StagePlan
 
 REPORT_EVERY_S = 0.2
 """Seconds between the reports of an epoch's steps, and between two looks at the board."""

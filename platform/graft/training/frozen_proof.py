@@ -4,7 +4,7 @@ from graft.backbones.transfer_model import TransferModel
 from graft.backbones.trunk import TrunkChain, trunk_chain
 from graft.errors import RunFailed
 from graft.spec import Contract
-from graft.training.ranks import Ranks
+from graft.training.worker_group import Ranks
 
 
 def prove_frozen(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from graft.activations.batches import ActivationBatch, activation_batches
 from graft.activations.lookup import ActivationLookup
+from graft.activations.trunk_batches import ActivationBatch, activation_batches
 from graft.backbones.transfer_model import TransferModel
 from graft.data.loader import (
     Batch,
@@ -33,8 +33,8 @@ from graft.training.loss import Objective
 from graft.training.metrics import Tally, image_losses
 from graft.training.moving_average import TailAverage, copy_into
 from graft.training.optim import load_slots, make_optimizer, rate_factor
-from graft.training.ranks import Ranks
 from graft.training.training_plan import TrainingPlan
+from graft.training.worker_group import Ranks
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from graft.store import Store
 from graft.training.attempt import set_up_process, training_data
 from graft.training.loop import Learner, TrainingData, train_step
 from graft.training.metrics import Tally
-from graft.training.prepare import assemble
-from graft.training.ranks import Ranks
+from graft.training.prepare_run import assemble
+from graft.training.worker_group import Ranks
 
 SMOOTHING = 0.2
 """Standard deviation of the Gaussian that smooths the losses, in decades of the rate."""

@@ -24,8 +24,8 @@ from graft.spec import Scaling
 from graft.store import Store
 from graft.training.attempt import run_attempt
 from graft.training.events import REPORT_EVERY_S, Board, Event
-from graft.training.ranks import Ranks
-from graft.training.runs import Result, read_result, read_spec
+from graft.training.run_records import Result, read_result, read_spec
+from graft.training.worker_group import Ranks
 
 
 def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Result:

@@ -7,7 +7,7 @@ from graft.backbones.stage_map import freeze_depth
 from graft.backbones.transfer_model import TransferModel
 from graft.errors import SpecError
 from graft.spec import Backbone, DecayedRates, ListedRates, Train, nearest
-from graft.training.runs import StagePlan
+from graft.training.run_records import StagePlan
 
 
 @dataclass(frozen=True)

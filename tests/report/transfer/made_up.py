@@ -12,7 +12,7 @@ from graft.report.transfer.cell_result import CellResult
 from graft.report.transfer.corruptions import CORRUPTIONS, STRENGTHS
 from graft.report.transfer.design import Cell, first_cells, other_cells
 from graft.spec import TransferReport, parse_job
-from graft.sweep.results import TrialRecord
+from graft.sweep.sweep_records import TrialRecord
 
 LABELS = np.repeat([0, 1], [30, 20])
 """Labels of the test images: 60 % are of the commonest class."""

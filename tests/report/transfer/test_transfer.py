@@ -23,11 +23,11 @@ from graft.report.transfer.design import (
     first_cells,
     other_cells,
 )
-from graft.report.transfer.run import create_transfer, run_transfer
+from graft.report.transfer.run_transfer import create_transfer, run_transfer
 from graft.spec import TransferReport, dump_job, parse_job
 from graft.store import Store
-from graft.sweep.results import SweepResult, TrialEpoch, TrialRecord, read_plan, read_trials
-from graft.training.prepare import assemble
+from graft.sweep.sweep_records import SweepResult, TrialEpoch, TrialRecord, read_plan, read_trials
+from graft.training.prepare_run import assemble
 
 ARCH, OTHER = "timm/test_resnet", "timm/test_efficientnet"
 
@@ -242,8 +242,8 @@ def test_rates_by_stage_meet_an_arm_that_freezes_all(
         measured.update({r.cell.condition.arm: r.logits.shape for r in results})
         raise KeyboardInterrupt  # what follows is tested with stored answers
 
-    monkeypatch.setattr("graft.report.transfer.run.answer", answer)
-    monkeypatch.setattr("graft.report.transfer.run.CORRUPTIONS", ("contrast",))  # for time
+    monkeypatch.setattr("graft.report.transfer.run_transfer.answer", answer)
+    monkeypatch.setattr("graft.report.transfer.run_transfer.CORRUPTIONS", ("contrast",))  # for time
     with pytest.raises(KeyboardInterrupt):
         run_transfer(store, report_id, run_sweep, lambda done, total: None)
     assert kinds == {"0": "decay", "-2": "decay", "all": "uniform"}

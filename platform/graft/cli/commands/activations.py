@@ -20,7 +20,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
 
     Example: graft activations ls --json
     """
-    from graft.activations.catalogue import SHORT, list_activations
+    from graft.activations.list_and_remove import SHORT, list_activations
     from graft.cli.show.output import emit
     from graft.store import Store
 
@@ -80,7 +80,7 @@ def rm(
 
     Example: graft activations rm 3f2a9c --view v1
     """
-    from graft.activations.catalogue import SHORT, remove_activations
+    from graft.activations.list_and_remove import SHORT, remove_activations
     from graft.cli.show.output import emit
     from graft.store import Store
 

@@ -8,7 +8,7 @@ from graft.units import duration
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from graft.demo.run import DemoResult
+    from graft.demo.run_demo import DemoResult
     from graft.store import Store
 
 
@@ -32,7 +32,7 @@ def run_demo_and_show(store: "Store", json: bool) -> "DemoResult":
     from graft.cluster.local_ray import ray_session
 
     with ray_session():
-        from graft.demo.run import run_demo
+        from graft.demo.run_demo import run_demo
 
         result = run_demo(store, console.print, training_progress)
     emit(result.document(), json, lambda: _table(result))

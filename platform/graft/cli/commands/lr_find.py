@@ -50,7 +50,7 @@ def lr_find(
     from graft.cli.show.output import emit, note, write_file
     from graft.training.charts import rate_curve_png
     from graft.training.lr_find import RateRange, make_curve, settings
-    from graft.training.prepare import resolve
+    from graft.training.prepare_run import resolve
 
     tested = RateRange(start, end, steps)
     recorded = resolve(opened, job)
@@ -100,7 +100,7 @@ def _losses(store: "Store", spec: "Finetune", tested: "RateRange") -> list[float
 
     from graft.cli.show.output import note, progress_bar
     from graft.training.lr_find import range_losses
-    from graft.training.ranks import Ranks
+    from graft.training.worker_group import Ranks
 
     gpu = spec.scaling.gpus_per_worker > 0 and torch.cuda.is_available()
     note(

@@ -92,7 +92,7 @@ def promote(
 
     opened = Store.open(store)
     if alias == CHAMPION and not force:
-        from graft.report.transfer.verdicts import record_from_reports
+        from graft.report.transfer.record_verdicts import record_from_reports
 
         record_from_reports(opened, get_model(opened, ref))
         for line in check_promotion(opened, get_model(opened, ref)):

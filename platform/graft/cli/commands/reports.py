@@ -104,7 +104,7 @@ def transfer(
     if not isinstance(job, TransferReport):
         raise InputError(f"{spec}: kind is {job.kind}; expected transfer-report")
 
-    from graft.report.transfer.run import create_transfer
+    from graft.report.transfer.run_transfer import create_transfer
 
     finish_transfer(opened, create_transfer(opened, job), out, json)
 
@@ -118,7 +118,7 @@ def finish_transfer(store: "Store", report: str, out: Path | None, json: bool) -
     from graft.cli.show.output import counting, note
     from graft.cli.show.report import show_report
     from graft.errors import Interrupted
-    from graft.report.transfer.run import run_transfer
+    from graft.report.transfer.run_transfer import run_transfer
 
     note(f"report {report}")
     try:

@@ -108,8 +108,8 @@ def _demo(store: "Store") -> str:
 
 def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
     from graft.cli.commands.train import finish_run
-    from graft.training.prepare import resolve
-    from graft.training.runs import create_run
+    from graft.training.prepare_run import resolve
+    from graft.training.run_records import create_run
 
     if not store.exists(f"runs/{run}/spec.yaml"):
         create_run(store, resolve(store, spec), run)
@@ -118,9 +118,9 @@ def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
 
 def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
     from graft.cli.commands.sweep import finish_sweep
-    from graft.sweep.prepare import prepare_sweep
-    from graft.sweep.results import create_sweep
+    from graft.sweep.prepare_sweep import prepare_sweep
     from graft.sweep.sweep_plan import TWO_CORES
+    from graft.sweep.sweep_records import create_sweep
 
     if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
         create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
@@ -129,7 +129,7 @@ def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
 
 def _transfer(store: "Store", report: str, spec: "TransferReport") -> None:
     from graft.cli.commands.reports import finish_transfer
-    from graft.report.transfer.run import create_transfer
+    from graft.report.transfer.run_transfer import create_transfer
 
     if not store.exists(f"reports/{report}/spec.yaml"):
         create_transfer(store, spec, report)

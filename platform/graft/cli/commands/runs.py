@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from graft.store import Store
-    from graft.training.runs import Result
+    from graft.training.run_records import Result
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and resume training runs.")
 
@@ -29,7 +29,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     """
     from graft.cli.show.output import emit
     from graft.store import Store
-    from graft.training.runs import list_runs, read_pointer, read_result, read_spec
+    from graft.training.run_records import list_runs, read_pointer, read_result, read_spec
 
     opened = Store.open(store)
     rows: list[dict[str, Any]] = []
@@ -83,7 +83,7 @@ def show(
     from graft.cli.show.tables import recorded_page, unfinished
     from graft.cli.show.training import result_page
     from graft.store import Store
-    from graft.training.runs import read_pointer, read_result, read_spec
+    from graft.training.run_records import read_pointer, read_result, read_spec
 
     opened = Store.open(store)
     spec, result = read_spec(opened, run), read_result(opened, run)
@@ -129,7 +129,7 @@ def resume(
     from graft.errors import InputError
     from graft.store import Store
     from graft.store.probe import fences
-    from graft.training.runs import read_pointer, read_result, read_spec
+    from graft.training.run_records import read_pointer, read_result, read_spec
 
     opened = Store.open(store)
     read_spec(opened, run)

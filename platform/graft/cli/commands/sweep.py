@@ -9,8 +9,8 @@ from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
 if TYPE_CHECKING:
     from graft.spec import Sweep
     from graft.store import Store
-    from graft.sweep.results import SweepResult
     from graft.sweep.sweep_plan import SweepPlan
+    from graft.sweep.sweep_records import SweepResult
 
 
 def sweep(
@@ -40,7 +40,7 @@ def sweep(
     from graft.errors import InputError
     from graft.spec import Sweep, load_job
     from graft.store import Store
-    from graft.sweep.results import create_sweep, read_sweep
+    from graft.sweep.sweep_records import create_sweep, read_sweep
 
     if resume is not None:
         if spec is not None or set_ or plan:
@@ -57,7 +57,7 @@ def sweep(
     job = load_job(spec, set_ or [], Sweep)
     opened = Store.open(store)
 
-    from graft.sweep.prepare import prepare_sweep
+    from graft.sweep.prepare_sweep import prepare_sweep
     from graft.sweep.search import warm_trials
     from graft.sweep.sweep_plan import TWO_CORES
 
@@ -89,14 +89,14 @@ def run_with_progress(store: "Store", sweep_id: str) -> "SweepResult":
     from graft.cli.show.output import note
     from graft.cli.show.sweep import sweep_progress
     from graft.cluster.local_ray import ray_session
-    from graft.sweep.results import read_plan, read_sweep, read_sweep_result
+    from graft.sweep.sweep_records import read_plan, read_sweep, read_sweep_result
 
     if result := read_sweep_result(store, sweep_id):
         note(f"{sweep_id} has finished already; nothing was trained")
         return result
     recorded, trials = read_sweep(store, sweep_id), read_plan(store, sweep_id).count
     with sweep_progress(sweep_id, recorded, trials) as show:
-        from graft.sweep.run import run_sweep
+        from graft.sweep.run_sweep import run_sweep
 
         return run_sweep(store, sweep_id, show, ray_session)
 

@@ -24,7 +24,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     from graft.cli.show.output import emit
     from graft.store import Store
     from graft.sweep.best_trial import best_trial
-    from graft.sweep.results import (
+    from graft.sweep.sweep_records import (
         list_sweeps,
         read_plan,
         read_sweep,
@@ -92,7 +92,7 @@ def show(
     from graft.cli.show.tables import recorded_page, unfinished
     from graft.errors import InputError
     from graft.store import Store
-    from graft.sweep.results import read_plan, read_sweep, read_sweep_result, read_trials
+    from graft.sweep.sweep_records import read_plan, read_sweep, read_sweep_result, read_trials
 
     opened = Store.open(store)
     spec = read_sweep(opened, sweep)

@@ -8,7 +8,7 @@ from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
 
 if TYPE_CHECKING:
     from graft.store import Store
-    from graft.training.runs import Result
+    from graft.training.run_records import Result
 
 
 def train(
@@ -32,8 +32,8 @@ def train(
     opened = Store.open(store)
 
     from graft.cluster.local_ray import ray_session
-    from graft.training.prepare import resolve
-    from graft.training.runs import create_run
+    from graft.training.prepare_run import resolve
+    from graft.training.run_records import create_run
 
     recorded = resolve(opened, job)
     with ray_session():
@@ -48,7 +48,7 @@ def finish_run(store: "Store", run: str, json: bool) -> "Result":
     from graft.cli.show.output import emit, note
     from graft.cli.show.training import result_page, training_progress
     from graft.cluster.local_ray import ray_session
-    from graft.training.runs import read_result, read_spec
+    from graft.training.run_records import read_result, read_spec
 
     spec, result = read_spec(store, run), read_result(store, run)
     if result:

@@ -18,8 +18,8 @@ from graft.units import duration, size
 if TYPE_CHECKING:
     from graft.spec import Sweep
     from graft.sweep.events import SweepEvent, TrialAdvanced
-    from graft.sweep.results import SweepResult, TrialRecord
     from graft.sweep.sweep_plan import SweepPlan
+    from graft.sweep.sweep_records import SweepResult, TrialRecord
     from graft.training.events import TrunkComputing
 
 SHOWN = 40

@@ -16,7 +16,7 @@ from graft.units import duration
 if TYPE_CHECKING:
     from graft.spec import Finetune
     from graft.training.events import Event, Started
-    from graft.training.runs import Result, StagePlan
+    from graft.training.run_records import Result, StagePlan
 
 CLASSES_SHOWN = 12
 """In a table; --json has all."""

@@ -17,9 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from graft.activations.cache import ActivationCache, Activations
+from graft.activations.cache_decision import measure_costs
 from graft.activations.compute import TrunkSetup
-from graft.activations.decision import measure_costs
-from graft.activations.fill import fill, run_here
+from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import CacheEntry, key_scheme
 from graft.activations.measure import time_depths
 from graft.backbones.trunk import trunk_chain
@@ -30,7 +30,7 @@ from graft.spec import Backbone, Dataset, Finetune, NoAugment
 from graft.store import Store
 from graft.sweep.sweep_plan import BACKWARD
 from graft.training.attempt import training_data
-from graft.training.prepare import PreparedRun, assemble, resolve
+from graft.training.prepare_run import PreparedRun, assemble, resolve
 
 FOLDS = 5
 ALPHAS = tuple(10.0**power for power in range(-1, 6))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.report.transfer.design import Cell, chosen_epoch
-from graft.sweep.results import TrialRecord
+from graft.sweep.sweep_records import TrialRecord
 
 
 @dataclass(frozen=True)

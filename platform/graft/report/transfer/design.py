@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from graft.spec import Arm, Changes, TransferReport
 from graft.sweep.best_trial import best_epoch
-from graft.sweep.results import TrialEpoch, TrialRecord
+from graft.sweep.sweep_records import TrialEpoch, TrialRecord
 
 ARMS = ("scratch", "features", "partial", "full")
 METRIC, MODE = "val.loss", "min"

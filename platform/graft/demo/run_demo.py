@@ -20,9 +20,9 @@ from graft.serving.deployment import serve_model
 from graft.spec import Finetune, parse_job
 from graft.store import Store
 from graft.training.events import Event
-from graft.training.prepare import resolve
+from graft.training.prepare_run import resolve
 from graft.training.ray_train import run_finetune
-from graft.training.runs import Result, create_run
+from graft.training.run_records import Result, create_run
 
 CHARACTERS_PER_CLASS = 60
 TRAIN_PER_CLASS = 15

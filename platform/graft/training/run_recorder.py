@@ -1,7 +1,7 @@
-"""What the first worker of an attempt does beyond training.
+"""Writes what a run comes to into the store; the first worker of an attempt has the only one.
 
 It reports steps, commits a checkpoint and metrics after each epoch, and in the end registers the
-model and publishes the result. It alone writes to the store; the other workers only train.
+model and publishes the result.
 """
 
 import tempfile
@@ -17,13 +17,19 @@ from graft.spec import Finetune
 from graft.store import Store
 from graft.training.best_epoch_and_stopping import RUN_CRITERION
 from graft.training.charts import confusion_png
-from graft.training.checkpoint import Checkpoint, checkpoint_folder, commit_checkpoint, put_state
+from graft.training.checkpoint import (
+    Checkpoint,
+    checkpoint_folder,
+    commit_checkpoint,
+    load_checkpoint_model,
+    put_state,
+)
 from graft.training.events import REPORT_EVERY_S, Event, Stepped, Untrained, Validated
 from graft.training.loop import EpochDone, LoopEvent, StepDone
 from graft.training.pace_and_watchdog import Pace
-from graft.training.prepare import PreparedRun
-from graft.training.registering import Origin, load_checkpoint_model, register_model
-from graft.training.runs import (
+from graft.training.prepare_run import PreparedRun
+from graft.training.publish_model import Origin, register_model
+from graft.training.run_records import (
     AttemptPointer,
     Epoch,
     Result,
@@ -34,8 +40,8 @@ from graft.training.runs import (
 
 
 @dataclass
-class FirstWorker:
-    """The first worker of an attempt, as reporter and as the one who writes to the store."""
+class RunRecorder:
+    """Writes checkpoints, metrics, the model and the result of an attempt, and reports on it."""
 
     store: Store
     run: str

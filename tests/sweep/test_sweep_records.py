@@ -8,7 +8,9 @@ from colours import colour_spec
 from graft.errors import NotFoundError, ObjectExists, SpecError
 from graft.spec import Sweep, parse_job
 from graft.sweep.best_trial import best_trial, ranked
-from graft.sweep.results import (
+from graft.sweep.search import warm_trials
+from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
+from graft.sweep.sweep_records import (
     SweepResult,
     TrialEpoch,
     TrialRecord,
@@ -23,8 +25,6 @@ from graft.sweep.results import (
     read_trials,
     trial_epochs,
 )
-from graft.sweep.search import warm_trials
-from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
 
 RATE = "train.optimizer.lr"
 

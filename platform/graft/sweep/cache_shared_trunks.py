@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from graft.activations.cache import ActivationCache
+from graft.activations.cache_decision import Mode, choose_to_cache
 from graft.activations.compute import TrunkSetup
-from graft.activations.decision import Mode, choose_to_cache
-from graft.activations.fill import FillResult, fill, run_here
+from graft.activations.fill_cache import FillResult, fill, run_here
 from graft.activations.key import CacheEntry, key_scheme, view_name
 from graft.activations.lease import LeaseTerms
 from graft.backbones.trunk import trunk_chain
@@ -20,8 +20,8 @@ from graft.store import Store
 from graft.sweep.sweep_plan import Trial, trunk_family
 from graft.sweep.trial_recorder import TrialRecorder
 from graft.training.attempt import training_data
-from graft.training.caching import reads_of
-from graft.training.prepare import assemble
+from graft.training.cached_run import reads_of
+from graft.training.prepare_run import assemble
 from graft.training.training_plan import make_training_plan
 
 Filler = Callable[[ActivationCache, TrunkSetup, Sequence[CacheEntry]], FillResult]

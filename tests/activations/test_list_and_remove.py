@@ -3,8 +3,8 @@
 import pytest
 
 from activations_lab import Lab, make_lab, objects
-from graft.activations.catalogue import list_activations, remove_activations
 from graft.activations.key import CacheEntry
+from graft.activations.list_and_remove import list_activations, remove_activations
 from graft.backbones.trunk import publish_stages
 from graft.errors import InputError, NotFoundError
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graft.activations.cache_decision import measure_costs
 from graft.activations.compute import TrunkSetup
-from graft.activations.decision import measure_costs
 from graft.data.image import decode
 from graft.data.loader import to_tensor
 from graft.data.manifest import DatasetVersion, Image, open_dataset
@@ -47,7 +47,7 @@ from graft.report.transfer.design import (
     other_cells,
 )
 from graft.report.transfer.page import transfer_files
-from graft.report.transfer.verdicts import record_to_versions
+from graft.report.transfer.record_verdicts import record_to_versions
 from graft.spec import (
     Contract,
     Finetune,
@@ -62,11 +62,11 @@ from graft.spec import (
 )
 from graft.store import Store
 from graft.sweep.finishing import load_trial_model
-from graft.sweep.prepare import prepare_sweep
-from graft.sweep.results import SweepResult, TrialRecord, create_sweep, read_plan
+from graft.sweep.prepare_sweep import prepare_sweep
 from graft.sweep.sweep_plan import TWO_CORES
+from graft.sweep.sweep_records import SweepResult, TrialRecord, create_sweep, read_plan
 from graft.training.attempt import training_data
-from graft.training.prepare import assemble, resolve
+from graft.training.prepare_run import assemble, resolve
 
 Change = Callable[[Pixels, str], Pixels]
 """From what a model would see of an image, and the image's SHA-256, to what it sees instead."""

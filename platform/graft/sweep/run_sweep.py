@@ -15,7 +15,7 @@ import torch
 
 from graft.activations.cache import ActivationCache
 from graft.activations.compute import TrunkSetup
-from graft.activations.fill import FillResult
+from graft.activations.fill_cache import FillResult
 from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms
 from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
@@ -23,19 +23,25 @@ from graft.backbones.malloc import keep_freed_memory
 from graft.errors import Interrupted, ResourceError, StoreError
 from graft.spec import Finetune, StandardAugment, trial_spec
 from graft.store import Store
+from graft.sweep.cache_shared_trunks import Filler, cache_shared_trunks, fill_here
 from graft.sweep.finishing import finish_sweep
-from graft.sweep.prepare import TrialResolver
+from graft.sweep.prepare_sweep import TrialResolver
 from graft.sweep.ray_tune import tune_trials
 from graft.sweep.ray_tune_actor import ActorSetup, batch_on_ray, device_of, on_a_line
-from graft.sweep.results import SweepResult, TrialRecord, read_plan, read_sweep, read_sweep_result
 from graft.sweep.search import Suggestion, make_search, warm_trials
-from graft.sweep.shared_trunks import Filler, cache_shared_trunks, fill_here
 from graft.sweep.sweep_plan import Trial, trial_id
+from graft.sweep.sweep_records import (
+    SweepResult,
+    TrialRecord,
+    read_plan,
+    read_sweep,
+    read_sweep_result,
+)
 from graft.sweep.trial import Progress, Selection, TrialProcess, train_together
 from graft.sweep.trial_recorder import Show, TrialRecorder
-from graft.training.ranks import Ranks
 from graft.training.ray_train import require_resources, run_finetune
-from graft.training.runs import Result
+from graft.training.run_records import Result
+from graft.training.worker_group import Ranks
 
 Connect = Callable[[], AbstractContextManager[None]]
 """Connects to Ray for as long as its context lasts."""

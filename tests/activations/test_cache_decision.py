@@ -2,7 +2,7 @@
 
 import pytest
 
-from graft.activations.decision import Costs, FreeSpace, Reads, decide
+from graft.activations.cache_decision import Costs, FreeSpace, Reads, decide
 from graft.errors import ResourceError, SpecError
 
 ANTS = Costs(row_bytes=346_112, trunk_s=0.006, decode_s=0.006)

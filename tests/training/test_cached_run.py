@@ -12,18 +12,18 @@ import torch
 
 from activations_lab import BATCH, make_lab
 from colours import colour_spec, draw_colours, new_run, train_together
-from graft.activations.catalogue import list_activations
 from graft.activations.compute import BATCH_SIZE
 from graft.activations.key import CacheEntry
 from graft.activations.lease import hold_lease
+from graft.activations.list_and_remove import list_activations
 from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
 from graft.errors import SpecError
 from graft.store import Store
-from graft.training import caching
+from graft.training import cached_run
 from graft.training.checkpoint import latest_checkpoint, load_state
 from graft.training.events import Note, TrunkComputing, Validated
-from graft.training.runs import read_result
+from graft.training.run_records import read_result
 
 RESNET = {"backbone": {"arch": "timm/test_resnet", "weights": "none"}}
 SQUEEZENET = {"backbone": {"arch": "squeezenet1_1", "weights": "none"}}
@@ -230,7 +230,7 @@ def test_workers_wait_for_another_process_and_then_compute_rounds(colour_store):
 
     exchange = Exchange()
     first, second = (  # with a network each, as in processes
-        caching._Workers(cache, make_lab(colour_store, lab.dataset).setup, ranks, post)
+        cached_run._Workers(cache, make_lab(colour_store, lab.dataset).setup, ranks, post)
         for ranks in (ThreadRanks(0, exchange), ThreadRanks(1, exchange))
     )
     with ThreadPoolExecutor(2) as pool:
@@ -242,9 +242,9 @@ def test_workers_wait_for_another_process_and_then_compute_rounds(colour_store):
     (note,) = notes
     assert note.startswith("waiting for activations that process ")
     kinds = [type(message) for message in exchange.messages]
-    beats = kinds.count(caching._Heartbeat)
+    beats = kinds.count(cached_run._Heartbeat)
     assert beats >= 1
-    assert kinds == [caching._Heartbeat] * beats + [caching._Round] * 2 + [caching._End]
+    assert kinds == [cached_run._Heartbeat] * beats + [cached_run._Round] * 2 + [cached_run._End]
     assert [len(message.tasks) for message in exchange.messages[beats:-1]] == [2, 1]
     for entry in entries:
         rows = lab.digests(entry.split, range(BATCH))

@@ -6,17 +6,16 @@ Pure functions of the source's files as they were read; nothing here reads or wr
 import hashlib
 import json
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft.data.copies import find_label_conflicts, find_leakage, images_by_digest
 from graft.data.manifest import (
     DatasetDraft,
     Image,
     ImportSettings,
-    LabelConflict,
-    Leakage,
     SkippedFile,
     Spread,
 )
@@ -134,18 +133,7 @@ def draft_version(
     """Return the draft of the version of dataset `name` with these images, as indexed."""
     digest = _digest(settings, classes, images, skipped)
     counts = Counter((image.split, image.label) for image in images)
-    copies: defaultdict[str, list[Image]] = defaultdict(list)
-    for image in images:
-        copies[image.sha256].append(image)
-    leakage, conflicts = [], []
-    for sha256, same in copies.items():
-        paths = tuple(image.path for image in same)
-        splits = tuple(dict.fromkeys(image.split for image in same))
-        labels = tuple(dict.fromkeys(classes[image.label] for image in same))
-        if len(splits) > 1:
-            leakage.append(Leakage(sha256=sha256, paths=paths, splits=splits))
-        if len(labels) > 1:
-            conflicts.append(LabelConflict(sha256=sha256, paths=paths, labels=labels))
+    by_digest = images_by_digest(images)
     return DatasetDraft(
         name=name,
         version=digest[:16],
@@ -158,12 +146,12 @@ def draft_version(
             if any(image.split == split for image in images)
         },
         images=len(images),
-        bytes=sum(same[0].size for same in copies.values()),
+        bytes=sum(same[0].size for same in by_digest.values()),
         width=_spread([image.width for image in images]),
         height=_spread([image.height for image in images]),
         skipped=tuple(skipped),
-        leakage=tuple(leakage),
-        conflicts=tuple(conflicts),
+        leakage=tuple(find_leakage(by_digest)),
+        conflicts=tuple(find_label_conflicts(by_digest, classes)),
         source=uri,
     )
 

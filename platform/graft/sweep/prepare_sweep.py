@@ -49,7 +49,7 @@ from graft.sweep.sweep_plan import (
 )
 from graft.training.batched_heads import laned, lanes_at_once
 from graft.training.metrics import TOP
-from graft.training.prepare import resolve
+from graft.training.prepare_run import resolve
 from graft.training.training_plan import make_training_plan
 
 UNCHECKED = ("optimizer", "seed", "label_smoothing", "clip_norm")

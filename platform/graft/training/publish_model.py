@@ -4,7 +4,6 @@ import importlib.metadata
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,10 +16,8 @@ from graft.data.views import evaluation_view
 from graft.registry import Lineage, ModelDraft, ModelVersion, promote, register
 from graft.spec import Finetune, Register
 from graft.store import Store
-from graft.training.checkpoint import Checkpoint, load_state, read_checkpoint
-from graft.training.moving_average import copy_into
-from graft.training.prepare import PreparedRun, assemble
-from graft.training.runs import Epoch
+from graft.training.prepare_run import PreparedRun
+from graft.training.run_records import Epoch
 
 PACKAGES = ("graft", "torch", "torchvision", "ray", "numpy", "pillow")
 """Packages whose versions the lineage records."""
@@ -36,21 +33,6 @@ class Origin:
     """The run's id; SWEEP/NUMBER for a trial that is no run."""
     sweep: str | None = None
     """Id of the sweep, where there is one."""
-
-
-def load_checkpoint_model(
-    store: Store, spec: Finetune, last: Checkpoint, weights: Literal["best", "last"]
-) -> tuple[PreparedRun, Checkpoint]:
-    """Return a run's model with the weights of its best or last epoch, and that epoch's checkpoint.
-
-    `last` is the run's last checkpoint. The weights are the moving average if the recipe has one.
-    """
-    chosen = read_checkpoint(store, last.best) if weights == "best" and last.best else last
-    # What was frozen in the chosen epoch may have been trained since: start from a new model.
-    prepared = assemble(store, spec, chosen.freeze)
-    state = load_state(store, chosen)
-    copy_into(prepared.model.network.state_dict(), state.average or state.tail)
-    return prepared, chosen
 
 
 def register_model(

@@ -20,14 +20,14 @@ from graft.registry import get_model
 from graft.spec import Sweep, parse_job
 from graft.store import Store
 from graft.sweep.events import TrialEnded
-from graft.sweep.prepare import prepare_sweep
-from graft.sweep.results import create_sweep, read_plan, read_sweep_result, read_trials
-from graft.sweep.run import run_sweep
+from graft.sweep.prepare_sweep import prepare_sweep
+from graft.sweep.run_sweep import run_sweep
 from graft.sweep.sweep_plan import Throughput
+from graft.sweep.sweep_records import create_sweep, read_plan, read_sweep_result, read_trials
 from graft.sweep.trial import Selection, TrialProcess, train_together
 from graft.sweep.trial_recorder import TrialRecorder
-from graft.training.ranks import Ranks
-from graft.training.runs import read_result
+from graft.training.run_records import read_result
+from graft.training.worker_group import Ranks
 
 RESNET = {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"}
 GRAFT = Path(sys.executable).with_name("graft")

@@ -16,7 +16,7 @@ from graft.registry import Lineage, ModelDraft, aliases, get_model, register, ve
 from graft.report.publishing import publish_report, read_report
 from graft.report.transfer.answers import Answers
 from graft.report.transfer.page import transfer_files
-from graft.report.transfer.verdicts import record_to_versions
+from graft.report.transfer.record_verdicts import record_to_versions
 from graft.spec import Contract, LinearHead, dump_job
 from graft.store import Store
 from report.transfer.made_up import SHA256, answers, recorded_spec

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from graft.activations.cache import ActivationCache, Activations
+from graft.activations.cache_decision import choose_to_cache
 from graft.activations.compute import BATCH_SIZE, FillTask, TrunkSetup, compute_task
-from graft.activations.decision import choose_to_cache
-from graft.activations.fill import TASK_IMAGES, TaskResult, fill
+from graft.activations.fill_cache import TASK_IMAGES, TaskResult, fill
 from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms
 from graft.activations.lookup import NO_ACTIVATIONS, ActivationLookup, OpenActivations
@@ -21,8 +21,8 @@ from graft.data.subset import choose_subset
 from graft.data.views import view_of_epoch
 from graft.spec import Finetune
 from graft.training.events import Event, Note, TrunkComputing
-from graft.training.ranks import Ranks
 from graft.training.training_plan import TrainingPlan
+from graft.training.worker_group import Ranks
 
 ROUND_IMAGES = 256
 """Most images of a worker's task where several compute together: minutes, even of a large network,
