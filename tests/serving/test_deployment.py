@@ -135,14 +135,8 @@ def server(
         process.kill()
 
 
-@pytest.mark.parametrize(  # each with a Ray of its own
-    "store_uri",
-    [
-        pytest.param("s3", marks=pytest.mark.slow),
-        pytest.param("directory", marks=pytest.mark.nightly),
-    ],
-    indirect=True,
-)
+@pytest.mark.nightly  # each with a Ray of its own; README's main job serves, too
+@pytest.mark.parametrize("store_uri", ["s3", "directory"], indirect=True)
 def test_the_commands_from_start_to_end(
     server: tuple["subprocess.Popen[str]", str],
     photograph: Callable[..., bytes],
@@ -325,7 +319,7 @@ def rayservice(
                 process.kill()
 
 
-@pytest.mark.slow  # a Ray of its own: 40 seconds
+@pytest.mark.nightly  # a Ray of its own; on every commit e2e's `service` shows it
 def test_a_rayservice_follows_promotions_without_a_failed_request(
     promotable: Store,
     rayservice: tuple["subprocess.Popen[bytes]", str],

@@ -46,7 +46,7 @@ def processes_of_ours(title):
     return pids
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # on every commit e2e's `worker` shows it
 def test_a_dead_worker_is_started_again_and_ends_where_the_unbroken_run_does(colour_store):
     spec = colour_spec(scaling={"workers": 2}, backbone__freeze="fire6", train__epochs=5)
     unbroken, broken = new_run(colour_store, spec), new_run(colour_store, spec)

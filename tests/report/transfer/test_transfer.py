@@ -275,22 +275,40 @@ DESIGN = (
 
 
 @pytest.fixture(scope="module")
-def made(folder: Path, ray_cluster_address: str) -> dict[str, Any]:
-    """What a report on two backbones says, with two seeds; its page lies in `page`."""
+def stopped(folder: Path, ray_cluster_address: str) -> str:
+    """The id of a report on two backbones, with two seeds, that Ctrl-C stopped."""
     torch.save(random_model(OTHER).network.state_dict(), folder / "other.pth")
-    with report(folder, ray_cluster_address, *DESIGN, "--json", "--out", "page") as running:
+    with report(folder, ray_cluster_address, *DESIGN) as running:
+        running.until(r"\ntrial ")
+        running.interrupt()
+        done = running.wait()
+    assert done.returncode == 130, done.stderr
+    (advice,) = [line for line in done.stderr.splitlines() if "--resume" in line]
+    return advice.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def resumed(folder: Path, ray_cluster_address: str, stopped: str) -> dict[str, Any]:
+    """What that report says once it has gone on; its page lies in `page`."""
+    store = Store.open(str(folder / "store"))
+    before = {record.number: record for record in read_trials(store, f"{stopped}-rates")}
+    assert before
+    words = ("--resume", stopped, "--json", "--out", "page")
+    with report(folder, ray_cluster_address, *words) as running:
         done = running.wait()
     assert done.returncode == 0, done.stderr
+    after = {record.number: record for record in read_trials(store, f"{stopped}-rates")}
+    assert {number: after[number] for number in before} == before  # none was trained again
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 
 
-@pytest.mark.slow  # 18 trainings
+@pytest.mark.slow  # 18 trainings, stopped and gone on with
 @pytest.mark.timeout(900)
 def test_a_report_answers_for_each_backbone_and_says_which_to_take(
-    folder: Path, made: dict[str, Any]
+    folder: Path, resumed: dict[str, Any]
 ) -> None:
-    answers = Answers.model_validate(made)
+    answers = Answers.model_validate(resumed)
     assert [backbone.arch for backbone in answers.backbones] == [ARCH, OTHER]
     for backbone in answers.backbones:
         assert [(p.arm, p.labels) for p in backbone.points] == [(arm, 1.0) for arm in ARMS]
@@ -317,27 +335,15 @@ def test_a_report_answers_for_each_backbone_and_says_which_to_take(
         assert heading in shown  # none is broken over lines
 
 
-@pytest.mark.slow  # as many, stopped and gone on with
+@pytest.mark.nightly  # as many trainings once more
 @pytest.mark.timeout(900)
 def test_a_report_that_was_stopped_comes_to_the_same_answers(
-    folder: Path, ray_cluster_address: str, made: dict[str, Any]
+    folder: Path, ray_cluster_address: str, resumed: dict[str, Any]
 ) -> None:
-    with report(folder, ray_cluster_address, *DESIGN) as running:
-        running.until(r"\ntrial ")
-        running.interrupt()
-        done = running.wait()
-    assert done.returncode == 130, done.stderr
-    (advice,) = [line for line in done.stderr.splitlines() if "--resume" in line]
-    killed = advice.split()[-1]
-    store = Store.open(str(folder / "store"))
-    before = {record.number: record for record in read_trials(store, f"{killed}-rates")}
-    assert before
-    with report(folder, ray_cluster_address, "--resume", killed, "--json") as running:
-        resumed = running.wait()
-    assert resumed.returncode == 0, resumed.stderr
-    after = {record.number: record for record in read_trials(store, f"{killed}-rates")}
-    assert {number: after[number] for number in before} == before  # none was trained again
-    assert without_times(json.loads(resumed.stdout)) == without_times(made)
+    with report(folder, ray_cluster_address, *DESIGN, "--json") as running:
+        unbroken = running.wait()
+    assert unbroken.returncode == 0, unbroken.stderr
+    assert without_times(resumed) == without_times(json.loads(unbroken.stdout))
 
 
 @pytest.mark.parametrize(
