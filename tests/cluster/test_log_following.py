@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from colours import colour_spec
-from graft.cluster import jobs as jobs_module
+from graft.cluster import job_overview
 from graft.cluster import log_following as following
+from graft.cluster.job_overview import Jobs
 from graft.cluster.job_progress import job_progress
 from graft.cluster.job_records import ClusterIdentity, begin_attempt, put_log, submit_job
-from graft.cluster.jobs import Jobs
 from graft.cluster.log_following import Log, follow
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ClusterStatus, JobStatus
@@ -136,7 +136,7 @@ def test_a_driver_is_heard_from_its_cluster_where_the_store_is_out_of_reach() ->
 
 
 def test_nobody_takes_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs_module, "ACCEPT_S", 0.0)
+    monkeypatch.setattr(job_overview, "ACCEPT_S", 0.0)
     cluster = Scripted(answer("starting", "the KubeRay operator has not taken it up"))
     with pytest.raises(ResourceError, match="is the KubeRay operator running"):
         Jobs(cluster, None).accepted("one")

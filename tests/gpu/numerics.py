@@ -23,7 +23,7 @@ from graft.activations.lookup import OpenActivations
 from graft.backbones.trunk import trunk_chain
 from graft.data.loader import to_tensor
 from graft.serving.predictor import GOLDEN_TOLERANCE, Predictor
-from graft.training.batched_heads import train_lanes
+from graft.training.lanes import train_lanes
 from graft.training.loop import autocast
 
 LOSS = 1e-3

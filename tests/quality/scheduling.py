@@ -22,7 +22,7 @@ FIRST = (
     "tests/cli/test_run_job.py",
     "tests/training/test_ray_train.py",
     "tests/report/transfer/test_transfer.py",
-    "tests/training/test_cached_run.py",
+    "tests/training/test_run_activations.py",
     "tests/training/test_recipe.py",
     "tests/training/test_attempt.py",
     "tests/backbones/test_transfer_model.py",

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from graft.registry import get_model
+from graft.serving.alias_follower import Current
 from graft.serving.app import MAX_BATCH, create_app
-from graft.serving.current_version import Current
 from graft.serving.predictor import Predictor
 from graft.store import Store
 

@@ -13,8 +13,8 @@ import uvicorn
 
 import commands
 from graft.registry import get_model
+from graft.serving.alias_follower import Current
 from graft.serving.app import create_app
-from graft.serving.current_version import Current
 from graft.serving.predictor import Predictor
 from graft.store import Store
 

@@ -2,7 +2,7 @@
 
 `fill` plans tasks and commits; its caller chooses who runs the tasks: this process
 (`run_here`), a Ray cluster (`ray_tasks.fill_on_ray`) or the workers of a run
-(`training.caching`).
+(`training.run_activations`).
 """
 
 import contextlib

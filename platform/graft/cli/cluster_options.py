@@ -14,7 +14,7 @@ from graft.errors import InputError
 
 if TYPE_CHECKING:
     from graft.cluster.backend import ClusterJobs
-    from graft.cluster.jobs import Jobs
+    from graft.cluster.job_overview import Jobs
     from graft.cluster.profile import Profile
     from graft.store import Store
 
@@ -68,7 +68,7 @@ class ClusterOptions:
                 )
             if not self.store:
                 raise InputError("--address needs --store (or GRAFT_STORE): the cluster's store")
-            from graft.cluster.running_ray import RayJobs
+            from graft.cluster.ray_jobs import RayJobs
 
             store = Store.open(self.store)
             return RayJobs(self.address, store.uri), store
@@ -82,7 +82,7 @@ class ClusterOptions:
     def open_jobs(self) -> "Jobs":
         """Return the jobs of the cluster and of its store, or of the one that can be reached."""
         from graft.cluster.job_inputs import store_problem
-        from graft.cluster.jobs import Jobs
+        from graft.cluster.job_overview import Jobs
         from graft.store import Store
 
         try:

@@ -7,10 +7,10 @@ from io import StringIO
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from graft.cluster.capacity import misfits, over_quota, pod_requests, without_limits
 from graft.cluster.job_id import JOB_ID
 from graft.cluster.job_records import ClusterIdentity
 from graft.cluster.kubernetes_api import Kube, KubeConflict, KubeObject, UnknownField
-from graft.cluster.preflight import misfits, over_quota, pod_requests, without_limits
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import (
     GROUP,

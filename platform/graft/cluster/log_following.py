@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from graft.cluster.backend import ClusterJobs
+from graft.cluster.job_overview import Jobs
 from graft.cluster.job_records import read_log
-from graft.cluster.jobs import Jobs
 from graft.cluster.log_shipping import DRIVER_SOURCE
 from graft.cluster.status import JobStatus
 from graft.errors import ClusterLost, StoreError

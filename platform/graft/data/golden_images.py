@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from graft.data.manifest import Image
-from graft.data.new_version import DraftImage
 from graft.data.source import ImageSource
+from graft.data.version_draft import DraftImage
 from graft.errors import DataError
 from graft.store import sha256
 

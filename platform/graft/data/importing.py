@@ -33,16 +33,16 @@ from graft.data.manifest import (
     point_latest,
     write_index,
 )
-from graft.data.new_version import (
+from graft.data.shards import Place, ShardWriter, pack
+from graft.data.source import ImageSource, LabelledFile, open_source
+from graft.data.splits import choose_made_splits
+from graft.data.version_draft import (
     DraftImage,
     check_trainable,
     draft_version,
     explain_unusable,
     index_images,
 )
-from graft.data.shards import Place, ShardWriter, pack
-from graft.data.source import ImageSource, LabelledFile, open_source
-from graft.data.splits import choose_made_splits
 from graft.errors import DataError, ImageError, ObjectExists
 from graft.spec import NAME
 from graft.store import ObjectRef, Store, sha256

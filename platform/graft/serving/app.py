@@ -22,8 +22,8 @@ from swagger_ui_bundle import swagger_ui_path
 
 from graft import __version__
 from graft.errors import ImageError, ImageTooLarge
+from graft.serving.alias_follower import Current
 from graft.serving.batching import Batcher
-from graft.serving.current_version import Current
 from graft.serving.predictor import Predictor
 from graft.serving.request_body import OPENAPI, image_bytes, read_body
 

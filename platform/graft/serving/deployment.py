@@ -29,8 +29,8 @@ from graft import errors
 from graft.backbones.malloc import keep_freed_memory
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion, get_model
+from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
 from graft.serving.app import MAX_BATCH, create_app
-from graft.serving.current_version import POLL_S, Current, Follower, Polling
 from graft.serving.predictor import Predictor
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
 from graft.store import Store

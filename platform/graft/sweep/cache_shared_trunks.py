@@ -20,8 +20,8 @@ from graft.store import Store
 from graft.sweep.sweep_plan import Trial, trunk_family
 from graft.sweep.trial_recorder import TrialRecorder
 from graft.training.attempt import training_data
-from graft.training.cached_run import reads_of
 from graft.training.prepare_run import assemble
+from graft.training.run_activations import reads_of
 from graft.training.training_plan import make_training_plan
 
 Filler = Callable[[ActivationCache, TrunkSetup, Sequence[CacheEntry]], FillResult]

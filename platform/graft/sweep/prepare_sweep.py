@@ -1,7 +1,7 @@
 """From a sweep's spec and the store to its plan: every trial's spec with nothing left open.
 
-`spec.trial_spec` makes a trial's spec of the base, and `training.prepare.resolve` resolves it like
-a run's. Whoever trains or measures the trial later takes its spec from the plan.
+`spec.trial_spec` makes a trial's spec of the base, and `training.prepare_run` resolves it like a
+run's. Whoever trains or measures the trial later takes its spec from the plan.
 """
 
 import itertools
@@ -47,7 +47,7 @@ from graft.sweep.sweep_plan import (
     check_budget,
     make_sweep_plan,
 )
-from graft.training.batched_heads import laned, lanes_at_once
+from graft.training.lanes import laned, lanes_at_once
 from graft.training.metrics import TOP
 from graft.training.prepare_run import resolve
 from graft.training.training_plan import make_training_plan

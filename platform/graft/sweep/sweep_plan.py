@@ -1,6 +1,6 @@
 """The plan of a sweep: the order of its trials, what they share, and what it costs; pure.
 
-Nothing here reads the store or computes with tensors: `sweep.prepare` gathers the facts.
+Nothing here reads the store or computes with tensors: `sweep.prepare_sweep` gathers the facts.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class Facts:
     depth: int
     """Number of stages that are frozen in every epoch."""
     lanes: int
-    """How many such trials can be trained as one computation (`training.batched_heads`); 0: this
+    """How many such trials can be trained as one computation (`training.lanes`); 0: this
     one cannot."""
 
     @property

@@ -23,12 +23,12 @@ from graft.store import Store
 from graft.sweep.sweep_plan import Trial
 from graft.sweep.sweep_records import State, TrialEpoch, trial_epochs
 from graft.training.attempt import training_data
-from graft.training.batched_heads import train_lanes
 from graft.training.best_epoch_and_stopping import Criterion, is_over
-from graft.training.cached_run import reads_of
 from graft.training.frozen_proof import prove_frozen
+from graft.training.lanes import train_lanes
 from graft.training.loop import EpochDone, TrainingData, TrainingState, finetune
 from graft.training.prepare_run import PreparedRun, assemble
+from graft.training.run_activations import reads_of
 from graft.training.training_plan import make_training_plan
 from graft.training.worker_group import Ranks
 

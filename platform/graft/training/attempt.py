@@ -22,14 +22,14 @@ from graft.data.subset import choose_subset
 from graft.errors import ResourceError, RunFailed
 from graft.spec import Finetune
 from graft.store import Store
-from graft.training.best_epoch_and_stopping import not_finite, stops_early
-from graft.training.cached_run import cache_for_run, reads_of
+from graft.training.best_epoch_and_stopping import is_over, not_finite
 from graft.training.checkpoint import Checkpoint, latest_checkpoint, load_state
 from graft.training.events import Event, Stalled, Started
 from graft.training.frozen_proof import prove_frozen
 from graft.training.loop import EpochDone, TrainingData, Unfreezing, finetune
 from graft.training.pace_and_watchdog import Watchdog
 from graft.training.prepare_run import PreparedRun, assemble
+from graft.training.run_activations import cache_for_run, reads_of
 from graft.training.run_recorder import RunRecorder
 from graft.training.run_records import AttemptPointer, Epoch, claim_attempt, read_spec
 from graft.training.worker_group import Ranks
@@ -79,7 +79,7 @@ def run_attempt(
     with watchdog, _single_image_explained(run, len(data.train)):
         start = load_state(store, last) if last else None
         events = finetune(model, data, spec.train, plan, ranks, start)
-        while not stops_early(history, spec.train.early_stopping):
+        while not is_over(history, spec.train):
             if (event := next(events, None)) is None:
                 break
             watchdog.alive()

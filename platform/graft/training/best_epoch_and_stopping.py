@@ -92,6 +92,9 @@ def stops_early(epochs: Sequence[EpochMetrics], stopping: EarlyStopping | None) 
 
 
 def is_over(epochs: Sequence[EpochMetrics], train: Train) -> bool:
-    """Whether no epoch follows these: the recipe's last one is among them, or it stops early."""
+    """Whether no epoch follows these: the recipe's last one is among them, or it stops early.
+
+    Another reason to stop belongs here, where runs and trials both ask.
+    """
     finished = epochs[-1].epoch if epochs else 0
     return finished == train.epochs or stops_early(epochs, train.early_stopping)

@@ -1,7 +1,8 @@
 """From a spec to all that a run trains, and the checks that come before anything starts.
 
 `resolve` is the only place where a spec's open ends are decided: a run's by its command, a trial's
-by `sweep.prepare`. Whoever trains or measures later reads the recorded spec and calls `assemble`.
+by `sweep.prepare_sweep`. Whoever trains or measures later reads the recorded spec and calls
+`assemble`.
 """
 
 from dataclasses import dataclass

@@ -48,7 +48,7 @@ def submit(
     from graft.cli.show.output import note
     from graft.cluster.job_id import check_id, new_id
     from graft.cluster.job_inputs import check_names, local_weights, store_problem, stored_weights
-    from graft.cluster.jobs import Jobs
+    from graft.cluster.job_overview import Jobs
     from graft.cluster.rayjob_manifest import Submission
     from graft.errors import InputError
     from graft.spec import dump_job, load_job

@@ -8,7 +8,7 @@ from graft.cli.show.output import emit, note
 from graft.errors import GraftError, Interrupted, RunFailed
 
 if TYPE_CHECKING:
-    from graft.cluster.jobs import Jobs
+    from graft.cluster.job_overview import Jobs
     from graft.cluster.log_following import Log
     from graft.cluster.status import JobStatus
 

@@ -1,6 +1,7 @@
 """What a run reads of the activation cache, and how all its workers fill that together.
 
-Whether anything is cached, and why, is decided in `activations.decision`.
+Whether anything is cached, and why, is decided in `activations.cache_decision`, unless the
+spec refuses it (`Finetune.cache_refusal`).
 """
 
 import time

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from colours import colour_spec
-from graft.cluster.preflight import misfits, over_quota, pod_requests, without_limits
+from graft.cluster.capacity import misfits, over_quota, pod_requests, without_limits
 from graft.cluster.profile import HeadNode, Profile, ResourceClass, amount
 from graft.cluster.rayjob_manifest import Submission, rayjob
 

@@ -5,7 +5,7 @@ import torch
 
 from colours import colour_spec, new_run
 from graft.training.attempt import training_data
-from graft.training.batched_heads import train_lanes
+from graft.training.lanes import train_lanes
 from graft.training.loop import EpochDone, Untrained, finetune
 from graft.training.prepare_run import assemble
 from graft.training.run_records import read_spec

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from graft.errors import NotFoundError, ServingError, StoreError
 from graft.registry import ModelVersion, get_model, promote
+from graft.serving.alias_follower import Current, Follower, Polling
 from graft.serving.app import create_app
-from graft.serving.current_version import Current, Follower, Polling
 from graft.serving.predictor import Predictor
 from graft.store import Store
 

@@ -20,7 +20,7 @@ from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
 from graft.errors import SpecError
 from graft.store import Store
-from graft.training import cached_run
+from graft.training import run_activations
 from graft.training.checkpoint import latest_checkpoint, load_state
 from graft.training.events import Note, TrunkComputing, Validated
 from graft.training.run_records import read_result
@@ -230,7 +230,7 @@ def test_workers_wait_for_another_process_and_then_compute_rounds(colour_store):
 
     exchange = Exchange()
     first, second = (  # with a network each, as in processes
-        cached_run._Workers(cache, make_lab(colour_store, lab.dataset).setup, ranks, post)
+        run_activations._Workers(cache, make_lab(colour_store, lab.dataset).setup, ranks, post)
         for ranks in (ThreadRanks(0, exchange), ThreadRanks(1, exchange))
     )
     with ThreadPoolExecutor(2) as pool:
@@ -241,10 +241,10 @@ def test_workers_wait_for_another_process_and_then_compute_rounds(colour_store):
         following.result(120)
     (note,) = notes
     assert note.startswith("waiting for activations that process ")
-    kinds = [type(message) for message in exchange.messages]
-    beats = kinds.count(cached_run._Heartbeat)
+    kinds = [type(message).__name__ for message in exchange.messages]
+    beats = kinds.count("_Heartbeat")
     assert beats >= 1
-    assert kinds == [cached_run._Heartbeat] * beats + [cached_run._Round] * 2 + [cached_run._End]
+    assert kinds == ["_Heartbeat"] * beats + ["_Round", "_Round", "_End"]
     assert [len(message.tasks) for message in exchange.messages[beats:-1]] == [2, 1]
     for entry in entries:
         rows = lab.digests(entry.split, range(BATCH))
