@@ -1,4 +1,4 @@
-"""Writes what a run comes to into the store; the first worker of an attempt has the only one.
+"""Writes what a run comes to into the store; only the first worker of an attempt has a recorder.
 
 It reports steps, commits a checkpoint and metrics after each epoch, and in the end registers the
 model and publishes the result.
