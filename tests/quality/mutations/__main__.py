@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", help="what they are drawn with; the commit's hash by itself")
     parser.add_argument("--faults", type=Path, help="take the faults of this file, draw none")
     parser.add_argument("--only", help="of them only these, by number: 3,17")
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="checkout")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[3], help="checkout")
     parser.add_argument("--python", type=Path, help="the root's .venv's, else the one that runs")
     parser.add_argument("--coverage", type=Path, help="the root's coverage data, with contexts")
     parser.add_argument("--durations", type=Path, help="pytest's --junitxml, or JSON: test -> s")
