@@ -2,6 +2,7 @@
 
 import io
 import random
+import resource
 
 import numpy as np
 import pytest
@@ -27,6 +28,18 @@ def test_view_0_is_torchvisions_evaluation_transform(size, interpolation):
     published = v2.Compose([v2.Resize(40, interpolation=mode), v2.CenterCrop(32)])
     ours = evaluation_view(image, Preprocess(resize=40, crop=32, interpolation=interpolation))
     assert np.array_equal(ours, np.asarray(published(image)))
+
+
+@pytest.mark.parametrize("size", [(9000, 1), (1, 9000), (4096, 3)])
+def test_an_image_of_one_line_costs_no_more_than_others(size):
+    image = Image.linear_gradient("L").resize(size).convert("RGB")
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels = evaluation_view(image, Preprocess(resize=1024, crop=1024))
+    grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - usage
+    assert grown_kb < 200_000
+    # The centre is where it was: half-way through the gradient, or the three lines.
+    assert pixels.shape == (1024, 1024, 3)
+    assert 100 < pixels.mean() < 155
 
 
 def test_a_view_depends_on_seed_image_and_number_only():

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 import commands
+from graft.data.file_kinds import SUPPORTED
 from graft.registry import get_model
 from graft.serving.alias_follower import Current
 from graft.serving.app import create_app
@@ -63,7 +64,8 @@ def test_a_refused_image_is_named_and_the_others_are_answered(url: str, folder: 
     assert done.returncode == 2
     assert "ant.jpg" in done.stdout
     assert done.stderr == (
-        "graft: 1 of 2 images refused; text.jpg: the image cannot be used: not an image\n"
+        "graft: 1 of 2 images refused; text.jpg: the image cannot be used: "
+        f"not an image; supported: {SUPPORTED}\n"
     )
 
 

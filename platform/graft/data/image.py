@@ -7,6 +7,7 @@ the same pixels: ``decode(prepared.data)`` equals ``decode(original, max_side)``
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from graft.data.file_kinds import explain_no_image
 from graft.errors import ImageError, ImageTooLarge
 
 MAX_PIXELS = 80_000_000
@@ -30,10 +32,18 @@ MAX_SIDE = 512
 # other files or are containers, and untrusted files come in over HTTP.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000")
 
-# MAX_PIXELS is checked before decoding; Pillow's own check warns, in whichever thread decodes.
-Image.MAX_IMAGE_PIXELS = None
+# Pillow's own limit on pixels is higher than MAX_PIXELS, which is checked before decoding.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pillow warns of damaged metadata, which does not affect pixels.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_STRIP_PIXELS = 1 << 20
+"""Colours are converted by as many pixels at a time: a large image is then in memory twice, as it
+was and as it becomes, and not four times."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
+"""Chunks of a PNG that its upright pixels follow from."""
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -71,7 +81,9 @@ def decode(data: bytes, max_side: int | None = None) -> Image.Image:
     Raises:
         ImageError: the bytes are not a whole image of a supported format.
     """
-    return _upright(_load(data), max_side)
+    with _damage_explained(data):
+        source = _load(data)
+        return _upright(source, _orientation(source), max_side)
 
 
 def prepare(data: bytes, max_side: int) -> Prepared:
@@ -80,10 +92,11 @@ def prepare(data: bytes, max_side: int) -> Prepared:
     Raises:
         ImageError: as `decode`.
     """
-    source = _load(data)
-    upright = _upright(source, max_side)
+    with _damage_explained(data):
+        source = _load(data)
+        orientation = _orientation(source)
+        upright = _upright(source, orientation, max_side)
     shrunk = max(source.size) > max_side
-    orientation = _orientation(source)
     width, height = source.size if orientation < 5 else source.size[::-1]
     return Prepared(
         data=encode(upright) if shrunk else data,
@@ -106,18 +119,45 @@ def _load(data: bytes) -> Image.Image:
     """Decode the whole first frame: its colours and orientation stay the file's."""
     if not data:
         raise ImageError("0 bytes")
-    with _damage_explained():
+    try:
+        return _open(data)
+    except ImageTooLarge:
+        raise
+    except Exception:
+        if not data.startswith(_PNG):
+            raise
+        # Pillow refuses a PNG for its texts and colour profile where they are long or damaged.
+        return _open(_without_metadata(data))
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    megapixels = image.width * image.height / 1e6
-    if megapixels > MAX_PIXELS / 1e6:
-        raise ImageTooLarge(f"{megapixels:.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}")
-    with _damage_explained():
-        image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.search(r"\d+", str(error))  # "Image size (400000000 pixels) exceeds ..."
+        raise _too_large(int(pixels[0]) if pixels else MAX_PIXELS) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(image.width * image.height)
+    image.load()
     return image
 
 
-def _upright(image: Image.Image, max_side: int | None) -> Image.Image:
-    orientation = _orientation(image)
+def _too_large(pixels: int) -> ImageTooLarge:
+    return ImageTooLarge(f"{pixels / 1e6:.0f} megapixels, more than {MAX_PIXELS / 1e6:.0f}")
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """Return a PNG of only those chunks that its upright pixels follow from."""
+    kept, start = [_PNG], len(_PNG)
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])  # length, kind, data, checksum
+        if png[start + 4 : start + 8] in _PNG_PIXELS:
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def _upright(image: Image.Image, orientation: int, max_side: int | None) -> Image.Image:
     upright = _rgb(image)
     longer = max(upright.size)
     if max_side is not None and longer > max_side:
@@ -132,33 +172,47 @@ def _upright(image: Image.Image, max_side: int | None) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, ValueError):
-        return 1  # unreadable EXIF counts as none
-    return value if value in _TRANSPOSE else 1
+        return value if value in _TRANSPOSE else 1
+    except Exception:
+        return 1  # unreadable EXIF counts as none, whatever Pillow raises for it
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     # Pillow gives greyscale PGM of 16 bits as "I", scaled to 0..65535.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        # The upper byte, which is what Pillow itself keeps of 16-bit colour.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if image.mode in ("I", "F") and not sixteen_bits:
         raise ImageError("32 bits a pixel, whose range is unknown; convert it to 8 or 16")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white
-    return image if image.mode == "RGB" else image.convert("RGB")
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if sixteen_bits:
+            # The upper byte, which is what Pillow itself keeps of 16-bit colour.
+            strip = Image.fromarray((np.asarray(strip) >> 8).astype(np.uint8))
+        if strip.has_transparency_data:
+            white = Image.new("RGBA", strip.size, "white")
+            white.alpha_composite(strip.convert("RGBA"))
+            strip = white
+        rgb.paste(strip.convert("RGB"), (0, top))
+    return rgb
 
 
 @contextlib.contextmanager
-def _damage_explained() -> Iterator[None]:
+def _damage_explained(data: bytes) -> Iterator[None]:
+    """Make whatever Pillow raises for the bytes of a file an `ImageError`.
+
+    Not so a `MemoryError`, which says that the machine is too small, and not what the file is.
+    """
     try:
         yield
+    except (ImageError, MemoryError):
+        raise
     except UnidentifiedImageError as error:
-        raise ImageError("not an image") from error
+        raise ImageError(explain_no_image(data)) from error
     except Exception as error:
-        # On damaged bytes Pillow raises OSError, SyntaxError, ValueError, RuntimeError and more.
+        # OSError, SyntaxError, ValueError, RuntimeError, struct.error and more.
         reason = " ".join(str(error).split())[:100]
         truncated = "truncated" in reason.lower()
         raise ImageError("truncated" if truncated else f"damaged ({reason})") from error

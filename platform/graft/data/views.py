@@ -16,6 +16,10 @@ from PIL import Image
 
 from graft.spec import NoAugment, Preprocess, StandardAugment
 
+LONGEST = 16
+"""Of an image that is more times as long as wide, evaluation resizes the middle alone: of 9000 by
+1 pixels it crops the centre, and all of it would be 2 million pixels long."""
+
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -42,13 +46,22 @@ def render(
 def evaluation_view(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Resize the shorter side and crop the centre: (crop, crop, 3) uint8.
 
-    The pixels equal those of torchvision's Resize and CenterCrop for a PIL image.
+    The pixels equal those of torchvision's Resize and CenterCrop for a PIL image, up to `LONGEST`.
     """
+    image = _middle(image)
     short = min(image.size)
     width, height = (int(preprocess.resize * side / short) for side in image.size)
     resized = image.resize((width, height), RESAMPLING[preprocess.interpolation])
     left, top = (round((side - preprocess.crop) / 2.0) for side in (width, height))
     return np.asarray(resized.crop((left, top, left + preprocess.crop, top + preprocess.crop)))
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """Cut what is longer than `LONGEST` allows off both ends alike."""
+    width, height = image.size
+    excess_x, excess_y = max(0, width - LONGEST * height), max(0, height - LONGEST * width)
+    left, top = excess_x // 2, excess_y // 2
+    return image.crop((left, top, width - left, height - top)) if left or top else image
 
 
 def augmented_view(
