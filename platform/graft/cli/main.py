@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import gc
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from graft.cli.commands.submit import submit
 from graft.cli.commands.sweep import sweep
 from graft.cli.commands.train import train
 from graft.cli.help import Group
-from graft.errors import GraftError
+from graft.errors import GraftError, Interrupted
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -111,7 +112,15 @@ def script() -> None:
     # Importing torch makes objects by the million. With the usual threshold of 700, Python spends
     # half a second on looking for garbage among them, and a second on freeing them at the end.
     gc.set_threshold(10_000)
-    status = 1
+    status, terminated = 1, False
+
+    def terminate(*_: object) -> None:
+        """End as Ctrl-C does, so that every command cleans up when it is stopped by a system."""
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -125,11 +134,16 @@ def script() -> None:
         status = 0
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        if terminated and status == Interrupted.exit_code:
+            status = 128 + signal.SIGTERM
         raise
 
 
 def main() -> None:
-    """Run the command line and exit: 0, 1, 2 (the user's mistake) or 130 (stopped by the user)."""
+    """Run the command line and exit: 0, 1, 2 (the user's mistake) or 130 (stopped by the user).
+
+    `script` makes 143 of 130 where it was SIGTERM that stopped it.
+    """
     try:
         app()
     except GraftError as error:

@@ -56,6 +56,7 @@ def ray_session() -> Iterator[None]:
     )
     if address not in (None, "", "auto", "local") and not _listens(address):
         raise silence
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -67,7 +68,8 @@ def ray_session() -> Iterator[None]:
         raise silence from error
     with contextlib.suppress(ValueError):  # only the main thread may
         # Ray's own handler would abort, and leave its processes behind.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        handler = on_sigterm if callable(on_sigterm) else signal.default_int_handler
+        signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
