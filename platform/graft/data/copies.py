@@ -1,7 +1,11 @@
-"""Copies: images of a dataset version whose files have the same bytes."""
+"""Copies: images of a dataset version whose files have the same bytes.
+
+Copies say nothing new of a model: every figure, interval and test counts them once.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from graft.data.manifest import Image, LabelConflict, Leakage
 
@@ -15,6 +19,33 @@ def images_by_digest(images: Iterable[Image]) -> ByDigest:
     for image in images:
         groups[image.sha256].append(image)
     return groups
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images of one class and split whose files have the same bytes."""
+
+    label: int
+    split: str
+    paths: tuple[str, ...]
+
+
+def distinct_images(images: Iterable[Image]) -> list[Image]:
+    """Return the first of each image and its copies, in the given order."""
+    first: dict[str, Image] = {}
+    for image in images:
+        first.setdefault(image.sha256, image)
+    return list(first.values())
+
+
+def find_copies(images: Iterable[Image]) -> Iterator[Copies]:
+    """Yield the images that one class and split have more than once, in the index's order."""
+    groups: defaultdict[tuple[str, int, str], list[str]] = defaultdict(list)
+    for image in images:
+        groups[image.split, image.label, image.sha256].append(image.path)
+    for (split, label, _), paths in groups.items():
+        if len(paths) > 1:
+            yield Copies(label, split, tuple(paths))
 
 
 def find_leakage(by_digest: ByDigest) -> Iterator[Leakage]:

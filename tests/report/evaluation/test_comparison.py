@@ -1,13 +1,36 @@
 """Comparisons of two models, against McNemar's chi-squared test and by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from graft.report.evaluation.comparison import compare
-from graft.report.evaluation.predictions import Predictions
+from graft.report.evaluation.compute_scores import compute_scores
+from graft.report.evaluation.predictions import Predictions, from_parquet, to_parquet
 from report.evaluation.made_up import predictions
+
+
+def with_copies(made: Predictions, times: int) -> Predictions:
+    return replace(
+        made,
+        images=made.images * times,
+        paths=made.paths * times,
+        labels=np.tile(made.labels, times),
+        logits=np.tile(made.logits, (times, 1)),
+    )
+
+
+def test_copies_change_no_interval_and_no_verdict():
+    first, second = predictions(40, seed=1, skill=1), predictions(40, seed=2, model="m@2")
+    # As a release stored them that took copies for images of their own.
+    stored = [from_parquet(to_parquet(with_copies(made, 16))) for made in (first, second)]
+    comparison = compare(first, second)
+    assert compare(*stored) == comparison.model_copy(update={"copies": 600})
+    scores = compute_scores(first)
+    assert compute_scores(stored[0]) == scores.model_copy(update={"copies": 600})
 
 
 def test_mcnemars_numbers() -> None:

@@ -16,11 +16,15 @@ SHOWN = 12
 """Classes and images in a table; --json has all."""
 
 
+def _images(distinct: int, copies: int) -> str:
+    return f"{distinct:,}" + (f" (without {copies:,} copies)" if copies else "")
+
+
 def scores_page(scores: "Scores") -> Group:
     """Return an evaluation's figures for people to read."""
     interval = scores.accuracy_interval
     rows = {
-        "images": f"{scores.images:,}",
+        "images": _images(scores.images, scores.copies),
         "accuracy": f"{scores.accuracy:.4f} (95 %: {interval.low:.4f} to {interval.high:.4f})",
     }
     if scores.top5_accuracy is not None:
@@ -46,8 +50,9 @@ def comparison_page(comparison: "Comparison") -> Group:
         "not shown": "not shown: neither is better than chance would have it",
     }[comparison.outcome]
     interval, right = comparison.difference_interval, comparison.both_right
+    count = _images(comparison.images, comparison.copies)
     table = facts(
-        f"{comparison.images:,} images of {comparison.dataset}, {comparison.split}",
+        f"{count} images of {comparison.dataset}, {comparison.split}",
         {
             first: f"accuracy {comparison.accuracies[0]:.4f}, "
             f"alone right on {comparison.only_first:,}",

@@ -5,19 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.data.copies import distinct_images
 from graft.data.manifest import DatasetVersion
 from graft.errors import InputError
 from graft.registry import ModelVersion
 
 
 def labels_for(version: ModelVersion, dataset: DatasetVersion, split: str) -> NDArray[np.int64]:
-    """Return a split's labels as positions in the model's classes: (N,).
+    """Return the labels of a split's distinct images as positions in the model's classes: (N,).
 
     Raises:
         InputError: the split has no images, or images of a class that the model does not know.
     """
     manifest = dataset.manifest
-    images = dataset.images(split)
+    images = distinct_images(dataset.images(split))
     if not images:
         counts = {name: sum(by_class.values()) for name, by_class in manifest.counts.items()}
         filled = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)

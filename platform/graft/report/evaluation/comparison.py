@@ -38,6 +38,9 @@ class Comparison(Section):
     """NAME@VERSION."""
     split: str
     images: int
+    """Distinct ones."""
+    copies: int = 0
+    """Images of the split that are left out, as copies of these."""
     accuracies: tuple[float, float]
     both_right: int
     only_first: int
@@ -81,6 +84,7 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
         dataset=first.dataset,
         split=first.split,
         images=len(right1),
+        copies=first.copies,
         accuracies=(float(right1.mean()), float(right2.mean())),
         both_right=int((right1 & right2).sum()),
         only_first=only_first,

@@ -41,6 +41,7 @@ def compute_scores(predictions: Predictions) -> Scores:
         dataset=predictions.dataset,
         split=predictions.split,
         images=count,
+        copies=predictions.copies,
         loss=float(predictions.losses.mean()),
         accuracy=hits / count,
         accuracy_interval=share_interval(hits, count),

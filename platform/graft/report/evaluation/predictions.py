@@ -4,7 +4,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
+from graft.data.copies import distinct_images
 from graft.data.manifest import DatasetVersion, Image
 from graft.report.evaluation.classes import labels_for
 from graft.serving.predictor import Predictor
@@ -25,7 +26,7 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model version's logits for the images of one split, in the dataset's order."""
+    """One model version's logits for the distinct images of a split, in the dataset's order."""
 
     model: str
     """NAME@VERSION."""
@@ -42,6 +43,20 @@ class Predictions:
     """True classes, as positions in `classes`: (N,)."""
     logits: NDArray[np.float32]
     """(N, C)."""
+    copies: int = 0
+    """Images of the split that are left out, as copies of these."""
+
+    def distinct(self) -> "Predictions":
+        """Return the predictions without those for copies, which earlier releases stored."""
+        first = np.sort(np.unique(self.images, return_index=True)[1])
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in first),
+            paths=tuple(self.paths[i] for i in first),
+            labels=self.labels[first],
+            logits=self.logits[first],
+            copies=self.copies + len(self.images) - len(first),
+        )
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
@@ -76,7 +91,7 @@ def predict_split(
     threads: int,
     progress: Callable[[int, int], object],
 ) -> Predictions:
-    """Run a model version over a split.
+    """Run a model version over a split's distinct images.
 
     Args:
         predictor: the version, loaded and tried on its golden images.
@@ -88,7 +103,8 @@ def predict_split(
     Raises:
         InputError: as `labels_for`.
     """
-    version, images = predictor.version, dataset.images(split)
+    version, indexed = predictor.version, dataset.images(split)
+    images = distinct_images(indexed)
     labels = labels_for(version, dataset, split)
     logits = np.empty((len(images), len(version.classes)), np.float32)
     done = 0
@@ -105,6 +121,7 @@ def predict_split(
         paths=tuple(image.path for image in images),
         labels=labels,
         logits=logits,
+        copies=len(indexed) - len(images),
     )
 
 
@@ -136,6 +153,7 @@ def to_parquet(predictions: Predictions) -> bytes:
             "model": predictions.model,
             "dataset": predictions.dataset,
             "split": predictions.split,
+            "copies": str(predictions.copies),
         },
     )
     out = io.BytesIO()
@@ -144,7 +162,7 @@ def to_parquet(predictions: Predictions) -> bytes:
 
 
 def from_parquet(data: bytes) -> Predictions:
-    """Read what `to_parquet` wrote."""
+    """Read what `to_parquet` wrote, in this release or an earlier one."""
     table = pq.read_table(io.BytesIO(data))
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     columns = [name for name in table.column_names if name.startswith("logit.")]
@@ -159,4 +177,5 @@ def from_parquet(data: bytes) -> Predictions:
         paths=tuple(table["path"].to_pylist()),
         labels=np.array([positions[name] for name in table["label"].to_pylist()], np.int64),
         logits=np.stack([table[name].to_numpy() for name in columns], axis=1),
-    )
+        copies=int(metadata.get("copies", 0)),
+    ).distinct()

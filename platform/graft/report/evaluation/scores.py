@@ -52,6 +52,9 @@ class Scores(Section):
     """NAME@VERSION."""
     split: str
     images: int
+    """Distinct ones."""
+    copies: int = 0
+    """Images of the split that are left out, as copies of these."""
     loss: float
     """Mean cross-entropy, in nats."""
     accuracy: float
