@@ -9,11 +9,12 @@ from safetensors.torch import load
 
 from colours import colour_spec, new_run, train_together
 from graft.backbones.transfer_model import Trunk
+from graft.data.importing import import_dataset
 from graft.errors import DataError, RunFailed, SpecError
 from graft.registry import get_model
 from graft.store import Store
 from graft.training.checkpoint import latest_checkpoint
-from graft.training.events import Started, Untrained, Validated
+from graft.training.events import Note, Started, Untrained, Validated
 from graft.training.prepare_run import resolve
 from graft.training.run_records import claim_attempt, read_result, read_spec
 
@@ -239,3 +240,11 @@ def test_what_cannot_run_is_refused_before_it_starts(colour_store, changes, erro
     with pytest.raises(error, match=message):
         resolve(colour_store, colour_spec(**changes))
     assert colour_store.children("runs/") == []
+
+
+def test_training_says_what_import_has_shrunk_and_it_enlarges(colour_images, tmp_path, train_alone):
+    store = Store.open(str(tmp_path / "store"))
+    import_dataset(store, str(colour_images), "colours", max_side=16)
+    events = train_alone(store, new_run(store, colour_spec(train__epochs=1)))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any("is enlarged again; import with --max-side 72" in note for note in notes)

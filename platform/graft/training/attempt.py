@@ -24,11 +24,11 @@ from graft.spec import Finetune
 from graft.store import Store
 from graft.training.best_epoch_and_stopping import is_over, not_finite
 from graft.training.checkpoint import Checkpoint, latest_checkpoint, load_state
-from graft.training.events import Event, Stalled, Started
+from graft.training.events import Event, Note, Stalled, Started
 from graft.training.frozen_proof import prove_frozen
 from graft.training.loop import EpochDone, TrainingData, Unfreezing, finetune
 from graft.training.pace_and_watchdog import Watchdog
-from graft.training.prepare_run import PreparedRun, assemble
+from graft.training.prepare_run import PreparedRun, assemble, enlargement
 from graft.training.run_activations import cache_for_run, reads_of
 from graft.training.run_recorder import RunRecorder
 from graft.training.run_records import AttemptPointer, Epoch, claim_attempt, read_spec
@@ -69,6 +69,8 @@ def run_attempt(
     if ranks.rank == 0:
         recorder = RunRecorder(store, run, pointer, prepared, chain, post, last)
         post(Started(pointer.attempt, finished, plan.stages, chain.digests[-1]))
+        if text := enlargement(prepared):
+            post(Note(text))
     data = training_data(prepared, spec)
     cache = ActivationCache(store, data.dataset, key_scheme(spec, chain, ranks.device))
     setup = TrunkSetup(model, data.loader, data.preprocess)

@@ -78,6 +78,22 @@ def assemble(store: Store, spec: Finetune, freeze: int | None = None) -> Prepare
     return PreparedRun(dataset, contract, weights, model, plan)
 
 
+def enlargement(prepared: PreparedRun) -> str | None:
+    """Say that large images are enlarged again after import shrank them; None: they are not.
+
+    No error, since serving shrinks and enlarges in the same way; but detail is lost for nothing.
+    """
+    manifest, contract = prepared.dataset.manifest, prepared.contract
+    longest = max(manifest.width.max, manifest.height.max)
+    if longest <= contract.max_side or contract.resize <= contract.max_side:
+        return None
+    return (
+        f"images of {manifest.ref} are stored with sides up to {contract.max_side} pixels, and "
+        f"preprocess.resize makes their shorter side {contract.resize}: what import shrank is "
+        f"enlarged again; import with --max-side {2 * contract.resize} to keep its detail"
+    )
+
+
 def _check(prepared: PreparedRun, spec: Finetune) -> None:
     """Refuse a spec that could not train, or a setting without effect."""
     labels = [image.label for image in choose_subset(prepared.dataset, spec.dataset).train]
