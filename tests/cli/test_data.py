@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -111,7 +112,25 @@ def test_mistakes_end_with_exit_code_2(tmp_path: Path, arguments: list[str]) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_copies_are_said(tmp_path: Path) -> None:
+    source, store = write_images(tmp_path / "source"), str(tmp_path / "store")
+    for i in range(3):
+        shutil.copy(f"{source}/red/0.png", f"{source}/red/IMG ({i}).png")
+    (tmp_path / "source" / "red" / "Thumbs.db").touch()
+    done = graft("import", source, "--name", "colours", "--store", store)
+    shown = graft("show", "colours", "--store", store)
+    for page in (done.stdout, shown.stdout):
+        text = " ".join(page.split())
+        assert "copies within one class and split, 3 more than count in an interval" in text
+        assert "red/0.png, red/IMG (0).png, red/IMG (1).png, red/IMG (2).png" in text
+        assert "ignored: Thumbs.db (1)" in text
+    document = json.loads(graft("show", "colours", "--store", store, "--json").stdout)
+    assert sum(document["distinct"].values()) == 10
+    assert [same["class"] for same in document["copies"]] == ["red"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_import_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     for name in ("tmp", "source/a", "source/b"):
         (tmp_path / name).mkdir(parents=True)
     large = tmp_path / "source" / "a" / "0.jpg"
@@ -129,9 +148,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     while not list((tmp_path / "tmp").rglob("*.tar")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "Traceback" not in errors
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not (tmp_path / "store").exists()

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from graft.data.copies import distinct_images, find_copies
+from graft.data.file_kinds import SUPPORTED
 from graft.data.image import decode
 from graft.data.importing import import_dataset
 from graft.data.manifest import DatasetVersion, list_datasets, open_dataset
-from graft.errors import DataError, NotFoundError, StoreError
+from graft.errors import DataError, NotFoundError, ResourceError, StoreError
 from graft.store import Store, sha256
 from graft.store.directory import Directory
 
@@ -134,7 +136,7 @@ def spoil(root: Path, bomb: bytes) -> dict[str, str]:
     bad = {
         "a/truncated.png": (whole[: len(whole) // 2], "truncated"),
         "a/empty.jpg": (b"", "0 bytes"),
-        "b/text.jpg": (b"this is no image", "not an image"),
+        "b/text.jpg": (b"this is no image", f"not an image; supported: {SUPPORTED}"),
         "b/bomb.png": (bomb, "400 megapixels, more than 80"),
         "README.md": (b"# hello", "outside any class folder"),
     }
@@ -247,6 +249,30 @@ def test_identical_images_stay_together_and_are_stored_once(directory, class_fol
     assert manifest.bytes == sum(
         len((root / label / f"{i}.png").read_bytes()) for label in "ab" for i in range(6)
     )
+
+
+def test_copies_are_counted_and_an_index_has_them(directory, class_folders):
+    root = class_folders({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2})
+    for i in range(4):
+        shutil.copy(root / "val" / "a" / "0.png", root / "val" / "a" / f"IMG ({i}).png")
+    manifest = import_dataset(directory, str(root), "x").manifest
+    assert manifest.distinct == {"train": 6, "val": 4}
+    val = open_dataset(directory, "x").images("val")
+    assert len(val) == 8
+    assert len(distinct_images(val)) == 4
+    (copies,) = find_copies(val)
+    assert (copies.label, copies.split, len(copies.paths)) == (0, "val", 5)
+
+
+def test_too_little_memory_is_no_bad_file(directory, class_folders, monkeypatch):
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    root = class_folders({"a": 3, "b": 3})
+    monkeypatch.setattr(Image.Image, "load", no_memory)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", no_memory)
+    with pytest.raises(ResourceError, match=r"a/0\.png: not enough memory .* fewer --threads"):
+        import_dataset(directory, str(root), "x", skip_bad=True)
 
 
 def test_leakage_and_conflicts_are_reported(directory, class_folders):

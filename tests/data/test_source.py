@@ -1,4 +1,6 @@
 import os
+import socket
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from graft.data.source import ImageSource, open_source
+from graft.data.walk import IGNORED
 from graft.errors import DataError, ImageError, StoreError
 from graft.store import Store
 
@@ -67,6 +70,171 @@ def test_hidden_files_are_no_part_of_it(tmp_path):
     assert source.stray == []
 
 
+@pytest.mark.parametrize("name", sorted(IGNORED))
+def test_what_systems_and_storage_boxes_leave_is_ignored_and_said(tmp_path, name):
+    name = name.swapcase()
+    root = write(tmp_path, "a/1.png", f"a/{name}/1.png/thumb.jpg", f"{name}/old.jpg", "b/1.png")
+    source = open_source(root)
+    assert labelled(source) == {"a/1.png": ("train", "a"), "b/1.png": ("train", "b")}
+    assert source.stray == []
+    (note,) = source.notes
+    assert note.endswith(f"ignored: {name} (2)")
+
+
+def test_ignored_names_of_an_s3_prefix_are_said(s3_store_uri):
+    bucket = Store.open(s3_store_uri)
+    for key in ("a/1.png", "a/@eaDir/1.png/t.jpg", "a/@eaDir/2.png/t.jpg", "b/1.png", "b/.z"):
+        bucket.write(key, b"x")
+    source = open_source(s3_store_uri)
+    assert len(source.files) == 2
+    assert source.notes[0].endswith("ignored: .* (1), @eaDir (1)")
+
+
+def test_a_link_to_an_ancestor_is_named_and_not_followed(tmp_path):
+    root = write(tmp_path / "source", "a/1.png", "b/1.png")
+    (tmp_path / "source" / "a" / "up").symlink_to("..")
+    (tmp_path / "source" / "b" / "up").symlink_to("../..")
+    source = open_source(root)
+    assert labelled(source) == {"a/1.png": ("train", "a"), "b/1.png": ("train", "b")}
+    assert reasons(source) == {
+        "a/up": "a link to the source itself, which is read already",
+        "b/up": f"a link to {tmp_path}, in which the source lies",
+    }
+
+
+def test_a_linked_folder_is_read_once(tmp_path):
+    write(tmp_path / "elsewhere", "deep/1.png")
+    root = write(tmp_path / "source", "a/1.png", "b/1.png")
+    for label in "ab":
+        (tmp_path / "source" / label / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "up").symlink_to("..")
+    (tmp_path / "source" / "b" / "as").symlink_to("../a")
+    source = open_source(root)
+    assert set(labelled(source)) == {"a/1.png", "a/more/deep/1.png", "b/1.png"}
+    assert reasons(source) == {
+        "a/more/deep/up": "a link to a/more, which is read already",
+        "b/as": "a link to a, which is read already",
+        "b/more": "a link to a/more, which is read already",
+    }
+
+
+def test_a_file_that_links_give_two_classes_is_refused(tmp_path):
+    root = write(tmp_path / "source", "a/1.png", "b/1.png")
+    (tmp_path / "source" / "b" / "2.png").symlink_to("../a/1.png")
+    with pytest.raises(DataError, match=r"a/1\.png and b/2\.png are one file, by links, labelled"):
+        open_source(root)
+
+
+def test_a_long_walk_says_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("graft.data.walk.LISTED_EACH", 2)
+    counts = []
+    open_source(
+        write(tmp_path, *(f"{label}/{i}.png" for label in "ab" for i in range(3))), counts.append
+    )
+    assert counts == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("paths", "hint"),
+    [
+        (("train/a/1", "train/b/1", "dev/a/1", "dev/b/1"), "call dev val"),
+        (("train/a/1", "train/b/1", "Eval/a/1"), "call Eval val"),
+        (("train/a/1", "train/b/1", "holdout/1"), "call holdout test"),
+        (("trn/a/1", "trn/b/1", "tst/a/1", "tst/b/1"), "call trn train; call tst test"),
+        (("trian/a/1", "trian/b/1", "vall/a/1", "vall/b/1"), "did you mean 'train'"),
+        (("one/a/1", "one/b/1", "two/a/1", "two/b/1"), "known: train, val, test"),
+    ],
+)
+def test_splits_by_other_names_are_refused(tmp_path, paths, hint):
+    with pytest.raises(DataError) as caught:
+        open_source(write(tmp_path, *paths))
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("cat/images/1", "dog/images/1"),
+        ("cat/2019/1", "cat/2020/1", "dog/2020/1"),
+        ("cat/1", "dog/1", "dev/1"),
+        ("cat/old/1", "cat/new/1", "dog/1"),
+    ],
+)
+def test_folders_within_classes_are_no_splits(tmp_path, paths):
+    assert len(open_source(write(tmp_path, *paths)).files) == len(paths)
+
+
+def test_a_split_without_class_folders_is_named_file_by_file(tmp_path):
+    source = open_source(write(tmp_path, "train/a/1", "train/b/1", "test/1.png"))
+    assert reasons(source) == {"test/1.png": "outside any class folder"}
+    assert source.splits == {"train"}
+
+
+KAEFER = unicodedata.normalize("NFC", "Käfer"), unicodedata.normalize("NFD", "Käfer")
+
+
+def test_names_equal_in_unicode_are_one_class(tmp_path):
+    composed, decomposed = KAEFER
+    root = write(
+        tmp_path, f"train/{composed}/1", f"train/{decomposed}/2", f"val/{decomposed}/1", "train/b/1"
+    )
+    source = open_source(root)
+    assert {file.label for file in source.files} == {composed, "b"}
+    assert source.notes == [
+        f"written in several Unicode forms, and taken for one class: {composed}"
+    ]
+    table = csv(tmp_path, f"path,label\n1,{composed}\n2,{decomposed}\n1,{decomposed}\n")
+    assert {file.label for file in open_source(table).files} == {composed}
+
+
+def special(folder: Path, kind: str) -> Path:
+    path = folder / "x"
+    if kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind("x")  # a path of 107 bytes at most
+    return path
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a device", "a folder"])
+def test_only_regular_files_are_opened(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = special(tmp_path, kind)
+    source = open_source(csv(tmp_path, "path,label\nx,a\n"))
+    with pytest.raises(ImageError, match=rf"^{kind}, not a regular file$"):
+        source.read(source.files[0])
+    path.rename(tmp_path / "y.csv")
+    with pytest.raises(DataError, match=rf"y\.csv': it is {kind}, not a regular file"):
+        open_source(str(tmp_path / "y.csv"))
+
+
+def test_what_is_too_large_is_refused_unread(tmp_path, monkeypatch, s3_store_uri):
+    monkeypatch.setattr("graft.data.source.MAX_BYTES", 1 << 20)
+    root = write(tmp_path, "a/1", "b/1")
+    os.truncate(tmp_path / "a" / "1", 3 << 20)
+    bucket = Store.open(s3_store_uri)
+    bucket.write("a/1", bytes(3 << 20))
+    bucket.write("b/1", b"x")
+    table = csv(tmp_path, f"path,label\n{s3_store_uri}/a/1,a\n{s3_store_uri}/b/1,b\n")
+    for uri in (root, s3_store_uri, table):
+        source = open_source(uri)
+        for opened in source.buckets.values():
+            read = opened.read
+            monkeypatch.setattr(opened, "read", lambda key, read=read: unread(key) or read(key))
+        with pytest.raises(ImageError, match=r"^more than 1 MB$"):
+            source.read(source.files[0])
+        assert source.read(source.files[1])
+
+
+def unread(key: str) -> None:
+    assert not key.endswith("a/1"), "read"
+
+
 def test_files_without_a_label_are_named(tmp_path):
     source = open_source(write(tmp_path, "train/a/1.png", "val/a/1.png", "val/lost.png", "x/y.png"))
     assert reasons(source) == {
@@ -111,6 +279,12 @@ def test_an_empty_split_folder(tmp_path, folders):
         (tmp_path / folder).mkdir(parents=True)
     with pytest.raises(DataError, match="the val folder holds no image"):
         open_source(root)
+
+
+@pytest.mark.parametrize("uri", ["https://x/photos", "file:///x", "gs://x/labels.csv"])
+def test_a_source_elsewhere(uri):
+    with pytest.raises(DataError, match="only local paths and s3:// are read"):
+        open_source(uri)
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.csv", "missing.parquet"])
@@ -185,6 +359,18 @@ def test_parquet(tmp_path):
         ("path,label,split\n1,a,\n", "line 2: split is ''"),
         ("path,label\n1,a\n./1,b\n", r"\./1 is labelled 'a' \(line 2\) and 'b' \(line 3\)"),
         ('path,label\n1,"a', "not a CSV file in UTF-8"),
+        ("path,label\n1,a\n2,ants, red\n", "line 3: 3 fields, where the header has 2; put a text"),
+        ("path,label,label\n1,a,b\n", "found 2 columns label; expected one"),
+        (
+            "path,label\n..\\x\\1.png,a\n",
+            r"line 2: there is no '\.\.\\x.*separated by /, not by \\",
+        ),
+        (
+            "path,label\nhttps://x/1.png,a\n",
+            "line 2: path is 'https://x/1.png'; only local paths and s3",
+        ),
+        ("path,label\nfile:///1.png,a\n", "line 2: .*only local paths and s3:// are read"),
+        ("path,label\n1\0,a\n", r"line 2: path is '1\\x00'; expected a text"),
     ],
 )
 def test_tables_with_mistakes(tmp_path, text, message):

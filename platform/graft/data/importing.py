@@ -43,7 +43,7 @@ from graft.data.version_draft import (
     explain_unusable,
     index_images,
 )
-from graft.errors import DataError, ImageError, ObjectExists
+from graft.errors import DataError, ImageError, ObjectExists, ResourceError
 from graft.spec import NAME
 from graft.store import ObjectRef, Store, sha256
 from graft.store.backend import explained
@@ -52,7 +52,8 @@ UPLOADS = 4
 """How many payloads are uploaded at a time."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with the step (reading, uploading), how many of its items are done and how many it has."""
+"""Called with the step (listing, reading, uploading), how many of its items are done and how many
+it has; as many, while these are not known."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -99,10 +100,11 @@ def import_dataset(
 
     Raises:
         DataError: unusable files, nothing that can be trained on, or a setting without effect.
+        ResourceError: the memory does not hold an image.
     """
     _check_name(name)
     latest(store, name)  # fails now, before images are read, if the store cannot be reached
-    source = open_source(uri)
+    source = open_source(uri, lambda files: progress("listing", files, files))
     made = choose_made_splits(source.splits, val_fraction, test_fraction, seed)
     settings = ImportSettings(max_side=max_side, made=made, skip_bad=skip_bad)
     with tempfile.TemporaryDirectory(prefix="graft-import-") as temporary:
@@ -113,7 +115,7 @@ def import_dataset(
         classes = sorted({image.file.label for image in scan.images})
         images = index_images(scan.images, scan.places, classes, made)
         check_trainable(uri, classes, images, source.splits)
-        draft = draft_version(name, uri, settings, classes, images, skipped)
+        draft = draft_version(name, uri, settings, classes, images, skipped, source.notes)
         if manifest := find_manifest(store, name, draft.version):
             imported = Imported(manifest, written=False)
         else:
@@ -155,6 +157,10 @@ def _scan(
             prepared = prepare(data, max_side)
         except ImageError as error:
             return SkippedFile(path=file.path, reason=str(error))
+        except MemoryError as error:  # of the machine, not of the file: --skip-bad must not hide it
+            raise ResourceError(
+                f"{file.path}: not enough memory to decode it; import with fewer --threads"
+            ) from error
         width, height, changed = prepared.width, prepared.height, prepared.changed
         return DraftImage(file, sha256(data), len(data), width, height, changed), prepared
 

@@ -85,6 +85,8 @@ class DatasetDraft(Section):
     counts: dict[str, dict[str, int]]
     """Images by split and class."""
     images: int
+    distinct: dict[str, int] = Field(default_factory=dict)
+    """Images by split without copies; empty: imported by a release that did not count them."""
     bytes: int
     """Bytes of all distinct images as stored."""
     width: Spread
@@ -94,6 +96,8 @@ class DatasetDraft(Section):
     skipped: tuple[SkippedFile, ...]
     leakage: tuple[Leakage, ...]
     conflicts: tuple[LabelConflict, ...]
+    notes: tuple[str, ...] = ()
+    """What import passed by or put together, for people to read."""
     source: str
     """What was imported, as the user named it."""
 

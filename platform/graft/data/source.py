@@ -4,38 +4,36 @@
 `ImageSource.read`.
 """
 
-import csv
-import io
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from graft.data.class_names import ClassNames
 from graft.data.manifest import SkippedFile
-from graft.data.splits import SPLITS
+from graft.data.split_folders import LAYOUT, SPLIT_NAMES, has_split_folders, top_folder
+from graft.data.table import rows
+from graft.data.walk import LISTED_EACH, ignored_name, walk
 from graft.errors import DataError, ImageError, ObjectNotFound
-from graft.spec import nearest
 from graft.store import Store
-
-SPLIT_NAMES = {split: split for split in SPLITS} | {
-    "training": "train",
-    "valid": "val",
-    "validation": "val",
-    "testing": "test",
-}
-"""The split of each name that a folder or a table's `split` may have, in upper or lower case."""
-
-LAYOUT = "SRC/CLASS/image or SRC/train/CLASS/image and SRC/val/CLASS/image"
 
 MAX_BYTES = 512 << 20
 """A larger file is refused unread: no image that may be decoded needs as many bytes."""
 
-_IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+"""What is no regular file: opening it may wait for ever, or do something."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,8 @@ class LabelledFile:
     """Name of its class."""
     split: str
     """``train`` if the source has no splits."""
+    size: int | None = None
+    """Bytes of an S3 object as it was listed; None: not listed."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class ImageSource:
     """The splits that the source has; empty if it leaves them to Graft."""
     buckets: dict[str, Store]
     """The stores that S3 files are read from, by bucket."""
+    notes: list[str] = field(default_factory=list)
+    """What was passed by or put together, for people to read."""
 
     def read(self, file: LabelledFile) -> bytes:
         """Return a file's bytes; thread-safe.
@@ -71,40 +73,53 @@ class ImageSource:
             ImageError: the file does not exist, cannot be read or is too large.
         """
         try:
-            if file.location.startswith("s3://"):
-                bucket, key = _bucket_and_key(file.location)
-                return self.buckets[bucket].read(key).data
-            with open(file.location, "rb") as opened:
-                data = opened.read(MAX_BYTES + 1)
+            if not file.location.startswith("s3://"):
+                return _read_regular(file.location)
+            bucket, key = _bucket_and_key(file.location)
+            size = self.buckets[bucket].size(key) if file.size is None else file.size
+            _check_size(size or 0)
+            return self.buckets[bucket].read(key).data
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror}") from error
         except ObjectNotFound as error:
             raise ImageError("does not exist") from error
-        if len(data) > MAX_BYTES:
-            raise ImageError(f"more than {MAX_BYTES >> 20} MB")
-        return data
 
 
-def open_source(uri: str) -> ImageSource:
+def _read_regular(location: str) -> bytes:
+    """Return a file's bytes; what is no regular file is not opened."""
+    status = os.stat(location)
+    if not stat.S_ISREG(status.st_mode):
+        sort = _SPECIAL.get(stat.S_IFMT(status.st_mode), "something else")
+        raise ImageError(f"{sort}, not a regular file")
+    _check_size(status.st_size)
+    with open(location, "rb") as opened:
+        data = opened.read(MAX_BYTES + 1)
+    _check_size(len(data))  # it may have grown
+    return data
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ImageError(f"more than {MAX_BYTES >> 20} MB")
+
+
+def open_source(uri: str, progress: Callable[[int], object] = lambda files: None) -> ImageSource:
     """List a directory, an s3:// prefix, or a .csv or .parquet table.
+
+    `progress` is called now and then with the number of files that were listed so far.
 
     Raises:
         DataError: there is nothing usable at `uri`; the message says what is missing.
         StoreError: an S3 bucket cannot be used.
     """
+    if _SCHEME.match(uri) and not uri.startswith("s3://"):
+        raise DataError(
+            f"source '{uri}': only local paths and s3:// are read; download it, and import that"
+        )
     if uri.lower().endswith((".csv", ".parquet")):
         return _open_table(uri)
     if uri.startswith("s3://"):
-        bucket, prefix = _bucket_and_key(uri)
-        stores = {bucket: Store.open(f"s3://{bucket}")}
-        prefix = prefix.rstrip("/") + "/" if prefix else ""
-        keys = [key.removeprefix(prefix) for key, _ in stores[bucket].scan(prefix)]
-        files = {
-            key: f"s3://{bucket}/{prefix}{key}"
-            for key in keys
-            if not key.endswith("/") and not any(map(_is_hidden, key.split("/")))
-        }
-        return _by_folders(uri, files, stores)
+        return _open_prefix(uri, progress)
     root = Path(uri).expanduser()
     if not root.exists():
         raise DataError(
@@ -113,51 +128,79 @@ def open_source(uri: str) -> ImageSource:
         )
     if not root.is_dir():
         raise DataError(f"source '{uri}' is a file; expected a directory, .csv or .parquet")
-    return _by_folders(uri, dict(_walk(root)), {})
+    tree = walk(root, progress)
+    source = _by_folders(uri, tree.files, tree.links, tree.ignored, {})
+    real = {file.path: tree.real.get(file.path, file.location) for file in source.files}
+    if tree.real:
+        _check_one_label(uri, ((real[file.path], file.path, file.label) for file in source.files))
+    return source
 
 
-def _walk(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield relative path and location of each file below `root`, and of each empty folder."""
+def _open_prefix(uri: str, progress: Callable[[int], object]) -> ImageSource:
+    bucket, prefix = _bucket_and_key(uri)
+    stores = {bucket: Store.open(f"s3://{bucket}")}
+    prefix = prefix.rstrip("/") + "/" if prefix else ""
+    files: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    passed_by: dict[tuple[str, ...], str] = {}  # the name by the path up to it
+    for number, (full, size) in enumerate(stores[bucket].scan(prefix), start=1):
+        if number % LISTED_EACH == 0:
+            progress(number)
+        key = full.removeprefix(prefix)
+        parts = key.split("/")
+        names = [ignored_name(part) for part in parts]
+        if first := next((i for i, name in enumerate(names) if name), -1) + 1:
+            passed_by[tuple(parts[:first])] = names[first - 1] or ""
+        elif not key.endswith("/"):
+            files[key], sizes[key] = f"s3://{bucket}/{full}", size
+    source = _by_folders(uri, files, {}, Counter(passed_by.values()), stores)
+    listed = [replace(file, size=sizes[file.path]) for file in source.files]
+    return replace(source, files=listed)
 
-    def fail(error: OSError) -> None:
-        raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
 
-    for parent, folders, names in os.walk(root, onerror=fail, followlinks=True):
-        relative = Path(parent).relative_to(root).as_posix()
-        start = "" if relative == "." else relative + "/"
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        files = [name for name in names if not _is_hidden(name)]
-        if start and not folders and not files:
-            yield start, parent
-        for name in files:
-            yield start + name, os.path.join(parent, name)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _IGNORED
+def _check_one_label(uri: str, files: Iterable[tuple[str, str, str]]) -> None:
+    """Refuse a file that has two labels: location without links, path and label of each."""
+    first: dict[str, tuple[str, str]] = {}
+    for real, path, label in files:
+        first_path, first_label = first.setdefault(real, (path, label))
+        if first_label != label:
+            raise DataError(
+                f"{uri}: {first_path} and {path} are one file, by links, labelled '{first_label}' "
+                f"and '{label}'; give it one label"
+            )
 
 
-def _by_folders(uri: str, files: dict[str, str], buckets: dict[str, Store]) -> ImageSource:
+def _by_folders(
+    uri: str,
+    files: dict[str, str],
+    links: dict[str, str],
+    ignored: Counter[str],
+    buckets: dict[str, Store],
+) -> ImageSource:
     """Label each file by its folder.
 
     Args:
         uri: the source, for errors.
         files: location of each file by its relative path; that of an empty folder ends with ``/``.
+        links: links to folders that are not followed, and why not.
+        ignored: how many files and folders of each name were passed by.
         buckets: see `ImageSource.buckets`.
     """
-    with_splits = _has_split_folders(uri, files)
-    labelled, stray = [], []
+    with_splits = has_split_folders(uri, files)
+    names = ClassNames()
+    labelled = []
+    stray = [SkippedFile(path=_shown(path), reason=reason) for path, reason in links.items()]
     for path, location in sorted(files.items()):
         *folders, name = path.split("/")
         split = SPLIT_NAMES.get(folders[0].lower()) if with_splits and folders else None
         labels = folders[1:] if with_splits else folders
-        shown = path.encode(errors="replace").decode()
-        if shown != path:
-            stray.append(SkippedFile(path=shown, reason="its name is not UTF-8"))
+        if _shown(path) != path:
+            stray.append(SkippedFile(path=_shown(path), reason="its name is not UTF-8"))
         elif with_splits and split is None:
             stray.append(SkippedFile(path=path, reason="outside the split folders"))
         elif name and labels:
-            labelled.append(LabelledFile(path, location, labels[0], split or "train"))
+            label = names.of(labels[0])
+            labelled.append(LabelledFile(path, location, label, split or "train"))
         elif name:
             stray.append(SkippedFile(path=path, reason="outside any class folder"))
         elif len(labels) == 1:
@@ -166,27 +209,27 @@ def _by_folders(uri: str, files: dict[str, str], buckets: dict[str, Store]) -> I
         raise DataError(
             f"{uri}: found {len(stray)} files and no class folder with a file; expected {LAYOUT}"
         )
-    splits = {SPLIT_NAMES[top] for path in files if (top := _top(path)) in SPLIT_NAMES}
+    notes = names.notes()
+    if ignored:
+        counts = ", ".join(f"{name} ({count:,})" for name, count in sorted(ignored.items()))
+        notes.append(f"names of systems and storage boxes are ignored: {counts}")
     if not with_splits:
-        return ImageSource(labelled, stray, set(), buckets)
-    for split in splits - {file.split for file in labelled}:
-        raise DataError(f"{uri}: the {split} folder holds no image; fill it or remove it")
-    return ImageSource(labelled, stray, splits, buckets)
+        return ImageSource(labelled, stray, set(), buckets, notes)
+    splits = {file.split for file in labelled}
+    for split in {
+        SPLIT_NAMES[top] for path in files if (top := top_folder(path)) in SPLIT_NAMES
+    } - splits:
+        if not any(
+            SPLIT_NAMES.get(top_folder(file.path)) == split and file.path[-1] != "/"
+            for file in stray
+        ):
+            raise DataError(f"{uri}: the {split} folder holds no image; fill it or remove it")
+    return ImageSource(labelled, stray, splits, buckets, notes)
 
 
-def _has_split_folders(uri: str, paths: Iterable[str]) -> bool:
-    """Whether the outermost folders are splits: classes may be called `train` or `test`, too."""
-    top = {_top(path) for path in paths if "/" in path}
-    splits = {SPLIT_NAMES[name] for name in top if name in SPLIT_NAMES}
-    if "train" in splits:
-        return splits != {"train"} or top <= SPLIT_NAMES.keys()
-    if top and top <= SPLIT_NAMES.keys():
-        raise DataError(f"{uri}: found {', '.join(sorted(top))} but no train; expected {LAYOUT}")
-    return False
-
-
-def _top(path: str) -> str:
-    return path.partition("/")[0].lower()
+def _shown(path: str) -> str:
+    """Return a path as it can be printed and recorded."""
+    return path.encode(errors="replace").decode()
 
 
 def _open_table(uri: str) -> ImageSource:
@@ -201,18 +244,26 @@ def _open_table(uri: str) -> ImageSource:
     else:
         buckets = {}
         try:
-            data = Path(uri).expanduser().read_bytes()
+            data = _read_regular(str(Path(uri).expanduser()))
         except OSError as error:
             raise DataError(f"cannot read source '{uri}': {error.strerror}") from error
+        except ImageError as error:
+            raise DataError(f"cannot read source '{uri}': it is {error}") from error
         folder = str(Path(uri).expanduser().parent)
 
+    names = ClassNames()
     files: list[LabelledFile] = []
     splits: set[str] = set()
     first_rows: dict[str, tuple[str, str]] = {}  # by location: label and position
-    for row in _rows(uri, data):
-        path, label = row.text("path"), row.text("label")
-        split = row.split() if "split" in row.values else None
+    for row in rows(uri, data):
+        path, label = row.text("path"), names.of(row.text("label"))
+        split = row.split(SPLIT_NAMES) if "split" in row.values else None
         location = _resolve(folder, path)
+        if not location.startswith("s3://"):
+            if _SCHEME.match(path):
+                row.refuse(f"path is '{path}'; only local paths and s3:// are read")
+            if "\\" in path and not os.path.lexists(location):
+                row.refuse(f"there is no '{path}'; folders are separated by /, not by \\")
         first_label, first_position = first_rows.setdefault(location, (label, row.position))
         if first_label != label:
             raise DataError(
@@ -225,66 +276,7 @@ def _open_table(uri: str) -> ImageSource:
         splits |= {split} if split else set()
     if not files:
         raise DataError(f"{uri}: found no row")
-    return ImageSource(files, [], splits, buckets)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of a table; its methods raise `DataError` for what they cannot read."""
-
-    uri: str
-    """The table."""
-    position: str
-    """The row's line or number, for errors."""
-    values: dict[str, Any]
-    """By column."""
-
-    def text(self, column: str) -> str:
-        value = self.values.get(column)
-        text = str(value).strip() if isinstance(value, str | int) else ""
-        if not text:
-            raise DataError(
-                f"{self.uri}: {self.position}: {column} is {value!r}; "
-                "expected a text or a whole number"
-            )
-        return text
-
-    def split(self) -> str:
-        name = self.text("split").lower()
-        if name not in SPLIT_NAMES:
-            raise DataError(
-                f"{self.uri}: {self.position}: split is '{name}'{nearest(name, SPLIT_NAMES)}"
-            )
-        return SPLIT_NAMES[name]
-
-
-def _rows(uri: str, data: bytes) -> Iterator[_Row]:
-    if uri.lower().endswith(".csv"):
-        try:
-            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-            reader.fieldnames = _columns(uri, reader.fieldnames or [])
-            for row in reader:
-                yield _Row(uri, f"line {reader.line_num}", row)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{uri}: not a CSV file in UTF-8: {error}") from error
-    else:
-        try:
-            table = pq.read_table(io.BytesIO(data))
-        except pa.ArrowException as error:
-            raise DataError(f"{uri}: not a Parquet file: {error}") from error
-        table = table.rename_columns(_columns(uri, table.column_names))
-        for number, row in enumerate(table.to_pylist()):
-            yield _Row(uri, f"row {number}", row)
-
-
-def _columns(uri: str, header: Iterable[str]) -> list[str]:
-    columns = [name.strip().lower() for name in header]
-    if not {"path", "label"} <= set(columns):
-        raise DataError(
-            f"{uri}: found columns {', '.join(columns) or 'none'}; "
-            "expected path, label and, if it is to choose them, split"
-        )
-    return columns
+    return ImageSource(files, [], splits, buckets, names.notes())
 
 
 def _resolve(folder: str, path: str) -> str:

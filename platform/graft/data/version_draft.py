@@ -20,7 +20,8 @@ from graft.data.manifest import (
     Spread,
 )
 from graft.data.shards import Place
-from graft.data.source import LAYOUT, LabelledFile
+from graft.data.source import LabelledFile
+from graft.data.split_folders import LAYOUT
 from graft.data.splits import SPLITS, MadeSplits, make_splits
 from graft.errors import DataError
 
@@ -129,6 +130,7 @@ def draft_version(
     classes: Sequence[str],
     images: Sequence[Image],
     skipped: Sequence[SkippedFile],
+    notes: Sequence[str],
 ) -> DatasetDraft:
     """Return the draft of the version of dataset `name` with these images, as indexed."""
     digest = _digest(settings, classes, images, skipped)
@@ -146,12 +148,14 @@ def draft_version(
             if any(image.split == split for image in images)
         },
         images=len(images),
+        distinct=dict(Counter(split for split, _ in {(i.split, i.sha256) for i in images})),
         bytes=sum(same[0].size for same in by_digest.values()),
         width=_spread([image.width for image in images]),
         height=_spread([image.height for image in images]),
         skipped=tuple(skipped),
         leakage=tuple(find_leakage(by_digest)),
         conflicts=tuple(find_label_conflicts(by_digest, classes)),
+        notes=tuple(notes),
         source=uri,
     )
 

@@ -75,8 +75,10 @@ def import_(
     Example: graft data import photos --name ants-bees --val-fraction 0.3
     """
     from graft.cli.show.dataset import description, import_progress
+    from graft.cli.show.dataset import document as dataset_document
     from graft.cli.show.output import emit, note
     from graft.data.importing import import_dataset
+    from graft.data.manifest import DatasetVersion
     from graft.store import Store
 
     opened = Store.open(store)
@@ -98,13 +100,14 @@ def import_(
     manifest = imported.manifest
     if not imported.written:
         note(f"{manifest.ref} holds these images already; nothing was written")
+    dataset = DatasetVersion(opened, manifest)
     document = {
-        **manifest.model_dump(mode="json"),
+        **dataset_document(dataset),
         "written": imported.written,
         "seconds": round(seconds, 3),
         "images_per_second": round(manifest.images / seconds, 1),
     }
-    emit(document, json, lambda: description(manifest))
+    emit(document, json, lambda: description(dataset))
 
 
 @app.command()
@@ -165,9 +168,9 @@ def show(
     Example: graft data show ants-bees
     """
     from graft.cli.dataset_refs import open_dataset_ref
-    from graft.cli.show.dataset import description
+    from graft.cli.show.dataset import description, document
     from graft.cli.show.output import emit
     from graft.store import Store
 
-    manifest = open_dataset_ref(Store.open(store), dataset).manifest
-    emit(manifest.model_dump(mode="json"), json, lambda: description(manifest))
+    version = open_dataset_ref(Store.open(store), dataset)
+    emit(document(version), json, lambda: description(version))

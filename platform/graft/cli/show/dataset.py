@@ -14,7 +14,8 @@ from graft.cli.show.output import console
 from graft.units import size
 
 if TYPE_CHECKING:
-    from graft.data.manifest import Manifest
+    from graft.data.copies import Copies
+    from graft.data.manifest import DatasetVersion
 
 CLASSES_SHOWN = 50
 FILES_SHOWN = 10
@@ -37,13 +38,39 @@ def import_progress() -> Iterator[Callable[[str, int, int], None]]:
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=total, rate="")
             per_second = f"{done / (time.perf_counter() - start):,.0f} images/s"
-            bars.update(tasks[step], completed=done, rate=per_second if step == "reading" else "")
+            bars.update(
+                tasks[step],
+                completed=done,
+                total=total,  # a listing's grows
+                rate=per_second if step == "reading" else "",
+            )
 
         yield show
 
 
-def description(manifest: "Manifest") -> Group:
+def copies_of(dataset: "DatasetVersion") -> list["Copies"]:
+    """Return the copies within one class and split, in all splits."""
+    from graft.data.copies import find_copies
+    from graft.data.splits import SPLITS
+
+    distinct = dataset.manifest.distinct
+    if distinct and sum(distinct.values()) == dataset.manifest.images:
+        return []  # without reading the index
+    return [copies for split in SPLITS for copies in find_copies(dataset.images(split))]
+
+
+def document(dataset: "DatasetVersion") -> dict[str, object]:
+    """Return a dataset version as JSON."""
+    copies = [
+        {"class": dataset.manifest.classes[same.label], "split": same.split, "paths": same.paths}
+        for same in copies_of(dataset)
+    ]
+    return {**dataset.manifest.model_dump(mode="json"), "copies": copies}
+
+
+def description(dataset: "DatasetVersion") -> Group:
     """Return what a person wants to know of a dataset version."""
+    manifest, copies = dataset.manifest, copies_of(dataset)
     made = manifest.settings.made
     splits = (
         f"val {made.val_fraction:g}, test {made.test_fraction:g} of train, seed {made.seed}"
@@ -72,11 +99,19 @@ def description(manifest: "Manifest") -> Group:
         table.add_row(f"and {len(manifest.classes) - CLASSES_SHOWN} more")
     table.add_section()
     table.add_row("all", *(str(sum(counts.values())) for counts in manifest.counts.values()))
+    if copies and manifest.distinct:
+        table.add_row("distinct", *(str(manifest.distinct[split]) for split in manifest.counts))
 
     return Group(
         facts,
         table,
+        *(Text(note) for note in manifest.notes),
         *_first("left out", [f"{file.path}: {file.reason}" for file in manifest.skipped]),
+        *_first(
+            f"copies within one class and split, {sum(len(same.paths) - 1 for same in copies):,} "
+            "more than count in an interval, by image",
+            [_few(same.paths) for same in copies],
+        ),
         *_first(
             "in several splits (leakage)",
             [f"{', '.join(leak.paths)}: {', '.join(leak.splits)}" for leak in manifest.leakage],
@@ -86,6 +121,11 @@ def description(manifest: "Manifest") -> Group:
             [", ".join(conflict.paths) for conflict in manifest.conflicts],
         ),
     )
+
+
+def _few(paths: tuple[str, ...], most: int = 4) -> str:
+    more = f" and {len(paths) - most:,} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more
 
 
 def _first(what: str, lines: list[str]) -> list[Text]:

@@ -1,0 +1,90 @@
+"""Tables of images, as CSV or Parquet: their rows, each with its place for errors."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graft.errors import DataError
+from graft.spec import nearest
+
+_COLUMNS = ("path", "label", "split")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table; its methods raise `DataError` for what they cannot read."""
+
+    uri: str
+    """The table."""
+    position: str
+    """The row's line or number, for errors."""
+    values: dict[str, Any]
+    """By column."""
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise the error of this row."""
+        raise DataError(f"{self.uri}: {self.position}: {why}")
+
+    def text(self, column: str) -> str:
+        """Return a text, or a whole number as a text."""
+        value = self.values.get(column)
+        text = str(value).strip() if isinstance(value, str | int) else ""
+        if not text or "\0" in text:
+            self.refuse(f"{column} is {value!r}; expected a text or a whole number")
+        return text
+
+    def split(self, names: Mapping[str, str]) -> str:
+        """Return the split that this row chooses; `names`: the split of each name."""
+        name = self.text("split").lower()
+        if name not in names:
+            self.refuse(f"split is '{name}'{nearest(name, names)}")
+        return names[name]
+
+
+def rows(uri: str, data: bytes) -> Iterator[Row]:
+    """Yield the rows of the table `uri`, whose bytes are `data`.
+
+    Raises:
+        DataError: it is no table, lacks a column, or has a row that the header does not fit.
+    """
+    if uri.lower().endswith(".csv"):
+        try:
+            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+            reader.fieldnames = _columns(uri, reader.fieldnames or [])
+            for values in reader:
+                row = Row(uri, f"line {reader.line_num}", values)
+                if surplus := values.get(None):
+                    columns = len(reader.fieldnames)
+                    row.refuse(
+                        f"{columns + len(surplus)} fields, where the header has {columns}; put a "
+                        'text that holds a comma into quotes, as in "ants, red"'
+                    )
+                yield row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{uri}: not a CSV file in UTF-8: {error}") from error
+    else:
+        try:
+            table = pq.read_table(io.BytesIO(data))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{uri}: not a Parquet file: {error}") from error
+        table = table.rename_columns(_columns(uri, table.column_names))
+        for number, values in enumerate(table.to_pylist()):
+            yield Row(uri, f"row {number}", values)
+
+
+def _columns(uri: str, header: Iterable[str]) -> list[str]:
+    columns = [name.strip().lower() for name in header]
+    if not {"path", "label"} <= set(columns):
+        raise DataError(
+            f"{uri}: found columns {', '.join(columns) or 'none'}; "
+            "expected path, label and, if it is to choose them, split"
+        )
+    for name in _COLUMNS:
+        if columns.count(name) > 1:
+            raise DataError(f"{uri}: found {columns.count(name)} columns {name}; expected one")
+    return columns
