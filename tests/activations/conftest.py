@@ -36,7 +36,7 @@ def colour_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imported_colours(colour_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store that holds the dataset `colours`: to be copied, never written to."""
     folder = tmp_path_factory.mktemp("imported") / "store"
-    import_dataset(Store.open(str(folder)), str(colour_images), "colours")
+    import_dataset(Store.open(str(folder)), str(colour_images), "colours", test_fraction=0)
     return folder
 
 
@@ -76,7 +76,7 @@ def grown(colour_images: Path, tmp_path: Path) -> Callable[[Store], DatasetVersi
         for number in range(5):
             pixels = noise.integers(0, 256, (40, 48, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "train" / "red" / f"new-{number}.png")
-        import_dataset(store, str(folder), "colours")
+        import_dataset(store, str(folder), "colours", test_fraction=0)
         return open_dataset(store, "colours")
 
     return grow

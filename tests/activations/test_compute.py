@@ -224,7 +224,7 @@ def test_an_image_is_known_in_whichever_split_and_dataset_it_comes_back(
         copy = tmp_path / "moved" / ("train" if name == "0.png" else split) / label / split / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
-    import_dataset(local_lab.store, str(tmp_path / "moved"), "moved")
+    import_dataset(local_lab.store, str(tmp_path / "moved"), "moved", test_fraction=0)
     moved = local_lab.another(open_dataset(local_lab.store, "moved"))
     assert len(moved.dataset.images("train")) == 42
     assert moved.fill(CacheEntry("train", 0, 2), CacheEntry("val", 0, 2)).trunk_forwards == 0

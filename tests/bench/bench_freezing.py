@@ -88,7 +88,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
         Ranks.alone(torch.device("cpu"))
         store = Store.open(f"{scratch}/store")
-        import_dataset(store, str(photographs(Path(scratch) / "images", train=BATCH)), "bench")
+        import_dataset(
+            store, str(photographs(Path(scratch) / "images", train=BATCH)), "bench", test_fraction=0
+        )
         for arch, half in (("resnet18", 2), ("squeezenet1_1", 4)):
             for freeze in ("all", half, 0):
                 both = steps(store, arch, freeze)

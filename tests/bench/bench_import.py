@@ -40,7 +40,9 @@ def plain_loop(source: Path, target: Path) -> int:
 
 
 def graft_import(source: Path, target: Path) -> int:
-    return import_dataset(Store.open(str(target)), str(source), "bench").manifest.images
+    return import_dataset(
+        Store.open(str(target)), str(source), "bench", test_fraction=0
+    ).manifest.images
 
 
 def compare(bench: str, source: Path, folder: Path) -> None:

@@ -96,7 +96,18 @@ class Fresh:
     def __init__(self, scratch: Path, source: Path):
         self._scratch = scratch
         self._first = scratch / "store"
-        command = [GRAFT, "data", "import", source, "--name", "bench", "--store", self._first]
+        command = [
+            GRAFT,
+            "data",
+            "import",
+            source,
+            "--name",
+            "bench",
+            "--test-fraction",
+            "0",
+            "--store",
+            self._first,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         self._count = 0
 

@@ -84,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
         source = ANTS_BEES if ANTS_BEES.is_dir() else photographs(Path(scratch) / "images")
         store = Store.open(f"{scratch}/store")
-        import_dataset(store, str(source), "bench")
+        import_dataset(store, str(source), "bench", test_fraction=0)
         ours, baseline = [], []
         with ray_session():
             for _ in range(ROUNDS):

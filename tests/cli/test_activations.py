@@ -22,7 +22,7 @@ def lab(tmp_path: Path) -> Lab:
     """A store with activations of two depths."""
     torch.set_num_threads(1)
     store = Store.open(str(tmp_path / "store"))
-    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours")
+    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours", test_fraction=0)
     lab = make_lab(store, open_dataset(store, "colours"))
     publish_stages(store, lab.model, lab.chain)
     lab.fill(CacheEntry("train", 1, 3), CacheEntry("val", 0, 3), CacheEntry("val", 0, 5))

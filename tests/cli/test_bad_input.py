@@ -61,7 +61,9 @@ def user(tmp_path_factory: pytest.TempPathFactory, s3_server: Any) -> User:
     folder = tmp_path_factory.mktemp("user")
     draw_colours(folder / "images")
     store = Store.open(str(folder / "graft-store"))
-    version = import_dataset(store, str(folder / "images"), "colours").manifest.version
+    version = import_dataset(
+        store, str(folder / "images"), "colours", test_fraction=0
+    ).manifest.version
     spec = dump_job(colour_spec())
     (folder / "job.yaml").write_text(spec)
     result = Result(

@@ -18,6 +18,10 @@ def graft(*arguments: str) -> commands.Done:
     return commands.main("data", *arguments)
 
 
+IMAGES = {"train": 6, "val": 2, "test": 2}
+"""How five images of each of two classes are split."""
+
+
 def write_images(root: Path, count: int = 5) -> str:
     for label in ("red", "[green]"):
         (root / label).mkdir(parents=True)
@@ -45,8 +49,9 @@ def test_import_prints_one_document(imported: tuple[str, dict[str, object]]) -> 
     assert document["written"] is True
     assert document["classes"] == ["[green]", "red"]
     assert document["counts"] == {
-        "train": {"[green]": 4, "red": 4},
+        "train": {"[green]": 3, "red": 3},
         "val": {"[green]": 1, "red": 1},
+        "test": {"[green]": 1, "red": 1},
     }
 
 
@@ -64,12 +69,13 @@ def test_ls_and_show(imported: tuple[str, dict[str, object]]) -> None:
     listed = graft("ls", "--store", store)
     assert f"colours@{document['version']} │ yes" in listed.stdout
     (row,) = json.loads(graft("ls", "--store", store, "--json").stdout)["datasets"]
-    assert (row["name"], row["latest"], row["images"]) == ("colours", True, {"train": 8, "val": 2})
+    assert (row["name"], row["latest"], row["images"]) == ("colours", True, IMAGES)
 
     version = str(document["version"])[:5]
     shown = graft("show", f"colours@{version}", "--store", store)
     assert "[green]" in shown.stdout
     assert "8 to 8 pixels" in shown.stdout
+    assert "val 0.2, test 0.1 of train, seed 0" in shown.stdout
     manifest = json.loads(graft("show", "colours", "--store", store, "--json").stdout)
     assert manifest.items() <= document.items()
 

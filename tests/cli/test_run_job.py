@@ -18,7 +18,7 @@ from graft.training.run_records import read_pointer, read_result
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store.open(str(tmp_path / "store"))
-    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours")
+    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours", test_fraction=0)
     return store
 
 

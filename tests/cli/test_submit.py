@@ -38,7 +38,7 @@ def graft(*arguments: str, **environment: str) -> commands.Done:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store.open(str(tmp_path / "store"))
-    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours")
+    import_dataset(store, str(draw_colours(tmp_path / "images")), "colours", test_fraction=0)
     return store
 
 

@@ -47,7 +47,9 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a sweep's spec and a store that has its dataset."""
     folder = tmp_path_factory.mktemp("user")
     draw_colours(folder / "images")
-    import_dataset(Store.open(str(folder / "graft-store")), str(folder / "images"), "colours")
+    import_dataset(
+        Store.open(str(folder / "graft-store")), str(folder / "images"), "colours", test_fraction=0
+    )
     (folder / "sweep.yaml").write_text(dump_job(sweep_spec()))
     (folder / "job.yaml").write_text(dump_job(colour_spec()))
     return folder

@@ -16,6 +16,7 @@ from graft.data.file_kinds import SUPPORTED
 from graft.data.image import decode
 from graft.data.importing import import_dataset
 from graft.data.manifest import DatasetVersion, list_datasets, open_dataset
+from graft.data.splits import SPLITS, MadeSplits
 from graft.errors import DataError, NotFoundError, ResourceError, StoreError
 from graft.store import Store, sha256
 from graft.store.directory import Directory
@@ -47,12 +48,15 @@ def test_import_and_read_back(store, class_folders):
     manifest = dataset.manifest
     assert manifest == imported.manifest
     assert manifest.classes == ("a", "b")
-    assert manifest.counts == {"train": {"a": 4, "b": 8}, "val": {"a": 1, "b": 2}}
+    assert manifest.counts == {
+        "train": {"a": 3, "b": 7},
+        "val": {"a": 1, "b": 2},
+        "test": {"a": 1, "b": 1},
+    }
     assert manifest.images == 15
     assert (manifest.width.min, manifest.width.max, manifest.height.median) == (12, 12, 8)
     assert manifest.version == manifest.digest[:16]
-    assert dataset.images("test") == []
-    for image in dataset.images("train") + dataset.images("val"):
+    for image in (image for split in SPLITS for image in dataset.images(split)):
         original = (root / image.path).read_bytes()
         assert image.sha256 == sha256(original)
         assert manifest.classes[image.label] == image.path[0]
@@ -108,7 +112,7 @@ def test_every_setting_and_every_change_makes_another_version(directory, class_f
         version(max_side=256),
         version(seed=1),
         version(val_fraction=0.25),
-        version(test_fraction=0.1),
+        version(test_fraction=0.3),
     ]
     (root / "a" / "0.png").rename(root / "b" / "moved.png")
     versions.append(version())
@@ -199,7 +203,12 @@ def test_a_split_emptied_by_skipping(directory, class_folders):
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ({"train": 0, "val": 0}, {"seed": 0}, "--seed 0 has no effect: .* its own val split"),
+        (
+            {"train": 0, "val": 0, "test": 0},
+            {"seed": 0},
+            "--seed 0 has no effect: .* all its splits",
+        ),
+        ({"train": 0, "val": 0}, {"seed": 0, "test_fraction": 0}, "--seed 0 has no effect"),
         ({"train": 0, "val": 0}, {"val_fraction": 0.3}, r"--val-fraction 0\.3 has no effect"),
         ({"train": 0, "test": 0}, {"test_fraction": 0.3}, "no effect: .* its own test split"),
         ({"": 0}, {"val_fraction": 0.0}, "expected a val above 0"),
@@ -226,6 +235,24 @@ def test_given_splits_are_kept(directory, class_folders):
     assert all(path.startswith(split) for path, split in splits(dataset).items())
     assert dataset.manifest.settings.made is None
     assert dataset.manifest.counts["test"] == {"a": 0, "b": 2}
+
+
+def test_test_is_made_out_of_train_where_only_val_is_given(directory, class_folders):
+    root = class_folders({"train/a": 20, "train/b": 10, "val/a": 3})
+    manifest = import_dataset(directory, str(root), "x").manifest
+    assert manifest.counts == {
+        "train": {"a": 18, "b": 9},
+        "val": {"a": 3, "b": 0},
+        "test": {"a": 2, "b": 1},
+    }
+    assert manifest.settings.made == MadeSplits(val_fraction=0, test_fraction=0.1, seed=0)
+    test = {image.path for image in open_dataset(directory, "x").images("test")}
+    assert all(path.startswith("train/") for path in test)
+    other = import_dataset(directory, str(root), "x", seed=1).manifest
+    assert other.counts == manifest.counts
+    assert {image.path for image in open_dataset(directory, "x").images("test")} != test
+    none = import_dataset(directory, str(root), "x", test_fraction=0).manifest
+    assert (none.settings.made, "test" in none.counts) == (None, False)
 
 
 def test_val_is_made_out_of_train_where_only_test_is_given(directory, class_folders):
@@ -255,7 +282,7 @@ def test_copies_are_counted_and_an_index_has_them(directory, class_folders):
     root = class_folders({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2})
     for i in range(4):
         shutil.copy(root / "val" / "a" / "0.png", root / "val" / "a" / f"IMG ({i}).png")
-    manifest = import_dataset(directory, str(root), "x").manifest
+    manifest = import_dataset(directory, str(root), "x", test_fraction=0).manifest
     assert manifest.distinct == {"train": 6, "val": 4}
     val = open_dataset(directory, "x").images("val")
     assert len(val) == 8
@@ -279,7 +306,7 @@ def test_leakage_and_conflicts_are_reported(directory, class_folders):
     root = class_folders({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2})
     shutil.copy(root / "train" / "a" / "0.png", root / "val" / "a" / "leak.png")
     shutil.copy(root / "train" / "a" / "1.png", root / "train" / "b" / "conflict.png")
-    manifest = import_dataset(directory, str(root), "x").manifest
+    manifest = import_dataset(directory, str(root), "x", test_fraction=0).manifest
     (leak,) = manifest.leakage
     assert leak.paths == ("train/a/0.png", "val/a/leak.png")
     assert leak.splits == ("train", "val")
@@ -340,7 +367,7 @@ def test_from_s3(s3_store_uri, directory, class_folders):
     for path in root.rglob("*.png"):
         bucket.write(path.relative_to(root).as_posix(), path.read_bytes())
     there = import_dataset(directory, f"{s3_store_uri}/photos", "x")
-    assert there.manifest.counts["train"] == {"a": 2, "b": 2}
+    assert there.manifest.counts["train"] == {"a": 1, "b": 1}
     assert not import_dataset(directory, str(root), "x").written
 
 
@@ -397,7 +424,7 @@ def test_a_failure_after_the_manifest_keeps_the_version(tmp_path, class_folders)
     with pytest.raises(StoreError):
         import_dataset(store, str(root), "x")
     version = list_datasets(store)[0].version
-    assert len(open_dataset(store, "x", version).images("train")) == 4
+    assert len(open_dataset(store, "x", version).images("train")) == 2
     with pytest.raises(NotFoundError, match=f"no version 'latest'; known: {version}"):
         open_dataset(store, "x")
     fine = Store.open(str(tmp_path / "store"))

@@ -27,6 +27,12 @@ def test_without_a_test_fraction_there_is_no_test():
     assert set(make_splits(images(a=5, b=5), 0.2, 0.0, seed=0).values()) == {"train", "val"}
 
 
+def test_without_a_val_fraction_train_alone_gives_to_test():
+    splits = make_splits(images(a=20, b=1), 0.0, 0.1, seed=0)
+    assert by_class(splits, "a") == Counter(train=18, test=2)
+    assert by_class(splits, "b") == Counter(train=1)
+
+
 def test_train_keeps_one_of_every_class_at_any_fraction():
     splits = make_splits(images(a=2, b=3, c=9), 0.6, 0.39, seed=0)
     assert all(by_class(splits, label)["train"] >= 1 for label in "abc")

@@ -19,7 +19,7 @@ def letters(write_classes, tmp_path_factory) -> DatasetVersion:
     folder = tmp_path_factory.mktemp("letters")
     images = write_classes(folder / "images", {"a": 50, "b": 25})
     store = Store.open(str(folder / "store"))
-    import_dataset(store, str(images), "letters", val_fraction=0.2)
+    import_dataset(store, str(images), "letters", val_fraction=0.2, test_fraction=0)
     return open_dataset(store, "letters")
 
 

@@ -42,7 +42,7 @@ def imported_colours(tmp_path_factory):
     """The folder of a store that holds the dataset `colours`: to be copied, never written to."""
     folder = tmp_path_factory.mktemp("colours")
     images = draw_colours(folder / "images")
-    import_dataset(Store.open(str(folder / "store")), str(images), "colours")
+    import_dataset(Store.open(str(folder / "store")), str(images), "colours", test_fraction=0)
     return folder / "store"
 
 

@@ -209,7 +209,7 @@ def test_a_budget_too_small_for_one_trial():
 def colours(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colours")
     store = Store.open(str(folder / "store"))
-    import_dataset(store, str(draw_colours(folder / "images")), "colours")
+    import_dataset(store, str(draw_colours(folder / "images")), "colours", test_fraction=0)
     return store
 
 

@@ -29,7 +29,7 @@ def colour_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imported_colours(colour_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store that holds the dataset `colours`: to be copied, never written to."""
     folder = tmp_path_factory.mktemp("imported") / "store"
-    import_dataset(Store.open(str(folder)), str(colour_images), "colours")
+    import_dataset(Store.open(str(folder)), str(colour_images), "colours", test_fraction=0)
     return folder
 
 

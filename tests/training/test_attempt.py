@@ -244,7 +244,7 @@ def test_what_cannot_run_is_refused_before_it_starts(colour_store, changes, erro
 
 def test_training_says_what_import_has_shrunk_and_it_enlarges(colour_images, tmp_path, train_alone):
     store = Store.open(str(tmp_path / "store"))
-    import_dataset(store, str(colour_images), "colours", max_side=16)
+    import_dataset(store, str(colour_images), "colours", max_side=16, test_fraction=0)
     events = train_alone(store, new_run(store, colour_spec(train__epochs=1)))
     notes = [event.text for event in events if isinstance(event, Note)]
     assert any("is enlarged again; import with --max-side 72" in note for note in notes)

@@ -100,7 +100,7 @@ def test_more_than_the_cluster_has_is_said_at_once(colour_store, scaling, messag
 @pytest.mark.nightly  # on every commit README's main job shows it
 def test_a_run_on_s3(colour_images, s3_store_uri):
     store = Store.open(s3_store_uri)
-    import_dataset(store, str(colour_images), "colours")
+    import_dataset(store, str(colour_images), "colours", test_fraction=0)
     run = new_run(store, colour_spec(train__epochs=1, backbone__freeze="all"))
     result = run_finetune(store, run, lambda event: None)
     assert result.model == "colours@1"

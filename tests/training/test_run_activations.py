@@ -43,7 +43,7 @@ def imported_whole(tmp_path_factory) -> Path:
     for spare in ("train/red/0.png", "train/green/0.png", "val/red/0.png"):
         (images / spare).unlink()
     folder = tmp_path_factory.mktemp("imported") / "store"
-    import_dataset(Store.open(str(folder)), str(images), "colours")
+    import_dataset(Store.open(str(folder)), str(images), "colours", test_fraction=0)
     return folder
 
 

@@ -92,7 +92,7 @@ def import_dataset(
         name: the dataset's name.
         max_side: longer side, in pixels, above which an image is stored shrunk.
         val_fraction: part of each class that validates; default 0.2.
-        test_fraction: part of each class held out for a final test; default 0.
+        test_fraction: part of each class held out for a final test; default 0.1, 0 for none.
         seed: seeds the choice of both; default 0.
         skip_bad: leave unusable files out, instead of failing.
         threads: how many read and decode; default: one for each CPU.

@@ -33,7 +33,7 @@ class ImportSettings(Section):
     max_side: int = Field(gt=0, le=LARGEST_MAX_SIDE)
     """Longer side, in pixels, above which an image is stored shrunk."""
     made: MadeSplits | None
-    """null: the source has its own validation split."""
+    """null: all splits are the source's own."""
     skip_bad: bool
     """Whether unusable files were left out; else they fail the import."""
 

@@ -10,7 +10,8 @@ from graft.spec import Section
 SPLITS = ("train", "val", "test")
 
 VAL_FRACTION = 0.2
-TEST_FRACTION = 0.0
+TEST_FRACTION = 0.1
+"""Without a test split nothing can be shown: val chooses epochs, rates and depths."""
 SEED = 0
 
 
@@ -18,9 +19,9 @@ class MadeSplits(Section):
     """How Graft splits the images for which the source names no split but train."""
 
     val_fraction: float
-    """Part of each class that validates."""
+    """Part of each class that validates; 0: the source has its own val split."""
     test_fraction: float
-    """Part of each class that is held out for a final test."""
+    """Part of each class that is held out for a final test; 0: none, or the source has its own."""
     seed: int
 
 
@@ -30,32 +31,36 @@ def choose_made_splits(
     test_fraction: float | None,
     seed: int | None,
 ) -> MadeSplits | None:
-    """Return how to split the images of a source, None where it has its own val split.
+    """Return how to split the train images of a source; None: they all stay in train.
 
     `source_splits` are those that the source has; None for a setting means its default.
 
     Raises:
         DataError: a setting is out of range, or has no effect on splits that the source has.
     """
-    options = {"--val-fraction": val_fraction, "--test-fraction": test_fraction, "--seed": seed}
-    inert = {"val": list(options), "test": ["--test-fraction"]}
-    for split in sorted(source_splits & inert.keys(), reverse=True):
-        for option in inert[split]:
-            if options[option] is not None:
-                raise DataError(
-                    f"{option} {options[option]} has no effect: the source has its own {split} "
-                    "split; leave the option out"
-                )
-    if "val" in source_splits:
-        return None
-    val = VAL_FRACTION if val_fraction is None else val_fraction
-    test = TEST_FRACTION if test_fraction is None else test_fraction
-    if not (0 < val < 1 and 0 <= test < 1 - val):
+    for split, fraction in (("test", test_fraction), ("val", val_fraction)):
+        if split in source_splits and fraction:  # 0 asks for none to be made, as it is
+            raise _no_effect(f"--{split}-fraction {fraction}", f"its own {split} split")
+    val = 0.0 if "val" in source_splits else _or(val_fraction, VAL_FRACTION)
+    test = 0.0 if "test" in source_splits else _or(test_fraction, TEST_FRACTION)
+    if not ((0 < val < 1 or "val" in source_splits) and 0 <= test < 1 - val):
         raise DataError(
             f"--val-fraction {val}, --test-fraction {test}: expected a val above 0, a test of 0 "
             "or more, and less than 1 together"
         )
+    if not val and not test:
+        if seed is not None:
+            raise _no_effect(f"--seed {seed}", "all its splits")
+        return None
     return MadeSplits(val_fraction=val, test_fraction=test, seed=SEED if seed is None else seed)
+
+
+def _or(fraction: float | None, default: float) -> float:
+    return default if fraction is None else fraction
+
+
+def _no_effect(option: str, has: str) -> DataError:
+    return DataError(f"{option} has no effect: the source has {has}; leave the option out")
 
 
 def make_splits(
@@ -64,13 +69,13 @@ def make_splits(
     """Return the split of each image digest.
 
     Each class's distinct images are divided by the fractions, rounded. Train gets at least one
-    image of every class, val one of every class that has two, and test, where `test_fraction`
-    is above 0, one of every class that has three. An image's rank in its class follows from its
+    image of every class; val, and then test, one of every class that has enough, where its fraction
+    is above 0. An image's rank in its class follows from its
     own digest and the seed, so that few images change splits when others are added.
 
     Args:
         images: (digest, class); a digest may come several times, and in several classes.
-        val_fraction: above 0.
+        val_fraction: 0 or more.
         test_fraction: 0 or more; less than 1 together with `val_fraction`.
         seed: of the choice.
     """
@@ -93,7 +98,8 @@ def make_splits(
 
 def _counts(images: int, val_fraction: float, test_fraction: float) -> dict[str, int]:
     """Return how many of a class's distinct images each split gets."""
-    val = min(max(round(images * val_fraction), 1), images - 1)
+    val = max(round(images * val_fraction), 1) if val_fraction else 0
+    val = min(val, images - 1)
     test = max(round(images * test_fraction), 1) if test_fraction else 0
     test = min(test, images - 1 - val)
     return {"train": images - val - test, "val": val, "test": test}

@@ -98,7 +98,9 @@ def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> DemoResu
         folder = Path(temporary)
         say("1. Render letters and figures, and import them")
         count = render_characters(folder / "characters", CHARACTERS_PER_CLASS)
-        characters = import_dataset(store, str(folder / "characters"), "demo-characters")
+        characters = import_dataset(
+            store, str(folder / "characters"), "demo-characters", test_fraction=0
+        )
         say(f"   {count} images of {len(characters.manifest.classes)} classes")
 
         say("2. Train a backbone on them, from random weights")
@@ -109,7 +111,7 @@ def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> DemoResu
         held_out = write_digits(
             folder / "digits", folder / "held-out", TRAIN_PER_CLASS, VAL_PER_CLASS
         )
-        import_dataset(store, str(folder / "digits"), "demo-digits")
+        import_dataset(store, str(folder / "digits"), "demo-digits", test_fraction=0)
         say(f"   {TRAIN_PER_CLASS} per class to train on, {VAL_PER_CLASS} to validate with")
 
         say("4. Transfer: the same run from the backbone, and from random weights")

@@ -82,7 +82,9 @@ def team(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with cluster.namespace("team") as namespace:
         secret(cluster, namespace)
         install(cluster, namespace, folder)
-        done = cluster.graft("data", "import", str(images), "--name", "photos")
+        done = cluster.graft(
+            "data", "import", str(images), "--name", "photos", "--test-fraction", "0"
+        )
         assert done.returncode == 0, done.stderr
         kubeconfig = person(cluster, namespace, "ada", folder)
         yield Team(cluster, namespace, kubeconfig, images, path)

@@ -44,7 +44,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store with `colours`, without test images, and two random models of its classes."""
     folder = tmp_path_factory.mktemp("evaluation")
     store = Store.open(str(folder / "store"))
-    made = import_dataset(store, str(draw_colours(folder / "images", 4, 12)), "colours")
+    made = import_dataset(
+        store, str(draw_colours(folder / "images", 4, 12)), "colours", test_fraction=0
+    )
     for seed in (0, 1):
         register_model(store, "colours", f"run-{seed}", 0.0, seed, CLASSES, made.manifest.version)
     register_model(store, "others", classes=("blue", "green", "yellow"))
@@ -122,7 +124,7 @@ def test_a_model_that_knows_more_classes_than_the_images_have(store: Store, tmp_
         for number in range(4):
             colour = (number * 9, 40, 255 if name == "blue" else 10)
             Image.new("RGB", (40, 40), colour).save(tmp_path / "images" / name / f"{number}.png")
-    import_dataset(store, str(tmp_path / "images"), "two-colours")
+    import_dataset(store, str(tmp_path / "images"), "two-colours", test_fraction=0)
     images = open_dataset(store, "two-colours")
     report = evaluate(store, model(store), images, "train", 1, lambda done, total: None)
     scores = Scores.model_validate(report.found)

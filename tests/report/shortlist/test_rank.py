@@ -49,7 +49,7 @@ def test_features_that_say_more_rank_higher() -> None:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("rank")
     store = Store.open(str(folder / "store"))
-    import_dataset(store, str(draw_colours(folder / "images", 8, 3)), "colours")
+    import_dataset(store, str(draw_colours(folder / "images", 8, 3)), "colours", test_fraction=0)
     return store
 
 
@@ -132,7 +132,7 @@ def test_a_class_with_one_image(tmp_path: Path) -> None:
         for number in range(count):
             colour = (number * 50, 10 if name == "a" else 200, len(split))
             Image.new("RGB", (40, 40), colour).save(folder / f"{number}.png")
-    import_dataset(store, str(tmp_path / "images"), "few")
+    import_dataset(store, str(tmp_path / "images"), "few", test_fraction=0)
     done = rank(store, tmp_path, "few", "--arch", "squeezenet1_1", "--weights", "none")
     assert done.returncode == 2
     assert "1 training image of class 'b'; cross-validation needs two" in done.stderr

@@ -23,7 +23,9 @@ def test_the_order_is_that_of_trained_heads_and_random_weights_come_last(tmp_pat
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    graft("data", "import", str(SHARED / "ants-bees"), "--name", "ants-bees")
+    graft(
+        "data", "import", str(SHARED / "ants-bees"), "--name", "ants-bees", "--test-fraction", "0"
+    )
     imagenet = SHARED / "weights" / f"{ARCH}-imagenet.safetensors"
     state = load_file(imagenet)
     torch.manual_seed(0)

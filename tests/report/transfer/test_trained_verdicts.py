@@ -39,7 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 image = Image.fromarray(draw(random, sign))
                 image.save(folder / "images" / split / name / f"{number}.png")
-    import_dataset(Store.open(str(folder / "store")), str(folder / "images"), "overlap")
+    import_dataset(
+        Store.open(str(folder / "store")), str(folder / "images"), "overlap", test_fraction=0
+    )
     torch.manual_seed(1)
     network = random_model(ARCH).network
     for name in ("random", "red"):

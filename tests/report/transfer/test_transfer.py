@@ -176,7 +176,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store that has `colours`, weights to transfer from, and a spec."""
     folder = tmp_path_factory.mktemp("transfer")
     store = Store.open(str(folder / "store"))
-    import_dataset(store, str(draw_colours(folder / "images", 12, 8)), "colours")
+    import_dataset(store, str(draw_colours(folder / "images", 12, 8)), "colours", test_fraction=0)
     torch.manual_seed(5)
     torch.save(random_model(ARCH).network.state_dict(), folder / "pretrained.pth")
     (folder / "spec.yaml").write_text(dump_job(spec()))

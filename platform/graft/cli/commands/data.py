@@ -47,7 +47,9 @@ def import_(
     test_fraction: Annotated[
         float | None,
         typer.Option(
-            show_default="0", help="Part of each class held out for a test of the final model."
+            show_default="0.1",
+            help="Part of each class's train images held out for a test of the final model, where "
+            "the source has no test split; 0 for none.",
         ),
     ] = None,
     seed: Annotated[

@@ -15,7 +15,7 @@ from graft.units import size
 
 if TYPE_CHECKING:
     from graft.data.copies import Copies
-    from graft.data.manifest import DatasetVersion
+    from graft.data.manifest import DatasetVersion, Manifest
 
 CLASSES_SHOWN = 50
 FILES_SHOWN = 10
@@ -71,12 +71,7 @@ def document(dataset: "DatasetVersion") -> dict[str, object]:
 def description(dataset: "DatasetVersion") -> Group:
     """Return what a person wants to know of a dataset version."""
     manifest, copies = dataset.manifest, copies_of(dataset)
-    made = manifest.settings.made
-    splits = (
-        f"val {made.val_fraction:g}, test {made.test_fraction:g} of train, seed {made.seed}"
-        if made
-        else "as in the source"
-    )
+    splits = _splits(manifest)
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("dataset", manifest.ref),
@@ -121,6 +116,18 @@ def description(dataset: "DatasetVersion") -> Group:
             [", ".join(conflict.paths) for conflict in manifest.conflicts],
         ),
     )
+
+
+def _splits(manifest: "Manifest") -> str:
+    """Say which splits import made, and out of what."""
+    made = manifest.settings.made
+    fractions = {"val": made.val_fraction, "test": made.test_fraction} if made else {}
+    parts = ", ".join(f"{split} {part:g}" for split, part in fractions.items() if part)
+    if not made:
+        return "as in the source"
+    rest = "" if made.val_fraction else "; val as in the source"
+    none = "" if "test" in manifest.counts else "; no test split"
+    return f"{parts} of train, seed {made.seed}{rest}{none}"
 
 
 def _few(paths: tuple[str, ...], most: int = 4) -> str:
