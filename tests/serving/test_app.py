@@ -20,6 +20,7 @@ from graft.store import Store
 
 PREDICT = "/v1/models/ants-bees/predict"
 MULTIPART = "multipart/form-data"
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,21 @@ def test_the_three_forms_of_one_image_give_one_answer(
         assert ordered == sorted(ordered, reverse=True)
 
 
+def test_base64_is_read_as_programs_write_it(app: Any, photograph: Callable[..., bytes]) -> None:
+    data = photograph(5)
+    plain, web = base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()
+    assert {"+", "/"} & set(plain)
+    writings = [
+        base64.encodebytes(data).decode(),  # in lines of 76
+        plain.replace("A", "A\r\n", 3),
+        web,
+        web.rstrip("="),
+        f"data:image/jpeg;base64,{plain}",
+        f"DATA:;base64,{plain}",
+    ]
+    assert [ask(app, json={"image": text}).status_code for text in writings] == [200] * 6
+
+
 def test_top_k_is_how_many_classes_at_most(app: Any, photograph: Callable[..., bytes]) -> None:
     for top_k, count in (("1", 1), ("2", 2), ("50", 3)):
         answer = ask(app, f"{PREDICT}?top_k={top_k}", content=photograph(5))
@@ -96,8 +112,18 @@ def bomb() -> bytes:
         ({"content": bytes(200_001)}, 413, "larger than 200,000 bytes"),
         ({"files": {"image": ("a.jpg", b"some text")}}, 415, "not an image"),
         ({"files": {"image": ("a.jpg", b"")}}, 400, "0 bytes"),
-        ({"files": {"photo": ("a.jpg", b"x")}}, 400, "expected a multipart file 'image'"),
-        ({"data": {"image": "x"}, "files": {"b": b"x"}}, 400, "found 'b'"),
+        ({"files": {"photo": ("a.jpg", b"x")}}, 400, "expected one multipart file 'image'"),
+        ({"data": {"image": "x"}, "files": {"b": b"x"}}, 400, "found text 'image', file 'b'"),
+        ({"files": [("image", b"a"), ("image", b"b")]}, 400, "found file 'image', file 'image'"),
+        ({"files": [("image", b"a"), ("mask", b"b")]}, 400, "one multipart file 'image' and"),
+        (
+            {
+                "content": b"--x\r\n\r\nhi\r\n--x--\r\n",
+                "headers": {"Content-Type": f"{MULTIPART}; boundary=x"},
+            },
+            400,
+            "the multipart body is broken",
+        ),
         ({"content": b"x", "headers": {"Content-Type": MULTIPART}}, 400, "multipart"),
         (
             {
@@ -114,8 +140,21 @@ def bomb() -> bytes:
         ({"json": {"image": base64.b64encode(b"text").decode()}}, 415, "not an image"),
         ({"json": {"picture": "eA=="}}, 400, "found ['picture']"),
         ({"json": ["eA=="]}, 400, "found list"),
-        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "not JSON"),
-        ({"content": b"\xff", "headers": {"Content-Type": "application/json"}}, 400, "not JSON"),
+        ({"json": {"image": "eA=="}, "headers": {"Content-Length": "many"}}, 400, "'many'"),
+        ({"json": {"image": "data:image/png,%89PNG"}}, 400, "data URL that is not base64"),
+        ({"json": {"image": "eA==eA=="}}, 400, "= only at the end"),
+        ({"json": {"image": "eA==e"}}, 400, "= only at the end"),
+        ({"json": {"image": "e"}}, 400, "characters are missing"),
+        (
+            {"content": b'{"image": "eA==", "image": "eQ=="}', "headers": JSON},
+            400,
+            "found ['image', 'image']",
+        ),
+        ({"content": b"[" * 100_000, "headers": JSON}, 400, "nested too deeply"),
+        ({"content": b'{"image": ' + b"9" * 9_000 + b"}", "headers": JSON}, 400, "not JSON"),
+        ({"content": b"x", "headers": {"Content-Encoding": "gzip"}}, 415, "'gzip'"),
+        ({"content": b"{", "headers": JSON}, 400, "not JSON"),
+        ({"content": b"\xff", "headers": JSON}, 400, "not JSON"),
     ],
 )
 def test_a_bad_image_gets_a_4xx_with_its_reason(
@@ -175,6 +214,16 @@ def test_health_and_models(app: Any) -> None:
     }
 
 
+def test_head_is_answered_wherever_get_is(app: Any) -> None:
+    paths = ["/healthz", "/v1/models", "/docs", "/openapi.json", "/docs/assets/swagger-ui.css"]
+    for path in paths:
+        full, head = ask(app, path, "GET"), ask(app, path, "HEAD")
+        assert (head.status_code, head.content) == (200, b""), path
+        assert head.headers["content-length"] == full.headers["content-length"]
+    assert ask(app, method="HEAD").status_code == 405
+    assert ask(app, "/nowhere", "HEAD").status_code == 404
+
+
 def test_docs_need_no_other_host(app: Any) -> None:
     page = ask(app, "/docs", "GET")
     assert page.status_code == 200
@@ -193,7 +242,7 @@ def test_the_three_forms_are_documented(app: Any) -> None:
     operation = document["paths"]["/v1/models/{name}/predict"]["post"]
     forms = set(operation["requestBody"]["content"])
     assert forms == {"image/*", "multipart/form-data", "application/json"}
-    assert set(operation["responses"]) == {"200", "4XX"}
+    assert set(operation["responses"]) == {"200", "4XX", "5XX"}
 
 
 class Recorder:
@@ -257,15 +306,14 @@ def test_a_client_that_goes_away_takes_nobody_with_it(
     assert [answer.status_code for answer in asyncio.run(some_leave())] == [200] * 4
 
 
-def test_a_failed_forward_fails_its_batch_alone(
-    predictor: Predictor, photograph: Callable[..., bytes]
+def test_an_unexpected_error_is_json_with_an_id_that_the_log_has(
+    predictor: Predictor, photograph: Callable[..., bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = Recorder(predictor)
     app = create_app(Current(recorder))
 
     async def fail_then_work() -> tuple[httpx.Response, httpx.Response]:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://graft") as http:
+        async with client(app) as http:
             recorder.fail = True
             first = await http.post(PREDICT, content=photograph(1))
             recorder.fail = False
@@ -273,6 +321,21 @@ def test_a_failed_forward_fails_its_batch_alone(
 
     first, second = asyncio.run(fail_then_work())
     assert (first.status_code, second.status_code) == (500, 200)
+    incident = re.fullmatch(r"internal error (\w{8}): the server's .*", first.json()["error"])
+    assert incident
+    assert f"error {incident[1]} in POST '{PREDICT}'" in caplog.text
+    assert "RuntimeError: out of memory" in caplog.text
+
+
+def test_a_client_that_leaves_within_its_body_is_no_error(
+    app: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leaves(_: Any = None) -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "POST", "path": PREDICT, "headers": [], "query_string": b""}
+    asyncio.run(app(scope, leaves, leaves))
+    assert caplog.text == ""
 
 
 def test_the_check_of_a_server_goes_before_all_that_wait(

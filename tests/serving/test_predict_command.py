@@ -1,6 +1,8 @@
 """`graft predict` against the real app: answers, refusals, and servers that are none."""
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 import commands
 from graft.data.file_kinds import SUPPORTED
@@ -23,7 +26,12 @@ from graft.store import Store
 @pytest.fixture(scope="module")
 def url(model_store: Store) -> Iterator[str]:
     predictor = Predictor.load(model_store, get_model(model_store, "ants-bees"))
-    app = create_app(Current(predictor))
+    with running(create_app(Current(predictor))) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def running(app: FastAPI) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -88,6 +96,15 @@ def test_what_goes_wrong_is_one_line(
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_what_a_failing_server_said_is_passed_on(model_store: Store, folder: Path) -> None:
+    predictor = Predictor.load(model_store, get_model(model_store, "ants-bees"))
+    predictor._model = None  # type: ignore[assignment]  # no forward can succeed any more
+    with running(create_app(Current(predictor))) as url:
+        done = predict(folder, "ants-bees", "ant.jpg", "--url", url)
+    assert done.returncode == 1
+    assert re.search(r"HTTP 500: internal error \w{8}: the server's log", done.stderr)
 
 
 def test_the_client_loads_neither_torch_nor_ray(url: str, folder: Path) -> None:

@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from graft.cluster.job_inputs import store_problem
 from graft.errors import ResourceError
@@ -33,11 +34,14 @@ STORE_EVERY_S = 5
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(show: Callable[[str, str], object] | None = None) -> Iterator[None]:
     """Connect to a running Ray, or start a Ray that ends with the block.
 
     Where this process already uses a Ray, that is used, and goes on after the block. From here on
     SIGTERM, which Kubernetes sends, acts like Ctrl-C.
+
+    Args:
+        show: called, in a thread, with an actor's name and each line that it writes to stderr.
 
     Raises:
         ResourceError: nothing answers at ``RAY_ADDRESS``.
@@ -61,11 +65,13 @@ def ray_session() -> Iterator[None]:
         ray.init(
             address=address or "local",
             include_dashboard=None if address else False,
-            log_to_driver=False,
+            log_to_driver=show is not None,
             logging_level=logging.ERROR,
         )
     except ConnectionError as error:
         raise silence from error
+    if show is not None:
+        _show_instead_of_ray(show)
     with contextlib.suppress(ValueError):  # only the main thread may
         # Ray's own handler would abort, and leave its processes behind.
         handler = on_sigterm if callable(on_sigterm) else signal.default_int_handler
@@ -74,6 +80,19 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _show_instead_of_ray(show: Callable[[str, str], object]) -> None:
+    """Have Ray pass on what actors write to stderr, in place of printing all processes' output."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+
+    def pass_on(batch: dict[str, Any]) -> None:
+        if batch["is_err"]:
+            for line in batch["lines"]:
+                show(batch["actor_name"] or "", line)
+
+    dispatcher.remove_handler("ray_print_logs")
+    dispatcher.add_handler("graft", pass_on)
 
 
 def wait_for_cpus(cpus: int) -> None:

@@ -5,6 +5,7 @@ so that ``/healthz`` answers however busy the model is.
 """
 
 import asyncio
+import reprlib
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Annotated
@@ -24,6 +25,7 @@ from graft import __version__
 from graft.errors import ImageError, ImageTooLarge
 from graft.serving.alias_follower import Current
 from graft.serving.batching import Batcher
+from graft.serving.guard import Guard
 from graft.serving.predictor import Predictor
 from graft.serving.request_body import OPENAPI, image_bytes, read_body
 
@@ -116,6 +118,7 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
     )
     # The bundled Swagger UI reads OpenAPI 3.0, not 3.1.
     app.openapi_version = "3.0.3"
+    app.add_middleware(Guard)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
 
     async def check() -> None:
@@ -144,8 +147,9 @@ def _add_predict(
             "4XX": {
                 "model": Refusal,
                 "description": "400 broken request, 404 no such model, "
-                "413 body or image too large, 415 not an image",
-            }
+                "413 body or image too large, 415 not an image, or a compressed body",
+            },
+            "5XX": {"model": Refusal, "description": "an error of the server, with its id"},
         },
     )
     async def predict(
@@ -220,7 +224,7 @@ async def _refuse(request: Request, error: HTTPException) -> JSONResponse:
 
 async def _refuse_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
     problem = error.errors()[0]
-    reason = f"{problem['loc'][-1]} is {problem['input']!r}: {problem['msg']}"
+    reason = f"{problem['loc'][-1]} is {reprlib.repr(problem['input'])}: {problem['msg']}"
     return JSONResponse({"error": reason}, 400)
 
 

@@ -1,12 +1,13 @@
 """The three forms in which a request sends an image: raw body, multipart file, base64 in JSON."""
 
-import base64
 import binascii
 import json
+import re
+import reprlib
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import File, create_form_parser
+from python_multipart.multipart import Field, File, create_form_parser
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -34,7 +35,8 @@ OPENAPI: dict[str, Any] = {
                         FIELD: {
                             "type": "string",
                             "format": "byte",
-                            "description": "The image file, base64.",
+                            "description": "The image file in base64: either alphabet, "
+                            "with or without line breaks, or as a data URL.",
                         }
                     },
                 }
@@ -45,14 +47,29 @@ OPENAPI: dict[str, Any] = {
 """The three forms, as OpenAPI documents them."""
 
 
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Return a request's body of at most `limit` bytes; of a larger one the rest is not read.
 
     Raises:
-        HTTPException: 413, the body is too large; 400, it is empty.
+        HTTPException: 413, the body is too large; 400, it is empty; 415, it is compressed.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise HTTPException(
+            415,
+            f"Content-Encoding is {reprlib.repr(encoding)}: compressed bodies are not read; "
+            "send the image file as it is",
+            {"Accept-Encoding": "identity"},
+        )
     too_large = HTTPException(413, f"the body is larger than {limit:,} bytes")
-    if int(request.headers.get("content-length", 0)) > limit:
+    length = request.headers.get("content-length", "0")
+    if not re.fullmatch("[0-9]{1,18}", length):
+        raise HTTPException(400, f"Content-Length is {reprlib.repr(length)}, expected bytes")
+    if int(length) > limit:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
@@ -68,7 +85,8 @@ def image_bytes(content_type: str, body: bytes) -> bytes:
     """Return the image file in a body; unless it is multipart or JSON, the body is the file.
 
     Raises:
-        HTTPException: 400, the body is not what `content_type` says, or has no image.
+        HTTPException: 400, the body is not what `content_type` says, or does not have one image
+            and nothing else.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -83,36 +101,84 @@ def image_bytes(content_type: str, body: bytes) -> bytes:
 
 
 def _from_multipart(content_type: str, body: bytes) -> bytes:
-    files: list[File] = []
+    parts: list[File | Field] = []
+
+    def add(part: File | Field) -> None:
+        parts.append(part)
+        if len(parts) > 1:  # the first one too many ends it, however many follow
+            raise _unexpected_parts(parts)
+
     try:
         parser = create_form_parser(
             {"Content-Type": content_type.encode("latin-1")},
-            on_field=None,
-            on_file=files.append,
+            on_field=add,
+            on_file=add,
             # The body is in memory already; its parts need no files on disk.
             config={"MAX_MEMORY_FILE_SIZE": float("inf")},
         )
         parser.write(body)
         parser.finalize()
-    except FormParserError as error:
-        raise HTTPException(400, f"the multipart body is broken: {error}") from error
-    for file in files:
-        if file.field_name == FIELD.encode():
+    except HTTPException:
+        raise
+    except Exception as error:
+        # On a damaged body the parser raises FormParserError, AssertionError and perhaps more.
+        reason = f": {error}" if isinstance(error, FormParserError) else ""
+        raise HTTPException(400, f"the multipart body is broken{reason}") from error
+    match parts:
+        case [File() as file] if file.field_name == FIELD.encode():
             file.file_object.seek(0)
             return file.file_object.read()
-    names = ", ".join(f"'{(file.field_name or b'').decode(errors='replace')}'" for file in files)
-    raise HTTPException(400, f"expected a multipart file '{FIELD}', found {names or 'no file'}")
+    raise _unexpected_parts(parts)
+
+
+def _unexpected_parts(parts: list[File | Field]) -> HTTPException:
+    names = [
+        f"{'file' if isinstance(part, File) else 'text'} "
+        f"{reprlib.repr((part.field_name or b'').decode(errors='replace'))}"
+        for part in parts
+    ]
+    return HTTPException(
+        400,
+        f"expected one multipart file '{FIELD}' and nothing else, "
+        f"found {', '.join(names) or 'no file'}; send each image in a request of its own",
+    )
 
 
 def _from_json(body: bytes) -> bytes:
     try:
-        document = json.loads(body)
-    except ValueError as error:
+        pairs = json.loads(body, object_pairs_hook=tuple)
+    except json.JSONDecodeError as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from error
-    if not isinstance(document, dict) or set(document) != {FIELD}:
-        content = sorted(document) if isinstance(document, dict) else type(document).__name__
-        raise HTTPException(400, f'expected {{"{FIELD}": "<base64>"}}, found {content}')
-    try:
-        return base64.b64decode(document[FIELD], validate=True)
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise HTTPException(400, f"'{FIELD}' is not base64: {error}") from error
+    except RecursionError as error:
+        raise HTTPException(400, "the body's JSON is nested too deeply") from error
+    except ValueError as error:  # text that is no Unicode, a number of too many digits
+        raise HTTPException(400, "the body is not JSON of Unicode text") from error
+    if not isinstance(pairs, tuple) or [key for key, _ in pairs] != [FIELD]:
+        content = [key for key, _ in pairs] if isinstance(pairs, tuple) else type(pairs).__name__
+        shown = reprlib.repr(content) if isinstance(content, list) else content
+        raise HTTPException(400, f'expected {{"{FIELD}": "<base64>"}}, found {shown}')
+    text = pairs[0][1]
+    if not isinstance(text, str):
+        raise HTTPException(400, f"'{FIELD}' is not base64 but {type(text).__name__}")
+    return _from_base64(text)
+
+
+def _from_base64(text: str) -> bytes:
+    """Decode base64 as programs write it: in lines, in the web-safe alphabet, as a data URL."""
+    if text[:5].lower() == "data:":
+        header = _DATA_URL.match(text)
+        if header is None:
+            raise HTTPException(
+                400, f"'{FIELD}' is a data URL that is not base64; expected data:...;base64,..."
+            )
+        text = text[header.end() :]
+    digits = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
+    if wrong := _NOT_BASE64.search(digits):
+        raise HTTPException(
+            400,
+            f"'{FIELD}' is not base64: it has {wrong[0]!r}; "
+            "expected letters, digits, + and /, with = only at the end",
+        )
+    if len(digits) % 4 == 1:  # six bits are no byte
+        raise HTTPException(400, f"'{FIELD}' is not whole base64: characters are missing")
+    return binascii.a2b_base64(digits + "=" * (-len(digits) % 4))

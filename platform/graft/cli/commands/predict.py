@@ -93,9 +93,17 @@ def _ask(client: "httpx.Client", name: str, path: Path, top_k: int) -> dict[str,
             raise NotFoundError(f"{client.base_url}: {document['error']}")
         return {"image": str(path), "error": document["error"]}
     raise ServingError(
-        f"{client.base_url} answered with HTTP {answer.status_code} and no predictions; "
-        "is that `graft serve`?"
+        f"{client.base_url} answered with HTTP {answer.status_code}: {_said(answer, document)}"
     )
+
+
+def _said(answer: "httpx.Response", document: object) -> str:
+    """Return what a server said instead of predictions, on one short line."""
+    if isinstance(document, dict) and "error" in document:
+        return str(document["error"])
+    text = " ".join(answer.text.split())
+    start = text[:200] + ("..." if len(text) > 200 else "")
+    return f"{start or 'nothing'}; is that `graft serve`?"
 
 
 def _table(answers: list[dict[str, Any]]) -> "Table":

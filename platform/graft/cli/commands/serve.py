@@ -60,7 +60,7 @@ def serve(
 
         port = free_port(host, port)
         capacity = Capacity(replicas, cpus_per_replica)
-        with ray_session(), ExitStack() as stack:
+        with ray_session(_show_replica), ExitStack() as stack:
             url = stack.enter_context(serve_model(opened, version, host, port, capacity, alias))
             status.stop()
             _announce(version, url, json)
@@ -84,6 +84,12 @@ def _alias_to_follow(ref: str) -> tuple[str, str]:
             f"--follow {ref}: a version never moves; name an alias, as in {name}@{CHAMPION}"
         )
     return name, alias or CHAMPION
+
+
+def _show_replica(actor: str, line: str) -> None:
+    """Print what a replica logs: errors, and where an alias went that it follows."""
+    if "ServeReplica" in actor:
+        note(line)
 
 
 def _announce(version: "ModelVersion", url: str, json: bool) -> None:

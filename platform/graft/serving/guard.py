@@ -1,0 +1,56 @@
+"""The outermost layer of the HTTP API: each request has an answer in JSON, whatever happens."""
+
+import logging
+import secrets
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """ASGI middleware: answers an unexpected error with 500 in JSON, and HEAD as GET.
+
+    The error and its traceback are logged under the id that the answer names. HEAD is answered
+    here because FastAPI, unlike HTTP, has no HEAD where a route has GET.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; other scopes are passed on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def observed(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(_without_body(message) if scope["method"] == "HEAD" else message)
+
+        inner: dict[str, Any] = {**scope}
+        if scope["method"] == "HEAD":
+            inner["method"] = "GET"
+        try:
+            await self._app(inner, receive, observed)
+        except ClientDisconnect:  # nobody is left to be answered
+            return
+        except Exception:
+            incident = secrets.token_hex(4)
+            logger.exception(f"error {incident} in {scope['method']} {scope['path']!r}")
+            if started:  # half an answer cannot become another one
+                raise
+            said = f"internal error {incident}: the server's log has it under this id"
+            await JSONResponse({"error": said}, 500)(scope, receive, observed)
+
+
+def _without_body(message: Message) -> Message:
+    """Return what HEAD is answered with: GET's status and headers, and no body."""
+    if message["type"] != "http.response.body":
+        return message
+    return {**message, "body": b""}
