@@ -1,19 +1,26 @@
 """Model versions are immutable, numbered without gaps, and found by number, alias or name."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from graft.errors import InputError, NotFoundError, StoreError
+from graft.errors import InputError, NotFoundError, RunFailed, StoreError
 from graft.registry import (
     Alias,
     Lineage,
     ModelDraft,
+    ModelVersion,
+    Mover,
+    Verdict,
+    alias_history,
     aliases,
     get_model,
     list_models,
     promote,
+    promote_new,
+    record_verdict,
     register,
 )
 from graft.spec import Contract, LinearHead
@@ -137,6 +144,85 @@ def test_an_alias_remembers_its_moves(store: Store) -> None:
     data = store.read("models/ants-bees/aliases/candidate.json").data
     history = Alias.model_validate_json(data).history
     assert [(move.from_, move.to) for move in history] == [(None, 1), (1, 2)]
+
+
+ANN = Mover("ann@laptop", "graft train")
+
+
+def registered(store: Store, run: str, fence: Callable[[], object] = lambda: None) -> ModelVersion:
+    """Register a run's version, as a spec with `alias: champion` does."""
+
+    def move(version: ModelVersion) -> None:
+        promote_new(store, version, "champion", ANN, fence)
+
+    return register(store, draft(run), b"tail", b"golden", fence, move)
+
+
+def test_a_registration_moves_an_alias_once_and_never_back(directory: Store) -> None:
+    first = registered(directory, "run-1")
+    registered(directory, "run-2")
+    registered(directory, "run-1")  # a resume
+    assert aliases(directory, "ants-bees") == {"champion": 2}
+    # A process that slept since it registered its version.
+    (said,) = promote_new(directory, first, "champion", ANN, lambda: None)
+    assert said == "champion stays at ants-bees@2, which is newer"
+    assert aliases(directory, "ants-bees") == {"champion": 2}
+
+
+def test_who_was_overtaken_registers_nothing_and_moves_nothing(directory: Store) -> None:
+    def overtaken() -> None:
+        raise RunFailed("overtaken")
+
+    with pytest.raises(RunFailed):
+        registered(directory, "run-1", overtaken)
+    assert list_models(directory) == []
+    version = registered(directory, "run-2")
+    register(directory, draft("run-3"), b"tail", b"golden")
+    with pytest.raises(RunFailed):
+        promote_new(directory, get_model(directory, "ants-bees@2"), "champion", ANN, overtaken)
+    assert get_model(directory, "ants-bees@champion") == version
+
+
+def test_an_alias_that_moved_during_the_check_is_checked_again(fencing_store: Store) -> None:
+    """What was checked against one champion does not follow another."""
+    for i in range(3):
+        register(fencing_store, draft(f"run-{i}"), b"tail", b"golden")
+    promote(fencing_store, "ants-bees@1", "champion")
+    worse = Verdict(against="ants-bees@2", outcome="worse", why="70 % of 90", report="r")
+    record_verdict(fencing_store, "ants-bees@3", worse)
+
+    def meanwhile() -> None:
+        promote(fencing_store, "ants-bees@2", "champion")
+
+    version = get_model(fencing_store, "ants-bees@3")
+    with pytest.raises(InputError, match="worse than ants-bees@2"):
+        promote_new(fencing_store, version, "champion", ANN, meanwhile)
+    assert aliases(fencing_store, "ants-bees") == {"champion": 2}
+
+
+def test_every_move_says_who_how_and_on_what_evidence(directory: Store) -> None:
+    for i in range(4):
+        register(directory, draft(f"run-{i}"), b"tail", b"golden")
+    for number, outcome in ((2, "better"), (3, "worse")):
+        verdict = Verdict(against="ants-bees@1", outcome=outcome, why="70 % of 90", report="r")
+        record_verdict(directory, f"ants-bees@{number}", verdict)
+    promote(directory, "ants-bees@1", "champion", ANN)
+    promote(directory, "ants-bees@2", "champion", ANN)
+    promote(directory, "ants-bees@1", "champion", ANN, force=True)
+    with pytest.raises(InputError, match="worse than ants-bees@1"):
+        promote(directory, "ants-bees@3", "champion", ANN)
+    promote(directory, "ants-bees@3", "champion", ANN, force=True)
+    moves = alias_history(directory, "ants-bees")
+    assert [(alias, move.to, move.basis) for alias, move in moves] == [
+        ("champion", 1, "unproven"),
+        ("champion", 2, "shown"),
+        ("champion", 1, "unproven"),
+        ("champion", 3, "forced"),
+    ]
+    assert {(move.who, move.self_declared, move.command) for _, move in moves} == {
+        ("ann@laptop", True, "graft train")
+    }
+    assert moves[1][1].evidence == ("better, against ants-bees@1: 70 % of 90 (r)",)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,12 @@ holds what reports have shown of the version.
 """
 
 import contextlib
+import getpass
+import os
 import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -22,6 +27,9 @@ CHAMPION = "champion"
 """A model's bare name means the version that this alias points at, once it is set."""
 
 Outcome = Literal["better", "worse", "not shown"]
+Basis = Literal["shown", "unproven", "forced"]
+Fence = Callable[[], object]
+"""Raises RunFailed once a newer attempt has taken over what the caller works on."""
 
 _MARKER = re.compile(r"models/([^/]+)/versions/([1-9]\d*)/model\.json")
 _ALIAS = re.compile(r"models/[^/]+/aliases/([^/]+)\.json")
@@ -121,6 +129,18 @@ class Move(Section):
     to: int
     when: str
     """ISO 8601 in UTC."""
+    who: str | None = None
+    """Who moved it; null: an older release did not record that."""
+    self_declared: bool = True
+    """Whether `who` is only what the mover's machine says of itself: no server vouched for it."""
+    command: str | None = None
+    """The command that moved it, such as `graft models promote`."""
+    basis: Basis | None = None
+    """`shown`: reports show the version to be better than the champion before it or, where there
+    was none, than training from scratch; `forced`: they show it to be worse, and a person insisted;
+    `unproven`: they show neither. null: not recorded."""
+    evidence: tuple[str, ...] = ()
+    """What reports show of the version, a line each."""
 
 
 class Alias(Section):
@@ -131,7 +151,36 @@ class Alias(Section):
     """Oldest first; the last one's `to` is `version`."""
 
 
-def register(store: Store, draft: ModelDraft, tail: bytes, golden: bytes) -> ModelVersion:
+@dataclass(frozen=True)
+class Mover:
+    """Who moves aliases, by which command, and what it looks up before the champion moves."""
+
+    who: str
+    command: str
+    self_declared: bool = True
+    consult: Callable[[Store, ModelVersion], object] | None = None
+    """Records with a version what the store's reports show of it; None: nothing is looked up."""
+
+    @classmethod
+    def here(
+        cls, command: str, consult: Callable[[Store, ModelVersion], object] | None = None
+    ) -> "Mover":
+        """Return the user of this machine's account, who is not known to be anybody."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's user may have no name
+            user = f"uid {os.getuid()}"
+        return cls(f"{user}@{socket.gethostname()}", command, consult=consult)
+
+
+def register(
+    store: Store,
+    draft: ModelDraft,
+    tail: bytes,
+    golden: bytes,
+    fence: Fence | None = None,
+    created: Callable[[ModelVersion], object] | None = None,
+) -> ModelVersion:
     """Commit the next version of a model, and return it.
 
     A run registers at most one version of a model: if `draft.lineage.run` has registered one
@@ -142,6 +191,8 @@ def register(store: Store, draft: ModelDraft, tail: bytes, golden: bytes) -> Mod
         draft: all but the number.
         tail: see `ModelVersion.tail`.
         golden: see `ModelVersion.golden`.
+        fence: called just before the version is committed.
+        created: called with the version if this call has committed it, and not another before.
     """
     while True:
         numbers = _numbers(store, draft.name)
@@ -158,6 +209,8 @@ def register(store: Store, draft: ModelDraft, tail: bytes, golden: bytes) -> Mod
             tail=store.put(folder, "tail.safetensors", tail),
             golden=store.put(folder, "golden.safetensors", golden),
         )
+        if fence:
+            fence()
         try:
             store.create(f"{folder}/model.json", version.model_dump_json(indent=2).encode())
         except ObjectExists:
@@ -166,6 +219,8 @@ def register(store: Store, draft: ModelDraft, tail: bytes, golden: bytes) -> Mod
             for ref in {version.tail, version.golden} - {taken.tail, taken.golden}:
                 store.delete(f"{folder}/{ref.name}")
         else:
+            if created:
+                created(version)
             return version
 
 
@@ -215,11 +270,17 @@ def aliases(store: Store, name: str) -> dict[str, int]:
     return versions
 
 
-def promote(store: Store, ref: str, alias: str) -> ModelVersion:
-    """Point `alias` at the version that `ref` means, and record the move in its history.
+def promote(
+    store: Store, ref: str, alias: str, mover: Mover | None = None, force: bool = False
+) -> list[str]:
+    """Point `alias` at the version that `ref` means, as a person asks, and record the move.
+
+    `mover` is by default this machine's user. Returns what nothing shows of a new champion, a line
+    each; see `check_promotion`.
 
     Raises:
-        InputError: `alias` cannot be an alias's name.
+        InputError: `alias` cannot be an alias's name; or it is the champion, `force` is not set,
+            and a report shows the version to be worse than it, or than training from scratch.
         NotFoundError: there is no such version.
     """
     if not re.fullmatch(NAME, alias) or alias.isdecimal():
@@ -227,7 +288,38 @@ def promote(store: Store, ref: str, alias: str) -> ModelVersion:
             f"alias '{alias}': expected lower-case letters, digits, '.', '_' and '-', "
             "and not a number, which names a version"
         )
-    version = get_model(store, ref)
+    return _move(store, get_model(store, ref), alias, mover or Mover.here("python"), force=force)
+
+
+def promote_new(
+    store: Store, version: ModelVersion, alias: str, mover: Mover, fence: Fence
+) -> list[str]:
+    """Point `alias` at a version that was registered just now, as its spec asks; see `promote`.
+
+    The alias stays where it is if it points at a newer version already.
+
+    Raises:
+        InputError: as `promote`.
+        RunFailed: `fence` raises it, just before the alias would move.
+    """
+    return _move(store, version, alias, mover, fence=fence)
+
+
+def _move(
+    store: Store,
+    version: ModelVersion,
+    alias: str,
+    mover: Mover,
+    force: bool = False,
+    fence: Fence | None = None,
+) -> list[str]:
+    """Move an alias in one compare-and-swap, begun before all that decides whether it may move.
+
+    With a `fence` it never moves to an older version.
+    """
+    champion = alias == CHAMPION
+    if champion and mover.consult:
+        mover.consult(store, version)
     key = f"models/{version.name}/aliases/{alias}.json"
     while True:
         try:
@@ -236,18 +328,47 @@ def promote(store: Store, ref: str, alias: str) -> ModelVersion:
             current = None
         before = current and parse_document(store, key, current.data, Alias)
         if before and before.version == version.version:
-            return version
-        now = datetime.now(UTC).isoformat()
-        move = Move(**{"from": before and before.version}, to=version.version, when=now)
+            return []
+        if before and fence and before.version > version.version:
+            return [f"{alias} stays at {version.name}@{before.version}, which is newer"]
+        rival = before.version if before and champion else None
+        evidence = _Evidence.of(store, version, rival)
+        unshown = evidence.check(force) if champion else []
+        move = Move(
+            **{"from": before and before.version},
+            to=version.version,
+            when=datetime.now(UTC).isoformat(),
+            who=mover.who,
+            self_declared=mover.self_declared,
+            command=mover.command,
+            basis=evidence.basis(force and champion),
+            evidence=evidence.lines,
+        )
         history = (*before.history, move) if before else (move,)
         after = Alias(version=version.version, history=history)
         data = after.model_dump_json(indent=2, by_alias=True).encode()
+        if fence:
+            fence()
         with contextlib.suppress(ObjectExists, ObjectChanged):
             if current:
                 store.replace(key, data, current.etag)
             else:
                 store.create(key, data)
-            return version
+            return unshown
+
+
+def alias_history(store: Store, name: str) -> list[tuple[str, Move]]:
+    """Return every move of a model's aliases with the alias's name, oldest first.
+
+    Raises:
+        NotFoundError: no such model.
+    """
+    get_model(store, name)
+    moves = []
+    for key, _ in store.scan(f"models/{name}/aliases/"):
+        if match := _ALIAS.fullmatch(key):
+            moves += [(match[1], move) for move in read_document(store, key, Alias).history]
+    return sorted(moves, key=lambda entry: entry[1].when)
 
 
 def record_verdict(store: Store, ref: str, verdict: Verdict) -> None:
@@ -272,27 +393,65 @@ def check_promotion(store: Store, version: ModelVersion) -> list[str]:
     Raises:
         InputError: a report shows it to be worse than training from scratch, or the champion.
     """
-    number = aliases(store, version.name).get(CHAMPION)
-    champion = f"{version.name}@{number}"
-    rivals = ["scratch"] if number in (None, version.version) else ["scratch", champion]
-    judged = [verdict for verdict in verdicts(store, version) if verdict.against in rivals]
-    if worse := [verdict for verdict in judged if verdict.outcome == "worse"]:
-        reasons = "; ".join(f"worse than {v.against}: {v.why} ({v.report})" for v in worse)
-        raise InputError(
-            f"{version.ref} is shown to be {reasons}; "
-            "promote another version, or insist with --force"
+    champion = aliases(store, version.name).get(CHAMPION)
+    return _Evidence.of(store, version, champion).check(force=False)
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What reports show of a version that is to follow a champion."""
+
+    version: ModelVersion
+    champion: str | None
+    """NAME@VERSION; None: there is none, or it is the version itself."""
+    verdicts: tuple[Verdict, ...]
+    """Against the champion, and against training from scratch."""
+
+    @classmethod
+    def of(cls, store: Store, version: ModelVersion, champion: int | None) -> "_Evidence":
+        rival = None if champion in (None, version.version) else f"{version.name}@{champion}"
+        judged = tuple(v for v in verdicts(store, version) if v.against in ("scratch", rival))
+        return cls(version, rival, judged)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(
+            f"{v.outcome}, against {v.against}: {v.why} ({v.report})" for v in self.verdicts
         )
-    unshown = [
-        f"{version.ref} is not shown to be better than {verdict.against}: {verdict.why}"
-        for verdict in judged
-        if verdict.outcome == "not shown"
-    ]
-    if champion in rivals and champion not in {verdict.against for verdict in judged}:
-        unshown.append(
-            f"{version.ref} was not compared with the champion {champion}: "
-            f"graft models compare {champion} {version.ref}"
-        )
-    return unshown
+
+    @property
+    def _worse(self) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.outcome == "worse"]
+
+    def basis(self, force: bool) -> Basis:
+        """Return what the move rests on; with `force`, a person insisted."""
+        rival = self.champion or "scratch"
+        if self._worse:
+            return "forced" if force else "unproven"
+        shown = any(v.outcome == "better" and v.against == rival for v in self.verdicts)
+        return "shown" if shown else "unproven"
+
+    def check(self, force: bool) -> list[str]:
+        """Return what is not shown, a line each; without `force` refuse what is shown worse."""
+        if self._worse and not force:
+            reasons = "; ".join(
+                f"worse than {v.against}: {v.why} ({v.report})" for v in self._worse
+            )
+            raise InputError(
+                f"{self.version.ref} is shown to be {reasons}; "
+                "promote another version, or insist with --force"
+            )
+        unshown = [
+            f"{self.version.ref} is not shown to be better than {verdict.against}: {verdict.why}"
+            for verdict in self.verdicts
+            if verdict.outcome == "not shown"
+        ]
+        if self.champion and self.champion not in {verdict.against for verdict in self.verdicts}:
+            unshown.append(
+                f"{self.version.ref} was not compared with the champion {self.champion}: "
+                f"graft models compare {self.champion} {self.version.ref}"
+            )
+        return unshown
 
 
 def _folder(name: str, number: int) -> str:

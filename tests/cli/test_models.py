@@ -1,6 +1,7 @@
 """`graft models`: list, show, promote."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,17 @@ def test_promote_moves_what_the_bare_name_means(uri: str) -> None:
         ("ants-bees@1", ["champion"]),
         ("ants-bees@2", []),
     ]
+
+
+def test_the_history_of_aliases_says_who_moved_them_and_why(uri: str) -> None:
+    models(uri, "promote", "ants-bees@2", "--alias", "candidate")
+    *_, move = document(uri, "history", "ants-bees")["moves"]
+    assert (move["alias"], move["from"], move["to"]) == ("candidate", None, 2)
+    assert (move["command"], move["basis"]) == ("graft models promote", "unproven")
+    assert move["who"].endswith(f"@{socket.gethostname()}")
+    assert move["self_declared"]
+    assert "unproven" in models(uri, "history", "ants-bees").stdout
+    assert "did you mean 'ants-bees'?" in models(uri, "history", "ants-beas").stderr
 
 
 def test_tables_show_names_as_they_are(uri: str) -> None:

@@ -55,7 +55,8 @@ def test_a_served_model_answers_many_at_once_follows_its_alias_and_stops(
     promotable: Store, photograph: Callable[..., bytes]
 ) -> None:
     before = haproxies()
-    version = promote(promotable, "ants-bees@1", "champion")
+    promote(promotable, "ants-bees@1", "champion")
+    version = get_model(promotable, "ants-bees@1")
     files = [photograph(seed) for seed in range(24)]
     with serve_model(promotable, version, port=0, alias="champion") as url:
         assert len(haproxies() - before) == 1  # requests take the fast path

@@ -11,8 +11,9 @@ from colours import colour_spec, new_run, train_together
 from graft.backbones.transfer_model import Trunk
 from graft.data.importing import import_dataset
 from graft.errors import DataError, RunFailed, SpecError
-from graft.registry import get_model
+from graft.registry import ModelDraft, Mover, aliases, get_model, promote, register
 from graft.store import Store
+from graft.training.attempt import run_attempt
 from graft.training.checkpoint import latest_checkpoint
 from graft.training.events import Note, Started, Untrained, Validated
 from graft.training.prepare_run import resolve
@@ -30,6 +31,7 @@ MOBILENET = {
 }
 """The same in a network that has its own dropout."""
 ADAMW = {"train__optimizer": {"kind": "adamw", "lr": 0.002}}
+CHAMPION = {"model": "colours", "alias": "champion"}
 UNEVEN = {"backbone__dropout": 0.0, "train__batch_size": 19, "train__epochs": 2}
 """39 images in batches of 19: the last batch has 1, less than there are workers."""
 
@@ -178,6 +180,30 @@ def test_an_overtaken_attempt_publishes_nothing(colour_store, train_alone):
         train_alone(colour_store, run, overtake)
     assert read_result(colour_store, run) is None
     assert colour_store.children("models/") == []
+
+
+def test_a_resume_moves_no_alias_back(colour_store, train_alone):
+    run = new_run(colour_store, colour_spec(train__epochs=1, register=CHAMPION))
+    train_alone(colour_store, run)
+    first = get_model(colour_store, "colours@champion")
+    draft = ModelDraft(**{name: getattr(first, name) for name in ModelDraft.model_fields})
+    lineage = draft.lineage.model_copy(update={"run": "another"})
+    draft = draft.model_copy(update={"lineage": lineage})
+    promote(colour_store, register(colour_store, draft, b"", b"").ref, "champion")
+    colour_store.delete(f"runs/{run}/result.json")  # as if it had died before it wrote that
+    events = train_alone(colour_store, run)
+    assert read_result(colour_store, run).model == "colours@1"
+    assert aliases(colour_store, "colours") == {"champion": 2}
+    said = [event.text for event in events if isinstance(event, Note)]
+    assert any("champion stays where it is" in text for text in said)
+
+
+def test_an_attempt_overtaken_while_it_registers_moves_no_alias(colour_store, alone):
+    run = new_run(colour_store, colour_spec(train__epochs=1, register=CHAMPION))
+    mover = Mover("ann", "graft train", consult=lambda *_: claim_attempt(colour_store, run))
+    with pytest.raises(RunFailed, match="overtaken"):
+        run_attempt(colour_store, run, alone, lambda event: None, 0.0, mover)
+    assert aliases(colour_store, "colours") == {}
 
 
 def test_a_moved_trunk_voids_the_run(colour_store, train_alone):

@@ -15,7 +15,7 @@ from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
 from graft.demo.images import LabelledImage, render_characters, write_digits
 from graft.errors import ServingError
-from graft.registry import CHAMPION, get_model, promote
+from graft.registry import CHAMPION, Mover, get_model, promote
 from graft.serving.deployment import serve_model
 from graft.spec import Finetune, parse_job
 from graft.store import Store
@@ -88,10 +88,13 @@ class DemoResult:
         return asdict(self)
 
 
-def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> DemoResult:
+def run_demo(
+    store: Store, say: Callable[[str], None], watch: Watch, mover: Mover | None = None
+) -> DemoResult:
     """Run the whole demo on the connected Ray, and leave what it makes in `store`.
 
-    `say` is called with a line of text at each step.
+    `say` is called with a line of text at each step; `mover` is who moves aliases, by default this
+    machine's user.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="graft-demo-") as temporary:
@@ -105,7 +108,7 @@ def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> DemoResu
 
         say("2. Train a backbone on them, from random weights")
         spec = _spec("demo-characters", "none", PRETRAIN, ONE_WORKER)
-        pretraining = _train(store, "letters and figures", spec, watch)
+        pretraining = _train(store, "letters and figures", spec, watch, mover)
 
         say("3. Import real handwritten digits, few of them labelled")
         held_out = write_digits(
@@ -116,14 +119,14 @@ def run_demo(store: Store, say: Callable[[str], None], watch: Watch) -> DemoResu
 
         say("4. Transfer: the same run from the backbone, and from random weights")
         runs = [
-            _train(store, name, _spec("demo-digits", weights, TRANSFER, TWO_WORKERS), watch)
+            _train(store, name, _spec("demo-digits", weights, TRANSFER, TWO_WORKERS), watch, mover)
             for name, weights in (
                 ("pretrained", f"model://{pretraining.model}"),
                 ("from scratch", "none"),
             )
         ]
         better = max(runs, key=lambda run: run.accuracy)
-        promote(store, better.model, CHAMPION)
+        promote(store, better.model, CHAMPION, mover)
 
         say(
             f"5. Serve the better one, {better.model}, and ask it about {QUESTIONS} held-out digits"
@@ -160,11 +163,11 @@ def _spec(dataset: str, weights: str, train: dict[str, Any], scaling: dict[str, 
     return parse_job(document, "demo")
 
 
-def _train(store: Store, name: str, spec: Finetune, watch: Watch) -> Trained:
+def _train(store: Store, name: str, spec: Finetune, watch: Watch, mover: Mover | None) -> Trained:
     recorded = resolve(store, spec)
     run = create_run(store, recorded)
     with watch(run, recorded) as show:
-        result: Result = run_finetune(store, run, show)
+        result: Result = run_finetune(store, run, show, mover)
     dataset = open_dataset(store, recorded.dataset.name, recorded.dataset.version)
     return Trained(
         name=name,

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import traceback
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -40,9 +41,11 @@ class Guard:
             await self._app(inner, receive, observed)
         except ClientDisconnect:  # nobody is left to be answered
             return
-        except Exception:
+        except Exception as error:
             incident = secrets.token_hex(4)
-            logger.exception(f"error {incident} in {scope['method']} {scope['path']!r}")
+            # Formatted here: in a replica, Ray Serve's print() garbles what logging would format.
+            trace = "".join(traceback.format_exception(error))
+            logger.error(f"error {incident} in {scope['method']} {scope['path']!r}\n{trace}")
             if started:  # half an answer cannot become another one
                 raise
             said = f"internal error {incident}: the server's log has it under this id"

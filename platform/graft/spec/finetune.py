@@ -33,7 +33,8 @@ class Register(Section):
     weights: Literal["best", "last"] = "best"
     """`best`: weights of the epoch with the best validation accuracy; `last`: of the last epoch."""
     alias: AliasName | None = None
-    """Alias that will point at the new version; null: none."""
+    """Alias that will point at the new version; null: none. `champion` stays where it is if reports
+    show the version to be worse."""
 
 
 class Finetune(Section):

@@ -26,7 +26,7 @@ from graft.sweep.trial_recorder import TrialRecorder
 from graft.training.checkpoint import latest_checkpoint, load_checkpoint_model
 from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
-from graft.training.publish_model import Origin, register_model
+from graft.training.publish_model import Origin, Publishing, register_model
 from graft.training.run_records import Epoch, Result, create_run
 from graft.training.training_plan import make_training_plan
 
@@ -52,6 +52,7 @@ def finish_sweep(
     recorder: TrialRecorder,
     spec_of: Callable[[TrialRecord], Finetune],
     train: TrainRun,
+    publishing: Publishing,
 ) -> SweepResult:
     """Take the best trial as it is or train it again, register its model, publish the result.
 
@@ -78,7 +79,13 @@ def finish_sweep(
         else:
             trained = _trained_by_trial(store, sweep_id, spec, target, record, best)
         version = register_model(
-            store, trained.origin, target, trained.prepared, trained.chain, trained.epoch
+            store,
+            trained.origin,
+            target,
+            trained.prepared,
+            trained.chain,
+            trained.epoch,
+            publishing,
         )
         model = version.ref
         metrics = _metrics(trained.epoch)

@@ -21,6 +21,7 @@ from graft.activations.lease import LeaseTerms
 from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
 from graft.backbones.malloc import keep_freed_memory
 from graft.errors import Interrupted, ResourceError, StoreError
+from graft.registry import Mover
 from graft.spec import Finetune, StandardAugment, trial_spec
 from graft.store import Store
 from graft.sweep.cache_shared_trunks import Filler, cache_shared_trunks, fill_here
@@ -39,6 +40,7 @@ from graft.sweep.sweep_records import (
 )
 from graft.sweep.trial import Progress, Selection, TrialProcess, train_together
 from graft.sweep.trial_recorder import Show, TrialRecorder
+from graft.training.publish_model import Publishing
 from graft.training.ray_train import require_resources, run_finetune
 from graft.training.run_records import Result
 from graft.training.worker_group import Ranks
@@ -47,7 +49,9 @@ Connect = Callable[[], AbstractContextManager[None]]
 """Connects to Ray for as long as its context lasts."""
 
 
-def run_sweep(store: Store, sweep_id: str, show: Show, connect: Connect) -> SweepResult:
+def run_sweep(
+    store: Store, sweep_id: str, show: Show, connect: Connect, mover: Mover | None = None
+) -> SweepResult:
     """Run a recorded sweep, or resume it, and return its result.
 
     Args:
@@ -55,6 +59,7 @@ def run_sweep(store: Store, sweep_id: str, show: Show, connect: Connect) -> Swee
         sweep_id: the sweep's id.
         show: called with every event.
         connect: connects to Ray; not called if all trials are heads that this machine trains.
+        mover: who moves the alias that the spec names; None: this machine's user.
 
     Raises:
         Interrupted: the user pressed Ctrl-C; trials that have ended are recorded.
@@ -63,7 +68,8 @@ def run_sweep(store: Store, sweep_id: str, show: Show, connect: Connect) -> Swee
     if result := read_sweep_result(store, sweep_id):
         return result
     try:
-        return _Driver(store, sweep_id, show, connect).run()
+        driver = _Driver(store, sweep_id, show, connect)
+        return driver.run(mover or Mover.here("python"))
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped; trials that are done stay. Go on with: graft sweep --resume {sweep_id}"
@@ -104,7 +110,7 @@ class _Driver:
             readers_per_trunk=readers,
         )
 
-    def run(self) -> SweepResult:
+    def run(self, mover: Mover) -> SweepResult:
         """Cache shared activations, train the remaining trials, and finish the sweep."""
         remaining = self._remaining()
         unlisted = not self._plan.trials and len(self._recorder.records) < self._plan.count
@@ -120,8 +126,15 @@ class _Driver:
                     self._train_together(batch)
             if needs_tune and not self._recorder.out_of_time:
                 self._tune(remaining.alone)
+        publishing = Publishing(mover, lambda: None, self._recorder.say)
         return finish_sweep(
-            self._store, self._id, self._sweep, self._recorder, self._spec_of, self._train_run
+            self._store,
+            self._id,
+            self._sweep,
+            self._recorder,
+            self._spec_of,
+            self._train_run,
+            publishing,
         )
 
     def _remaining(self) -> _Remaining:

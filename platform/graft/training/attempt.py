@@ -20,6 +20,7 @@ from graft.backbones.trunk import TrunkChain, trunk_chain
 from graft.data.loader import ImageLoader
 from graft.data.subset import choose_subset
 from graft.errors import ResourceError, RunFailed
+from graft.registry import Mover
 from graft.spec import Finetune
 from graft.store import Store
 from graft.training.best_epoch_and_stopping import is_over, not_finite
@@ -36,7 +37,12 @@ from graft.training.worker_group import Ranks
 
 
 def run_attempt(
-    store: Store, run: str, ranks: Ranks, post: Callable[[Event], object], started: float
+    store: Store,
+    run: str,
+    ranks: Ranks,
+    post: Callable[[Event], object],
+    started: float,
+    mover: Mover | None = None,
 ) -> None:
     """Train a recorded run to its end, as one of `ranks`, from its last checkpoint.
 
@@ -46,6 +52,7 @@ def run_attempt(
         ranks: this worker among the others.
         post: called with what happens, by the first worker and by any that stalls.
         started: when the user's command began, in seconds since the epoch.
+        mover: who moves the alias that the spec names; None: this machine's user.
 
     Raises:
         ResourceError: a node does not see a directory store.
@@ -95,7 +102,7 @@ def run_attempt(
                 watchdog.alive()
     prove_frozen(f"run {run}", model.cut(plan.depth(len(history))), prepared.contract, chain, ranks)
     if recorder:
-        recorder.finish(spec, started)
+        recorder.finish(spec, started, mover or Mover.here("python"))
 
 
 def training_data(prepared: PreparedRun, spec: Finetune) -> TrainingData:

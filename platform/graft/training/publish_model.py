@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,23 @@ from graft.backbones.trunk import TrunkChain, publish_stages, tensors_to_bytes
 from graft.data.image import decode
 from graft.data.loader import to_tensor
 from graft.data.views import evaluation_view
-from graft.registry import Lineage, ModelDraft, ModelVersion, promote, register
+from graft.errors import InputError
+from graft.registry import (
+    Fence,
+    Lineage,
+    ModelDraft,
+    ModelVersion,
+    Mover,
+    promote_new,
+    register,
+)
 from graft.spec import Finetune, Register
 from graft.store import Store
 from graft.training.prepare_run import PreparedRun
 from graft.training.run_records import Epoch
 
+Say = Callable[[str], object]
+"""Shows a line to whoever started the training."""
 PACKAGES = ("graft", "torch", "torchvision", "ray", "numpy", "pillow")
 """Packages whose versions the lineage records."""
 
@@ -35,6 +47,17 @@ class Origin:
     """Id of the sweep, where there is one."""
 
 
+@dataclass(frozen=True)
+class Publishing:
+    """Who publishes a model, and under which conditions."""
+
+    mover: Mover
+    """Who moves its alias."""
+    fence: Fence
+    """Raises RunFailed once a newer attempt has taken over what trained it."""
+    say: Say
+
+
 def register_model(
     store: Store,
     origin: Origin,
@@ -42,10 +65,15 @@ def register_model(
     prepared: PreparedRun,
     chain: TrunkChain,
     epoch: Epoch,
+    publishing: Publishing,
 ) -> ModelVersion:
     """Register a model with the weights it has now, those of `epoch`; move `target`'s alias to it.
 
-    The model is cut at the freeze depth of that epoch. A run that registers twice gets one version.
+    The model is cut at the freeze depth of that epoch. A run that registers twice gets one version,
+    and its alias moves when that is made, never again. An alias that may not move is said to stay.
+
+    Raises:
+        RunFailed: overtaken by a newer attempt; then nothing is registered, and no alias moves.
     """
     model, manifest, spec = prepared.model, prepared.dataset.manifest, origin.spec
     packages = (*PACKAGES, "timm") if spec.backbone.arch.startswith(PREFIX) else PACKAGES
@@ -75,9 +103,29 @@ def register_model(
             git_commit=_git_commit(),
         ),
     )
-    version = register(store, draft, tensors_to_bytes(model.tail_state()), _golden(prepared))
-    if target.alias:
-        promote(store, version.ref, target.alias)
+
+    is_new = False
+
+    def move_alias(version: ModelVersion) -> None:
+        nonlocal is_new
+        is_new = True
+        if target.alias is None:
+            return
+        try:
+            unshown = promote_new(store, version, target.alias, publishing.mover, publishing.fence)
+        except InputError as error:
+            publishing.say(f"{target.alias} stays where it is: {error}")
+        else:
+            for line in unshown:
+                publishing.say(line)
+
+    tail, golden = tensors_to_bytes(model.tail_state()), _golden(prepared)
+    version = register(store, draft, tail, golden, publishing.fence, move_alias)
+    if target.alias and not is_new:
+        publishing.say(
+            f"an earlier attempt registered {version.ref}, so {target.alias} stays where it is; "
+            f"to move it: graft models promote {version.ref} --alias {target.alias}"
+        )
     return version
 
 

@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, RunFailed, StoreError
+from graft.registry import Mover
 from graft.spec import Scaling
 from graft.store import Store
 from graft.training.attempt import run_attempt
@@ -28,13 +29,16 @@ from graft.training.run_records import Result, read_result, read_spec
 from graft.training.worker_group import Ranks
 
 
-def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Result:
+def run_finetune(
+    store: Store, run: str, show: Callable[[Event], None], mover: Mover | None = None
+) -> Result:
     """Run, or go on with, a recorded run on the connected Ray; return its result.
 
     Args:
         store: where the run is recorded.
         run: the run's id.
         show: called with what happens, in a thread of its own.
+        mover: who moves the alias that the spec names; None: this machine's user.
 
     Raises:
         ResourceError: the cluster has less than the spec asks for.
@@ -56,7 +60,7 @@ def run_finetune(store: Store, run: str, show: Callable[[Event], None]) -> Resul
         try:
             # Not in a thread of our own: one that still waits for Ray when Ray is shut down ends
             # the process. On Ctrl-C, Ray Train's handler stops the workers and then exits.
-            _trainer(store, run, scaling, board, scratch).fit()
+            _trainer(store, run, scaling, board, scratch, mover).fit()
         except (KeyboardInterrupt, SystemExit):
             if not read_result(store, run):  # else it was over before it could be stopped
                 raise Interrupted(
@@ -132,7 +136,12 @@ def require_resources(scaling: Scaling) -> None:
 
 
 def _trainer(
-    store: Store, run: str, scaling: Scaling, board: ActorHandle[Board], scratch: str
+    store: Store,
+    run: str,
+    scaling: Scaling,
+    board: ActorHandle[Board],
+    scratch: str,
+    mover: Mover | None,
 ) -> TorchTrainer:
     gpu = scaling.gpus_per_worker > 0
     return TorchTrainer(
@@ -142,6 +151,7 @@ def _trainer(
             "run": run,
             "board": board,
             "started": time.time(),
+            "mover": mover or Mover.here("python"),  # this machine's user, not the workers'
         },
         torch_config=TorchConfig(
             backend="nccl" if gpu else "gloo",
@@ -174,6 +184,7 @@ def train_worker(config: dict[str, Any]) -> None:
             Ranks.current(get_device()),
             board.post.remote,
             config["started"],
+            config["mover"],
         )
     except StoreError:
         raise  # may be gone when the next attempt tries

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graft.backbones.trunk import TrunkChain
+from graft.registry import Mover
 from graft.spec import Finetune
 from graft.store import Store
 from graft.training.best_epoch_and_stopping import RUN_CRITERION
@@ -24,11 +25,11 @@ from graft.training.checkpoint import (
     load_checkpoint_model,
     put_state,
 )
-from graft.training.events import REPORT_EVERY_S, Event, Stepped, Untrained, Validated
+from graft.training.events import REPORT_EVERY_S, Event, Note, Stepped, Untrained, Validated
 from graft.training.loop import EpochDone, LoopEvent, StepDone
 from graft.training.pace_and_watchdog import Pace
 from graft.training.prepare_run import PreparedRun
-from graft.training.publish_model import Origin, register_model
+from graft.training.publish_model import Origin, Publishing, register_model
 from graft.training.run_records import (
     AttemptPointer,
     Epoch,
@@ -89,7 +90,7 @@ class RunRecorder:
 
     def _commit_epoch(self, done: EpochDone) -> None:
         """Commit an epoch's checkpoint, then its metrics and TensorBoard events."""
-        check_attempt(self.store, self.run, self.pointer)
+        self._fence()
         last, attempt, step = self.last, self.pointer.attempt, done.state.step
         epoch = Epoch(epoch=done.epoch, train=done.train, val=done.val)
         history = (*(last.history if last else ()), epoch)
@@ -114,10 +115,11 @@ class RunRecorder:
         self._write_events(epoch, step)
         self.post(Validated(done.epoch, done.train, done.val, self._pace.images_per_second))
 
-    def finish(self, spec: Finetune, started: float) -> None:
+    def finish(self, spec: Finetune, started: float, mover: Mover) -> None:
         """Register the chosen weights and publish the result.
 
-        `spec` is the run's; `started` is when the user's command began, in seconds since 1970.
+        `spec` is the run's; `started` is when the user's command began, in seconds since 1970;
+        `mover` is who moves the alias that the spec names.
 
         Raises:
             RunFailed: overtaken by a newer attempt.
@@ -125,14 +127,17 @@ class RunRecorder:
         last, target = self.last, spec.register_
         if last is None:  # a recipe has at least one epoch
             return
-        check_attempt(self.store, self.run, self.pointer)
+        self._fence()
         weights: Literal["best", "last"] = target.weights if target else "best"
         prepared, chosen = load_checkpoint_model(self.store, spec, last, weights)
         epoch, manifest = chosen.history[-1], prepared.dataset.manifest
         model: str | None = None
         if target:
             origin = Origin(spec, self.run)
-            model = register_model(self.store, origin, target, prepared, self.chain, epoch).ref
+            publishing = Publishing(mover, self._fence, lambda text: self.post(Note(text)))
+            model = register_model(
+                self.store, origin, target, prepared, self.chain, epoch, publishing
+            ).ref
         png = confusion_png(epoch.val["confusion"], manifest.classes)
         result = Result(
             run=self.run,
@@ -152,6 +157,9 @@ class RunRecorder:
             created=datetime.now(UTC).isoformat(),
         )
         publish_result(self.store, self.pointer, result)
+
+    def _fence(self) -> None:
+        check_attempt(self.store, self.run, self.pointer)
 
     def _write_events(self, epoch: Epoch, step: int) -> None:
         """Write one TensorBoard event file per epoch: S3 cannot append, TensorBoard reads many."""

@@ -22,11 +22,15 @@ def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = Fal
     """
     from graft.store import Store
 
-    run_demo_and_show(Store.open(store), json)
+    run_demo_and_show(Store.open(store), json, "graft demo")
 
 
-def run_demo_and_show(store: "Store", json: bool) -> "DemoResult":
-    """Run the demo, show its progress and then its result; return that."""
+def run_demo_and_show(store: "Store", json: bool, command: str) -> "DemoResult":
+    """Run the demo, show its progress and then its result; return that.
+
+    `command` is the command as typed, for the record of alias moves.
+    """
+    from graft.cli.mover import mover_of
     from graft.cli.show.output import console, emit
     from graft.cli.show.training import training_progress
     from graft.cluster.local_ray import ray_session
@@ -34,7 +38,7 @@ def run_demo_and_show(store: "Store", json: bool) -> "DemoResult":
     with ray_session():
         from graft.demo.run_demo import run_demo
 
-        result = run_demo(store, console.print, training_progress)
+        result = run_demo(store, console.print, training_progress, mover_of(command))
     emit(result.document(), json, lambda: _table(result))
     return result
 

@@ -1,4 +1,4 @@
-"""`graft models ls|show|compare|promote`: the registered models and their aliases."""
+"""`graft models ls|show|compare|promote|history`: the registered models and their aliases."""
 
 import os
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,18 +87,56 @@ def promote(
 
     Example: graft models promote ants-bees@2
     """
-    from graft.registry import CHAMPION, check_promotion, get_model, promote
+    from graft.cli.mover import mover_of
+    from graft.registry import get_model, promote
     from graft.store import Store
 
     opened = Store.open(store)
-    if alias == CHAMPION and not force:
-        from graft.report.transfer.record_verdicts import record_from_reports
+    version = get_model(opened, ref).ref  # once: what an alias means may change meanwhile
+    for line in promote(opened, version, alias, mover_of("graft models promote"), force):
+        note(line)
+    emit({"model": version, "alias": alias}, json, lambda: f"{alias} is now {version}")
 
-        record_from_reports(opened, get_model(opened, ref))
-        for line in check_promotion(opened, get_model(opened, ref)):
-            note(line)
-    version = promote(opened, ref, alias)
-    emit({"model": version.ref, "alias": alias}, json, lambda: f"{alias} is now {version.ref}")
+
+@app.command()
+def history(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show every move of a model's aliases: when, who, by which command, on what evidence.
+
+    A user marked with * is what the machine said of itself; no server vouched for it.
+
+    Example: graft models history ants-bees
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from graft.registry import Move, alias_history
+    from graft.store import Store
+
+    moves = alias_history(Store.open(store), name)
+
+    def cells(alias: str, move: Move) -> list[str]:
+        who = f"{move.who}{'*' if move.self_declared else ''}" if move.who else "not recorded"
+        change = f"{move.from_ or ''} → {move.to}".strip()
+        shown = "; ".join([move.basis or "not recorded", *move.evidence])
+        return [move.when[:19].replace("T", " "), alias, change, who, move.command or "", shown]
+
+    def table() -> Table:
+        table = Table(caption="* by the machine's own word", caption_justify="left")
+        for column in ("when (UTC)", "alias", "version", "who", "command", "evidence"):
+            table.add_column(column, overflow="fold")
+        for alias, move in moves:
+            table.add_row(*map(escape, cells(alias, move)))
+        return table
+
+    rows = [
+        {"alias": alias, **move.model_dump(mode="json", by_alias=True)} for alias, move in moves
+    ]
+    emit({"model": name, "moves": rows}, json, table)
 
 
 @app.command()

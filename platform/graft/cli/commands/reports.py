@@ -11,6 +11,7 @@ from graft.cli.options import DEFAULT_STORE, Debug, Json, Out, Settings, StoreUr
 
 if TYPE_CHECKING:
     from graft.store import Store
+    from graft.sweep.sweep_records import SweepResult
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and make reports.")
 
@@ -123,7 +124,11 @@ def finish_transfer(store: "Store", report: str, out: Path | None, json: bool) -
     note(f"report {report}")
     try:
         with counting("testing", "models") as progress:
-            made = run_transfer(store, report, lambda s: run_with_progress(store, s), progress)
+
+            def run_sweep(sweep_id: str) -> "SweepResult":
+                return run_with_progress(store, sweep_id, "graft reports transfer")
+
+            made = run_transfer(store, report, run_sweep, progress)
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(
             "stopped; trainings that are done stay. Go on with: "

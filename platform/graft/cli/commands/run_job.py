@@ -103,7 +103,7 @@ def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
 def _demo(store: "Store") -> str:
     from graft.cli.commands.demo import run_demo_and_show
 
-    return run_demo_and_show(store, json=False).served
+    return run_demo_and_show(store, json=False, command="graft submit, a demo").served
 
 
 def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
@@ -113,7 +113,7 @@ def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
 
     if not store.exists(f"runs/{run}/spec.yaml"):
         create_run(store, resolve(store, spec), run)
-    return finish_run(store, run, json=False).model
+    return finish_run(store, run, json=False, command=f"graft submit, job {run}").model
 
 
 def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
@@ -124,7 +124,7 @@ def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
 
     if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
         create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
-    return finish_sweep(store, sweep_id, json=False).model
+    return finish_sweep(store, sweep_id, json=False, command=f"graft submit, job {sweep_id}").model
 
 
 def _transfer(store: "Store", report: str, spec: "TransferReport") -> None:

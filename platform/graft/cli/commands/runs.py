@@ -122,7 +122,8 @@ def resume(
 ) -> None:
     """Go on with a run from its last checkpoint.
 
-    An unbroken run gives the same weights.
+    An unbroken run gives the same weights. The alias that the spec names moves only if no earlier
+    attempt has registered the version.
 
     Example: graft runs resume ants-bees-20260101-120000-1a2b
     """
@@ -140,7 +141,7 @@ def resume(
             f"{pointer.attempt}, if it still runs, and a new one could both commit; make sure "
             "that it has ended, then add --take-over"
         )
-    finish_run(opened, run, json)
+    finish_run(opened, run, json, "graft runs resume")
 
 
 def _write_confusion(store: "Store", run: str, result: "Result | None", file: Path) -> None:

@@ -88,7 +88,7 @@ def _alias_to_follow(ref: str) -> tuple[str, str]:
 
 def _show_replica(actor: str, line: str) -> None:
     """Print what a replica logs: errors, and where an alias went that it follows."""
-    if "ServeReplica" in actor:
+    if actor.startswith("ServeReplica:"):
         note(line)
 
 

@@ -50,7 +50,7 @@ def sweep(
             )
         opened = Store.open(store)
         read_sweep(opened, resume)
-        finish_sweep(opened, resume, json)
+        finish_sweep(opened, resume, json, "graft sweep --resume")
         return
     if spec is None:
         raise InputError("expected a spec, such as jobs/sweep.yaml, or --resume ID")
@@ -71,21 +71,25 @@ def sweep(
     if plan:
         emit(_plan_document(recorded, planned), json, lambda: plan_page(recorded, planned))
         return
-    finish_sweep(opened, create_sweep(opened, recorded, planned), json)
+    finish_sweep(opened, create_sweep(opened, recorded, planned), json, "graft sweep")
 
 
-def finish_sweep(store: "Store", sweep_id: str, json: bool) -> "SweepResult":
-    """Run, or go on with, a recorded sweep; show its progress and then its result; return it."""
+def finish_sweep(store: "Store", sweep_id: str, json: bool, command: str) -> "SweepResult":
+    """Run, or go on with, a recorded sweep; show its progress and then its result; return it.
+
+    `command` is the command as typed, such as `graft sweep`, for the record of alias moves.
+    """
     from graft.cli.show.output import emit
     from graft.cli.show.sweep import result_page
 
-    result = run_with_progress(store, sweep_id)
+    result = run_with_progress(store, sweep_id, command)
     emit(result.model_dump(mode="json"), json, lambda: result_page(result))
     return result
 
 
-def run_with_progress(store: "Store", sweep_id: str) -> "SweepResult":
+def run_with_progress(store: "Store", sweep_id: str, command: str) -> "SweepResult":
     """Run, or go on with, a recorded sweep; show its progress and return its result."""
+    from graft.cli.mover import mover_of
     from graft.cli.show.output import note
     from graft.cli.show.sweep import sweep_progress
     from graft.cluster.local_ray import ray_session
@@ -98,7 +102,7 @@ def run_with_progress(store: "Store", sweep_id: str) -> "SweepResult":
     with sweep_progress(sweep_id, recorded, trials) as show:
         from graft.sweep.run_sweep import run_sweep
 
-        return run_sweep(store, sweep_id, show, ray_session)
+        return run_sweep(store, sweep_id, show, ray_session, mover_of(command))
 
 
 def _plan_document(sweep: "Sweep", plan: "SweepPlan") -> dict[str, Any]:

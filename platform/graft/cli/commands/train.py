@@ -40,11 +40,15 @@ def train(
         from graft.training.ray_train import require_resources
 
         require_resources(recorded.scaling)
-        finish_run(opened, create_run(opened, recorded), json)
+        finish_run(opened, create_run(opened, recorded), json, "graft train")
 
 
-def finish_run(store: "Store", run: str, json: bool) -> "Result":
-    """Run, or go on with, a recorded run; show its progress and then its result; return it."""
+def finish_run(store: "Store", run: str, json: bool, command: str) -> "Result":
+    """Run, or go on with, a recorded run; show its progress and then its result; return it.
+
+    `command` is the command as typed, such as `graft train`, for the record of alias moves.
+    """
+    from graft.cli.mover import mover_of
     from graft.cli.show.output import emit, note
     from graft.cli.show.training import result_page, training_progress
     from graft.cluster.local_ray import ray_session
@@ -57,7 +61,7 @@ def finish_run(store: "Store", run: str, json: bool) -> "Result":
         with ray_session(), training_progress(run, spec) as show:
             from graft.training.ray_train import run_finetune
 
-            result = run_finetune(store, run, show)
+            result = run_finetune(store, run, show, mover_of(command))
     finished = result
     emit(finished.model_dump(mode="json"), json, lambda: result_page(finished, spec))
     return finished
