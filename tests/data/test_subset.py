@@ -7,7 +7,7 @@ import pytest
 
 from graft.data.importing import import_dataset
 from graft.data.manifest import DatasetVersion, open_dataset
-from graft.data.subset import choose_subset
+from graft.data.subset import choose_subset, least_share
 from graft.errors import InputError, SpecError
 from graft.spec import Dataset, parse_job
 from graft.store import Store
@@ -61,6 +61,36 @@ def test_what_is_held_out_validates_and_the_versions_own_images_are_not_seen(let
     assert not digests(found.train) & digests(found.val)
     assert digests(found.train) | digests(found.val) == digests(chosen(letters, labels=0.5).train)
     assert not digests(found.val) & digests(letters.images("val"))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.025, 1e-4])
+def test_the_share_that_an_error_advises_is_taken(letters, share):
+    with pytest.raises(InputError, match="the least share is ") as error:
+        chosen(letters, labels=share)
+    advised = float(str(error.value).rpartition(" ")[2])
+    counts = Counter(image.label for image in chosen(letters, labels=advised).train)
+    assert min(counts.values()) == 1
+
+
+def test_the_least_share_of_any_number_of_images_is_one_of_them():
+    for images in [*range(1, 200), 999, 1300, 12_345, 1_000_003]:
+        share = least_share(images)
+        assert round(share * images) == 1
+        assert share <= 0.5 / images * 1.1 + 0.01
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (1, "dataset.labels: 1: a single training image of each class (all of them is 1.0)"),
+        (7, "dataset.labels: 7: 7 training images of each class"),
+        (1.0, "dataset.labels: 1.0: 100% of each class's training images"),
+        (0.125, "dataset.labels: 0.125: 12.50% of each class's training images"),
+        (None, None),
+    ],
+)
+def test_a_share_and_a_number_are_told_apart_in_words(labels, words):
+    assert Dataset(name="letters", labels=labels).labels_in_words == words
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 
 from colours import colour_spec, draw_colours, new_run
 from graft.data.importing import import_dataset
-from graft.errors import Interrupted, RunFailed, StoreError
+from graft.errors import Interrupted, RunFailed, SpecError, StoreError
 from graft.registry import get_model
 from graft.spec import Sweep, parse_job
 from graft.store import Store
@@ -123,21 +123,46 @@ def test_a_trial_has_the_numbers_of_graft_train(store, ray_cluster, train_alone)
 
 @pytest.mark.slow  # a sweep
 def test_trials_that_diverge_or_fail_are_marked_and_the_sweep_goes_on(store, ray_cluster):
-    # 39 images: with 19 in a batch, one is left over, which has no batch statistics.
+    # Normalised by a deviation of 1e-39, pixels are infinite.
+    blind = {"resize": 36, "crop": 32, "std": [1e-39, 1e-39, 1e-39]}
     space = {
-        "train.batch_size": {"choice": [8, 19]},
+        "preprocess": {"choice": [{"resize": 36, "crop": 32}, blind]},
         "train.optimizer.lr": {"choice": [5e-3, 1e30]},
     }
     result = run(store, make(store, space, base={"backbone": {**RESNET, "freeze": 0}}))
     states = {
-        (t.changes["train.batch_size"], t.changes["train.optimizer.lr"]): t for t in result.trials
+        ("std" in t.changes["preprocess"], t.changes["train.optimizer.lr"]): t
+        for t in result.trials
     }
-    assert states[8, 5e-3].state == "finished"
-    assert states[8, 1e30].state == "diverged"
-    assert "was nan" in states[8, 1e30].error or "was inf" in states[8, 1e30].error
-    assert states[19, 5e-3].state == "failed"
-    assert "more than 1 value per channel" in states[19, 5e-3].error
-    assert result.best.changes == {"train.batch_size": 8, "train.optimizer.lr": 5e-3}
+    assert states[False, 5e-3].state == "finished"
+    assert states[False, 1e30].state == "diverged"
+    assert "was nan" in states[False, 1e30].error or "was inf" in states[False, 1e30].error
+    assert states[True, 5e-3].state == "failed"
+    assert "not finite before any step" in states[True, 5e-3].error
+    assert result.best.changes == {"preprocess": space["preprocess"]["choice"][0]} | {
+        "train.optimizer.lr": 5e-3
+    }
+
+
+def test_a_sweep_refuses_what_training_would_fail_of_before_it_starts(store):
+    """39 images: with 19 in a batch, one is left over, which has no batch statistics."""
+    space = {"train.batch_size": {"choice": [8, 19]}}
+    with pytest.raises(SpecError, match=r"train\.batch_size 19.*choose another train\.batch_size"):
+        make(store, space, base={"backbone": {**RESNET, "freeze": 0}})
+
+
+def test_heads_together_need_a_finite_start(store):
+    blind = {"resize": 36, "crop": 32, "std": [1e-39, 1e-39, 1e-39]}
+    space = {"train.optimizer.lr": {"choice": [5e-3, 1e-2]}}
+    sweep_id = make(store, space, base={"preprocess": blind})
+    with pytest.raises(RunFailed, match=r"2 of 2 trials ended with: .*not finite before any step"):
+        run(store, sweep_id)
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.25, 1], [1, 1.0], [10, 1.0]])
+def test_shares_of_labels_do_not_mix_with_numbers(store, values):
+    with pytest.raises(SpecError, match="mixes shares with numbers of images"):
+        make(store, {"dataset.labels": {"choice": values}})
 
 
 def test_a_sweep_without_a_best_trial_fails_and_says_why(store):

@@ -1,11 +1,12 @@
 """Attempts end to end in plain processes: equal numbers, resuming, fencing."""
 
+import contextlib
 import gc
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from colours import colour_spec, new_run, train_together
 from graft.backbones.transfer_model import Trunk
@@ -16,7 +17,7 @@ from graft.store import Store
 from graft.training.attempt import run_attempt
 from graft.training.checkpoint import latest_checkpoint
 from graft.training.events import Note, Started, Untrained, Validated
-from graft.training.prepare_run import resolve
+from graft.training.prepare_run import assemble, resolve
 from graft.training.run_records import claim_attempt, read_result, read_spec
 
 DROPOUT = {
@@ -31,6 +32,7 @@ MOBILENET = {
 }
 """The same in a network that has its own dropout."""
 ADAMW = {"train__optimizer": {"kind": "adamw", "lr": 0.002}}
+LATER = [{"epoch": 2, "freeze": 0}]
 CHAMPION = {"model": "colours", "alias": "champion"}
 UNEVEN = {"backbone__dropout": 0.0, "train__batch_size": 19, "train__epochs": 2}
 """39 images in batches of 19: the last batch has 1, less than there are workers."""
@@ -221,12 +223,42 @@ def test_a_moved_trunk_voids_the_run(colour_store, train_alone):
     assert read_result(colour_store, run) is None
 
 
-def test_one_image_has_no_batch_statistics(colour_store, train_alone):
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"train__batch_size": 19}, True),  # of 39 images, one is left for the last batch
+        ({"train__batch_size": 13}, False),
+        ({"train__batch_size": 37, "scaling": {"workers": 2}}, True),  # two are left, for two
+        ({"train__batch_size": 35, "scaling": {"workers": 2}}, False),
+        ({"train__batch_size": 12, "train__accumulate": 12}, True),
+        ({"train__batch_size": 19, "preprocess": {"resize": 80, "crop": 80}}, False),
+        ({"train__batch_size": 19, "backbone__freeze": "all"}, False),
+        ({"train__batch_size": 19, "backbone__freeze": "all", "train__unfreeze": LATER}, True),
+    ],
+)
+def test_one_image_has_no_batch_statistics(colour_store, changes, refused):
     backbone = {"arch": "timm/test_resnet", "weights": "none", "freeze": 0}
-    # 39 images: the last batch has one, of which the last stage sees one pixel.
-    run = new_run(colour_store, colour_spec(backbone=backbone, train__batch_size=19))
-    with pytest.raises(RunFailed, match=r"Choose another train\.batch_size"):
+    spec = colour_spec(**{"backbone": backbone} | changes)
+    expected = pytest.raises(SpecError, match=r"choose another train\.batch_size")
+    with expected if refused else contextlib.nullcontext():
+        resolve(colour_store, spec)
+
+
+def test_a_loss_that_is_not_finite_before_any_step_is_no_matter_of_rates(
+    colour_store, train_alone, tmp_path
+):
+    state = assemble(colour_store, resolve(colour_store, colour_spec())).model.network.state_dict()
+    huge = {name: (value * 1e30).contiguous() for name, value in state.items()}
+    save_file(huge, tmp_path / "huge.safetensors")
+    backbone = {
+        "arch": "squeezenet1_1",
+        "weights": str(tmp_path / "huge.safetensors"),
+        "freeze": "all",
+    }
+    run = new_run(colour_store, colour_spec(backbone=backbone))
+    with pytest.raises(RunFailed, match=r"before any step .* check backbone\.weights"):
         train_alone(colour_store, run)
+    assert latest_checkpoint(colour_store, run) is None
 
 
 def test_a_diverging_run_says_so(colour_store, train_alone):

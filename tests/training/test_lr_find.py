@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from colours import colour_spec
-from graft.errors import RunFailed
+from graft.errors import WeightsError
 from graft.spec import dump_job, load_job
 from graft.training.attempt import training_data
 from graft.training.loop import StepDone, finetune
@@ -150,7 +150,7 @@ def test_weights_that_are_not_finite(colour_store, losses_of, tmp_path):
     state = assemble(colour_store, resolve(colour_store, colour_spec())).model.network.state_dict()
     broken = {name: torch.full_like(value, math.nan) for name, value in state.items()}
     save_file({k: v.contiguous() for k, v in broken.items()}, tmp_path / "nan.safetensors")
-    with pytest.raises(RunFailed, match=r"not finite before any step; check backbone\.weights"):
+    with pytest.raises(WeightsError, match=r"not finite, in features\.0\.weight, .* and \d+ more"):
         losses_of(RateRange(1e-6, 1.0, 10), backbone__weights=str(tmp_path / "nan.safetensors"))
 
 

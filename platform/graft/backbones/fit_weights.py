@@ -36,14 +36,15 @@ def fit(model: TransferModel, state: Mapping[str, Tensor], keep_head: bool, sour
     timm's files are converted as timm does it.
 
     Raises:
-        WeightsError: names or shapes differ; the message lists all and names `source`.
+        WeightsError: names or shapes differ, or a number is NaN or infinite; the message lists all
+            and names `source`.
     """
     current = model.network.state_dict()
     if model.stages.arch.startswith(PREFIX):
         state = timm_state(model.network, state)
     state = _renamed(state, current, AUXILIARY.get(model.stages.arch, ()))
     new_head = "\0" if keep_head else f"{model.stages.last}."  # no name begins with a zero byte
-    missing, unlike, fitted = [], [], {}
+    missing, unlike, not_finite, fitted = [], [], [], {}
     for name, tensor in current.items():
         loaded = state.get(name)
         if loaded is not None and name == POSITIONS and loaded.shape != tensor.shape:
@@ -57,12 +58,19 @@ def fit(model: TransferModel, state: Mapping[str, Tensor], keep_head: bool, sour
         elif loaded.shape != tensor.shape:
             unlike.append(f"{name} is {tuple(loaded.shape)}, expected {tuple(tensor.shape)}")
         else:
+            if not loaded.isfinite().all():
+                not_finite.append(name)
             fitted[name] = loaded.to(tensor.dtype)
     unknown = [name for name in state if name not in current and not name.startswith(new_head)]
     if missing or unlike or unknown:
         kinds = (("", unlike), ("missing ", missing), ("unknown ", unknown))
         problems = [kind + _first_few(names) for kind, names in kinds if names]
         raise WeightsError(f"{source} does not fit: {'; '.join(problems)}")
+    if not_finite:
+        raise WeightsError(
+            f"{source} holds numbers that are not finite, in {_first_few(not_finite)}; no training "
+            "can mend that: take another copy of the file, or an earlier checkpoint"
+        )
     model.load(fitted)
 
 

@@ -4,6 +4,7 @@ With the same seed, a smaller `dataset.labels` chooses a part of what a larger o
 that the larger one's gain comes from added images alone.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,22 +49,35 @@ def _labelled(
     images: Sequence[Image], labels: float, seed: int, classes: Sequence[str], ref: str
 ) -> list[Image]:
     """Return a share (a float), or a number (an int), of each class's images."""
+    by_class = _by_class(images)
+    # What the smallest class bears, every class does.
+    label, fewest = min(((k, len(v)) for k, v in by_class.items()), key=lambda item: item[1])
+    if _count(labels, fewest) < 1:
+        raise InputError(
+            f"dataset.labels: {labels:g} leaves none of the {fewest} training images of class "
+            f"'{classes[label]}' of {ref}; the least share is {least_share(fewest):g}"
+        )
+    if _count(labels, fewest) > fewest:
+        raise InputError(
+            f"dataset.labels: {ref} has {fewest} training images of class '{classes[label]}', "
+            f"fewer than {labels}; use at most {fewest}"
+        )
     chosen: set[str] = set()
-    for label, digests in _by_class(images).items():
-        is_share = isinstance(labels, float)
-        count = round(labels * len(digests)) if is_share else int(labels)
-        if count < 1:
-            raise InputError(
-                f"dataset.labels: {labels:g} leaves none of the {len(digests)} training images of "
-                f"class '{classes[label]}' of {ref}; the least share is {0.5 / len(digests):.2g}"
-            )
-        if count > len(digests):
-            raise InputError(
-                f"dataset.labels: {ref} has {len(digests)} training images of class "
-                f"'{classes[label]}', fewer than {count}"
-            )
-        chosen.update(_ranked(digests, f"labels/{seed}")[:count])
+    for digests in by_class.values():
+        chosen.update(_ranked(digests, f"labels/{seed}")[: _count(labels, len(digests))])
     return [image for image in images if image.sha256 in chosen]
+
+
+def _count(labels: float, images: int) -> int:
+    """Return how many of a class's images a share (a float) or a number (an int) of them is."""
+    return round(labels * images) if isinstance(labels, float) else int(labels)
+
+
+def least_share(images: int) -> float:
+    """Return the least share of two digits that is one of so many images."""
+    half = 0.5 / images  # rounds to no image
+    digit = 10.0 ** (math.floor(math.log10(half)) - 1)
+    return float(f"{(math.floor(half / digit) + 1) * digit:.2g}")
 
 
 def _held_out(
@@ -75,7 +89,8 @@ def _held_out(
         if len(digests) < 2:
             raise InputError(
                 f"dataset.holdout: class '{classes[label]}' of {ref} has one image in this "
-                "subset, which cannot both train and validate; raise dataset.labels"
+                "subset, which cannot both train and validate; raise dataset.labels, or import "
+                "more images of the class"
             )
         count = min(max(round(share * len(digests)), 1), len(digests) - 1)
         chosen.update(_ranked(digests, f"holdout/{seed}")[:count])

@@ -15,8 +15,9 @@ class Dataset(Section):
     version: str = "latest"
     """A version, an unambiguous beginning of one, or `latest`; a run records the full version."""
     labels: Positive | Annotated[float, Field(gt=0, le=1)] | None = None
-    """How many labelled images of each class are trained on: a share (0.25) or a number (10);
-    null: all. With the same `labels_seed`, a smaller choice is part of every larger one."""
+    """How many labelled images of each class are trained on: a share (0.25) or a number (10), so
+    that 1.0 is all of them and 1 is one; null: all. With the same `labels_seed`, a smaller choice
+    is part of every larger one."""
     labels_seed: Seed = 0
     """Seed that chooses those images."""
     holdout: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -28,6 +29,18 @@ class Dataset(Section):
         if self.labels_seed and self.labels is None and self.holdout is None:
             raise ValueError("labels_seed has no effect without labels or holdout")
         return self
+
+    @property
+    def labels_in_words(self) -> str | None:
+        """What `labels` means, on a line, so that 1 is not taken for 1.0; None: all images."""
+        if self.labels is None:
+            return None
+        if isinstance(self.labels, float):
+            share = f"{self.labels:.2%}".replace(".00", "")
+            return f"dataset.labels: {self.labels}: {share} of each class's training images"
+        images = "a single training image" if self.labels == 1 else f"{self.labels} training images"
+        all_of_them = " (all of them is 1.0)" if self.labels == 1 else ""
+        return f"dataset.labels: {self.labels}: {images} of each class{all_of_them}"
 
 
 class Preprocess(Section):

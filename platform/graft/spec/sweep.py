@@ -1,9 +1,10 @@
 """The spec of a sweep: variations of one fine-tuning job, and how the best one is found."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from graft.spec.dotted_keys import Changes, sections_at
 from graft.spec.explain import fields_of, nearest
@@ -208,6 +209,7 @@ class Sweep(Section):
                 "base.register has no effect in a sweep; the sweep's own `register` says where "
                 "the best model goes"
             )
+        self._check_labels()
         self._check_search()
         self._check_scheduler()
         if self.scheduler.kind == "pbt":
@@ -231,6 +233,21 @@ class Sweep(Section):
                 reason = error.errors()[0]["msg"].removeprefix("Value error, ")
                 raise ValueError(f"best.epochs ({self.best.epochs}): {reason}") from error
         return self
+
+    def _check_labels(self) -> None:
+        """Refuse shares of labels among numbers of them: 1 among shares would be one image."""
+        key = "dataset.labels"
+        values: Sequence[JsonValue] = ()
+        if isinstance(self.search, ListSearch):
+            values = [trial[key] for trial in self.search.trials if key in trial]
+        elif isinstance(choices := self.space.get(key), Choice):
+            values = choices.choice
+        kinds = {type(value) for value in values if value is not None}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{key}: {', '.join(map(str, values))} mixes shares with numbers of images; "
+                "all of them is 1.0, one image of each class is 1"
+            )
 
     def _check_search(self) -> None:
         if isinstance(self.search, ListSearch):

@@ -3,10 +3,9 @@
 Every worker drives the loop; the first one also records the run, see `run_recorder`.
 """
 
-import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -85,7 +84,7 @@ def run_attempt(
     data = replace(data, cached=cache_for_run(spec, cache, setup, reads, ranks, post))
     history = list(last.history) if last else []
     watchdog = Watchdog(spec.scaling.stall_timeout_s, lambda s: post(Stalled(ranks.rank, s)))
-    with watchdog, _single_image_explained(run, len(data.train)):
+    with watchdog:
         start = load_state(store, last) if last else None
         events = finetune(model, data, spec.train, plan, ranks, start)
         while not is_over(history, spec.train):
@@ -119,21 +118,6 @@ def training_data(prepared: PreparedRun, spec: Finetune) -> TrainingData:
         spec.augment,
         NO_ACTIVATIONS,
     )
-
-
-@contextlib.contextmanager
-def _single_image_explained(run: str, images: int) -> Iterator[None]:
-    """Explain torch's refusal to normalise a single value."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise RunFailed(
-            f"{run}: a single image reached a trained BatchNorm layer whose map is one pixel, "
-            "which has no statistics. Choose another train.batch_size, so that no worker gets "
-            f"one image of the last batch of {images}, or a larger preprocess.crop"
-        ) from error
 
 
 def _require_finite(run: str, done: EpochDone) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from graft.errors import RunFailed
 from graft.spec import EarlyStopping, Train
 
 
@@ -75,6 +76,19 @@ def not_finite(epoch: int, train: Mapping[str, Any], val: Mapping[str, Any]) -> 
             if isinstance(value, int | float) and not math.isfinite(value):
                 return f"{part} {name} was {value} in epoch {epoch}"
     return None
+
+
+def require_finite_start(loss: float) -> None:
+    """Refuse to train a model whose loss is no number before any step.
+
+    Raises:
+        RunFailed: it is not finite.
+    """
+    if not math.isfinite(loss):
+        raise RunFailed(
+            f"the loss is not finite before any step ({loss}), so no learning rate can help; check "
+            "backbone.weights, and preprocess.mean and std"
+        )
 
 
 def stops_early(epochs: Sequence[EpochMetrics], stopping: EarlyStopping | None) -> bool:

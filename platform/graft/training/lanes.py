@@ -26,6 +26,7 @@ from graft.backbones.transfer_model import TransferModel
 from graft.data.loader import Batch, evaluation_slices, to_tensor, training_slices
 from graft.data.views import view_of_epoch
 from graft.spec import Train
+from graft.training.best_epoch_and_stopping import require_finite_start
 from graft.training.loop import TrainingData
 from graft.training.loss import Objective
 from graft.training.metrics import Tally, image_losses
@@ -202,6 +203,9 @@ def train_lanes(
     """Train one head for each recipe, all starting from the model's; the model stays as it is.
 
     Recipes are `laned`, and differ only in `optimizer.lr` and `optimizer.weight_decay`.
+
+    Raises:
+        RunFailed: the loss is not finite before any step.
     """
     train = recipes[0][1]
     torch.manual_seed(train.seed * 1_000_003)
@@ -211,7 +215,9 @@ def train_lanes(
     labels = [image.label for image in data.train]
     objective = Objective.of(train, labels, data.classes, device)
     heads = _Heads(model, data, lanes, names, train, objective, device)
-    yield LanesDone(0, [], heads.validate(), [lane.tail() for lane in lanes])
+    initial = heads.validate()
+    require_finite_start(initial[0]["loss"])  # all lanes start from one head
+    yield LanesDone(0, [], initial, [lane.tail() for lane in lanes])
     for epoch in range(train.epochs):
         trained = heads.train_epoch(epoch)
         yield LanesDone(epoch + 1, trained, heads.validate(), [lane.tail() for lane in lanes])

@@ -28,6 +28,7 @@ from graft.data.loader import (
 from graft.data.manifest import DatasetVersion, Image
 from graft.data.views import view_of_epoch
 from graft.spec import NoAugment, Preprocess, StandardAugment, Train
+from graft.training.best_epoch_and_stopping import require_finite_start
 from graft.training.events import Untrained
 from graft.training.loss import Objective
 from graft.training.metrics import Tally, image_losses
@@ -211,7 +212,11 @@ def finetune(
     ranks: Ranks,
     start: TrainingState | None,
 ) -> Iterator[LoopEvent]:
-    """Train the tail of `model` in place, from `start` or, if that is None, from the beginning."""
+    """Train the tail of `model` in place, from `start` or, if that is None, from the beginning.
+
+    Raises:
+        RunFailed: the loss is not finite before any step.
+    """
     torch.manual_seed(train.seed * 1_000_003 + ranks.rank)  # dropout differs between workers
     model = model.cut(plan.depth(start.epoch if start else 1))
     average = TailAverage(train.ema_decay, {}) if train.ema_decay else None
@@ -225,7 +230,9 @@ def finetune(
         _restore_generators(start.rng[ranks.rank], ranks)
     else:
         validated = yield from _evaluate(model, data, train, ranks, 0)
-        yield Untrained(validated.metrics(data.classes))
+        initial = validated.metrics(data.classes)
+        require_finite_start(initial["loss"])
+        yield Untrained(initial)
     for epoch in range(start.epoch if start else 0, train.epochs):
         if plan.depth(epoch + 1) != model.depth:
             yield Unfreezing(epoch + 1, model)

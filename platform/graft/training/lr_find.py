@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from graft.data.loader import Batch, training_slices
 from graft.data.views import view_of_epoch
-from graft.errors import RunFailed
 from graft.spec import DecayedRates, Finetune, ListedRates, Train
 from graft.store import Store
 from graft.training.attempt import set_up_process, training_data
+from graft.training.best_epoch_and_stopping import require_finite_start
 from graft.training.loop import Learner, TrainingData, train_step
 from graft.training.metrics import Tally
 from graft.training.prepare_run import assemble
@@ -93,7 +93,7 @@ def range_losses(
         loss = tally.summary()["loss"]
         if not math.isfinite(loss):
             if not losses:
-                raise RunFailed("the loss is not finite before any step; check backbone.weights")
+                require_finite_start(loss)
             return
         yield loss
         losses.append(loss)

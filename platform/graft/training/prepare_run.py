@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from graft.backbones.transfer_model import TransferModel, build, check_input
+from graft.backbones.transfer_model import TransferModel, build, build_on_meta, check_input
 from graft.backbones.weights import Weights, load_weights, resolve_weights
 from graft.data.manifest import DatasetVersion, open_dataset
 from graft.data.subset import choose_subset
@@ -52,7 +53,9 @@ def resolve(store: Store, spec: Finetune) -> Finetune:
         }
     )
     check_input(spec.backbone, spec.head, preprocess.crop)
-    _check(assemble(store, recorded), recorded)
+    prepared = assemble(store, recorded)
+    _check(prepared, recorded)
+    _check_batch_statistics(prepared, recorded)
     return recorded
 
 
@@ -108,3 +111,43 @@ def _check(prepared: PreparedRun, spec: Finetune) -> None:
     normed = any(isinstance(m, nn.SyncBatchNorm) for m in prepared.model.tail.modules())
     if spec.train.batch_norm == "sync" and not normed:
         raise SpecError("train.batch_norm: sync has no effect: the tail has no BatchNorm layer")
+
+
+def _check_batch_statistics(prepared: PreparedRun, spec: Finetune) -> None:
+    """Refuse a pass of one image through a trained BatchNorm layer that sees one pixel of it.
+
+    A single value has no variance; torch would raise ValueError, of the last batch of an epoch.
+    """
+    train, workers = spec.train, spec.scaling.workers
+    if train.batch_norm == "sync" and workers > 1:
+        return  # its statistics are over all workers
+    images = len(choose_subset(prepared.dataset, spec.dataset).train)
+    if min(_smallest_pass(total, spec) for total in _batch_sizes(images, train.batch_size)) > 1:
+        return
+    crop, depth = prepared.contract.crop, prepared.plan.always_frozen
+    model = build_on_meta(spec.backbone, spec.head, 2, crop).cut(depth).eval()
+    for module in model.tail.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    try:
+        model(torch.empty(1, 3, crop, crop, device="meta"))
+    except ValueError as error:
+        raise SpecError(
+            f"train.batch_size: {train.batch_size} sends a single image of {images} through a "
+            "trained BatchNorm layer whose map is one pixel, which has no statistics; choose "
+            f"another train.batch_size, with which neither scaling.workers ({workers}) nor "
+            f"train.accumulate ({train.accumulate}) leaves one image of an epoch's last batch "
+            "alone, or a larger preprocess.crop"
+        ) from error
+
+
+def _batch_sizes(images: int, batch_size: int) -> set[int]:
+    """Return how many images an epoch's batches have: the whole ones, and the last."""
+    last = images % batch_size or batch_size
+    return {min(batch_size, images), min(last, images)}
+
+
+def _smallest_pass(batch: int, spec: Finetune) -> int:
+    """Return the fewest images of a batch that pass through a worker's model at once."""
+    smallest_slice = max(1, batch // spec.scaling.workers)
+    return smallest_slice // min(spec.train.accumulate, smallest_slice)

@@ -107,6 +107,8 @@ def _losses(store: "Store", spec: "Finetune", tested: "RateRange") -> list[float
         f"{tested.steps} steps of {spec.train.batch_size} images at learning rates from "
         f"{tested.start:g} to {tested.end:g}, on {'a GPU' if gpu else 'CPUs'}"
     )
+    if spec.dataset.labels_in_words:
+        note(spec.dataset.labels_in_words)
     losses: list[float] = []
     ranks = Ranks.alone(torch.device("cuda", 0) if gpu else torch.device("cpu"))
     try:

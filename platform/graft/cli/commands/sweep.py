@@ -69,6 +69,8 @@ def sweep(
     if warm:
         note(f"{len(warm)} trials of {job.warm_start} to learn from")
     if plan:
+        if recorded.base.dataset.labels_in_words:
+            note(recorded.base.dataset.labels_in_words)
         emit(_plan_document(recorded, planned), json, lambda: plan_page(recorded, planned))
         return
     finish_sweep(opened, create_sweep(opened, recorded, planned), json, "graft sweep")

@@ -111,6 +111,8 @@ class _SweepProgress:
         """Value and number of the best trial so far."""
         self._computing: TrunkComputing | None = None
         note(f"sweep {sweep_id}: {trials} trials")
+        if sweep.base.dataset.labels_in_words:
+            note(sweep.base.dataset.labels_in_words)
         self.live = Live(console=console, transient=True, get_renderable=self._table)
 
     def show(self, event: "SweepEvent") -> None:

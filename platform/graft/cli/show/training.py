@@ -36,6 +36,8 @@ class _TrainingProgress:
     def __init__(self, run: str, spec: "Finetune"):
         self._epochs, workers = spec.train.epochs, spec.scaling.workers
         note(f"run {run}")
+        if spec.dataset.labels_in_words:
+            note(spec.dataset.labels_in_words)
         self.bar = progress_bar()
         starting = "starting 1 worker" if workers == 1 else f"starting {workers} workers"
         self._task = self.bar.add_task(starting, total=None, numbers="")
