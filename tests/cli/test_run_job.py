@@ -12,7 +12,8 @@ from graft.data.importing import import_dataset
 from graft.registry import get_model
 from graft.spec import Finetune, dump_job
 from graft.store import Store
-from graft.training.run_records import read_pointer, read_result
+from graft.training.attempt_pointer import read_pointer
+from graft.training.run_records import read_result, run_folder
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_run_that_the_job_did_not_make_is_left_alone(
     done = run_job(store, run, colour_spec(train__epochs=1), ray_cluster_address)
     assert done.returncode == 2
     assert f"there is a run '{run}' that this job did not make" in done.stderr
-    assert read_pointer(store, run) is None
+    assert read_pointer(store, run_folder(run)) is None
 
 
 @pytest.mark.slow

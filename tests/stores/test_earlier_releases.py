@@ -32,9 +32,10 @@ from graft.sweep.sweep_records import (
     read_sweep_result,
     read_trials,
 )
+from graft.training.attempt_pointer import read_pointer
 from graft.training.checkpoint import latest_checkpoint, load_state
 from graft.training.prepare_run import assemble
-from graft.training.run_records import latest_epoch, list_runs, read_pointer, read_result, read_spec
+from graft.training.run_records import latest_epoch, list_runs, read_result, read_spec, run_folder
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*.tar.xz"))
 
@@ -62,7 +63,8 @@ def test_its_dataset(store: Store) -> None:
 
 def test_its_run_and_the_name_of_its_trunk(store: Store) -> None:
     (run,) = list_runs(store)
-    spec, result, pointer = read_spec(store, run), read_result(store, run), read_pointer(store, run)
+    spec, result = read_spec(store, run), read_result(store, run)
+    pointer = read_pointer(store, run_folder(run))
     assert result is not None
     assert pointer is not None
     assert (pointer.attempt, result.model) == (1, "colours@1")

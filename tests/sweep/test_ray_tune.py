@@ -47,7 +47,7 @@ def test_a_sweep_stops_for_a_reason():
     stop = SweepStop()
     assert not stop.stop_all()
     stop.raise_reason()
-    stop.fatal = "the store is gone"
+    stop.fatal = StoreError("the store is gone")
     assert stop.stop_all()
     with pytest.raises(StoreError, match="the store is gone"):
         stop.raise_reason()
@@ -58,7 +58,7 @@ def test_a_sweep_stops_for_a_reason():
 
 def test_tune_pickles_nothing_of_it():
     stop = SweepStop()
-    stop.fatal = "the store is gone"
+    stop.fatal = StoreError("the store is gone")
     assert vars(pickle.loads(pickle.dumps(stop))) == {}
 
 

@@ -19,13 +19,14 @@ from graft.errors import Interrupted, RunFailed, SpecError, StoreError
 from graft.registry import get_model
 from graft.spec import Sweep, parse_job
 from graft.store import Store
-from graft.sweep.events import TrialEnded
+from graft.sweep.events import TrialAdvanced, TrialEnded
 from graft.sweep.prepare_sweep import prepare_sweep
 from graft.sweep.run_sweep import run_sweep
 from graft.sweep.sweep_plan import Throughput
 from graft.sweep.sweep_records import create_sweep, read_plan, read_sweep_result, read_trials
 from graft.sweep.trial import Selection, TrialProcess, train_together
 from graft.sweep.trial_recorder import TrialRecorder
+from graft.training.attempt_pointer import claim_attempt
 from graft.training.run_records import read_result
 from graft.training.worker_group import Ranks
 
@@ -172,6 +173,21 @@ def test_a_sweep_without_a_best_trial_fails_and_says_why(store):
         run(store, sweep_id)
     assert [trial.state for trial in read_trials(store, sweep_id)] == ["diverged"] * 2
     assert read_sweep_result(store, sweep_id) is None
+
+
+def test_an_overtaken_sweep_records_and_publishes_nothing(store):
+    sweep_id = make(store, {"train.optimizer.lr": {"choice": [5e-3, 1e-2]}})
+
+    def overtake(event):
+        if isinstance(event, TrialAdvanced) and event.epoch == 2:
+            claim_attempt(store, f"sweeps/{sweep_id}")
+
+    with pytest.raises(RunFailed, match="attempt 1 was overtaken"):
+        run_sweep(store, sweep_id, overtake, contextlib.nullcontext)
+    assert read_trials(store, sweep_id) == []
+    assert read_sweep_result(store, sweep_id) is None
+    assert store.children("models/") == []
+    assert run(store, sweep_id).states == {"finished": 2}
 
 
 def test_what_no_activations_stand_for_is_counted(store):

@@ -14,11 +14,13 @@ from graft.data.importing import import_dataset
 from graft.errors import DataError, RunFailed, SpecError
 from graft.registry import ModelDraft, Mover, aliases, get_model, promote, register
 from graft.store import Store
+from graft.training import run_recorder
 from graft.training.attempt import run_attempt
-from graft.training.checkpoint import latest_checkpoint
+from graft.training.attempt_pointer import claim_attempt
+from graft.training.checkpoint import latest_checkpoint, load_state, read_checkpoint
 from graft.training.events import Note, Started, Untrained, Validated
 from graft.training.prepare_run import assemble, resolve
-from graft.training.run_records import claim_attempt, read_result, read_spec
+from graft.training.run_records import read_result, read_spec, run_folder
 
 DROPOUT = {
     "backbone": {"arch": "timm/test_resnet", "weights": "none", "freeze": "layer2"},
@@ -176,7 +178,7 @@ def test_an_overtaken_attempt_publishes_nothing(colour_store, train_alone):
 
     def overtake(event):
         if isinstance(event, Validated):
-            claim_attempt(colour_store, run)
+            claim_attempt(colour_store, run_folder(run))
 
     with pytest.raises(RunFailed, match="attempt 1 was overtaken by attempt 2"):
         train_alone(colour_store, run, overtake)
@@ -202,10 +204,43 @@ def test_a_resume_moves_no_alias_back(colour_store, train_alone):
 
 def test_an_attempt_overtaken_while_it_registers_moves_no_alias(colour_store, alone):
     run = new_run(colour_store, colour_spec(train__epochs=1, register=CHAMPION))
-    mover = Mover("ann", "graft train", consult=lambda *_: claim_attempt(colour_store, run))
+
+    def overtake(*_):
+        claim_attempt(colour_store, run_folder(run))
+
+    mover = Mover("ann", "graft train", consult=overtake)
     with pytest.raises(RunFailed, match="overtaken"):
         run_attempt(colour_store, run, alone, lambda event: None, 0.0, mover)
     assert aliases(colour_store, "colours") == {}
+
+
+def test_an_overtaken_attempt_deletes_no_checkpoint_that_a_newer_one_has_chosen(
+    colour_store, train_alone, monkeypatch
+):
+    """It is overtaken between its look at the pointer and its commit."""
+    run = new_run(colour_store, colour_spec(train__epochs=4))
+    chosen = []
+    look = run_recorder.check_attempt
+
+    def look_and_sleep(store, folder, pointer):
+        look(store, folder, pointer)
+        if pointer.attempt == 1 and not chosen and (last := latest_checkpoint(store, run)):
+            claim_attempt(store, folder)
+            chosen.append(last)
+
+    monkeypatch.setattr(run_recorder, "check_attempt", look_and_sleep)
+    with pytest.raises(RunFailed, match="attempt 1 was overtaken by attempt 2"):
+        train_alone(colour_store, run)
+    (checkpoint,) = chosen
+    assert load_state(colour_store, checkpoint).epoch == 1
+    assert read_checkpoint(colour_store, checkpoint.best_folder)
+    monkeypatch.undo()
+    train_alone(colour_store, run)
+    # Once all is published, only the last and the best are left.
+    last = latest_checkpoint(colour_store, run)
+    keys = [key for key, _ in colour_store.scan(f"runs/{run}/") if key.endswith("checkpoint.json")]
+    expected = {f"{folder}/checkpoint.json" for folder in (last.folder, last.best_folder)}
+    assert set(keys) == expected
 
 
 def test_a_moved_trunk_voids_the_run(colour_store, train_alone):

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 
 from graft.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
 from graft.store import Store
@@ -34,6 +35,8 @@ class LeaseTerms:
     """Called once, with the process that holds the lease."""
     pause: Callable[[float], object] = time.sleep
     """Called to wait, with the seconds."""
+    alive: Callable[[str], object] = lambda holder: None
+    """Called with that process each time it shows that it lives; may raise, to wait no longer."""
 
 
 DEFAULT_TERMS = LeaseTerms()
@@ -46,6 +49,8 @@ class _Lease:
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
     host: str = field(default_factory=socket.gethostname)
     process: int = field(default_factory=os.getpid)
+    since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    """When the process took it; ISO 8601 in UTC."""
     beat: int = 0
     """Heartbeats so far."""
 
@@ -86,10 +91,8 @@ def _acquire(store: Store, key: str, lease: _Lease, terms: LeaseTerms) -> None:
             current = store.read(key)
         except ObjectNotFound:
             continue  # released meanwhile
-        if last is None:
-            holder = json.loads(current.data)
-            terms.waiting(f"process {holder['process']} on {holder['host']}")
         if current.data != last:
+            (terms.waiting if last is None else terms.alive)(_holder(current.data))
             last, changed_s = current.data, time.monotonic()
         elif time.monotonic() - changed_s > terms.expiry_s:
             with contextlib.suppress(ObjectChanged, ObjectNotFound):
@@ -115,6 +118,12 @@ def _release(store: Store, key: str, owner: str) -> None:
     with contextlib.suppress(StoreError):  # then it expires
         if _owner(store.read(key).data) == owner:
             store.delete(key)
+
+
+def _holder(data: bytes) -> str:
+    holder = json.loads(data)
+    since = f", since {holder['since']}" if "since" in holder else ""  # older releases say none
+    return f"process {holder['process']} on {holder['host']}{since}"
 
 
 def _owner(data: bytes) -> object:

@@ -22,8 +22,10 @@ from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, 
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError
 from graft.spec import nearest
 from graft.store import Store
-from graft.training.run_records import claim_attempt
+from graft.training.attempt_pointer import claim_attempt
 
+PLACES = {"finetune": "runs", "sweep": "sweeps", "transfer-report": "reports"}
+"""Where the store has what a job of a kind makes in attempts, under the job's id."""
 ACCEPT_S = 20.0
 """Seconds in which an operator has to take up a job that was sent."""
 
@@ -109,7 +111,7 @@ class Jobs:
     def cancel(self, job: str) -> None:
         """Stop a job: no other attempt begins, and its pods or processes are freed.
 
-        A finetune may go on for a moment, but publishes nothing any more.
+        What it trains may go on for a moment, but publishes nothing any more.
 
         Raises:
             NotFoundError: there is no such job.
@@ -129,8 +131,9 @@ class Jobs:
             record = cancel_job(self.store, job, status.kind)
             if record.state != "cancelled":
                 raise InputError(f"{job} has ended already: {record.state}")
-            if status.kind == "finetune" and self.store.exists(f"runs/{job}/spec.yaml"):
-                claim_attempt(self.store, job)  # the run's attempt that goes on is overtaken
+            place = PLACES.get(status.kind)
+            if place and self.store.exists(f"{place}/{job}/spec.yaml"):
+                claim_attempt(self.store, f"{place}/{job}")  # the one that goes on is overtaken
         self.cluster.cancel(job)
 
     def sources(self, job: str) -> list[str]:

@@ -57,7 +57,7 @@ def finish_sweep(
     """Take the best trial as it is or train it again, register its model, publish the result.
 
     Raises:
-        RunFailed: no trial gave a finite metric.
+        RunFailed: no trial gave a finite metric, or a newer attempt at the sweep has taken over.
     """
     trials = [recorder.records[number] for number in sorted(recorder.records)]
     search = sweep.search
@@ -104,6 +104,7 @@ def finish_sweep(
         trials=tuple(trials),
         created=datetime.now(UTC).isoformat(),
     )
+    publishing.fence()
     publish_sweep(store, finished)
     return finished
 

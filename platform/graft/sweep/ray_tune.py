@@ -173,7 +173,7 @@ class SweepStop(_Stateless, tune.Stopper):  # type: ignore[misc]
     def __init__(self) -> None:
         self.interrupted = False
         """Whether the user wants the sweep to stop."""
-        self.fatal: str | None = None
+        self.fatal: GraftError | None = None
         """Why the sweep cannot go on; None: it can."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -189,12 +189,12 @@ class SweepStop(_Stateless, tune.Stopper):  # type: ignore[misc]
 
         Raises:
             KeyboardInterrupt: the user pressed Ctrl-C.
-            StoreError: the sweep cannot go on.
+            GraftError: the sweep cannot go on: the store fails, or it was overtaken.
         """
         if self.interrupted:
             raise KeyboardInterrupt
         if self.fatal is not None:
-            raise StoreError(self.fatal)
+            raise self.fatal
 
 
 @contextlib.contextmanager
@@ -304,7 +304,7 @@ class TrialWatcher(_Stateless, tune.Callback):  # type: ignore[misc]
         """Record a trial that ended by itself, or that the scheduler stopped."""
         update = self._watch(trial).update
         if update and update.fatal:
-            self._stop.fatal = update.fatal
+            self._stop.fatal = StoreError(update.fatal)
         else:
             self._try_to_record(trial, update.error if update else None)
 
@@ -334,7 +334,7 @@ class TrialWatcher(_Stateless, tune.Callback):  # type: ignore[misc]
         try:
             self._record(trial.trial_id, self._watch(trial), error)
         except GraftError as failure:
-            self._stop.fatal = str(failure)
+            self._stop.fatal = failure
         except KeyboardInterrupt:
             self._stop.interrupted = True
 

@@ -21,7 +21,7 @@ from graft.activations.lease import LeaseTerms
 from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
 from graft.backbones.malloc import keep_freed_memory
 from graft.errors import Interrupted, ResourceError, StoreError
-from graft.registry import Mover
+from graft.registry import Fence, Mover
 from graft.spec import Finetune, StandardAugment, trial_spec
 from graft.store import Store
 from graft.sweep.cache_shared_trunks import Filler, cache_shared_trunks, fill_here
@@ -40,6 +40,8 @@ from graft.sweep.sweep_records import (
 )
 from graft.sweep.trial import Progress, Selection, TrialProcess, train_together
 from graft.sweep.trial_recorder import Show, TrialRecorder
+from graft.training.attempt_pointer import hold_attempt
+from graft.training.events import Note
 from graft.training.publish_model import Publishing
 from graft.training.ray_train import require_resources, run_finetune
 from graft.training.run_records import Result
@@ -50,7 +52,12 @@ Connect = Callable[[], AbstractContextManager[None]]
 
 
 def run_sweep(
-    store: Store, sweep_id: str, show: Show, connect: Connect, mover: Mover | None = None
+    store: Store,
+    sweep_id: str,
+    show: Show,
+    connect: Connect,
+    mover: Mover | None = None,
+    take_over: bool = False,
 ) -> SweepResult:
     """Run a recorded sweep, or resume it, and return its result.
 
@@ -60,16 +67,22 @@ def run_sweep(
         show: called with every event.
         connect: connects to Ray; not called if all trials are heads that this machine trains.
         mover: who moves the alias that the spec names; None: this machine's user.
+        take_over: as `hold_attempt` has it.
 
     Raises:
+        InputError: another process is at work on it.
         Interrupted: the user pressed Ctrl-C; trials that have ended are recorded.
         RunFailed: no trial gave a finite metric.
     """
     if result := read_sweep_result(store, sweep_id):
         return result
     try:
-        driver = _Driver(store, sweep_id, show, connect)
-        return driver.run(mover or Mover.here("python"))
+        folder = f"sweeps/{sweep_id}"
+        with hold_attempt(store, folder, lambda text: show(Note(text)), take_over) as fence:
+            if result := read_sweep_result(store, sweep_id):  # another has finished it meanwhile
+                return result
+            driver = _Driver(store, sweep_id, show, connect, fence)
+            return driver.run(mover or Mover.here("python"))
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped; trials that are done stay. Go on with: graft sweep --resume {sweep_id}"
@@ -89,8 +102,8 @@ class _Remaining:
 class _Driver:
     """One command's work on a sweep."""
 
-    def __init__(self, store: Store, sweep_id: str, show: Show, connect: Connect):
-        self._store, self._id, self._connect = store, sweep_id, connect
+    def __init__(self, store: Store, sweep_id: str, show: Show, connect: Connect, fence: Fence):
+        self._store, self._id, self._connect, self._fence = store, sweep_id, connect, fence
         self._sweep = sweep = read_sweep(store, sweep_id)
         self._plan = read_plan(store, sweep_id)
         self._scaling = sweep.base.scaling
@@ -98,7 +111,7 @@ class _Driver:
         self._cluster = os.environ.get("RAY_ADDRESS") not in (None, "", "local")
         weights = sweep.register_.weights if sweep.register_ else "best"
         selection = Selection(sweep.search.metric, sweep.search.mode, weights)
-        self._recorder = TrialRecorder(store, sweep_id, selection, sweep.budget, show)
+        self._recorder = TrialRecorder(store, sweep_id, selection, sweep.budget, show, fence)
         readers = 0
         if not self._plan.trials:
             readers = max(1, self._plan.count // max(1, len(self._plan.trunks)))
@@ -126,7 +139,7 @@ class _Driver:
                     self._train_together(batch)
             if needs_tune and not self._recorder.out_of_time:
                 self._tune(remaining.alone)
-        publishing = Publishing(mover, lambda: None, self._recorder.say)
+        publishing = Publishing(mover, self._fence, self._recorder.say)
         return finish_sweep(
             self._store,
             self._id,

@@ -2,6 +2,7 @@
 
 sweeps/<sweep>/plan.json              the plan; written before the spec
 sweeps/<sweep>/spec.yaml              the spec; with it the sweep exists
+sweeps/<sweep>/head.json              its current attempt, as `training.attempt_pointer` says
 sweeps/<sweep>/trials/<number>.json   a trial's record; with it the trial has ended
 sweeps/<sweep>/result.json            the result; with it the sweep is finished
 """

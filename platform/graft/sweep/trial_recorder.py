@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from graft.registry import Fence
 from graft.spec import Budget
 from graft.store import Store
 from graft.sweep.events import SweepEvent, TrialAdvanced, TrialEnded
@@ -18,10 +19,16 @@ class TrialRecorder:
     """Records a sweep's trials, shows their progress, and watches the time budget."""
 
     def __init__(
-        self, store: Store, sweep_id: str, selection: Selection, budget: Budget, show: Show
+        self,
+        store: Store,
+        sweep_id: str,
+        selection: Selection,
+        budget: Budget,
+        show: Show,
+        fence: Fence,
     ):
         self._store, self._id, self._metric = store, sweep_id, selection.metric
-        self._budget_s, self._show = budget.wall_time_s, show
+        self._budget_s, self._show, self._fence = budget.wall_time_s, show, fence
         self.records = {record.number: record for record in read_trials(store, sweep_id)}
         """Records of the trials that have ended, by number."""
         self._before_s = max((r.ended_s for r in self.records.values()), default=0.0)
@@ -82,7 +89,7 @@ class TrialRecorder:
             error: what the trial failed of, on one line; None: it did not fail.
 
         Raises:
-            ObjectExists: another driver has committed another record of it.
+            RunFailed: a newer attempt at the sweep has taken over.
         """
         progress = progress or Progress()
         record = TrialRecord(
@@ -97,6 +104,7 @@ class TrialRecorder:
             checkpoint=progress.checkpoint,
             error=error or progress.diverged,
         )
+        self._fence()
         put_trial(self._store, self._id, record)
         self.trunk_images += progress.trunk_images
         self.records[trial.number] = record

@@ -22,6 +22,7 @@ from graft.errors import ResourceError, RunFailed
 from graft.registry import Mover
 from graft.spec import Finetune
 from graft.store import Store
+from graft.training.attempt_pointer import AttemptPointer, claim_attempt
 from graft.training.best_epoch_and_stopping import is_over, not_finite
 from graft.training.checkpoint import Checkpoint, latest_checkpoint, load_state
 from graft.training.events import Event, Note, Stalled, Started
@@ -31,7 +32,7 @@ from graft.training.pace_and_watchdog import Watchdog
 from graft.training.prepare_run import PreparedRun, assemble, enlargement
 from graft.training.run_activations import cache_for_run, reads_of
 from graft.training.run_recorder import RunRecorder
-from graft.training.run_records import AttemptPointer, Epoch, claim_attempt, read_spec
+from graft.training.run_records import Epoch, read_spec, run_folder
 from graft.training.worker_group import Ranks
 
 
@@ -62,7 +63,7 @@ def run_attempt(
     spec = read_spec(store, run)
     set_up_process(spec, ranks.device)
     pointer: AttemptPointer = ranks.from_first(
-        claim_attempt(store, run) if ranks.rank == 0 else None
+        claim_attempt(store, run_folder(run)) if ranks.rank == 0 else None
     )
     # One worker looks: another could meet a checkpoint that was committed meanwhile.
     last = ranks.from_first(latest_checkpoint(store, run) if ranks.rank == 0 else None)

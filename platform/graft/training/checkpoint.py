@@ -68,11 +68,24 @@ def put_state(store: Store, folder: str, state: TrainingState) -> ObjectRef:
     return store.put(folder, "tensors.safetensors", tensors_to_bytes(_flatten(state)))
 
 
-def commit_checkpoint(store: Store, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint's marker, then delete those that are neither the latest nor the best."""
+def commit_checkpoint(
+    store: Store, checkpoint: Checkpoint, previous: Checkpoint | None = None
+) -> None:
+    """Write a checkpoint's marker, then delete those that neither it nor `previous` needs.
+
+    `previous` is the run's last checkpoint before this one. It stays until the next, since this
+    attempt may have been overtaken since it last looked, by one that has chosen `previous`.
+    """
     marker = checkpoint.model_dump_json(indent=1).encode()
     store.create(f"{checkpoint.folder}/checkpoint.json", marker)
+    delete_others(store, checkpoint, previous)
+
+
+def delete_others(store: Store, checkpoint: Checkpoint, previous: Checkpoint | None = None) -> None:
+    """Delete a run's checkpoints but for these two and those with their best epochs' weights."""
     needed = {checkpoint.folder, checkpoint.best}
+    if previous:
+        needed |= {previous.folder, previous.best}
     for other in _committed(store, checkpoint.run):
         # A newer attempt may be under way already, and decides on its own checkpoints.
         if other.folder not in needed and other.attempt <= checkpoint.attempt:

@@ -16,12 +16,14 @@ from graft.backbones.trunk import TrunkChain
 from graft.registry import Mover
 from graft.spec import Finetune
 from graft.store import Store
+from graft.training.attempt_pointer import AttemptPointer, check_attempt
 from graft.training.best_epoch_and_stopping import RUN_CRITERION
 from graft.training.charts import confusion_png
 from graft.training.checkpoint import (
     Checkpoint,
     checkpoint_folder,
     commit_checkpoint,
+    delete_others,
     load_checkpoint_model,
     put_state,
 )
@@ -31,12 +33,11 @@ from graft.training.pace_and_watchdog import Pace
 from graft.training.prepare_run import PreparedRun
 from graft.training.publish_model import Origin, Publishing, register_model
 from graft.training.run_records import (
-    AttemptPointer,
     Epoch,
     Result,
-    check_attempt,
     publish_result,
     put_metrics,
+    run_folder,
 )
 
 
@@ -110,7 +111,7 @@ class RunRecorder:
             best=last.best_folder if last and best.epoch < done.epoch else None,
             tensors=put_state(self.store, folder, done.state),
         )
-        commit_checkpoint(self.store, self.last)
+        commit_checkpoint(self.store, self.last, last)
         put_metrics(self.store, self.run, attempt, epoch)
         self._write_events(epoch, step)
         self.post(Validated(done.epoch, done.train, done.val, self._pace.images_per_second))
@@ -157,9 +158,10 @@ class RunRecorder:
             created=datetime.now(UTC).isoformat(),
         )
         publish_result(self.store, self.pointer, result)
+        delete_others(self.store, last)
 
     def _fence(self) -> None:
-        check_attempt(self.store, self.run, self.pointer)
+        check_attempt(self.store, run_folder(self.run), self.pointer)
 
     def _write_events(self, epoch: Epoch, step: int) -> None:
         """Write one TensorBoard event file per epoch: S3 cannot append, TensorBoard reads many."""

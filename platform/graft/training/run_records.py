@@ -11,9 +11,10 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from graft.errors import NotFoundError, ObjectChanged, ObjectExists, ObjectNotFound, RunFailed
+from graft.errors import NotFoundError, ObjectNotFound
 from graft.spec import Finetune, Section, dump_job, nearest, parse_job, parse_yaml
-from graft.store import ObjectRef, Store, find_document, parse_document, read_document
+from graft.store import ObjectRef, Store, find_document, read_document
+from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
 
 
 class Epoch(Section):
@@ -36,15 +37,6 @@ class StagePlan(Section):
     lr: float | None
     """Learning rate before the schedule; null where it is not trained."""
     parameters: int
-
-
-class AttemptPointer(Section):
-    """The pointer ``head.json`` to the run's current attempt."""
-
-    attempt: int
-    """Its number, from 1."""
-    token: str
-    """Unique to the claim: tells this attempt from another of the same number."""
 
 
 class Result(Section):
@@ -117,48 +109,9 @@ def read_result(store: Store, run: str) -> Result | None:
     return find_document(store, f"runs/{run}/result.json", Result)
 
 
-def read_pointer(store: Store, run: str) -> AttemptPointer | None:
-    """Return a run's current attempt, None before the first."""
-    return find_document(store, _pointer_key(run), AttemptPointer)
-
-
-def claim_attempt(store: Store, run: str) -> AttemptPointer:
-    """Take the run's next attempt; whoever held it before can publish nothing any more."""
-    while True:
-        try:
-            current = store.read(_pointer_key(run))
-        except ObjectNotFound:
-            current = None
-        etag = current.etag if current else None
-        number = 1
-        if current:
-            number += parse_document(store, _pointer_key(run), current.data, AttemptPointer).attempt
-        pointer = AttemptPointer(attempt=number, token=secrets.token_hex(8))
-        data = pointer.model_dump_json().encode()
-        claim = f"runs/{run}/attempt-{number}/attempt.json"
-        try:
-            store.create(claim, data)
-        except ObjectExists:
-            # Claimed by another, which may have died before it moved the pointer: move it on.
-            _move_pointer(store, run, store.read(claim).data, etag)
-            continue
-        if _move_pointer(store, run, data, etag):
-            return pointer
-
-
-def check_attempt(store: Store, run: str, pointer: AttemptPointer) -> None:
-    """Refuse to publish for an attempt that is no longer the run's current one.
-
-    Raises:
-        RunFailed: a newer attempt has taken over.
-    """
-    current = read_pointer(store, run)
-    if current != pointer:
-        newer = current.attempt if current else "none"
-        raise RunFailed(
-            f"{run}: attempt {pointer.attempt} was overtaken by attempt {newer}; "
-            "it publishes nothing"
-        )
+def run_folder(run: str) -> str:
+    """Return the store's folder of a run, in which its attempts are."""
+    return f"runs/{run}"
 
 
 def publish_result(store: Store, pointer: AttemptPointer, result: Result) -> None:
@@ -167,7 +120,7 @@ def publish_result(store: Store, pointer: AttemptPointer, result: Result) -> Non
     Raises:
         RunFailed: it has.
     """
-    check_attempt(store, result.run, pointer)
+    check_attempt(store, run_folder(result.run), pointer)
     store.create(f"runs/{result.run}/result.json", result.model_dump_json(indent=1).encode())
 
 
@@ -179,24 +132,8 @@ def put_metrics(store: Store, run: str, attempt: int, epoch: Epoch) -> None:
 
 def latest_epoch(store: Store, run: str) -> Epoch | None:
     """Return the last epoch that a run has finished, None before the first."""
-    pointer = read_pointer(store, run)
+    pointer = read_pointer(store, run_folder(run))
     for attempt in range(pointer.attempt if pointer else 0, 0, -1):
         if keys := sorted(key for key, _ in store.scan(f"runs/{run}/attempt-{attempt}/metrics/")):
             return read_document(store, keys[-1], Epoch)
     return None
-
-
-def _pointer_key(run: str) -> str:
-    return f"runs/{run}/head.json"
-
-
-def _move_pointer(store: Store, run: str, data: bytes, etag: str | None) -> bool:
-    """Point at a claim, unless the pointer was moved meanwhile; return whether it was ours."""
-    try:
-        if etag is None:
-            store.create(_pointer_key(run), data)
-        else:
-            store.replace(_pointer_key(run), data, etag)
-    except (ObjectExists, ObjectChanged):
-        return False
-    return True

@@ -110,8 +110,12 @@ def transfer(
     finish_transfer(opened, create_transfer(opened, job), out, json)
 
 
-def finish_transfer(store: "Store", report: str, out: Path | None, json: bool) -> None:
+def finish_transfer(
+    store: "Store", report: str, out: Path | None, json: bool, take_over: bool = False
+) -> None:
     """Run, or go on with, a recorded report; show its progress and then its answers.
+
+    `take_over` as `hold_attempt` has it.
 
     Raises:
         Interrupted: the user pressed Ctrl-C; what was trained stays.
@@ -126,9 +130,10 @@ def finish_transfer(store: "Store", report: str, out: Path | None, json: bool) -
         with counting("testing", "models") as progress:
 
             def run_sweep(sweep_id: str) -> "SweepResult":
-                return run_with_progress(store, sweep_id, "graft reports transfer")
+                # Who holds the report holds its sweeps.
+                return run_with_progress(store, sweep_id, "graft reports transfer", take_over=True)
 
-            made = run_transfer(store, report, run_sweep, progress)
+            made = run_transfer(store, report, run_sweep, progress, note, take_over)
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(
             "stopped; trainings that are done stay. Go on with: "

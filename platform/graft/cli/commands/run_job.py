@@ -124,7 +124,10 @@ def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
 
     if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
         create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
-    return finish_sweep(store, sweep_id, json=False, command=f"graft submit, job {sweep_id}").model
+    # An earlier attempt at the job, if it still lives, was overtaken when this one began.
+    return finish_sweep(
+        store, sweep_id, json=False, command=f"graft submit, job {sweep_id}", take_over=True
+    ).model
 
 
 def _transfer(store: "Store", report: str, spec: "TransferReport") -> None:
@@ -133,7 +136,7 @@ def _transfer(store: "Store", report: str, spec: "TransferReport") -> None:
 
     if not store.exists(f"reports/{report}/spec.yaml"):
         create_transfer(store, spec, report)
-    finish_transfer(store, report, out=None, json=False)
+    finish_transfer(store, report, out=None, json=False, take_over=True)
     _note_page(report)
 
 

@@ -29,13 +29,14 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     """
     from graft.cli.show.output import emit
     from graft.store import Store
-    from graft.training.run_records import list_runs, read_pointer, read_result, read_spec
+    from graft.training.attempt_pointer import read_pointer
+    from graft.training.run_records import list_runs, read_result, read_spec, run_folder
 
     opened = Store.open(store)
     rows: list[dict[str, Any]] = []
     for run in list_runs(opened):
         spec, result = read_spec(opened, run), read_result(opened, run)
-        pointer = read_pointer(opened, run)
+        pointer = read_pointer(opened, run_folder(run))
         rows.append(
             {
                 "run": run,
@@ -83,11 +84,12 @@ def show(
     from graft.cli.show.tables import recorded_page, unfinished
     from graft.cli.show.training import result_page
     from graft.store import Store
-    from graft.training.run_records import read_pointer, read_result, read_spec
+    from graft.training.attempt_pointer import read_pointer
+    from graft.training.run_records import read_result, read_spec, run_folder
 
     opened = Store.open(store)
     spec, result = read_spec(opened, run), read_result(opened, run)
-    pointer = read_pointer(opened, run)
+    pointer = read_pointer(opened, run_folder(run))
     attempt = pointer.attempt if pointer else 0
     if confusion:
         _write_confusion(opened, run, result, confusion)
@@ -130,11 +132,12 @@ def resume(
     from graft.errors import InputError
     from graft.store import Store
     from graft.store.probe import fences
-    from graft.training.run_records import read_pointer, read_result, read_spec
+    from graft.training.attempt_pointer import read_pointer
+    from graft.training.run_records import read_result, read_spec, run_folder
 
     opened = Store.open(store)
     read_spec(opened, run)
-    pointer = None if read_result(opened, run) else read_pointer(opened, run)
+    pointer = None if read_result(opened, run) else read_pointer(opened, run_folder(run))
     if pointer and not (take_over or opened.is_directory or fences(opened)):
         raise InputError(
             f"{run}: conditional writes at {opened.uri} are not exclusive, so attempt "

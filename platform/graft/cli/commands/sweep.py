@@ -76,20 +76,25 @@ def sweep(
     finish_sweep(opened, create_sweep(opened, recorded, planned), json, "graft sweep")
 
 
-def finish_sweep(store: "Store", sweep_id: str, json: bool, command: str) -> "SweepResult":
+def finish_sweep(
+    store: "Store", sweep_id: str, json: bool, command: str, take_over: bool = False
+) -> "SweepResult":
     """Run, or go on with, a recorded sweep; show its progress and then its result; return it.
 
-    `command` is the command as typed, such as `graft sweep`, for the record of alias moves.
+    `command` is the command as typed, such as `graft sweep`, for the record of alias moves;
+    `take_over` as `hold_attempt` has it.
     """
     from graft.cli.show.output import emit
     from graft.cli.show.sweep import result_page
 
-    result = run_with_progress(store, sweep_id, command)
+    result = run_with_progress(store, sweep_id, command, take_over)
     emit(result.model_dump(mode="json"), json, lambda: result_page(result))
     return result
 
 
-def run_with_progress(store: "Store", sweep_id: str, command: str) -> "SweepResult":
+def run_with_progress(
+    store: "Store", sweep_id: str, command: str, take_over: bool = False
+) -> "SweepResult":
     """Run, or go on with, a recorded sweep; show its progress and return its result."""
     from graft.cli.mover import mover_of
     from graft.cli.show.output import note
@@ -104,7 +109,7 @@ def run_with_progress(store: "Store", sweep_id: str, command: str) -> "SweepResu
     with sweep_progress(sweep_id, recorded, trials) as show:
         from graft.sweep.run_sweep import run_sweep
 
-        return run_sweep(store, sweep_id, show, ray_session, mover_of(command))
+        return run_sweep(store, sweep_id, show, ray_session, mover_of(command), take_over)
 
 
 def _plan_document(sweep: "Sweep", plan: "SweepPlan") -> dict[str, Any]:

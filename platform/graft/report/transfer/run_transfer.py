@@ -3,6 +3,7 @@
 reports/<report>/spec.yaml     the recorded spec; makes the report begun
 sweeps/<report>-rates          the first seed at every rate
 sweeps/<report>-seeds          the other seeds at the chosen rates
+reports/<report>/head.json     its current attempt, as `training.attempt_pointer` says
 reports/<report>/report.json   the answers; makes the report finished
 
 A report that is resumed goes on with the same sweeps: no finished training is repeated.
@@ -29,6 +30,7 @@ from graft.data.manifest import DatasetVersion, Image, open_dataset
 from graft.data.subset import choose_subset
 from graft.data.views import evaluation_view
 from graft.errors import RunFailed
+from graft.registry import Fence
 from graft.report.evaluation.predictions import Pixels, pixel_batches
 from graft.report.publishing import Report, has_report, publish_report, read_report, read_transfer
 from graft.report.transfer.answers import answer
@@ -66,6 +68,7 @@ from graft.sweep.prepare_sweep import prepare_sweep
 from graft.sweep.sweep_plan import TWO_CORES
 from graft.sweep.sweep_records import SweepResult, TrialRecord, create_sweep, read_plan
 from graft.training.attempt import training_data
+from graft.training.attempt_pointer import hold_attempt
 from graft.training.prepare_run import assemble, resolve
 
 Change = Callable[[Pixels, str], Pixels]
@@ -118,7 +121,12 @@ def _resolved(store: Store, spec: TransferReport, other: Pretrained) -> Pretrain
 
 
 def run_transfer(
-    store: Store, report: str, run_sweep: RunSweep, progress: Callable[[int, int], object]
+    store: Store,
+    report: str,
+    run_sweep: RunSweep,
+    progress: Callable[[int, int], object],
+    say: Callable[[str], object] = lambda text: None,
+    take_over: bool = False,
 ) -> Report:
     """Run a recorded report to its end, or resume it; return it.
 
@@ -127,13 +135,30 @@ def run_transfer(
         report: its id.
         run_sweep: runs its trainings.
         progress: called with the number of models tested, and of all models.
+        say: called with a line where another process is, or was, at work on it.
+        take_over: as `hold_attempt` has it.
 
     Raises:
-        RunFailed: an arm gave no usable model at some budget and seed.
+        InputError: another process is at work on it.
+        RunFailed: an arm gave no usable model at some budget and seed, or a newer attempt at the
+            report has taken over.
     """
     if has_report(store, report):
         return read_report(store, report)
     spec = read_transfer(store, report)
+    with hold_attempt(store, f"reports/{report}", say, take_over) as fence:
+        return _make(store, report, spec, run_sweep, progress, fence)
+
+
+def _make(
+    store: Store,
+    report: str,
+    spec: TransferReport,
+    run_sweep: RunSweep,
+    progress: Callable[[int, int], object],
+    fence: Fence,
+) -> Report:
+    """Train and test what is left of a report, and publish it."""
     dataset = _dataset(store, spec.base)
     first = first_cells(spec)
     trained = _train(store, spec, f"{report}-rates", first, run_sweep)
@@ -159,6 +184,7 @@ def run_transfer(
         progress(number, len(cells))
     cold_s = [_cold(store, spec, trained, backbone) for backbone in range(len(spec.backbones))]
     answers = answer(report, spec, dataset.manifest.ref, test_split(dataset), results, cold_s)
+    fence()
     made = publish_report(store, report, "transfer", answers, transfer_files(answers, spec))
     record_to_versions(store, made)
     return made

@@ -1,0 +1,60 @@
+"""Attempts at sweeps and reports: one at a time, and only the newest publishes."""
+
+import contextlib
+import json
+import socket
+
+import pytest
+
+from graft.activations.lease import LeaseTerms
+from graft.errors import InputError, RunFailed
+from graft.store import Store
+from graft.training.attempt_pointer import hold_attempt, read_pointer
+
+FOLDER = "sweeps/colours"
+QUICK = LeaseTerms(expiry_s=0.6)
+
+
+def test_a_second_attempt_at_what_is_at_work_is_refused_by_host_and_time(store: Store) -> None:
+    said: list[str] = []
+    with (
+        hold_attempt(store, FOLDER, said.append, terms=QUICK) as fence,
+        pytest.raises(InputError) as refused,
+        hold_attempt(store, FOLDER, said.append, terms=QUICK),
+    ):
+        pytest.fail("two are at work")
+    fence()
+    assert "colours is at work already: process " in str(refused.value)
+    assert f" on {socket.gethostname()}, since 20" in str(refused.value)
+    (line,) = said
+    assert line.endswith("had colours; waiting up to 0.6 s to see whether it has died")
+
+
+def test_who_died_is_taken_over_and_can_publish_nothing(store: Store) -> None:
+    with hold_attempt(store, FOLDER, print, terms=QUICK) as fence:
+        key = f"{FOLDER}/lease.json"
+        lease = json.loads(store.read(key).data)
+        # From now on it does not beat: the lease is another's, who does not either.
+        store.write(key, json.dumps({**lease, "owner": "dead"}).encode())
+        with hold_attempt(store, FOLDER, print, terms=QUICK) as newer:
+            newer()
+            with pytest.raises(RunFailed, match="colours: attempt 1 was overtaken by attempt 2"):
+                fence()
+    pointer = read_pointer(store, FOLDER)
+    assert pointer is not None
+    assert pointer.attempt == 2
+
+
+def test_a_job_takes_over_at_once(store: Store) -> None:
+    with hold_attempt(store, FOLDER, print) as fence:
+        with hold_attempt(store, FOLDER, pytest.fail, take_over=True) as newer:
+            newer()
+        with pytest.raises(RunFailed, match="overtaken"):
+            fence()
+
+
+def test_what_was_stopped_is_gone_on_with_at_once(store: Store) -> None:
+    with contextlib.suppress(KeyboardInterrupt), hold_attempt(store, FOLDER, print):
+        raise KeyboardInterrupt
+    with hold_attempt(store, FOLDER, pytest.fail) as fence:
+        fence()
