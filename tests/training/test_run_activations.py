@@ -286,6 +286,35 @@ def test_a_run_that_is_resumed_goes_on_with_cached_activations(two_views, train_
     assert same(load_state(store, last).tail, unbroken.tail)
 
 
+def test_a_resume_caches_what_the_first_attempt_did_whatever_others_have_cached(
+    colour_store, train_alone, numbers_of
+):
+    """In batches of 8, what this trunk gives is not bit for bit what is cached."""
+    changes = {
+        **SQUEEZENET,
+        "backbone__freeze": "all",
+        "augment": {"kind": "standard", "views": 3},
+        "train__epochs": 3,
+    }
+    spec = colour_spec(**changes)
+    unbroken = numbers_of(colour_store, spec)
+    assert any("train is read too seldom" in text for text in decisions(unbroken.events))
+    broken = new_run(colour_store, spec)
+
+    def stop(event):
+        if isinstance(event, Validated) and event.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(colour_store, broken, stop)
+    others = numbers_of(colour_store, colour_spec(**changes, cache="on"))
+    assert not same(others.tail, unbroken.tail)  # else this shows nothing
+    train_alone(colour_store, broken)
+    assert same(
+        load_state(colour_store, latest_checkpoint(colour_store, broken)).tail, unbroken.tail
+    )
+
+
 def test_where_nothing_is_frozen_there_is_nothing_to_cache(colour_store, train_alone, numbers_of):
     free = {**RESNET, "backbone__freeze": 0, "train__epochs": 1}
     events = numbers_of(colour_store, colour_spec(**free)).events

@@ -82,7 +82,7 @@ def run_attempt(
     cache = ActivationCache(store, data.dataset, key_scheme(spec, chain, ranks.device))
     setup = TrunkSetup(model, data.loader, data.preprocess)
     reads = reads_of(spec, data.dataset, plan, finished)
-    data = replace(data, cached=cache_for_run(spec, cache, setup, reads, ranks, post))
+    data = replace(data, cached=cache_for_run(spec, cache, setup, reads, ranks, post, run))
     history = list(last.history) if last else []
     watchdog = Watchdog(spec.scaling.stall_timeout_s, lambda s: post(Stalled(ranks.rank, s)))
     with watchdog:

@@ -20,7 +20,9 @@ from graft.activations.lookup import NO_ACTIVATIONS, ActivationLookup, OpenActiv
 from graft.data.manifest import DatasetVersion
 from graft.data.subset import choose_subset
 from graft.data.views import view_of_epoch
-from graft.spec import Finetune
+from graft.errors import ObjectExists
+from graft.spec import Finetune, Section
+from graft.store import Store, find_document, read_document
 from graft.training.events import Event, Note, TrunkComputing
 from graft.training.training_plan import TrainingPlan
 from graft.training.worker_group import Ranks
@@ -57,8 +59,13 @@ def cache_for_run(
     reads: Mapping[CacheEntry, float],
     ranks: Ranks,
     post: Callable[[Event], object],
+    run: str,
 ) -> ActivationLookup:
     """Decide, compute what is missing, and return what the loop reads instead of images.
+
+    The run's first attempt decides, and records it in ``runs/<run>/cache.json``: in small batches a
+    trunk's output differs by rounding from what is cached, so that a later attempt gives the very
+    weights only if it reads the same.
 
     Args:
         spec: the run's.
@@ -67,8 +74,12 @@ def cache_for_run(
         reads: what the run still reads, as `reads_of` returns it.
         ranks: this worker among the others.
         post: called by the first worker with the decisions, and how far the computing is.
+        run: the run's id.
     """
-    chosen = _choose(spec, cache, setup, reads, post) if ranks.rank == 0 else None
+    chosen: list[CacheEntry] | None = None
+    if ranks.rank == 0:
+        recorded = _choose_once(run, cache.store, lambda: _choose(spec, cache, setup, reads, post))
+        chosen = [entry for entry in recorded if entry in reads]
     entries: list[CacheEntry] = ranks.from_first(chosen)
     if not entries:
         return NO_ACTIVATIONS
@@ -77,6 +88,27 @@ def cache_for_run(
         return OpenActivations(workers.lead(entries))
     workers.follow()
     return OpenActivations(cache.get_all(entries))
+
+
+class CacheRecord(Section):
+    """What a run reads from the cache: ``runs/<run>/cache.json``, written by its first attempt."""
+
+    entries: tuple[CacheEntry, ...]
+
+
+def _choose_once(
+    run: str, store: Store, choose: Callable[[], list[CacheEntry]]
+) -> tuple[CacheEntry, ...]:
+    """Return what an earlier attempt at the run chose to cache; else choose, and record it."""
+    key = f"runs/{run}/cache.json"
+    if record := find_document(store, key, CacheRecord):
+        return record.entries
+    record = CacheRecord(entries=tuple(choose()))
+    try:
+        store.create(key, record.model_dump_json(indent=1).encode())
+    except ObjectExists:  # by a newer attempt, which overtook this one
+        return read_document(store, key, CacheRecord).entries
+    return record.entries
 
 
 def _choose(

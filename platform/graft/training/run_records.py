@@ -3,6 +3,7 @@
 runs/<run>/spec.yaml                 makes the run exist
 runs/<run>/attempt-<n>/attempt.json  claims attempt n
 runs/<run>/head.json                 points at the current attempt
+runs/<run>/cache.json                what it reads from the activation cache
 runs/<run>/result.json               makes the run finished
 """
 
