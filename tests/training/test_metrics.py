@@ -80,10 +80,11 @@ def test_few_classes_have_no_top5_and_an_absent_class_neither_recall_nor_precisi
 
 
 def test_calibration_error_by_hand():
-    # Of two at 0.9 one is right, of two at 0.6 both are: (|1 - 1.8| + |2 - 1.2|) / 4.
+    # Of two at 0.9 one is right, of two at 0.6 both are: products of two images' distances are
+    # 0.1 * -0.9 and 0.4 * 0.4, each of two images of four.
     logits = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]]).log()
     metrics = tally_of(logits, torch.tensor([0, 0, 0, 1]), classes=2).metrics(("a", "b"))
-    assert metrics["ece"] == pytest.approx(0.4, rel=1e-6)
+    assert metrics["ece"] == pytest.approx(((0.16 - 0.09) / 2) ** 0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
@@ -92,13 +93,14 @@ def test_calibration_error_is_that_of_the_definition(scale):
     probabilities = (logits * scale).softmax(1).numpy().astype(np.float64)
     top, right = probabilities.max(1), probabilities.argmax(1) == labels.numpy()
     edges = np.linspace(0, 1, 16)
-    expected = 0.0
+    square = 0.0
     for low, high in itertools.pairwise(edges):
-        inside = (low < top) & (top <= high)
-        if inside.any():
-            expected += inside.mean() * abs(right[inside].mean() - top[inside].mean())
+        distances = (right - top)[(low < top) & (top <= high)]
+        if len(distances) > 1:  # the squared mean less its variance, which is its bias
+            bias = distances.var(ddof=1) / len(distances)
+            square += len(distances) / 500 * (distances.mean() ** 2 - bias)
     metrics = tally_of(logits * scale, labels).metrics(tuple("abcdefg"))
-    assert metrics["ece"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["ece"] == pytest.approx(max(0, square) ** 0.5, rel=1e-5)
 
 
 def test_a_model_that_diverged_has_no_finite_loss_nor_calibration():

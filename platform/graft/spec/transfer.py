@@ -95,7 +95,8 @@ class TransferReport(Section):
     images."""
     seeds: Positive = 5
     """Number of repetitions, each with another choice of labels, initial weights and order of
-    images. With fewer than 5 the report claims no interval."""
+    images. With fewer than 3 the report claims no interval, with fewer than 7 not
+    that an arm is sooner as good."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Used if the version has no test images, so that its validation images are the test: share
     of each label budget that learning rates and epochs are chosen on."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     accuracy_score,
@@ -11,7 +12,13 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from graft.report.evaluation.compute_scores import compute_scores, reliability, share_interval
+from graft.report.evaluation.compute_scores import (
+    compute_scores,
+    expected_calibration_error,
+    reliability,
+    share_interval,
+)
+from graft.training.metrics import Tally
 from report.evaluation.made_up import predictions
 
 
@@ -47,8 +54,36 @@ def test_the_reliability_diagram_is_scikit_learns() -> None:
     accuracy, mean = calibration_curve(right, confidence, n_bins=15)
     assert [b.accuracy for b in filled] == pytest.approx(accuracy.tolist())
     assert [b.confidence for b in filled] == pytest.approx(mean.tolist())
-    gaps = [abs(b.accuracy - b.confidence) * b.images for b in filled]  # type: ignore[operator]
-    assert compute_scores(made).ece == pytest.approx(sum(gaps) / 2000)
+    squares = [(b.accuracy - b.confidence) ** 2 * b.images for b in filled]  # type: ignore[operator]
+    plain = (sum(squares) / 2000) ** 0.5
+    assert 0.9 * plain < compute_scores(made).ece < plain  # it is far from calibrated
+
+
+@pytest.mark.parametrize(("overconfident", "images"), [(0.0, 60), (0.0, 1000), (0.1, 200)])
+def test_the_calibration_error_is_not_what_chance_makes_of_it(
+    overconfident: float, images: int
+) -> None:
+    random = np.random.default_rng(0)
+    errors = []
+    for _ in range(200):
+        confidence = random.uniform(0.5, 1, images)
+        right = random.random(images) < confidence - overconfident
+        errors.append(expected_calibration_error(confidence, right))
+    if overconfident:
+        assert np.median(errors) == pytest.approx(overconfident, abs=0.01)
+    else:  # about half of the squares are below 0
+        assert 0.4 < np.mean(np.equal(errors, 0)) < 0.7
+
+
+def test_training_and_evaluation_have_the_same_calibration_error() -> None:
+    made = predictions(300)
+    tally = Tally.empty(4, torch.device("cpu"))
+    logits, labels = torch.from_numpy(made.logits), torch.from_numpy(made.labels)
+    for part in (slice(0, 100), slice(100, 300)):
+        ones = torch.ones(len(labels[part]))
+        tally.add(logits[part], labels[part], ones, ones)
+    in_training = tally.metrics(made.classes)["ece"]
+    assert compute_scores(made).ece == pytest.approx(in_training, rel=1e-5)
 
 
 def test_a_class_without_images_and_one_never_predicted() -> None:

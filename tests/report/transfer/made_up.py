@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pytest
 
 from colours import colour_spec, transfer_document
-from graft.report.transfer import bootstrap as estimates
 from graft.report.transfer.answers import Answers, answer
 from graft.report.transfer.cell_result import CellResult
 from graft.report.transfer.corruptions import CORRUPTIONS, STRENGTHS
@@ -38,7 +36,6 @@ def made_up_result(cell: Cell, wrong: int) -> CellResult:
         of_class = np.flatnonzero(label == LABELS)
         right[of_class[len(of_class) - wrong :]] = False
     right[cell.seed] = False
-    predicted = np.where(right, LABELS, 1 - LABELS)
     losses = (0.6, 0.4, 0.5)
     epochs = [
         {"epoch": n, "train": {}, "val": {"loss": loss, "accuracy": 1 - loss}}
@@ -50,7 +47,8 @@ def made_up_result(cell: Cell, wrong: int) -> CellResult:
         images=40,
         record=TrialRecord.model_validate(record | {"seconds": 3.0, "ended_s": 1.0}),
         labels=LABELS,
-        logits=np.eye(2, dtype=np.float32)[predicted] * 4,
+        right=right.astype(float),
+        ece=abs(0.98 - float(right.mean())),
         train_accuracy=1.0,
         corrupted={name: np.tile(right.astype(float), (len(STRENGTHS), 1)) for name in CORRUPTIONS},
     )
@@ -61,6 +59,4 @@ def answers(report: str, spec: TransferReport, wrong: Mapping[str, int]) -> Answ
     cells = first_cells(spec)
     cells += other_cells(spec, {(cell.backbone, cell.condition): cell.rate for cell in cells})
     results = [made_up_result(cell, wrong[cell.condition.arm]) for cell in cells]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimates, "RESAMPLES", 200)  # nothing here is near a limit
-        return answer(report, spec, "colours@1", "test", results, [{}])
+    return answer(report, spec, "colours@1", "test", results, [{}])

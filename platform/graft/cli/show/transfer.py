@@ -10,7 +10,7 @@ from graft.cli.show.tables import numbers
 
 if TYPE_CHECKING:
     from graft.report.transfer.answers import Answers, BackboneAnswers
-    from graft.report.transfer.bootstrap import Estimate, Match, Plateau
+    from graft.report.transfer.estimates import Estimate, Match, Plateau
 
 GENERALISATION = (
     ("gap", "train-test gap, points", "+.1f", 100),
@@ -52,7 +52,7 @@ def _backbone_page(answers: "BackboneAnswers", title: str) -> Group:
     general = _arms("with all labels: on other images?", "", "value", "95 %", "against scratch")
     for arm in answers.generalisation:
         for row, (name, figure, form, factor) in enumerate(GENERALISATION):
-            against = arm.against[name].outcome if arm.against else ""
+            against = arm.against[name].outcome if arm.against and name != "ece" else ""
             estimate = _estimate(getattr(arm, name), form, factor)
             general.add_row("" if row else arm.arm, figure, *estimate, against)
     lines = [Text(f"take {answers.take}: {answers.why}", style="bold")]

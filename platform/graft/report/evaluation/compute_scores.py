@@ -1,13 +1,13 @@
 """How good predictions are: computes the figures that `scores` defines; pure.
 
-scikit-learn and SciPy compute all but `reliability` and `calibration_error`, which divide
-confidence into the same bins as training's metrics do.
+scikit-learn and SciPy compute all but `reliability` and `expected_calibration_error`, which take
+bins and error from training's metrics.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import (
@@ -20,7 +20,13 @@ from sklearn.metrics import (
 from graft.report.evaluation.predictions import Predictions
 from graft.report.evaluation.scores import Bin, ClassScores, Scores, WrongImage
 from graft.report.interval import LEVEL, Interval
-from graft.training.metrics import BINS, TOP
+from graft.training.metrics import (
+    BINS,
+    TOP,
+    calibration_error,
+    calibration_sums,
+    confidence_bins,
+)
 
 MOST_WRONG = 24
 """Images that are listed as confidently wrong."""
@@ -31,7 +37,7 @@ def compute_scores(predictions: Predictions) -> Scores:
     labels, predicted = predictions.labels, predictions.predicted
     count, hits = len(labels), int(predictions.right.sum())
     classes = np.arange(len(predictions.classes))
-    bins = reliability(predictions.probabilities.max(axis=1), predictions.right)
+    confidence = predictions.probabilities.max(axis=1)
     top5 = None
     if len(classes) > TOP:
         top5 = float(top_k_accuracy_score(labels, predictions.logits, k=TOP, labels=classes))
@@ -47,10 +53,10 @@ def compute_scores(predictions: Predictions) -> Scores:
         accuracy_interval=share_interval(hits, count),
         top5_accuracy=top5,
         macro_f1=float(f1_score(labels, predicted, average="macro")),
-        ece=calibration_error(bins),
+        ece=expected_calibration_error(confidence, predictions.right),
         classes=_by_class(predictions),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
-        reliability=bins,
+        reliability=reliability(confidence, predictions.right),
         wrong=_most_wrong(predictions),
     )
 
@@ -63,7 +69,7 @@ def share_interval(hits: int, count: int) -> Interval:
 
 def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[Bin, ...]:
     """Sort images by confidence into `BINS` bins of equal width: confidence (N,), right (N,)."""
-    bin_of_image = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    bin_of_image = confidence_bins(torch.from_numpy(confidence)).numpy()
     bins = []
     for number in range(BINS):
         inside = bin_of_image == number
@@ -80,10 +86,10 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tu
     return tuple(bins)
 
 
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """Return the mean distance of confidence and accuracy over bins, weighed by their images."""
-    gaps = [b.images * abs((b.confidence or 0.0) - (b.accuracy or 0.0)) for b in bins]
-    return math.fsum(gaps) / sum(b.images for b in bins)
+def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Return the debiased calibration error: confidence (N,), right (N,)."""
+    top, hits = torch.from_numpy(confidence), torch.from_numpy(right)
+    return calibration_error(calibration_sums(top, hits, torch.ones_like(top)))
 
 
 def _by_class(predictions: Predictions) -> tuple[ClassScores, ...]:

@@ -65,7 +65,9 @@ class Scores(Section):
     macro_f1: float
     """Mean F1 over the classes that occur among labels or predictions."""
     ece: float
-    """Expected calibration error over `reliability`; Guo et al. (2017), arXiv:1706.04599."""
+    """Calibration error: the root mean square distance of confidence and accuracy over the bins of
+    `reliability`, debiased; see `graft.training.metrics.calibration_error`. Reports of earlier
+    releases hold the mean distance, with its bias."""
     classes: tuple[ClassScores, ...]
     """In the order of the model's logits."""
     confusion: tuple[tuple[int, ...], ...]

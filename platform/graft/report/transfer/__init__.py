@@ -1,1 +1,1 @@
-"""The experiment on what transfer buys: design, run, bootstrap, answers, page."""
+"""The experiment on what transfer buys: design, run, estimates, answers, page."""

@@ -2,29 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 
-from graft.report.transfer.bootstrap import (
-    LEAST_SEEDS,
+from graft.report.interval import LEVEL
+from graft.report.transfer.cell_result import CellResult
+from graft.report.transfer.design import ARMS, Condition, arm_of
+from graft.report.transfer.estimates import (
     Accuracies,
+    Crossed,
     Estimate,
     Gain,
     Match,
     Plateau,
-    Resampled,
-    Resampler,
     TrainingCost,
+    compare_all,
     gains,
     in_brackets,
     matches,
-    outcome_of,
-    plateau,
+    plateaus,
 )
-from graft.report.transfer.cell_result import CellResult
-from graft.report.transfer.design import ARMS, Condition, arm_of
 from graft.report.transfer.generalisation import Generalisation, generalisation
+from graft.report.two_way import LEAST_SEEDS
 from graft.spec import Section, TransferReport
+
+ENOUGH_SEEDS = 5
+"""With fewer seeds, the report says which gains they cannot show."""
 
 
 class ArmPoint(Section):
@@ -133,21 +137,20 @@ def answer(
             the largest budget.
     """
     images = len(results[0].labels)
-    resampler = Resampler.of(spec.seeds, images)
-    answers, best = [], []
+    answers, accuracies = [], []
     for place, seconds in enumerate(cold_s):
         cells: dict[Condition, list[CellResult]] = {}
         for result in sorted(results, key=lambda result: result.cell.seed):
             if result.cell.backbone == place:
                 cells.setdefault(result.cell.condition, []).append(result)
         accuracy = {
-            condition: Resampled.mean(np.stack([result.right for result in by_seed]), resampler)
+            condition: Crossed(np.stack([result.right for result in by_seed]))
             for condition, by_seed in cells.items()
         }
         backbone = _BackboneResults(place, cells, accuracy, seconds)
-        answers.append(_answer_for(report, spec, backbone, resampler))
-        best.append(accuracy[Condition(answers[-1].take, spec.labels[-1])])
-    take, why = _take_backbone(answers, best)
+        answers.append(_answer_for(report, spec, backbone))
+        accuracies.append({arm: accuracy[Condition(arm, spec.labels[-1])] for arm in ARMS})
+    take, why = _take_backbone(answers, accuracies)
     return Answers(
         report=report,
         dataset=dataset,
@@ -160,9 +163,7 @@ def answer(
     )
 
 
-def _answer_for(
-    report: str, spec: TransferReport, backbone: _BackboneResults, resampler: Resampler | None
-) -> BackboneAnswers:
+def _answer_for(report: str, spec: TransferReport, backbone: _BackboneResults) -> BackboneAnswers:
     cells, accuracy = backbone.cells, backbone.accuracy
     conditions = [Condition(arm, labels) for arm in ARMS for labels in spec.labels]
     images = {condition.labels: cells[condition][0].images for condition in conditions}
@@ -175,14 +176,12 @@ def _answer_for(
         weights=spec.backbones[backbone.place].weights,
         points=tuple(points),
         gains=tuple(gained),
-        matches=tuple(matches(accuracy, spec.labels, images)),
-        plateaus=tuple(
-            _plateau(arm, largest, backbone.cold_s.get(arm, 0.0), resampler) for arm in ARMS
-        ),
-        generalisation=tuple(generalisation(largest, resampler)),
+        matches=tuple(matches(accuracy, gained, images)),
+        plateaus=tuple(_plateaus(largest, backbone.cold_s)),
+        generalisation=tuple(generalisation(largest)),
         take=take,
         why=why,
-        warnings=tuple(_warnings(spec, gained, points, largest["scratch"])),
+        warnings=tuple(_warnings(spec, gained, points, largest["scratch"], accuracy)),
         sources=tuple(_provenance(report, result) for c in conditions for result in cells[c]),
     )
 
@@ -209,37 +208,46 @@ def _rising(spec: TransferReport, result: CellResult) -> bool:
     )
 
 
-def _plateau(
-    arm: str,
-    largest: Mapping[str, Sequence[CellResult]],
-    cold_s: float,
-    resampler: Resampler | None,
-) -> Plateau:
-    results = largest[arm]
-    epoch_s = [result.record.seconds / max(1, len(result.record.epochs)) for result in results]
-    cost = TrainingCost(results[0].images, sum(epoch_s) / len(epoch_s), cold_s)
-    curves, scratch = (
-        [[epoch.val["accuracy"] for epoch in result.record.epochs] for result in largest[name]]
-        for name in (arm, "scratch")
-    )
-    return plateau(arm, curves, scratch, cost, resampler)
+def _plateaus(
+    largest: Mapping[str, Sequence[CellResult]], cold_s: Mapping[str, float]
+) -> list[Plateau]:
+    curves, costs = {}, {}
+    for arm, results in largest.items():
+        epoch_s = [result.record.seconds / max(1, len(result.record.epochs)) for result in results]
+        costs[arm] = TrainingCost(
+            results[0].images, sum(epoch_s) / len(epoch_s), cold_s.get(arm, 0.0)
+        )
+        curves[arm] = [
+            [epoch.val["accuracy"] for epoch in result.record.epochs] for result in results
+        ]
+    return plateaus(curves, costs)
 
 
 def _take_backbone(
-    answers: Sequence[BackboneAnswers], best: Sequence[Resampled]
+    answers: Sequence[BackboneAnswers], accuracies: Sequence[Mapping[str, Crossed]]
 ) -> tuple[int, str | None]:
     """Return the place of the backbone to take, and why.
 
-    It is the backbone whose best arm has the highest accuracy with all labels; `best` holds these
-    accuracies, backbone by backbone.
+    It is the backbone whose best arm has the highest accuracy with all labels; `accuracies` holds
+    these, backbone by backbone. Since the best of all arms was looked for, p-values are corrected
+    for every two arms of two backbones.
     """
+    best = [by_arm[answer.take] for answer, by_arm in zip(answers, accuracies, strict=True)]
     take = max(range(len(answers)), key=lambda place: best[place].value)
+    pairs = [
+        ((first, arm), (second, other))
+        for first, second in combinations(range(len(answers)), 2)
+        for arm, other in product(ARMS, ARMS)
+    ]
+    differences = [accuracies[a][arm] - accuracies[b][other] for (a, arm), (b, other) in pairs]
+    compared = dict(zip(pairs, compare_all(differences), strict=True))
     reasons = []
     for place, other in enumerate(answers):
         if place == take:
             continue
+        pair = sorted([(take, answers[take].take), (place, other.take)])
+        shown = "not shown" if compared[pair[0], pair[1]].outcome == "not shown" else "shown"
         difference = (best[take] - best[place]).estimate
-        shown = "shown" if outcome_of(difference) == "better" else "not shown"
         reasons.append(
             f"{100 * difference.value:+.1f} points{in_brackets(difference)} against {other.take} "
             f"of {other.title}, {shown}"
@@ -269,6 +277,7 @@ def _warnings(
     gained: Sequence[Gain],
     points: Sequence[ArmPoint],
     scratch: Sequence[CellResult],
+    accuracy: Accuracies,
 ) -> list[str]:
     warnings = [f"transfer hurts: {gain}" for gain in gained if gain.outcome == "worse"]
     commonest = float(np.bincount(scratch[0].labels).max() / len(scratch[0].labels))
@@ -282,6 +291,8 @@ def _warnings(
             f"{spec.seeds} {'seed' if spec.seeds == 1 else 'seeds'}: no interval can be claimed, "
             f"and nothing is shown; {LEAST_SEEDS} seeds are the least"
         )
+    elif few := _few_seeds(spec, accuracy):
+        warnings.append(few)
     for arm in ARMS:
         rising = [p.images for p in points if p.arm == arm and p.rising > spec.seeds / 2]
         if rising:
@@ -290,6 +301,34 @@ def _warnings(
                 f"{', '.join(map(str, rising))} labels; raise arms.{arm}.epochs"
             )
     return warnings
+
+
+def _few_seeds(spec: TransferReport, accuracy: Accuracies) -> str | None:
+    """Return what so few seeds could have shown with all labels; None where they are enough.
+
+    That is the gain that the first step of Holm's correction would let by, of the arm whose
+    interval is narrowest.
+    """
+    largest = spec.labels[-1]
+    scratch = accuracy[Condition("scratch", largest)]
+    tested = (len(ARMS) - 1) * len(spec.labels)
+    means = [
+        mean for arm in ARMS[1:] if (mean := (accuracy[Condition(arm, largest)] - scratch).two_way)
+    ]
+    least = min(mean.half_width(1 - (1 - LEVEL) / tested) for mean in means)
+    room = max(scratch.value, 1 - scratch.value)
+    if least > room:
+        return (
+            f"{spec.seeds} seeds cannot support a claim here: of {tested} gains, only one above "
+            f"{100 * least:.0f} points could be shown, and no more than {100 * room:.0f} are "
+            "possible; more seeds, or more test images, may show one"
+        )
+    if spec.seeds < ENOUGH_SEEDS:
+        return (
+            f"{spec.seeds} seeds: of {tested} gains, one below {100 * least:.1f} points could not "
+            "be shown with all labels; more seeds narrow this"
+        )
+    return None
 
 
 def _provenance(report: str, result: CellResult) -> Provenance:

@@ -1,4 +1,4 @@
-"""What a transfer report knows of one trained cell; `run` measures it, `answers` concludes."""
+"""What a transfer report keeps of one trained cell; `run` measures it, `answers` concludes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,18 +20,14 @@ class CellResult:
     record: TrialRecord
     labels: NDArray[np.int64]
     """True classes of the test images: (N,)."""
-    logits: NDArray[np.float32]
-    """(N, C)."""
+    right: NDArray[np.float64]
+    """1 where a test image was predicted right: (N,)."""
+    ece: float
+    """Calibration error on the test images."""
     train_accuracy: float | None
     """Accuracy on its training images, without augmentation; None: not at the largest budget."""
     corrupted: Mapping[str, NDArray[np.float64]]
     """By corruption, 1 where a corrupted test image was predicted right: (strengths, N)."""
-
-    @property
-    def right(self) -> NDArray[np.float64]:
-        """1 where a test image was predicted right: (N,)."""
-        right: NDArray[np.float64] = (self.logits.argmax(1) == self.labels).astype(np.float64)
-        return right
 
     @property
     def epoch(self) -> int:

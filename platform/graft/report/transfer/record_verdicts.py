@@ -6,8 +6,8 @@ report that finishes looks for versions, and a promotion looks for reports.
 
 from graft.registry import ModelVersion, Verdict, list_models, record_verdict
 from graft.report.publishing import Report, list_reports, read_report, read_transfer
-from graft.report.transfer.bootstrap import Gain
 from graft.report.transfer.design import ARMS, arm_of
+from graft.report.transfer.estimates import Gain
 from graft.spec import TransferReport
 from graft.store import Store
 

@@ -21,6 +21,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from graft.activations.cache_decision import measure_costs
 from graft.activations.compute import TrunkSetup
@@ -31,6 +32,7 @@ from graft.data.subset import choose_subset
 from graft.data.views import evaluation_view
 from graft.errors import RunFailed
 from graft.registry import Fence
+from graft.report.evaluation.compute_scores import expected_calibration_error
 from graft.report.evaluation.predictions import Pixels, pixel_batches
 from graft.report.publishing import Report, has_report, publish_report, read_report, read_transfer
 from graft.report.transfer.answers import answer
@@ -283,11 +285,19 @@ def _measure(
 
     corrupted: dict[str, NDArray[np.float64]] = {}
     train_accuracy, train = None, choose_subset(dataset, trained.spec.dataset).train
+    tested = logits(test, _unchanged).astype(np.float64)
+    right = tested.argmax(1) == labels
     if cell.condition.labels == spec.labels[-1]:
         kinds = [(name, strength) for name in CORRUPTIONS for strength in STRENGTHS]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            outputs = pool.map(lambda kind: logits(test, partial(_corrupted, *kind)), kinds)
-            hits = np.stack([output.argmax(1) == labels for output in outputs])
+
+            def hits_on(kind: tuple[str, int]) -> NDArray[np.bool_]:
+                hits: NDArray[np.bool_] = (
+                    logits(test, partial(_corrupted, *kind)).argmax(1) == labels
+                )
+                return hits
+
+            hits = np.stack(list(pool.map(hits_on, kinds)))
         by_kind = hits.astype(np.float64).reshape(len(CORRUPTIONS), len(STRENGTHS), len(test))
         corrupted = dict(zip(CORRUPTIONS, by_kind, strict=True))
         train_hits = logits(train, _unchanged).argmax(1) == [image.label for image in train]
@@ -297,7 +307,8 @@ def _measure(
         images=len(train),
         record=record,
         labels=labels,
-        logits=logits(test, _unchanged),
+        right=right.astype(np.float64),
+        ece=expected_calibration_error(softmax(tested, axis=1).max(axis=1), right),
         train_accuracy=train_accuracy,
         corrupted=corrupted,
     )
