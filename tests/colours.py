@@ -14,9 +14,9 @@ from graft.store import Store
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
-def draw_colours(folder: Path, train: int = 13, val: int = 5) -> Path:
+def draw_colours(folder: Path, train: int = 13, val: int = 5, seed: int = 0) -> Path:
     """Draw noisy patches of three colours, so many of each to train on and to validate with."""
-    noise = np.random.default_rng(0)
+    noise = np.random.default_rng(seed)
     for split, count in (("train", train), ("val", val)):
         for name, colour in COLOURS.items():
             (folder / split / name).mkdir(parents=True)

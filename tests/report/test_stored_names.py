@@ -15,21 +15,22 @@ KEYS: dict[type[BaseModel], set[str]] = {
     Report: {"report kind found files created", "name size sha256"},
     Scores: INTERVAL
     | {
-        "model dataset split images loss accuracy accuracy_interval top5_accuracy macro_f1 ece "
-        "classes confusion reliability wrong",
+        "model dataset split images copies loss accuracy accuracy_interval top5_accuracy macro_f1 "
+        "ece classes confusion reliability wrong part seen used_before",
         "name images recall precision f1",
         "low high images confidence accuracy",
         "sha256 path label predicted probability",
     },
     Comparison: INTERVAL
     | {
-        "first second dataset split images accuracies both_right only_first only_second "
-        "both_wrong difference difference_interval p_value outcome changed",
+        "first second dataset split images copies accuracies both_right only_first only_second "
+        "both_wrong difference difference_interval p_value outcome changed part left_out verdict "
+        "used_before",
         "sha256 path label first second",
     },
     Answers: ESTIMATE
     | {
-        "report dataset split images seeds backbones take why",
+        "report dataset split images seeds backbones take why part used_before",
         "arch weights points gains matches plateaus generalisation take why warnings sources",
         "arm labels images rate accuracy rising",
         "difference p_value outcome",

@@ -19,6 +19,7 @@ from graft.data.importing import import_dataset
 from graft.data.loader import ImageLoader, evaluation_slices, to_tensor
 from graft.data.manifest import open_dataset
 from graft.registry import (
+    Lineage,
     ModelVersion,
     Verdict,
     aliases,
@@ -32,6 +33,8 @@ from graft.report.evaluation.comparison import Comparison
 from graft.report.evaluation.evaluate import evaluate, predictions_of
 from graft.report.evaluation.scores import Scores
 from graft.report.publishing import list_reports, read_report
+from graft.report.seen_images import seen_by, told_apart
+from graft.report.uses import images_that_judge
 from graft.spec import Loader, NoAugment
 from graft.store import Store
 from models import register_model
@@ -50,6 +53,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     for seed in (0, 1):
         register_model(store, "colours", f"run-{seed}", 0.0, seed, CLASSES, made.manifest.version)
     register_model(store, "others", classes=("blue", "green", "yellow"))
+    import_dataset(store, str(draw_colours(folder / "new", 5, 12, seed=1)), "new-colours")
+    # One image more of each colour moves those that both have: 9 are to train on in both.
+    import_dataset(store, str(draw_colours(folder / "copied", 5, 12)), "copied-colours")
+    renamed = draw_colours(folder / "tested", 3, 12, seed=2)
+    (renamed / "val").rename(renamed / "test")
+    import_dataset(store, str(renamed), "tested-colours")
     return store
 
 
@@ -135,11 +144,91 @@ def test_a_model_that_knows_more_classes_than_the_images_have(store: Store, tmp_
     ]
 
 
-def test_comparison_is_recorded_where_promotion_looks(store: Store) -> None:
+def test_images_that_tuned_a_model_give_no_verdict(store: Store) -> None:
     comparison = document(store, "models", "compare", "colours@1", "colours@2")
+    assert (comparison["verdict"], comparison["outcome"]) == (False, "not shown")
     version = open_dataset(store, "colours").manifest.version
+    assert comparison["left_out"] == [
+        f"36 of 36 images chose the epoch, rate or depth of {ref} (images of colours@{version})"
+        for ref in ("colours@1", "colours@2")
+    ]
+    assert verdicts(store, model(store, "colours@1")) == []
+    assert evaluated(store).seen == tuple(comparison["left_out"][:1])
+    shown = Console(record=True, width=120)
+    shown.print(comparison_page(Comparison.model_validate(comparison)))
+    assert "none: no image is left that neither has seen" in shown.export_text()
+
+
+def test_they_give_none_under_another_datasets_name(store: Store) -> None:
+    dataset = open_dataset(store, "colours")
+    trained, tuned = (
+        {image.sha256 for image in dataset.images(split)} for split in ("train", "val")
+    )
+    images = {i.sha256 for i in open_dataset(store, "copied-colours").images("train")}
+    unseen = images - trained - tuned
+    assert 0 < len(unseen) < len(images)
+    words = ("--dataset", "copied-colours", "--split", "train")
+    comparison = document(store, "models", "compare", "colours@1", "colours@2", *words)
+    assert (comparison["images"], comparison["verdict"]) == (len(unseen), True)
+    assert comparison["left_out"][0].startswith(
+        f"{len(images & trained)} of {len(images)} images trained colours@1 "
+    )
+
+
+def test_what_a_model_started_from_has_seen_images_too(store: Store) -> None:
+    before = model(store)
+    draft = before.model_copy(
+        update={
+            "lineage": Lineage.model_validate(
+                dict(before.lineage)
+                | {
+                    "run": "later",
+                    "dataset": "new-colours",
+                    "dataset_version": open_dataset(store, "new-colours").manifest.version,
+                    "weights": "model://colours@1",
+                }
+            )
+        }
+    )
+    seen = seen_by(store, draft)
+    assert [by_version.version for by_version in seen] == ["colours@1", "colours@1"]
+    assert {by_version.dataset.partition("@")[0] for by_version in seen} == {
+        "colours",
+        "new-colours",
+    }
+    (unknown,) = seen_by(store, model(store, "others"))
+    assert told_apart(["x"], [unknown]) == (
+        [False],
+        [
+            "all images: what others@1 was tuned on is not known, since others@v1 is not in the "
+            "store"
+        ],
+    )
+
+
+def test_half_of_test_judges(store: Store) -> None:
+    images = open_dataset(store, "tested-colours")
+    judging = [image.sha256 for image in images_that_judge(images.images("test"), "test")]
+    report = evaluate(store, model(store), images, "test", 1, lambda done, total: None)
+    scores = Scores.model_validate(report.found)
+    assert (scores.part, scores.images, scores.used_before) == ("judge", len(judging), 0)
+    assert len(predictions_of(store, report).images) == 36  # calibration has the others
+    words = ("--dataset", "tested-colours")
+    comparison = document(store, "models", "compare", "colours@1", "colours@2", *words)
+    assert (comparison["part"], comparison["images"]) == ("judge", len(judging))
+    assert comparison["used_before"] == 2  # both evaluations
+    again = document(store, "models", "compare", "colours@1", "colours@2", *words)
+    assert again["used_before"] == 2
+    (verdict,) = (v for v in verdicts(store, model(store)) if "tested" in v.report)
+    assert verdict.why.endswith("on images that were used 2 times before")
+
+
+def test_comparison_is_recorded_where_promotion_looks(store: Store) -> None:
+    words = ("--dataset", "new-colours", "--split", "val")
+    comparison = document(store, "models", "compare", "colours@1", "colours@2", *words)
+    version = open_dataset(store, "new-colours").manifest.version
     first, second = (
-        predictions_of(store, read_report(store, f"colours-{n}-on-colours-{version}-val"))
+        predictions_of(store, read_report(store, f"colours-{n}-on-new-colours-{version}-val"))
         for n in (1, 2)
     )
     assert comparison["only_first"] == int((first.right & ~second.right).sum())
@@ -148,7 +237,11 @@ def test_comparison_is_recorded_where_promotion_looks(store: Store) -> None:
     shown.print(comparison_page(Comparison.model_validate(comparison)))
     assert f"alone right on {comparison['only_first']}" in shown.export_text()
     outcomes = {"better": "worse", "worse": "better", "not shown": "not shown"}
-    (verdict,) = verdicts(store, model(store, "colours@1"))
+    (verdict,) = (
+        v
+        for v in verdicts(store, model(store, "colours@1"))
+        if f"new-colours-{version}" in v.report
+    )
     assert (verdict.against, verdict.outcome) == ("colours@2", outcomes[comparison["outcome"]])
 
 

@@ -151,8 +151,8 @@ def compare(
 ) -> None:
     """Compare two versions on the same images: is the second better?
 
-    By McNemar's exact test, on the images that exactly one of them gets right. The outcome goes
-    into the registry, where `promote` looks.
+    By McNemar's exact test, on the images that exactly one of them gets right. Images that trained
+    or tuned either version do not judge. The outcome goes into the registry, where `promote` looks.
 
     Example: graft models compare ants-bees@1 ants-bees@2 --split test
     """

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from graft.cli.show.tables import facts, rows_left_out
+from graft.report.uses import used_already
 
 if TYPE_CHECKING:
     from graft.report.evaluation.comparison import Comparison
@@ -38,7 +40,13 @@ def scores_page(scores: "Scores") -> Group:
         metrics = (label.recall, label.precision, label.f1)
         cells = ["–" if metric is None else f"{metric:.4f}" for metric in metrics]
         classes.add_row(escape(label.name), f"{label.images:,}", *cells)
-    return Group(facts(f"{scores.model} on {scores.dataset}, {scores.split}", rows), classes)
+    title = f"{scores.model} on {scores.dataset}, {_images_of(scores.split, scores.part)}"
+    lines = [Text(f"not on new images: {line}") for line in scores.seen]
+    return Group(facts(title + used_already(scores.used_before), rows), *lines, classes)
+
+
+def _images_of(split: str, part: str | None) -> str:
+    return f"{split} ({part})" if part else split
 
 
 def comparison_page(comparison: "Comparison") -> Group:
@@ -49,10 +57,12 @@ def comparison_page(comparison: "Comparison") -> Group:
         "worse": f"{second} is worse",
         "not shown": "not shown: neither is better than chance would have it",
     }[comparison.outcome]
+    if not comparison.verdict:
+        verdict = "none: no image is left that neither has seen"
     interval, right = comparison.difference_interval, comparison.both_right
     count = _images(comparison.images, comparison.copies)
     table = facts(
-        f"{count} images of {comparison.dataset}, {comparison.split}",
+        f"{count} images of {comparison.dataset}, {_images_of(comparison.split, comparison.part)}",
         {
             first: f"accuracy {comparison.accuracies[0]:.4f}, "
             f"alone right on {comparison.only_first:,}",
@@ -62,11 +72,12 @@ def comparison_page(comparison: "Comparison") -> Group:
             "difference": f"{comparison.difference:+.4f} "
             f"(95 %: {interval.low:+.4f} to {interval.high:+.4f})",
             "McNemar's p": f"{comparison.p_value:.3g}",
-            "verdict": verdict,
+            "verdict": verdict + used_already(comparison.used_before),
         },
     )
+    lines = [Text(f"not judged on: {line}") for line in comparison.left_out]
     if not comparison.changed:
-        return Group(table)
+        return Group(table, *lines)
     changed = Table(
         Column("changed sides", overflow="fold"),
         *("label", first, second),
@@ -74,4 +85,4 @@ def comparison_page(comparison: "Comparison") -> Group:
     )
     for image in comparison.changed[:SHOWN]:
         changed.add_row(*map(escape, (image.path, image.label, image.first, image.second)))
-    return Group(table, changed)
+    return Group(table, *lines, changed)

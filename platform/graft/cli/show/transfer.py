@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.cli.show.tables import numbers
+from graft.report.uses import used_already
 
 if TYPE_CHECKING:
     from graft.report.transfer.answers import Answers, BackboneAnswers
@@ -22,7 +23,10 @@ GENERALISATION = (
 
 def answers_page(answers: "Answers") -> Group:
     """Return a report's answers for people to read."""
-    title = f"{answers.dataset}: {answers.images:,} images of {answers.split}"
+    title = (
+        f"{answers.dataset}: {answers.images:,} images of {answers.split}"
+        f"{used_already(answers.used_before)}"
+    )
     pages = [_backbone_page(backbone, title) for backbone in answers.backbones]
     if not answers.why:
         return Group(*pages)

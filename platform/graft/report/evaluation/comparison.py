@@ -4,6 +4,8 @@ Only images that exactly one of the models gets right tell their accuracies apar
 (Psychometrika 12, 1947), exact, as a binomial test.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
@@ -11,6 +13,7 @@ from scipy.stats import binomtest, bootstrap
 from graft.registry import Outcome
 from graft.report.evaluation.predictions import Predictions
 from graft.report.interval import LEVEL, Interval
+from graft.report.uses import Part, part_that_judges, used_already
 from graft.spec import Section
 
 RESAMPLES = 10_000
@@ -57,13 +60,22 @@ class Comparison(Section):
     """What McNemar's test shows of the second model, at the interval's level."""
     changed: tuple[Disagreement, ...]
     """Images that exactly one model got right, in the dataset's order."""
+    part: Part | None = None
+    """Part of the split that judges; null: all of it."""
+    left_out: tuple[str, ...] = ()
+    """Which images trained or tuned either model, a line each; they do not judge."""
+    verdict: bool = True
+    """Whether anything was judged. If not, all images are those of `left_out`, the figures are of
+    these, and `outcome` is `not shown`."""
+    used_before: int = 0
+    """How many other reports had used images of this split and dataset version before."""
 
     def __str__(self) -> str:
         first, second = self.accuracies
         return (
             f"{self.second} {100 * second:.1f} %, {self.first} {100 * first:.1f} % of "
             f"{self.images:,} images of {self.dataset}, {self.split}, right; McNemar's p "
-            f"{self.p_value:.2g}"
+            f"{self.p_value:.2g}{used_already(self.used_before)}"
         )
 
 
@@ -105,6 +117,26 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
             for i in np.flatnonzero(right1 != right2)
         ),
     )
+
+
+def compare_unseen(
+    first: Predictions, second: Predictions, unseen: Sequence[bool], left_out: Sequence[str]
+) -> Comparison:
+    """Compare two models on the images that neither has seen; without any, give no verdict.
+
+    Args:
+        first: its predictions.
+        second: its predictions, for the same images.
+        unseen: of each image, whether neither model has seen it.
+        left_out: which images these are, a line each.
+    """
+    part = part_that_judges(first.split)
+    if any(unseen):
+        places = np.flatnonzero(unseen)
+        comparison = compare(first.at(places), second.at(places))
+        return comparison.model_copy(update={"part": part, "left_out": tuple(left_out)})
+    nothing = {"outcome": "not shown", "verdict": False, "left_out": tuple(left_out), "part": part}
+    return compare(first, second).model_copy(update=nothing)
 
 
 def _mean_interval(differences: NDArray[np.float64]) -> Interval:

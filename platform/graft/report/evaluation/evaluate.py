@@ -7,10 +7,11 @@ import torch
 
 from graft.data.image import decode
 from graft.data.manifest import DatasetVersion
+from graft.errors import InputError
 from graft.registry import ModelVersion, Outcome, Verdict, record_verdict
 from graft.report.charts import chart_files, embedded_charts
 from graft.report.evaluation.classes import check_classes
-from graft.report.evaluation.comparison import Comparison, compare
+from graft.report.evaluation.comparison import Comparison, compare_unseen
 from graft.report.evaluation.compute_scores import compute_scores
 from graft.report.evaluation.predictions import (
     Predictions,
@@ -28,6 +29,8 @@ from graft.report.publishing import (
     publish_report,
     read_report,
 )
+from graft.report.seen_images import seen_by, told_apart
+from graft.report.uses import part_that_judges, record_use, used_already
 from graft.serving.predictor import Predictor
 from graft.store import Store
 from graft.training.charts import confusion_figure
@@ -50,6 +53,8 @@ def evaluate(
 ) -> Report:
     """Return the report on a version and a split, made now if the store has none.
 
+    Figures on test are of the half that judges. Predictions are stored of all images.
+
     Args:
         store: where both are, and where the report goes.
         version: the model.
@@ -69,7 +74,12 @@ def evaluate(
     device = torch.device("cuda") if torch.cuda.is_available() else None
     predictor = Predictor.load(store, version, device)
     predictions = predict_split(predictor, dataset, split, threads, progress)
-    scores = compute_scores(predictions)
+    judging = _judging(predictions)
+    _, seen = told_apart(judging.images, seen_by(store, version))
+    used = record_use(store, dataset.manifest, split, len(judging.images), report)
+    scores = compute_scores(judging).model_copy(
+        update={"part": part_that_judges(split), "seen": tuple(seen), "used_before": used}
+    )
     figures = {
         "confusion": confusion_figure(scores.confusion, version.classes),
         "reliability": reliability_figure(scores.reliability, scores.ece),
@@ -82,6 +92,7 @@ def evaluate(
         report=report,
         run=version.lineage.run,
         predictions=PREDICTIONS,
+        used_already=used_already(used),
         command=shlex.join(
             ["graft", "evaluate", scores.model, "--dataset", scores.dataset, "--split", split]
         ),
@@ -104,29 +115,48 @@ def compare_versions(
 ) -> Comparison:
     """Evaluate two versions on a split, compare them, and record a verdict with each.
 
-    A comparison on training images shows nothing of new ones: it records no verdict.
+    Images that trained or tuned either version do not judge. Where no others are left, nothing is
+    judged, and no verdict is recorded.
 
     Raises:
         InputError: as `evaluate`; or the versions have different classes, or are the same.
     """
     check_classes(first, second)
     predictions = [
-        predictions_of(store, evaluate(store, version, dataset, split, threads, progress))
+        _judging(predictions_of(store, evaluate(store, version, dataset, split, threads, progress)))
         for version in (first, second)
     ]
-    comparison = compare(*predictions)
-    if split != "train":
-        evaluation = evaluation_id(second, dataset.manifest, split)
-        report = f"{first.name}-{first.version}-against-{evaluation}"
-        for version, against, outcome in (
-            (second, first, comparison.outcome),
-            (first, second, _REVERSED[comparison.outcome]),
-        ):
-            verdict = Verdict(
-                against=against.ref, outcome=outcome, why=str(comparison), report=report
-            )
-            record_verdict(store, version.ref, verdict)
+    seen = [*seen_by(store, first), *seen_by(store, second)]
+    unseen, left_out = told_apart(predictions[0].images, seen)
+    comparison = compare_unseen(predictions[0], predictions[1], unseen, left_out)
+    if not comparison.verdict:
+        return comparison
+    evaluation = evaluation_id(second, dataset.manifest, split)
+    report = f"{first.name}-{first.version}-against-{evaluation}"
+    used = record_use(store, dataset.manifest, split, comparison.images, report)
+    comparison = comparison.model_copy(update={"used_before": used})
+    for version, against, outcome in (
+        (second, first, comparison.outcome),
+        (first, second, _REVERSED[comparison.outcome]),
+    ):
+        verdict = Verdict(against=against.ref, outcome=outcome, why=str(comparison), report=report)
+        record_verdict(store, version.ref, verdict)
     return comparison
+
+
+def _judging(predictions: Predictions) -> Predictions:
+    """Return the predictions for the images that may judge.
+
+    Raises:
+        InputError: there are none.
+    """
+    judging = predictions.judging()
+    if not judging.images:
+        raise InputError(
+            f"{predictions.dataset} has {len(predictions.images)} images in split "
+            f"'{predictions.split}', of which half judge, by their hashes: none; import more"
+        )
+    return judging
 
 
 def predictions_of(store: Store, report: Report) -> Predictions:

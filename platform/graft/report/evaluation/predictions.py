@@ -15,6 +15,7 @@ from scipy.special import log_softmax, softmax
 from graft.data.copies import distinct_images
 from graft.data.manifest import DatasetVersion, Image
 from graft.report.evaluation.classes import labels_for
+from graft.report.uses import may_judge
 from graft.serving.predictor import Predictor
 
 Pixels = NDArray[np.uint8]
@@ -57,6 +58,21 @@ class Predictions:
             logits=self.logits[first],
             copies=self.copies + len(self.images) - len(first),
         )
+
+    def at(self, places: Sequence[int] | NDArray[np.int64]) -> "Predictions":
+        """Return the predictions for the images at these places."""
+        places = np.asarray(places, np.int64)
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in places),
+            paths=tuple(self.paths[i] for i in places),
+            labels=self.labels[places],
+            logits=self.logits[places],
+        )
+
+    def judging(self) -> "Predictions":
+        """Return the predictions for the images that may judge."""
+        return self.at([i for i, sha256 in enumerate(self.images) if may_judge(sha256, self.split)])
 
     @property
     def probabilities(self) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ Apart from that, so that a stored evaluation is shown without loading scikit-lea
 """
 
 from graft.report.interval import Interval
+from graft.report.uses import Part
 from graft.spec import Section
 
 
@@ -75,3 +76,9 @@ class Scores(Section):
     reliability: tuple[Bin, ...]
     wrong: tuple[WrongImage, ...]
     """The images predicted wrong with most confidence, the most confident first."""
+    part: Part | None = None
+    """Part of the split that judges, to which the figures are held; null: all of it."""
+    seen: tuple[str, ...] = ()
+    """Which of the images trained or tuned the model, a line each."""
+    used_before: int = 0
+    """How many other reports had used images of this split and dataset version before."""

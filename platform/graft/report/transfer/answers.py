@@ -25,6 +25,7 @@ from graft.report.transfer.estimates import (
 )
 from graft.report.transfer.generalisation import Generalisation, generalisation
 from graft.report.two_way import LEAST_SEEDS
+from graft.report.uses import Part
 from graft.spec import Section, TransferReport
 
 ENOUGH_SEEDS = 5
@@ -102,6 +103,10 @@ class Answers(Section):
     """Place in `backbones` of the one to take."""
     why: str | None
     """null: there is one backbone."""
+    part: Part | None = None
+    """Part of the split that judges; null: all of it."""
+    used_before: int = 0
+    """How many other reports had used images of this split and dataset version before."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from graft.report.page import render_page
 from graft.report.publishing import PAGE
 from graft.report.transfer.answers import Answers, BackboneAnswers
 from graft.report.transfer.design import ARMS, label_budget
+from graft.report.uses import used_already
 from graft.spec import TransferReport, dump_job
 from graft.training.charts import BLUE, GREY, ORANGE, draw_grid
 
@@ -46,6 +47,7 @@ def transfer_files(answers: Answers, spec: TransferReport) -> dict[str, bytes]:
         a=answers,
         names=NAMES,
         sections=sections,
+        used_already=used_already(answers.used_before),
         label_budget=label_budget,
         spec=dump_job(spec),
     )

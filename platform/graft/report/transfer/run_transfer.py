@@ -30,7 +30,7 @@ from graft.data.loader import to_tensor
 from graft.data.manifest import DatasetVersion, Image, open_dataset
 from graft.data.subset import choose_subset
 from graft.data.views import evaluation_view
-from graft.errors import RunFailed
+from graft.errors import InputError, RunFailed
 from graft.registry import Fence
 from graft.report.evaluation.compute_scores import expected_calibration_error
 from graft.report.evaluation.predictions import Pixels, pixel_batches
@@ -52,6 +52,7 @@ from graft.report.transfer.design import (
 )
 from graft.report.transfer.page import transfer_files
 from graft.report.transfer.record_verdicts import record_to_versions
+from graft.report.uses import images_that_judge, part_that_judges, record_use
 from graft.spec import (
     Contract,
     Finetune,
@@ -98,6 +99,11 @@ def create_transfer(store: Store, spec: TransferReport, report: str | None = Non
     others = tuple(_resolved(store, spec, other) for other in spec.other_backbones)
     recorded = spec.model_copy(update={"base": base, "other_backbones": others})
     dataset = _dataset(store, base)
+    if not _tested_images(dataset):
+        raise InputError(
+            f"{dataset.manifest.ref} has no image in split '{test_split(dataset)}' that judges; "
+            "import more"
+        )
     for cell in first_cells(recorded):  # has each class an image at every budget?
         trial = trial_spec(base, changes_of(recorded, cell, _holds_out(dataset)), "the report")
         choose_subset(dataset, trial.dataset)
@@ -185,7 +191,11 @@ def _make(
         results.append(_measure(store, spec, dataset, views, cell, trained[cell]))
         progress(number, len(cells))
     cold_s = [_cold(store, spec, trained, backbone) for backbone in range(len(spec.backbones))]
-    answers = answer(report, spec, dataset.manifest.ref, test_split(dataset), results, cold_s)
+    split = test_split(dataset)
+    used = record_use(store, dataset.manifest, split, len(_tested_images(dataset)), report)
+    answers = answer(report, spec, dataset.manifest.ref, split, results, cold_s).model_copy(
+        update={"part": part_that_judges(split), "used_before": used}
+    )
     fence()
     made = publish_report(store, report, "transfer", answers, transfer_files(answers, spec))
     record_to_versions(store, made)
@@ -195,6 +205,12 @@ def _make(
 def test_split(dataset: DatasetVersion) -> str:
     """Return the split that models are judged on; nothing is tuned on it."""
     return "val" if _holds_out(dataset) else "test"
+
+
+def _tested_images(dataset: DatasetVersion) -> list[Image]:
+    """Return the images that models are judged on, of copies the first."""
+    split = test_split(dataset)
+    return images_that_judge(dataset.images(split), split)
 
 
 def _dataset(store: Store, base: Finetune) -> DatasetVersion:
@@ -271,7 +287,7 @@ def _measure(
     epoch = chosen_epoch(record)
     prepared, _ = load_trial_model(store, trained.spec, record, epoch.epoch if epoch else 1)
     model, contract = prepared.model.eval(), prepared.contract
-    test = dataset.images(test_split(dataset))
+    test = _tested_images(dataset)
     labels = np.array([image.label for image in test], np.int64)
 
     @torch.inference_mode()

@@ -1,0 +1,71 @@
+"""Which images a model version was trained and tuned on: they do not judge it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from graft.backbones.weights import MODEL_SCHEME
+from graft.data.manifest import open_dataset
+from graft.data.subset import choose_subset
+from graft.errors import NotFoundError
+from graft.registry import ModelVersion, get_model
+from graft.spec import Dataset
+from graft.store import Store
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The images that a version was trained and tuned on."""
+
+    version: str
+    """NAME@VERSION."""
+    dataset: str
+    """NAME@VERSION."""
+    roles: Mapping[str, str] | None
+    """By SHA-256, what an image did; None: the dataset is not in the store."""
+
+
+def seen_by(store: Store, version: ModelVersion) -> list[Seen]:
+    """Return what a version was trained and tuned on, and the versions that it started from."""
+    lineage, seen = version.lineage, []
+    name = f"{lineage.dataset}@{lineage.dataset_version}"
+    recorded = lineage.spec.get("dataset")
+    try:
+        dataset = open_dataset(store, lineage.dataset, lineage.dataset_version)
+    except NotFoundError:
+        seen.append(Seen(version.ref, name, None))
+    else:
+        spec = Dataset.model_validate(recorded) if recorded else Dataset(name=lineage.dataset)
+        subset = choose_subset(dataset, spec)
+        roles = dict.fromkeys((image.sha256 for image in subset.train), "trained")
+        roles |= dict.fromkeys(
+            (image.sha256 for image in subset.val), "chose the epoch, rate or depth of"
+        )
+        seen.append(Seen(version.ref, name, roles))
+    if lineage.weights.startswith(MODEL_SCHEME):
+        before = lineage.weights.removeprefix(MODEL_SCHEME)
+        try:
+            seen += seen_by(store, get_model(store, before))
+        except NotFoundError:
+            seen.append(Seen(before, "an unknown dataset", None))
+    return seen
+
+
+def told_apart(digests: Sequence[str], seen: Iterable[Seen]) -> tuple[list[bool], list[str]]:
+    """Return which images nobody has seen, and of the others which they are, a line each."""
+    unseen, lines = [True] * len(digests), []
+    for by_version in seen:
+        if by_version.roles is None:
+            unseen = [False] * len(digests)
+            lines.append(
+                f"all images: what {by_version.version} was tuned on is not known, since "
+                f"{by_version.dataset} is not in the store"
+            )
+            continue
+        roles = [by_version.roles.get(digest) for digest in digests]
+        unseen = [fresh and not role for fresh, role in zip(unseen, roles, strict=True)]
+        for role in sorted({role for role in roles if role}):
+            lines.append(
+                f"{roles.count(role):,} of {len(digests):,} images {role} {by_version.version} "
+                f"(images of {by_version.dataset})"
+            )
+    return unseen, lines

@@ -1,0 +1,87 @@
+"""Which images may judge a model, and how often they did before.
+
+Train chooses weights; val chooses epoch, rate and depth. Test is divided once, by the images'
+hashes: one half is set apart for calibration and thresholds, the other one judges. Each use of
+images that judge is recorded, ``uses/<dataset>/<version>/<split>/<report>.json``: the more often
+they were looked at, the less a figure on them says of new images.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal
+
+from graft.data.copies import distinct_images
+from graft.errors import ObjectExists
+from graft.spec import Section
+from graft.store import Store, read_document
+
+if TYPE_CHECKING:
+    from graft.data.manifest import Image, Manifest
+
+Part = Literal["calibrate", "judge"]
+
+
+class Use(Section):
+    """One time that images judged: a stored marker."""
+
+    report: str
+    """Id of the report, or of the comparison."""
+    split: str
+    part: Part | None
+    """Part of the split; null: all of it."""
+    images: int
+    """Number of distinct images."""
+    before: int
+    """How many other reports had used images of this split and version before."""
+    when: str
+    """ISO 8601 in UTC."""
+
+
+def part_of(digest: str) -> Part:
+    """Return the part of test that an image belongs to, whatever the others are."""
+    # Hashed again, for the digest's own order has chosen the split.
+    return "judge" if sha256(f"judge/{digest}".encode()).digest()[0] % 2 else "calibrate"
+
+
+def part_that_judges(split: str) -> Part | None:
+    """Return the part of a split that may judge; None: all of it."""
+    return "judge" if split == "test" else None
+
+
+def may_judge(digest: str, split: str) -> bool:
+    """Whether an image belongs to the part of its split that judges."""
+    return split != "test" or part_of(digest) == "judge"
+
+
+def images_that_judge(images: "Iterable[Image]", split: str) -> "list[Image]":
+    """Return the images of a split that may judge, of copies the first."""
+    return [image for image in distinct_images(images) if may_judge(image.sha256, split)]
+
+
+def used_already(before: int) -> str:
+    """Return that images were used before, to be added to a figure; empty for none."""
+    times = "once" if before == 1 else f"{before} times"
+    return f"; on images that were used {times} before" if before else ""
+
+
+def record_use(store: Store, dataset: "Manifest", split: str, images: int, report: str) -> int:
+    """Record that a report looks at images that judge; return how many had done so before.
+
+    A report that is made again, or resumed, counts once.
+    """
+    folder = f"uses/{dataset.name}/{dataset.version}/{split}/"
+    key = f"{folder}{report}.json"
+    others = sum(1 for used, _ in store.scan(folder) if used != key)
+    use = Use(
+        report=report,
+        split=split,
+        part=part_that_judges(split),
+        images=images,
+        before=others,
+        when=datetime.now(UTC).isoformat(),
+    )
+    with contextlib.suppress(ObjectExists):
+        store.create(key, use.model_dump_json(indent=1).encode())
+    return read_document(store, key, Use).before
