@@ -31,7 +31,10 @@ KEYS: dict[type[BaseModel], set[str]] = {
     Answers: ESTIMATE
     | {
         "report dataset split images seeds backbones take why part used_before",
-        "arch weights points gains matches plateaus generalisation take why warnings sources",
+        "arch weights points gains matches plateaus generalisation take why warnings sources ways",
+        "arm freeze trunk_digest weights weights_sha256 head rates",
+        "kind replaces",
+        "kind hidden activation dropout replaces",
         "arm labels images rate accuracy rising",
         "difference p_value outcome",
         "difference p_value outcome arm labels",

@@ -8,8 +8,8 @@ from colours import colour_spec, transfer_document
 from graft.report.transfer.answers import Answers, answer
 from graft.report.transfer.cell_result import CellResult
 from graft.report.transfer.corruptions import CORRUPTIONS, STRENGTHS
-from graft.report.transfer.design import Cell, first_cells, other_cells
-from graft.spec import TransferReport, parse_job
+from graft.report.transfer.design import Cell, Way, first_cells, other_cells
+from graft.spec import TransferReport, UniformRates, parse_job
 from graft.sweep.sweep_records import TrialRecord
 
 LABELS = np.repeat([0, 1], [30, 20])
@@ -59,4 +59,24 @@ def answers(report: str, spec: TransferReport, wrong: Mapping[str, int]) -> Answ
     cells = first_cells(spec)
     cells += other_cells(spec, {(cell.backbone, cell.condition): cell.rate for cell in cells})
     results = [made_up_result(cell, wrong[cell.condition.arm]) for cell in cells]
-    return answer(report, spec, "colours@1", "test", results, [{}])
+    return answer(report, spec, "colours@1", "test", [ways(spec)], results, [{}])
+
+
+DEPTHS = {"features": 3, "partial": 1, "full": 0}
+
+
+def ways(spec: TransferReport) -> list[Way]:
+    """Return how the arms train a network of three stages."""
+    (backbone,) = spec.backbones
+    return [
+        Way(
+            arm=arm,
+            freeze=depth,
+            trunk_digest=f"c{depth}",
+            weights=backbone.weights,
+            weights_sha256=backbone.weights_sha256,
+            head=spec.base.head,
+            rates=UniformRates().model_dump(mode="json"),
+        )
+        for arm, depth in DEPTHS.items()
+    ]

@@ -15,15 +15,17 @@ import commands
 from graft.registry import Lineage, ModelDraft, aliases, get_model, register, verdicts
 from graft.report.publishing import publish_report, read_report
 from graft.report.transfer.answers import Answers
+from graft.report.transfer.design import Way
 from graft.report.transfer.page import transfer_files
 from graft.report.transfer.record_verdicts import record_to_versions
-from graft.spec import Contract, LinearHead, dump_job
+from graft.spec import Contract, Head, LinearHead, MLPHead, UniformRates, dump_job
 from graft.store import Store
-from report.transfer.made_up import SHA256, answers, recorded_spec
+from report.transfer.made_up import DEPTHS, SHA256, answers, recorded_spec
 
 REPORT = "colours-20260101-000000-abcd"
-ARMS = {"features": "all", "partial": -2, "full": 0}
-"""What the report's arms freeze."""
+ARMS = DEPTHS
+"""How many stages the report's arms freeze."""
+OTHERS = ("dataset", "arch", "weights", "trunk", "head", "rates", "depth")
 SHOWN = {"features": "worse", "partial": "not shown", "full": "better"}
 
 
@@ -47,18 +49,22 @@ def store(reported: Path, tmp_path: Path) -> Store:
 def trained(
     store: Store,
     name: str,
-    freeze: object,
+    freeze: int,
     dataset: str = "colours",
     arch: str = "squeezenet1_1",
+    trunk: str = "",
+    head: Head | None = None,
+    train: dict[str, Any] | None = None,
     **backbone: object,
 ) -> None:
     """Register a model of that name, trained as an arm of the report is, but for the changes."""
     spec = {"weights": "elsewhere/w.pth", "weights_sha256": SHA256, "freeze": freeze} | backbone
+    digest = trunk or f"c{freeze}"
     lineage = Lineage(
         run=f"run-{name}",
         dataset=dataset,
         dataset_version="v1",
-        spec={"kind": "finetune", "backbone": spec},
+        spec={"kind": "finetune", "backbone": spec, "train": train or {}},
         weights=str(spec["weights"]),
         weights_sha256=None,
         packages={},
@@ -67,13 +73,13 @@ def trained(
     draft = ModelDraft(
         name=name,
         arch=arch,
-        head=LinearHead(),
+        head=head or LinearHead(),
         dropout=None,
         classes=("ants", "bees"),
         contract=Contract(max_side=512),
-        freeze=1,
-        stages=("c1",),
-        trunk_digest="c1",
+        freeze=freeze,
+        stages=(digest,),
+        trunk_digest=digest,
         metrics={"val": {"accuracy": 0.9, "loss": 0.2}},
         weights="best",
         epoch=3,
@@ -91,10 +97,13 @@ def gains(store: Store) -> dict[str, Any]:
 def test_a_report_that_is_done_tells_the_versions_that_it_concerns(store: Store) -> None:
     for arm, freeze in ARMS.items():
         trained(store, arm, freeze)
-    trained(store, "other-dataset", "all", dataset="shapes")
-    trained(store, "other-arch", "all", arch="resnet18")
-    trained(store, "other-weights", "all", weights_sha256=32 * "cd")
-    trained(store, "other-depth", -1)
+    trained(store, "other-dataset", 3, dataset="shapes")
+    trained(store, "other-arch", 3, arch="resnet18")
+    trained(store, "other-weights", 0, weights_sha256=32 * "cd")
+    trained(store, "other-trunk", 3, trunk="d3")  # of another preprocessing, say
+    trained(store, "other-head", 3, head=MLPHead(kind="mlp"))
+    trained(store, "other-rates", 1, train={"rates": {"kind": "decay", "factor": 0.5}})
+    trained(store, "other-depth", 2)
     trained(store, "from-scratch", 0, weights="none")
     record_to_versions(store, read_report(store, REPORT))
     record_to_versions(store, read_report(store, REPORT))  # as when it is resumed
@@ -103,8 +112,34 @@ def test_a_report_that_is_done_tells_the_versions_that_it_concerns(store: Store)
         (verdict,) = verdicts(store, get_model(store, arm))
         assert (verdict.against, verdict.outcome, verdict.report) == ("scratch", SHOWN[arm], REPORT)
         assert verdict.why == str(gained[arm])
-    others = ("other-dataset", "other-arch", "other-weights", "other-depth", "from-scratch")
-    assert [verdicts(store, get_model(store, name)) for name in others] == [[]] * 5
+    others = [f"other-{what}" for what in OTHERS] + ["from-scratch"]
+    assert [verdicts(store, get_model(store, name)) for name in others] == [[]] * 8
+
+
+def test_a_stages_name_freezes_what_the_arm_freezes(store: Store) -> None:
+    trained(store, "named", 3)  # as its depth is resolved, whatever its spec says
+    trained(store, "all-written", 3, weights="other/name.pth")
+    record_to_versions(store, read_report(store, REPORT))
+    for name in ("named", "all-written"):
+        (verdict,) = verdicts(store, get_model(store, name))
+        assert verdict.outcome == SHOWN["features"]
+
+
+def test_weights_of_a_model_version_are_told_apart_by_its_name(store: Store) -> None:
+    """They come from no file, and two missing digests are not the same weights."""
+    way = Way(
+        arm="full",
+        freeze=0,
+        trunk_digest="c0",
+        weights="model://a@1",
+        weights_sha256=None,
+        head=LinearHead(),
+        rates=UniformRates().model_dump(mode="json"),
+    )
+    for name, weights in (("same", "model://a@1"), ("other", "model://b@3")):
+        trained(store, name, 0, weights=weights, weights_sha256=None)
+    concerned = [way.concerns(get_model(store, name)) for name in ("same", "other")]
+    assert concerned == [True, False]
 
 
 def promote(store: Store, ref: str, *arguments: str) -> commands.Done:
@@ -112,7 +147,7 @@ def promote(store: Store, ref: str, *arguments: str) -> commands.Done:
 
 
 def test_promotion_is_refused_to_what_is_shown_to_be_worse_than_scratch(store: Store) -> None:
-    trained(store, "red", "all")  # after the report, as one does
+    trained(store, "red", 3)  # after the report, as one does
     refused = promote(store, "red@1")
     assert refused.returncode == 2
     why = gains(store)["features"]

@@ -237,7 +237,13 @@ def test_rates_by_stage_meet_an_arm_that_freezes_all(
     measured: dict[str, tuple[int]] = {}
 
     def answer(*arguments: Any) -> None:
-        *_, results, cold_s = arguments
+        *_, (ways,), results, cold_s = arguments
+        assert [(way.arm, way.rates["kind"]) for way in ways] == [
+            ("features", "uniform"),
+            ("partial", "decay"),
+            ("full", "decay"),
+        ]
+        assert [len(way.trunk_digest) for way in ways] == [64] * 3
         assert [set(seconds) for seconds in cold_s] == [{"features", "partial"}]
         measured.update({r.cell.condition.arm: r.right.shape for r in results})
         raise KeyboardInterrupt  # what follows is tested with stored answers

@@ -8,7 +8,7 @@ import numpy as np
 
 from graft.report.interval import LEVEL
 from graft.report.transfer.cell_result import CellResult
-from graft.report.transfer.design import ARMS, Condition, arm_of
+from graft.report.transfer.design import ARMS, Condition, Way, arm_of
 from graft.report.transfer.estimates import (
     Accuracies,
     Crossed,
@@ -79,6 +79,9 @@ class BackboneAnswers(Section):
     warnings: tuple[str, ...]
     """Where transfer is shown to hurt, and what weakens the answers."""
     sources: tuple[Provenance, ...]
+    ways: tuple[Way, ...] = ()
+    """How each arm but scratch trains, with all labels: whom its gain concerns. Reports of earlier
+    releases have none."""
 
     @property
     def title(self) -> str:
@@ -127,6 +130,7 @@ def answer(
     spec: TransferReport,
     dataset: str,
     split: str,
+    ways: Sequence[Sequence[Way]],
     results: Sequence[CellResult],
     cold_s: Sequence[Mapping[str, float]],
 ) -> Answers:
@@ -137,6 +141,7 @@ def answer(
         spec: as it was recorded.
         dataset: NAME@VERSION.
         split: the split that models were judged on.
+        ways: for each backbone, how its arms train.
         results: of every cell of the design.
         cold_s: for each backbone, by arm, seconds to compute the activations that the arm reads at
             the largest budget.
@@ -153,7 +158,7 @@ def answer(
             for condition, by_seed in cells.items()
         }
         backbone = _BackboneResults(place, cells, accuracy, seconds)
-        answers.append(_answer_for(report, spec, backbone))
+        answers.append(_answer_for(report, spec, backbone, ways[place]))
         accuracies.append({arm: accuracy[Condition(arm, spec.labels[-1])] for arm in ARMS})
     take, why = _take_backbone(answers, accuracies)
     return Answers(
@@ -168,7 +173,9 @@ def answer(
     )
 
 
-def _answer_for(report: str, spec: TransferReport, backbone: _BackboneResults) -> BackboneAnswers:
+def _answer_for(
+    report: str, spec: TransferReport, backbone: _BackboneResults, ways: Sequence[Way]
+) -> BackboneAnswers:
     cells, accuracy = backbone.cells, backbone.accuracy
     conditions = [Condition(arm, labels) for arm in ARMS for labels in spec.labels]
     images = {condition.labels: cells[condition][0].images for condition in conditions}
@@ -188,6 +195,7 @@ def _answer_for(report: str, spec: TransferReport, backbone: _BackboneResults) -
         why=why,
         warnings=tuple(_warnings(spec, gained, points, largest["scratch"], accuracy)),
         sources=tuple(_provenance(report, result) for c in conditions for result in cells[c]),
+        ways=tuple(ways),
     )
 
 

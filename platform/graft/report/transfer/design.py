@@ -8,8 +8,10 @@ cells take the same number of steps.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from graft.spec import Arm, Changes, TransferReport
+from graft.registry import ModelVersion
+from graft.spec import Arm, Changes, Head, Section, TransferReport, UniformRates
 from graft.sweep.best_trial import best_epoch
 from graft.sweep.sweep_records import TrialEpoch, TrialRecord
 
@@ -40,6 +42,40 @@ class Cell:
     condition: Condition
     seed: int
     rate: float
+
+
+class Way(Section):
+    """How an arm trains a backbone, with nothing left to resolve: what a verdict concerns."""
+
+    arm: str
+    freeze: int
+    """Freeze depth, the number of frozen stages."""
+    trunk_digest: str
+    """Of these stages and of the preprocessing."""
+    weights: str
+    """The initial weights, as a run records them."""
+    weights_sha256: str | None
+    """null: they are a model version's."""
+    head: Head
+    rates: dict[str, Any]
+    """`train.rates`, as JSON types; the rate that they start from is not part of the way."""
+
+    def concerns(self, version: ModelVersion) -> bool:
+        """Whether a version was trained this way, from the same weights."""
+        spec = version.lineage.spec
+        backbone, train = spec.get("backbone", {}), spec.get("train", {})
+        # The digest of few frozen stages, or of none, does not name the weights of the others.
+        if self.weights_sha256:
+            same_weights = backbone.get("weights_sha256") == self.weights_sha256
+        else:
+            same_weights = backbone.get("weights") == self.weights
+        return (
+            same_weights
+            and (version.freeze, version.trunk_digest) == (self.freeze, self.trunk_digest)
+            and version.head == self.head
+            and not train.get("unfreeze")
+            and train.get("rates", UniformRates().model_dump(mode="json")) == self.rates
+        )
 
 
 def arm_of(spec: TransferReport, name: str) -> Arm:

@@ -1,14 +1,18 @@
 """What transfer reports show of model versions, recorded with each version that they concern.
 
-A report concerns the versions that were trained as one of its arms is. Either may come first: a
+A report concerns the versions that were trained as one of its arms is: from the same weights, with
+the same trunk, head and rates by stage. Either may come first: a
 report that finishes looks for versions, and a promotion looks for reports.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from graft.registry import ModelVersion, Verdict, list_models, record_verdict
 from graft.report.publishing import Report, list_reports, read_report, read_transfer
-from graft.report.transfer.design import ARMS, arm_of
+from graft.report.transfer.design import ARMS, Way, arm_of
 from graft.report.transfer.estimates import Gain
-from graft.spec import TransferReport
+from graft.spec import Pretrained, TransferReport
 from graft.store import Store
 
 
@@ -28,21 +32,41 @@ def record_from_reports(store: Store, version: ModelVersion) -> None:
 
 
 def _record(store: Store, spec: TransferReport, report: Report, version: ModelVersion) -> None:
-    """Record a report's verdict with a version, if the report concerns it."""
-    backbone = version.lineage.spec.get("backbone", {})
-    weights = backbone.get("weights_sha256")
-    if version.lineage.dataset != spec.base.dataset.name or backbone.get("weights") == "none":
+    """Record a report's verdict with a version, if the report concerns it.
+
+    Two arms may train alike, where a named stage is the last one: the first one's verdict counts.
+    """
+    from_scratch = version.lineage.spec.get("backbone", {}).get("weights") == "none"
+    if version.lineage.dataset != spec.base.dataset.name or from_scratch:
         return
+    # Gains and ways alone are parsed: the type of all answers imports much more.
     for pretrained, answers in zip(spec.backbones, report.found["backbones"], strict=True):
-        if (version.arch, weights) != (pretrained.arch, pretrained.weights_sha256):
+        if version.arch != pretrained.arch:
             continue
-        for arm in ARMS[1:]:
-            if arm_of(spec, arm).freeze != backbone.get("freeze"):
-                continue
-            # Gains alone are parsed: the type of all answers imports much more.
-            gains = map(Gain.model_validate, answers["gains"])
-            gain = next(g for g in gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
-            verdict = Verdict(
-                against="scratch", outcome=gain.outcome, why=str(gain), report=report.report
-            )
-            record_verdict(store, version.ref, verdict)
+        ways = map(Way.model_validate, answers.get("ways", []))
+        way = next((way for way in ways if way.concerns(version)), None)
+        arm = way.arm if way else _arm_of_earlier_release(spec, pretrained, answers, version)
+        if arm is None:
+            continue
+        gains = map(Gain.model_validate, answers["gains"])
+        gain = next(g for g in gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
+        verdict = Verdict(
+            against="scratch", outcome=gain.outcome, why=str(gain), report=report.report
+        )
+        record_verdict(store, version.ref, verdict)
+
+
+def _arm_of_earlier_release(
+    spec: TransferReport, pretrained: Pretrained, answers: Mapping[str, Any], version: ModelVersion
+) -> str | None:
+    """Return the arm that a version was trained as, of a report that does not say how arms train.
+
+    Only weights of the same SHA-256, and freeze depths written alike, are taken for the same.
+    """
+    backbone = version.lineage.spec.get("backbone", {})
+    if answers.get("ways") or not pretrained.weights_sha256:
+        return None
+    if backbone.get("weights_sha256") != pretrained.weights_sha256:
+        return None
+    arms = (arm for arm in ARMS[1:] if arm_of(spec, arm).freeze == backbone.get("freeze"))
+    return next(arms, None)

@@ -25,6 +25,7 @@ from scipy.special import softmax
 
 from graft.activations.cache_decision import measure_costs
 from graft.activations.compute import TrunkSetup
+from graft.backbones.trunk import trunk_chain
 from graft.data.image import decode
 from graft.data.loader import to_tensor
 from graft.data.manifest import DatasetVersion, Image, open_dataset
@@ -39,10 +40,12 @@ from graft.report.transfer.answers import answer
 from graft.report.transfer.cell_result import CellResult
 from graft.report.transfer.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from graft.report.transfer.design import (
+    ARMS,
     METRIC,
     MODE,
     Cell,
     Condition,
+    Way,
     arm_of,
     changes_of,
     chosen_epoch,
@@ -193,7 +196,8 @@ def _make(
     cold_s = [_cold(store, spec, trained, backbone) for backbone in range(len(spec.backbones))]
     split = test_split(dataset)
     used = record_use(store, dataset.manifest, split, len(_tested_images(dataset)), report)
-    answers = answer(report, spec, dataset.manifest.ref, split, results, cold_s).model_copy(
+    ways = [_ways(store, spec, trained, backbone) for backbone in range(len(spec.backbones))]
+    answers = answer(report, spec, dataset.manifest.ref, split, ways, results, cold_s).model_copy(
         update={"part": part_that_judges(split), "used_before": used}
     )
     fence()
@@ -352,6 +356,29 @@ def _cold(
             images = len(data.train) * min(views, arm.epochs)
             seconds[name] = images * (cost.decode_s + cost.trunk_s)
     return seconds
+
+
+def _ways(
+    store: Store, spec: TransferReport, trained: Mapping[Cell, Trained], backbone: int
+) -> list[Way]:
+    """Return how each arm but scratch trains a backbone with all labels."""
+    ways = []
+    for arm in ARMS[1:]:
+        cell = Cell(backbone, Condition(arm, spec.labels[-1]), 0, arm_of(spec, arm).rates[0])
+        recorded = trained[cell].spec
+        prepared = assemble(store, recorded)
+        depth = prepared.model.depth
+        way = Way(
+            arm=arm,
+            freeze=depth,
+            trunk_digest=trunk_chain(prepared.model, prepared.contract).digests[depth],
+            weights=recorded.backbone.weights,
+            weights_sha256=recorded.backbone.weights_sha256,
+            head=recorded.head,
+            rates=recorded.train.rates.model_dump(mode="json"),
+        )
+        ways.append(way)
+    return ways
 
 
 def _unchanged(pixels: Pixels, image: str) -> Pixels:
