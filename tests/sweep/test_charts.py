@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from graft.sweep.charts import (
+    _ParallelAxis,
     parallel_png,
     plotted_trials,
     progress_png,
@@ -137,3 +138,13 @@ def test_what_failed_is_marked(of_a_grid):
     lost = plotted_trials([*trials, record(13, trials[0].changes, 0, "diverged")], METRIC, "max")
     assert not shows(of_a_grid["best-so-far.png"], ORANGE)
     assert shows(progress_png(lost, METRIC, "max"), ORANGE)
+
+
+def test_an_axis_of_many_numbers_has_ticks_from_its_lowest_to_its_highest():
+    axis = _ParallelAxis(list(range(9)))
+    assert axis._ticks() == [("0", 0.0), ("2", 0.25), ("4", 0.5), ("6", 0.75), ("8", 1.0)]
+    rates = _ParallelAxis([10 ** (-place / 4) for place in range(17)])
+    texts, heights = zip(*rates._ticks(), strict=True)
+    assert texts == ("0.0001", "0.001", "0.01", "0.1", "1")
+    assert heights == pytest.approx((0, 0.25, 0.5, 0.75, 1))
+    assert _ParallelAxis([1, 5, 2])._ticks() == [("1", 0.0), ("2", 0.25), ("5", 1.0)]
