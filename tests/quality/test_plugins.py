@@ -45,7 +45,10 @@ def test_slow(): burn()
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["one process", "two"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param((), id="one process", marks=pytest.mark.slow), pytest.param(("-n2",), id="two")],
+)
 def test_the_fast_tests_are_held_to_their_budget(tmp_path: Path, workers: tuple[str, ...]) -> None:
     (tmp_path / "test_it.py").write_text(BURNS)
     for budget, over in ((0.01, True), (1000, False)):
@@ -80,6 +83,7 @@ def test_what_is_stopped_in_a_test_is_not_its_cost() -> None:
     assert before > 0.4 > after
 
 
+@pytest.mark.slow  # runs sixteen tests, one after the other
 def test_a_test_that_measures_runs_alone(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("""
 import os, pytest, time

@@ -11,6 +11,8 @@ import pytest
 
 from quality.retries import MOST
 
+pytestmark = pytest.mark.slow  # each runs pytest, and only CI tries anything again
+
 TESTS = Path(__file__).parents[1]
 TRIES = """
 from pathlib import Path
