@@ -15,13 +15,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from graft.errors import InputError, NotFoundError, ObjectChanged, ObjectExists, ObjectNotFound
-from graft.spec import NAME, Contract, Head, Name, Section, nearest
-from graft.store import ObjectRef, Store, parse_document, read_document
+from graft.spec import NAME, Contract, Digest, Head, Id, Name, Section, nearest
+from graft.store import Marker, ObjectRef, Store, parse_document, read_document
 
 CHAMPION = "champion"
 """A model's bare name means the version that this alias points at, once it is set."""
@@ -32,24 +32,25 @@ Fence = Callable[[], object]
 """Raises RunFailed once a newer attempt has taken over what the caller works on."""
 
 _MARKER = re.compile(r"models/([^/]+)/versions/([1-9]\d*)/model\.json")
+_RUN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[1-9][0-9]*)?$"
 _ALIAS = re.compile(r"models/[^/]+/aliases/([^/]+)\.json")
 
 
 class Lineage(Section):
     """Where a model version comes from."""
 
-    run: str
+    run: Annotated[str, Field(pattern=_RUN)]
     """Id of the run that trained it; a sweep's trial is SWEEP/NUMBER."""
-    sweep: str | None = None
+    sweep: Id | None = None
     """Id of the sweep that found it best."""
-    dataset: str
+    dataset: Name
     """The dataset's name."""
-    dataset_version: str
+    dataset_version: Id
     spec: dict[str, Any]
     """The run's recorded spec, everything in it resolved."""
     weights: str
     """Where the backbone's initial weights came from, as recorded."""
-    weights_sha256: str | None
+    weights_sha256: Digest | None
     """SHA-256 of the file that held those weights; null if they came from no file."""
     packages: dict[str, str]
     """Versions of the packages that trained it."""
@@ -72,9 +73,9 @@ class ModelDraft(Section):
     """The preprocessing, from an image file's bytes to the tensor."""
     freeze: int
     """Freeze depth d: how many stages the trunk has."""
-    stages: tuple[str, ...]
+    stages: tuple[Digest, ...]
     """Chain digests c[1]..c[d]; a frozen stage's weights are at ``stages/<digest>/``."""
-    trunk_digest: str
+    trunk_digest: Digest
     """c[d]."""
     metrics: dict[str, Any]
     """What the registered weights reached in validation."""
@@ -85,7 +86,7 @@ class ModelDraft(Section):
     lineage: Lineage
 
 
-class ModelVersion(ModelDraft):
+class ModelVersion(ModelDraft, Marker):
     """A registered, immutable model version."""
 
     version: int = Field(gt=0)
@@ -117,7 +118,7 @@ class Verdict(Section):
     """How the version compares, see `against`."""
     why: str
     """The figures that show it, on one line."""
-    report: str
+    report: Id
     """The report's id."""
 
 

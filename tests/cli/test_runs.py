@@ -36,7 +36,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         "metrics": {"train": {}, "val": OLD_VAL},
         "seconds": 1.0,
         "images_per_second": 1.0,
-        "trunk_digest": "0",
+        "trunk_digest": 64 * "0",
         "freeze": 0,
         "dataset": "colours@v1",
         "attempt": 1,

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from graft.data.importing import import_dataset
-from graft.data.manifest import LATEST, latest, list_datasets, open_dataset
+from graft.data.manifest import (
+    LATEST,
+    DatasetVersion,
+    Image,
+    latest,
+    list_datasets,
+    open_dataset,
+    write_index,
+)
 from graft.errors import NotFoundError, StoreError
 from graft.store import Store
 
@@ -77,3 +85,27 @@ def test_a_manifest_of_another_release_is_refused(letters, tmp_path):
     store.write(key, json.dumps(manifest | {"format": 2}).encode())
     with pytest.raises(StoreError, match=r"manifest\.json cannot be read by this release"):
         open_dataset(store, "letters", versions[0])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("sha256", "../../file"),
+        ("split", "../val"),
+        ("shard", -1),
+        ("shard", 1),
+        ("offset", -1),
+        ("offset", 1 << 40),
+        ("size", 1 << 40),
+    ],
+)
+def test_an_index_that_names_what_there_is_not_is_refused(letters, column, value):
+    store, versions = letters
+    manifest = open_dataset(store, "letters", versions[0]).manifest
+    rows = [vars(image) for image in open_dataset(store, "letters", versions[0]).images("train")]
+    data = write_index([Image(**rows[0] | {column: value}), Image(**rows[1])])
+    index = store.put(manifest.folder, "index.parquet", data)
+    hostile = DatasetVersion(store, manifest.model_copy(update={"index": index}))
+    with pytest.raises(StoreError, match=f"{index.name} is damaged: ") as error:
+        hostile.images("train")
+    assert error.value.exit_code == 2

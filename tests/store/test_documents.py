@@ -6,12 +6,20 @@ import pytest
 from pydantic import BaseModel
 
 from graft.errors import ObjectNotFound, StoreError
-from graft.store import Store, find_document, parse_document, read_document
+from graft.store import Marker, Store, find_document, parse_document, read_document, read_text
 
 
 class Pointer(BaseModel):
     attempt: int
     token: str
+
+
+class Version(Marker):
+    number: int
+
+    @property
+    def folder(self) -> str:
+        return f"versions/{self.number}"
 
 
 @pytest.fixture
@@ -55,3 +63,17 @@ def test_one_that_cannot_be_read_is_explained_on_a_line(
     assert "\n" not in message
     with pytest.raises(StoreError, match="wrote it; remove it"):
         read_document(directory, "a/head.json", Pointer, advice="remove it")
+
+
+def test_a_marker_of_another_folder_is_refused(directory: Store) -> None:
+    for number in (1, 2):
+        directory.write(f"versions/{number}/model.json", b'{"number": 2}')
+    assert read_document(directory, "versions/2/model.json", Version).folder == "versions/2"
+    with pytest.raises(StoreError, match="is the marker of versions/2, not of its own folder"):
+        read_document(directory, "versions/1/model.json", Version)
+
+
+def test_bytes_that_are_no_text_are_damage(directory: Store) -> None:
+    directory.write("a/latest", b"\xff")
+    with pytest.raises(StoreError, match="a/latest is damaged: it is no UTF-8 text"):
+        read_text(directory, "a/latest")

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.config import Config
 
 from graft.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
 from graft.store import ObjectRef, Store
@@ -185,6 +187,54 @@ def test_stores_of_one_bucket_are_apart(bucket: str) -> None:
     assert inner.uri == f"s3://{bucket}/{name}"
     assert whole.read(f"{name}/a").data == b"1"
     assert not other.exists("a")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", ".", "..", "/etc/x", "a/../../x", "../x", "a//b", "a/", "a/./b", "a\\b", "a\0b", "\udc80"],
+)
+def test_a_key_that_may_lead_elsewhere_is_refused(store: Store, tmp_path: Path, key: str) -> None:
+    backend = store._backend
+    uses: list[Callable[[], object]] = [
+        lambda: store.read(key),
+        lambda: store.read_range(key, 0, 1),
+        lambda: store.write(key, b""),
+        lambda: store.create(key, b""),
+        lambda: store.replace(key, b"", "etag"),
+        lambda: store.exists(key),
+        lambda: store.delete(key),
+        lambda: backend.upload(key, b""),
+        lambda: backend.download(key, tmp_path / "copy"),
+        lambda: backend.local_path(key) or store.read(key),
+        lambda: list(store.scan(f"{key}/a")),
+        lambda: store.children(f"{key}/"),
+    ]
+    for use in uses:
+        with pytest.raises(StoreError, match="is no key of a store"):
+            use()
+    assert not (tmp_path / "copy").exists()
+    with pytest.raises(ValueError, match="name"):
+        ObjectRef(name=key, size=1, sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "0" * 63, "0" * 65, "F" * 64, "../" * 21 + "x", "0" * 64 + "\n"]
+)
+def test_a_digest_is_64_hex_digits(digest: str) -> None:
+    with pytest.raises(ValueError, match="sha256"):
+        ObjectRef(name="x", size=1, sha256=digest)
+
+
+def test_what_a_bucket_lists_is_checked(bucket: str) -> None:
+    """Others write to a bucket, with any key."""
+    name = uuid.uuid4().hex
+    store = Store.open(f"s3://{bucket}/{name}")
+    put = boto3.client("s3", config=Config(s3={"addressing_style": "path"})).put_object
+    for key in ("a/x", "a/", "b/c\\d"):  # the second is what a console calls a folder
+        put(Bucket=bucket, Key=f"{name}/{key}", Body=b"")
+    assert keys(store, "a/") == ["a/x"]
+    with pytest.raises(StoreError, match="is no key of a store"):
+        keys(store)
 
 
 # Markers and pointers

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from graft.activations.key import Key
 from graft.data.manifest import DatasetVersion
 from graft.errors import ObjectExists, ObjectNotFound, StoreError
+from graft.spec import Digest, Id, Ref
 from graft.store import ObjectRef, Store, read_document, sha256
 
 
@@ -29,7 +30,7 @@ class Part(BaseModel):
     """Shape of one image's activations."""
     order: tuple[int, ...]
     """How a row lies in memory: its axes, outermost first; (1, 2, 0) is channels_last."""
-    images: tuple[str, ...]
+    images: tuple[Digest, ...]
     """SHA-256 of the source images, by row."""
     batch_size: int
     """Images in a batch of the trunk that computed it."""
@@ -43,9 +44,9 @@ class Index(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    dataset: str
+    dataset: Ref
     """NAME@VERSION that the parts were computed for."""
-    split: str
+    split: Id
     images: int
     """How many of the split's images are covered: all of them, in an index."""
     parts: tuple[Part, ...]

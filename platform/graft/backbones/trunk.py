@@ -23,7 +23,7 @@ from graft.backbones.stage_map import STAGE_MAP_VERSION
 from graft.backbones.transfer_model import TransferModel, build
 from graft.errors import ObjectExists, WeightsError
 from graft.registry import ModelVersion
-from graft.spec import Backbone, Contract
+from graft.spec import Backbone, Contract, Digest
 from graft.store import ObjectRef, Store, read_document
 
 
@@ -34,7 +34,7 @@ class StageRecord(BaseModel):
 
     arch: str
     stage: str
-    previous: str
+    previous: Digest
     """Digest of the chain before this stage."""
     weights: ObjectRef
 

@@ -22,8 +22,8 @@ from graft.errors import (
     ObjectNotFound,
     RunFailed,
 )
-from graft.spec import Section, nearest
-from graft.store import Store, parse_document, read_document
+from graft.spec import Id, Ref, Section, nearest
+from graft.store import Store, parse_document, read_document, read_text
 
 RecordedState = Literal["running", "succeeded", "failed", "cancelled"]
 """How a job stands by its own record. Before its first attempt there is no record: what a person is
@@ -52,7 +52,7 @@ UNKNOWN_CLUSTER = ClusterIdentity()
 class JobRecord(Section):
     """What a job recorded of itself: ``job.json``."""
 
-    job: str
+    job: Id
     kind: str
     """Kind of its spec."""
     state: RecordedState
@@ -69,7 +69,7 @@ class JobRecord(Section):
     """Why it failed, on a line."""
     final: bool = False
     """Whether another attempt would change nothing: done, cancelled, or failed by a mistake."""
-    model: str | None = None
+    model: Ref | None = None
     """NAME@VERSION of the model that it registered."""
 
     def was_sent_to(self, cluster: ClusterIdentity) -> bool:
@@ -219,7 +219,7 @@ def read_job_spec(store: Store, job: str) -> str:
         NotFoundError: no such job.
     """
     try:
-        return store.read(f"jobs/{job}/spec.yaml").data.decode()
+        return read_text(store, f"jobs/{job}/spec.yaml")
     except ObjectNotFound as error:
         raise NotFoundError(
             f"no job '{job}' in {store.uri}{nearest(job, list_jobs(store))}"

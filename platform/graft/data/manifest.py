@@ -6,21 +6,24 @@
 
 import io
 import re
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from graft.data.image import LARGEST_MAX_SIDE
 from graft.data.shards import ShardReader, unpack
 from graft.data.splits import SPLITS, MadeSplits
-from graft.errors import NotFoundError, ObjectNotFound
-from graft.spec import Name, Section, nearest
-from graft.store import ObjectRef, Store, find_document, read_document
+from graft.errors import NotFoundError, ObjectNotFound, StoreError
+from graft.spec import Digest, Id, Name, Section, nearest
+from graft.store import Marker, ObjectRef, Store, find_document, read_document, read_text
 
 LATEST = "latest"
 
@@ -48,7 +51,7 @@ class SkippedFile(Section):
 class Leakage(Section):
     """The same bytes in several splits."""
 
-    sha256: str
+    sha256: Digest
     paths: tuple[str, ...]
     splits: tuple[str, ...]
 
@@ -56,7 +59,7 @@ class Leakage(Section):
 class LabelConflict(Section):
     """The same bytes under several labels."""
 
-    sha256: str
+    sha256: Digest
     paths: tuple[str, ...]
     labels: tuple[str, ...]
 
@@ -75,9 +78,9 @@ class DatasetDraft(Section):
     format: Literal[1] = 1
     """Layout of the index and the shards."""
     name: Name
-    version: str
+    version: Id
     """The first 16 digits of `digest`."""
-    digest: str
+    digest: Digest
     """SHA-256 over source bytes, labels, splits and settings."""
     classes: tuple[str, ...]
     """Names, sorted; an image's label is its class's position here."""
@@ -107,7 +110,7 @@ class DatasetDraft(Section):
         return f"{self.name}@{self.version}"
 
 
-class Manifest(DatasetDraft):
+class Manifest(DatasetDraft, Marker):
     """The marker of a committed dataset version."""
 
     index: ObjectRef
@@ -117,6 +120,11 @@ class Manifest(DatasetDraft):
     """Tar: original files of some validation images."""
     created: str
     """Time of the import, ISO 8601 in UTC."""
+
+    @property
+    def folder(self) -> str:
+        """The store's folder that all of it lies in."""
+        return folder(self.name, self.version)
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,7 @@ class DatasetVersion:
     def __init__(self, store: Store, manifest: Manifest):
         self.store = store
         self.manifest = manifest
-        self.folder = folder(manifest.name, manifest.version)
+        self.folder = manifest.folder
         self._shards = ShardReader(store, self.folder, manifest.shards)
 
     def images(self, split: str) -> list[Image]:
@@ -184,16 +192,47 @@ class DatasetVersion:
     def originals(self) -> list[tuple[Image, bytes]]:
         """Return some validation images, each with the bytes of its source file."""
         images = {image.sha256: image for image in self.images("val")}
-        files = unpack(self.store.get(self.folder, self.manifest.originals))
-        return [(images[digest], data) for digest, data in files]
+        ref = self.manifest.originals
+        try:
+            files = unpack(self.store.get(self.folder, ref))
+            return [(images[digest], data) for digest, data in files]
+        except (tarfile.TarError, KeyError) as error:
+            raise self._damaged(ref, error) from error
 
     @cached_property
     def _index(self) -> dict[str, list[Image]]:
-        data = self.store.get(self.folder, self.manifest.index)
+        ref = self.manifest.index
+        data = self.store.get(self.folder, ref)
         splits: dict[str, list[Image]] = {split: [] for split in SPLITS}
-        for row in pq.read_table(io.BytesIO(data)).to_pylist():
+        try:
+            table = pq.read_table(io.BytesIO(data)).cast(INDEX)
+            _check_index(table, [shard.size for shard in self.manifest.shards])
+        except (pa.ArrowException, ValueError) as error:
+            raise self._damaged(ref, error) from error
+        for row in table.to_pylist():
             splits[row["split"]].append(Image(**row))
         return splits
+
+    def _damaged(self, ref: ObjectRef, error: Exception) -> StoreError:
+        return StoreError(f"{self.store.uri}/{self.folder}/{ref.name} is damaged: {error}")
+
+
+def _check_index(table: pa.Table, shards: Sequence[int]) -> None:
+    """Check what an index says of its images, whose shards have these sizes in bytes.
+
+    Raises:
+        ValueError: a digest is none, or a split, a shard, or a place in one does not exist.
+    """
+    if not pc.all(pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")).as_py():
+        raise ValueError("an image's SHA-256 is none")
+    if not pc.all(pc.is_in(table["split"], pa.array(SPLITS))).as_py():
+        raise ValueError(f"a split is none of {', '.join(SPLITS)}")
+    shard, offset, size = (table[name].to_numpy() for name in ("shard", "offset", "size"))
+    if len(table) and not (shard.min() >= 0 and shard.max() < len(shards)):
+        raise ValueError(f"it names a shard other than 0 to {len(shards) - 1}")
+    end = np.asarray(shards, np.int64)[shard] - size
+    if (offset < 0).any() or (size < 0).any() or (offset > end).any():
+        raise ValueError("an image lies beyond its shard")
 
 
 def folder(name: str, version: str) -> str:
@@ -236,7 +275,7 @@ def list_datasets(store: Store) -> list[Manifest]:
 def latest(store: Store, name: str) -> str | None:
     """Return the version that a dataset's `latest` points at, None where it is not set."""
     try:
-        return store.read(f"datasets/{name}/{LATEST}").data.decode()
+        return read_text(store, f"datasets/{name}/{LATEST}")
     except ObjectNotFound:
         return None
 

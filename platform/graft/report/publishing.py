@@ -8,23 +8,23 @@ from typing import Any, Literal
 from graft.data.manifest import Manifest
 from graft.errors import InputError, NotFoundError, ObjectExists, ObjectNotFound
 from graft.registry import ModelVersion
-from graft.spec import Section, TransferReport, nearest, parse_job, parse_yaml
-from graft.store import ObjectRef, Store, read_document
+from graft.spec import Id, Section, TransferReport, nearest, parse_job, parse_yaml
+from graft.store import FileName, Marker, ObjectRef, Store, read_document, read_text
 from graft.store.directory import Directory
 
 Kind = Literal["evaluation", "transfer"]
 PAGE = "report.html"
 
 
-class Report(Section):
+class Report(Section, Marker):
     """A finished report, which never changes: the marker ``report.json``."""
 
-    report: str
+    report: Id
     """The report's id."""
     kind: Kind
     found: dict[str, Any]
     """The figures: `Scores` of an evaluation, `Answers` of a transfer report, as JSON types."""
-    files: dict[str, ObjectRef]
+    files: dict[FileName, ObjectRef]
     """The page, pictures and tables, by the names that they get on a disk."""
     created: str
     """ISO 8601 in UTC."""
@@ -85,7 +85,7 @@ def read_transfer(store: Store, report: str) -> TransferReport:
     """
     key = f"{_folder(report)}/spec.yaml"
     try:
-        text = store.read(key).data.decode()
+        text = read_text(store, key)
     except ObjectNotFound as error:
         raise _not_found(store, "transfer report", report) from error
     spec = parse_job(parse_yaml(text, key), key, None)

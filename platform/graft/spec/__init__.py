@@ -23,7 +23,7 @@ from graft.spec.finetune import Finetune, Register, Scaling
 from graft.spec.jobfile import Job, dump_job, load_job, parse_job, parse_yaml, trial_spec
 from graft.spec.ranges import Choice, IntUniform, LogUniform, Range, Uniform
 from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoScheduler
-from graft.spec.section import NAME, Name, Section
+from graft.spec.section import NAME, Digest, Id, Name, Ref, Section
 from graft.spec.sweep import (
     METRICS,
     MUTABLE,
@@ -78,12 +78,14 @@ __all__ = [
     "Dataset",
     "DecayedRates",
     "Demo",
+    "Digest",
     "EarlyStopping",
     "Evaluation",
     "Finetune",
     "GridSearch",
     "Head",
     "HyperBand",
+    "Id",
     "IntUniform",
     "Job",
     "LinearHead",
@@ -101,6 +103,7 @@ __all__ = [
     "Pretrained",
     "RandomSearch",
     "Range",
+    "Ref",
     "Register",
     "Retrain",
     "Scaling",

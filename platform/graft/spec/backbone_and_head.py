@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from graft.spec.section import Fraction, Positive, Section
+from graft.spec.section import Digest, Fraction, Positive, Section
 
 
 class Backbone(Section):
@@ -18,7 +18,7 @@ class Backbone(Section):
     s3:// URI of a .safetensors or .pth file, `model://NAME[@VERSION]`, or `none` (random).
     For timm/NAME `imagenet` means timm's default weights, and weights are named as timm names
     them (`resnet18.a1_in1k`) instead of by an enum."""
-    weights_sha256: str | None = None
+    weights_sha256: Digest | None = None
     """SHA-256 that the weights file must have; null: not checked. A run records it."""
     freeze: int | str = "all"
     """Freeze depth, the number of frozen stages: 0 trains everything, `all` only the head; -1

@@ -76,9 +76,7 @@ def load_job(
         raise SpecError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"cannot read {path}: not text in UTF-8") from error
-    document = parse_yaml(text, str(path))
-    if not isinstance(document, dict):
-        raise SpecError(f"{path}: expected a mapping with a `kind`, found {_kind_of(document)}")
+    document = _mapping(parse_yaml(text, str(path)), str(path))
     for override in overrides:
         _apply(document, override)
     return _parse(document, str(path), kind)
@@ -100,7 +98,13 @@ def parse_job(
     Raises:
         SpecError: as in `load_job`.
     """
-    return _parse(document, origin, kind)
+    return _parse(_mapping(document, origin), origin, kind)
+
+
+def _mapping(document: Any, origin: str) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise SpecError(f"{origin}: expected a mapping with a `kind`, found {_kind_of(document)}")
+    return document
 
 
 def trial_spec(base: Finetune, changes: Changes, origin: str) -> Finetune:

@@ -9,6 +9,14 @@ NAME = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 
 Name = Annotated[str, Field(pattern=NAME)]
 
+_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
+Id = Annotated[str, Field(pattern=rf"^{_ID}$")]
+"""Id of a run, a sweep, a report or a job, and number of a dataset version: one part of a key."""
+Ref = Annotated[str, Field(pattern=rf"^{NAME[1:-1]}@{_ID}$")]
+"""NAME@VERSION of a dataset or a model."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in lower-case hex."""
+
 
 def _no_number(name: str) -> str:
     if name.isdigit():

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from graft.spec.data import Preprocess
 from graft.spec.finetune import Finetune, Scaling
-from graft.spec.section import Name, Positive, PositiveFloat, Section
+from graft.spec.section import Digest, Name, Positive, PositiveFloat, Section
 
 LearningRates = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 Labels = Positive | Annotated[float, Field(gt=0, le=1)]
@@ -72,7 +72,7 @@ class Pretrained(Section):
     """As `backbone.arch`."""
     weights: str = "imagenet"
     """As `backbone.weights`."""
-    weights_sha256: str | None = None
+    weights_sha256: Digest | None = None
     """As `backbone.weights_sha256`."""
     preprocess: Preprocess | None = None
     """null: the base's; if that is null, too, the preprocessing that the weights were published

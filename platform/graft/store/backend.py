@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,50 @@ class Versioned:
     etag: str
 
 
+_PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0\ud800-\udfff]+"
+_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
+
+
+def is_key(key: str) -> bool:
+    """Whether `key` names an object below a store's root, on every kind of storage.
+
+    Its parts, between '/', are neither empty nor '.' nor '..', and have no backslash, no NUL, and
+    nothing that UTF-8 cannot encode. On S3 '..' is no harmless name either: clients resolve it
+    before they send the request.
+    """
+    return _KEY.fullmatch(key) is not None
+
+
+def checked(uri: str, key: str) -> str:
+    """Return `key`, or refuse what `is_key` does, wherever it came from: markers are not trusted.
+
+    Raises:
+        StoreError: it is no key.
+    """
+    if not is_key(key):
+        raise StoreError(
+            f"{uri}: {key!r} is no key of a store; expected names between '/', none of them "
+            "empty, '.' or '..', without backslashes"
+        )
+    return key
+
+
+def checked_folder(uri: str, prefix: str) -> str:
+    """Return the folder that `prefix`, a key's beginning, ends in; '' is the root.
+
+    Raises:
+        StoreError: it is no key.
+    """
+    folder, slash, _ = prefix.rpartition("/")
+    return checked(uri, folder) if slash else ""
+
+
 class Backend(Protocol):
-    """A kind of storage; keys are '/'-separated and relative to the root."""
+    """A kind of storage; keys are '/'-separated and relative to the root, see `is_key`.
+
+    Every method, and every key that `scan` and `children` list, is checked: `StoreError`. A
+    directory's links are followed; they are its owner's.
+    """
 
     uri: str
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graft.errors import ObjectChanged, ObjectExists
-from graft.store.backend import Versioned, explained
+from graft.store.backend import Versioned, checked, checked_folder, explained
 
 _CHUNK = 1 << 20
 
@@ -68,7 +68,7 @@ class Directory:
             return path.stat().st_size if path.is_file() else None
 
     def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
-        folder = self.root / prefix.rpartition("/")[0]
+        folder = self.root / checked_folder(self.uri, prefix)
         objects = []
         with self._explained(prefix):
             for parent, _, names in os.walk(folder, onerror=_raise_unless_missing):
@@ -76,23 +76,25 @@ class Directory:
                     path = Path(parent, name)
                     key = path.relative_to(self.root).as_posix()
                     if key.startswith(prefix) and not name.startswith(".tmp-"):
+                        checked(self.uri, key)
                         with contextlib.suppress(FileNotFoundError):
                             objects.append((key, path.stat().st_size))
         yield from sorted(objects)
 
     def children(self, prefix: str) -> list[str]:
-        folder = self.root / prefix
+        folder = self.root / checked_folder(self.uri, prefix)
         with self._explained(prefix):
             if not folder.exists():
                 return []
-            return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+            names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        return [checked(self.uri, name) for name in names]
 
     def delete(self, key: str) -> None:
         with self._explained(key):
             self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        return self.root / key
+        return self.root / checked(self.uri, key)
 
     @contextlib.contextmanager
     def _temporary(self, key: str, content: bytes | Path) -> Iterator[Path]:

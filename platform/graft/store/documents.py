@@ -7,6 +7,16 @@ from pydantic import BaseModel, ValidationError
 from graft.errors import ObjectNotFound, StoreError
 from graft.store.store import Store
 
+
+class Marker(BaseModel):
+    """A marker that says itself which of the store's folders the payloads that it lists lie in."""
+
+    @property
+    def folder(self) -> str:
+        """The store's folder, which must be the marker's own."""
+        raise NotImplementedError
+
+
 Document = TypeVar("Document", bound=BaseModel)
 
 
@@ -42,10 +52,11 @@ def parse_document(
     For callers that need the object's etag, too; others use `read_document`.
 
     Raises:
-        StoreError: the data do not follow `model`; the message ends with `advice`.
+        StoreError: the data do not follow `model`, or are a marker of another folder; the message
+            ends with `advice`.
     """
     try:
-        return model.model_validate_json(data)
+        document = model.model_validate_json(data)
     except ValidationError as error:
         first, more = error.errors()[0], error.error_count() - 1
         problem = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
@@ -55,3 +66,22 @@ def parse_document(
             + "); it is damaged, or a newer release wrote it"
             + (f"; {advice}" if advice else "")
         ) from error
+    if isinstance(document, Marker) and document.folder != key.rpartition("/")[0]:
+        raise StoreError(
+            f"{store.uri}/{key} is the marker of {document.folder}, not of its own folder; it was "
+            "moved or changed since it was written" + (f"; {advice}" if advice else "")
+        )
+    return document
+
+
+def read_text(store: Store, key: str) -> str:
+    """Return the text at `key`.
+
+    Raises:
+        ObjectNotFound: there is no object.
+        StoreError: it is no text.
+    """
+    try:
+        return store.read(key).data.decode()
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{store.uri}/{key} is damaged: it is no UTF-8 text") from error

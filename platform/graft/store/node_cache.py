@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import InputError
+from graft.store.objects import ObjectRef
 
 GRACE_S = 60
 """A file used within this many seconds is never removed, even if the cache is over its budget:
@@ -34,9 +35,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GRAFT_CACHE") or Path.home() / ".cache" / "graft")
 
 
-def cached_payload(digest: str) -> Path:
-    """Return where the cache has, or would have, the payload with this SHA-256."""
-    return cache_folder() / digest[:2] / digest
+def cached_payload(ref: ObjectRef) -> Path:
+    """Return where the cache has, or would have, a payload: by its SHA-256."""
+    return cache_folder() / ref.sha256[:2] / ref.sha256
 
 
 def cache_budget(folder: Path) -> int:

@@ -2,8 +2,22 @@
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from graft.spec import Digest
+from graft.store.backend import is_key
+
+
+def _file_name(name: str) -> str:
+    if "/" in name or not is_key(name):
+        raise ValueError(f"{name!r} is no file's name")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+"""Name of a file within the folder that it belongs in."""
 
 
 class ObjectRef(BaseModel):
@@ -11,11 +25,11 @@ class ObjectRef(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: FileName
     """Key relative to the marker's folder."""
-    size: int
+    size: int = Field(ge=0)
     """Bytes."""
-    sha256: str
+    sha256: Digest
 
 
 def sha256(data: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound, StoreError
-from graft.store.backend import Versioned
+from graft.store.backend import Versioned, checked, checked_folder
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -36,45 +36,43 @@ class S3Bucket:
 
     def read(self, key: str) -> Versioned:
         with self._explained(key):
-            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
             return Versioned(answer["Body"].read(), answer["ETag"])
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         with self._explained(key):
             answer = self._client.get_object(
                 Bucket=self.bucket,
-                Key=self.prefix + key,
+                Key=self._key(key),
                 Range=f"bytes={start}-{start + length - 1}",
             )
             return answer["Body"].read()
 
     def write(self, key: str, data: bytes) -> None:
         with self._explained(key):
-            self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
 
     def create(self, key: str, data: bytes) -> None:
         with self._explained(key, conflict=ObjectExists):
             self._client.put_object(
-                Bucket=self.bucket, Key=self.prefix + key, Body=data, IfNoneMatch="*"
+                Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*"
             )
 
     def replace(self, key: str, data: bytes, etag: str) -> None:
         with self._explained(key, conflict=ObjectChanged):
-            self._client.put_object(
-                Bucket=self.bucket, Key=self.prefix + key, Body=data, IfMatch=etag
-            )
+            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfMatch=etag)
 
     def upload(self, key: str, content: bytes | Path) -> None:
         source = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
         with source, self._explained(key):
             self._client.upload_fileobj(
-                source, self.bucket, self.prefix + key, Config=_transfer_config()
+                source, self.bucket, self._key(key), Config=_transfer_config()
             )
 
     def download(self, key: str, path: Path) -> None:
         with self._explained(key):
             self._client.download_file(
-                self.bucket, self.prefix + key, str(path), Config=_transfer_config()
+                self.bucket, self._key(key), str(path), Config=_transfer_config()
             )
 
     def local_path(self, key: str) -> Path | None:
@@ -82,11 +80,36 @@ class S3Bucket:
 
     def size(self, key: str) -> int | None:
         # Not a HEAD: without a body in its answer, a missing bucket looks like a missing key.
-        for first_key, size in self.scan(key):
+        for first_key, size in self._list(checked(self.uri, key)):
             return size if first_key == key else None
         return None
 
     def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+        checked_folder(self.uri, prefix)
+        for key, size in self._list(prefix):
+            if not key.endswith("/"):  # a folder that somebody made in a console
+                yield checked(self.uri, key), size
+
+    def children(self, prefix: str) -> list[str]:
+        checked_folder(self.uri, prefix)
+        start = self.prefix + prefix
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=start, Delimiter="/"
+            )
+            folders = [
+                common["Prefix"] for page in pages for common in page.get("CommonPrefixes", [])
+            ]
+        return [checked(self.uri, folder[len(start) : -1]) for folder in folders]
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def _key(self, key: str) -> str:
+        return self.prefix + checked(self.uri, key)
+
+    def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
         with self._explained(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix + prefix
@@ -94,21 +117,6 @@ class S3Bucket:
             for page in pages:
                 for item in page.get("Contents", []):
                     yield item["Key"].removeprefix(self.prefix), item["Size"]
-
-    def children(self, prefix: str) -> list[str]:
-        with self._explained(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix + prefix, Delimiter="/"
-            )
-            return [
-                common["Prefix"].removeprefix(self.prefix + prefix).rstrip("/")
-                for page in pages
-                for common in page.get("CommonPrefixes", [])
-            ]
-
-    def delete(self, key: str) -> None:
-        with self._explained(key):
-            self._client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
     @contextlib.contextmanager
     def _explained(

@@ -132,7 +132,7 @@ class Store:
                 raise ObjectNotFound(f"{self.uri}/{key} does not exist")
             self._verify(key, sha256_file(local), ref)
             return local
-        cached = cached_payload(ref.sha256)
+        cached = cached_payload(ref)
         with explained(f"the node-local cache {cached}"):
             with contextlib.suppress(FileNotFoundError):
                 if cached.stat().st_size == ref.size:
@@ -157,7 +157,7 @@ class Store:
         if self.is_directory:
             path.unlink()
             return
-        cached = cached_payload(ref.sha256)
+        cached = cached_payload(ref)
         with explained(f"the node-local cache {cached}"):
             cached.parent.mkdir(exist_ok=True)
             make_room(cache_folder(), ref.size)

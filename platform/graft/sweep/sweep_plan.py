@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.errors import SpecError
-from graft.spec import Changes, Finetune, Section, StandardAugment, Sweep
+from graft.spec import Changes, Finetune, Ref, Section, StandardAugment, Sweep
 from graft.sweep.space import count_trials
 
 BACKWARD = 2
@@ -101,7 +101,7 @@ class Trunk(Section):
 
     number: int
     """From 1; a trunk is computed after its parent."""
-    dataset: str
+    dataset: Ref
     """NAME@VERSION."""
     arch: str
     weights: str

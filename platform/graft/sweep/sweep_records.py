@@ -12,12 +12,15 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pydantic import Field
+
 from graft.errors import NotFoundError, ObjectNotFound
-from graft.spec import Changes, Section, Sweep, dump_job, nearest, parse_job, parse_yaml
-from graft.store import Store, find_document, read_document
+from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job, nearest, parse_job, parse_yaml
+from graft.store import Store, find_document, read_document, read_text
 from graft.sweep.sweep_plan import SweepPlan
 from graft.training.best_epoch_and_stopping import not_finite
 
+_WEIGHTS = r"^(sweeps/[^/]+/tails/[^/]+\.safetensors|runs/[^/]+/attempt-\d+/checkpoints/\d+)$"
 State = Literal["finished", "stopped", "failed", "diverged"]
 
 
@@ -54,9 +57,9 @@ class TrialRecord(Section):
     """Wall time of the trial; of trials that were one computation, each has an equal share."""
     ended_s: float
     """Seconds from the sweep's start to the trial's end; after a resume the count goes on."""
-    run: str | None = None
+    run: Id | None = None
     """Id of the run that trained it; null: it was trained without a run of its own."""
-    checkpoint: str | None = None
+    checkpoint: str | None = Field(default=None, pattern=_WEIGHTS)
     """Store key of its weights: a tail, or a run's checkpoint; null: none were stored."""
     error: str | None = None
     """What went wrong, on one line."""
@@ -77,14 +80,14 @@ class BestTrial(Section):
 class SweepResult(Section):
     """A finished sweep's result: the marker ``result.json``, and the document of ``--json``."""
 
-    sweep: str
+    sweep: Id
     metric: str
     mode: Literal["max", "min"]
     best: BestTrial | None
     """null: no trial gave a finite metric."""
-    run: str | None
+    run: Id | None
     """Id of the run that trained the best model's weights; null: no run did."""
-    model: str | None
+    model: Ref | None
     """NAME@VERSION; null: the spec registers no model."""
     metrics: dict[str, dict[str, Any]]
     """`train` and `val` of the best trial's best epoch, or of the run that retrained it."""
@@ -125,7 +128,7 @@ def read_sweep(store: Store, sweep_id: str) -> Sweep:
     """
     key = f"sweeps/{sweep_id}/spec.yaml"
     try:
-        text = store.read(key).data.decode()
+        text = read_text(store, key)
     except ObjectNotFound as error:
         raise NotFoundError(
             f"no sweep '{sweep_id}' in {store.uri}{nearest(sweep_id, list_sweeps(store))}"

@@ -14,20 +14,21 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from graft.backbones.trunk import tensors_to_bytes
-from graft.spec import Finetune, Section
-from graft.store import ObjectRef, Store, read_document
+from graft.spec import Digest, Finetune, Id, Section
+from graft.store import Marker, ObjectRef, Store, read_document
 from graft.training.loop import TrainingState
 from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.run_records import Epoch
 
+_FOLDER = r"^runs/[^/]+/attempt-\d+/checkpoints/\d+$"
 _MARKER = re.compile(r"runs/[^/]+/attempt-(\d+)/checkpoints/(\d+)/checkpoint\.json")
 
 
-class Checkpoint(Section):
+class Checkpoint(Section, Marker):
     """The marker ``checkpoints/<step>/checkpoint.json``."""
 
-    run: str
+    run: Id
     attempt: int
     epoch: int
     """Finished epochs."""
@@ -35,7 +36,7 @@ class Checkpoint(Section):
     """Finished optimiser steps."""
     freeze: int
     """Freeze depth of the last finished epoch."""
-    trunk_digest: str
+    trunk_digest: Digest
     """Digest of the trunk at that depth."""
     initial: dict[str, Any]
     """Validation before any training."""
@@ -43,7 +44,7 @@ class Checkpoint(Section):
     """All finished epochs; the last one is this checkpoint's."""
     best_epoch: int
     """The first epoch with the best validation accuracy."""
-    best: str | None = Field(default=None)
+    best: str | None = Field(default=None, pattern=_FOLDER)
     """Folder of the best epoch's checkpoint; null: this one."""
     tensors: ObjectRef
 

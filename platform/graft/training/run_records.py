@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from graft.errors import NotFoundError, ObjectNotFound
-from graft.spec import Finetune, Section, dump_job, nearest, parse_job, parse_yaml
-from graft.store import ObjectRef, Store, find_document, read_document
+from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job, nearest, parse_job, parse_yaml
+from graft.store import ObjectRef, Store, find_document, read_document, read_text
 from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
 
 
@@ -43,8 +43,8 @@ class StagePlan(Section):
 class Result(Section):
     """What a finished run gives: the marker ``result.json``, and the document of ``--json``."""
 
-    run: str
-    model: str | None
+    run: Id
+    model: Ref | None
     """NAME@VERSION, where the spec registers one."""
     weights: Literal["best", "last"]
     """The epoch whose weights the result is about: the best one's, or the last one's."""
@@ -57,10 +57,10 @@ class Result(Section):
     images_per_second: float
     """Training images per second of the last attempt, validation and checkpoints left out;
     0 where it found all epochs done."""
-    trunk_digest: str
+    trunk_digest: Digest
     freeze: int
     """Freeze depth of that epoch, as a number of stages."""
-    dataset: str
+    dataset: Ref
     """NAME@VERSION."""
     attempt: int
     plan: tuple[StagePlan, ...] = ()
@@ -97,7 +97,7 @@ def read_spec(store: Store, run: str) -> Finetune:
     """
     key = f"runs/{run}/spec.yaml"
     try:
-        text = store.read(key).data.decode()
+        text = read_text(store, key)
     except ObjectNotFound as error:
         raise NotFoundError(
             f"no run '{run}' in {store.uri}{nearest(run, list_runs(store))}"

@@ -59,7 +59,7 @@ def trained(
 ) -> None:
     """Register a model of that name, trained as an arm of the report is, but for the changes."""
     spec = {"weights": "elsewhere/w.pth", "weights_sha256": SHA256, "freeze": freeze} | backbone
-    digest = trunk or f"c{freeze}"
+    digest = trunk or 32 * f"c{freeze}"
     lineage = Lineage(
         run=f"run-{name}",
         dataset=dataset,
@@ -130,7 +130,7 @@ def test_weights_of_a_model_version_are_told_apart_by_its_name(store: Store) -> 
     way = Way(
         arm="full",
         freeze=0,
-        trunk_digest="c0",
+        trunk_digest=32 * "c0",
         weights="model://a@1",
         weights_sha256=None,
         head=LinearHead(),

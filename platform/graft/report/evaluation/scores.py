@@ -5,7 +5,7 @@ Apart from that, so that a stored evaluation is shown without loading scikit-lea
 
 from graft.report.interval import Interval
 from graft.report.uses import Part
-from graft.spec import Section
+from graft.spec import Digest, Section
 
 
 class ClassScores(Section):
@@ -36,7 +36,7 @@ class Bin(Section):
 class WrongImage(Section):
     """An image that was predicted wrong."""
 
-    sha256: str
+    sha256: Digest
     path: str
     label: str
     predicted: str

@@ -1,0 +1,256 @@
+"""Whatever a store's markers say, nothing outside the folders that they belong in is touched.
+
+Who may write to a store may write anything into it. Here every text of the markers that an earlier
+release wrote, keys included, becomes a name that leads elsewhere, and any object any bytes.
+"""
+
+import contextlib
+import copy
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from graft.activations.index import read_index
+from graft.activations.list_and_remove import list_activations
+from graft.cluster.job_records import read_job, read_job_spec
+from graft.data.manifest import list_datasets, open_dataset
+from graft.errors import InputError
+from graft.registry import aliases, get_model, list_models, verdicts
+from graft.report.publishing import list_reports, read_report, read_transfer, write_out
+from graft.store import Store
+from graft.sweep.sweep_records import (
+    list_sweeps,
+    read_plan,
+    read_sweep,
+    read_sweep_result,
+    read_trials,
+)
+from graft.training.run_records import (
+    latest_epoch,
+    list_runs,
+    read_pointer,
+    read_result,
+    read_spec,
+)
+
+ARCHIVE = Path(__file__).parent / "48723a8.tar.xz"
+MARKERS = re.compile(
+    r"datasets/.*/manifest\.json|activations/.*/index/.*\.json|reports/[^/]+/report\.json"
+    r"|(?:models|jobs)/.*\.json|runs/[^/]+/(?:head|result|attempt-1/metrics/.*)\.json"
+    r"|sweeps/.*\.json|.*/spec\.yaml|datasets/[^/]+/latest"
+)
+
+
+class Place:
+    """A store, and beside it files that no store may name."""
+
+    def __init__(self, folder: Path, store: Store):
+        self.folder, self.store = folder, store
+        self.out = folder / "out"
+        outside = folder / "outside"
+        outside.mkdir()
+        (outside / "file").write_bytes(b"theirs")
+        self.original = {
+            key: store.read(key).data for key, _ in store.scan("") if MARKERS.fullmatch(key)
+        }
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the files outside the store, the cache and the folder that a person named."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+            and path.relative_to(self.folder).parts[0] not in ("store", "cache", "out")
+        }
+
+    def names(self) -> list[str]:
+        """Return names that lead outside, or nowhere."""
+        deep = "../" * 12
+        return [
+            f"{self.folder}/outside/file",
+            *(f"{'../' * up}outside/{name}" for up in range(1, 7) for name in ("file", "new")),
+            f"{deep}{self.folder}/outside/file",
+            f"x/{deep}{self.folder}/outside/new",
+            *("..", ".", "", "/", "a//b", "a\\b", "a\0b", "~", "a/", "x" * 300, "ü/" * 200),
+        ]
+
+
+def leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path to every text of a JSON document, and to every key of a mapping."""
+    if isinstance(document, str):
+        yield path
+    elif isinstance(document, dict):
+        for key, value in document.items():
+            yield (*path, (key,))
+            yield from leaves(value, (*path, key))
+    elif isinstance(document, list):
+        for number, value in enumerate(document[:3]):
+            yield from leaves(value, (*path, number))
+
+
+def with_text(document: Any, path: tuple[Any, ...], text: str) -> Any:
+    """Return the document with another text, or another key, at `path`."""
+    if not path:
+        return text
+    changed = copy.copy(document)
+    if isinstance(path[0], tuple):
+        changed[text] = changed.pop(path[0][0])
+    else:
+        changed[path[0]] = with_text(document[path[0]], path[1:], text)
+    return changed
+
+
+def read_datasets(place: Place) -> None:
+    list_datasets(place.store)
+    dataset = open_dataset(place.store, "colours")
+    for split in ("train", "val"):
+        for image in dataset.images(split)[:2]:
+            dataset.read(image)
+    dataset.originals()
+
+
+def read_activations(place: Place) -> None:
+    list_activations(place.store)
+    for key, _ in place.store.scan("activations/"):
+        if "/index/" in key:
+            for part in read_index(place.store, key).parts:
+                place.store.fetch(key.rpartition("/index/")[0], part.shard)
+
+
+def read_reports(place: Place) -> None:
+    for name in list_reports(place.store):
+        report = read_report(place.store, name)
+        write_out(place.store, report, place.out)
+        if report.kind == "transfer":
+            read_transfer(place.store, name)
+
+
+def read_models(place: Place) -> None:
+    aliases(place.store, "colours")
+    for version in list_models(place.store):
+        verdicts(place.store, version)
+        place.store.fetch(version.folder, version.golden)
+    get_model(place.store, "colours")
+
+
+def read_runs(place: Place) -> None:
+    for run in list_runs(place.store):
+        read_spec(place.store, run)
+        read_pointer(place.store, run)
+        latest_epoch(place.store, run)
+        if (result := read_result(place.store, run)) and result.confusion_png:
+            place.store.get(f"runs/{run}", result.confusion_png)
+
+
+def read_sweeps(place: Place) -> None:
+    for sweep in list_sweeps(place.store):
+        read_sweep(place.store, sweep)
+        read_plan(place.store, sweep)
+        read_sweep_result(place.store, sweep)
+        for record in read_trials(place.store, sweep):
+            if record.checkpoint:
+                place.store.size(record.checkpoint)
+
+
+def read_jobs(place: Place) -> None:
+    read_job_spec(place.store, "colours-job")
+    read_job(place.store, "colours-job")
+
+
+READERS: dict[str, Callable[[Place], None]] = {
+    "datasets": read_datasets,
+    "activations": read_activations,
+    "reports": read_reports,
+    "models": read_models,
+    "runs": read_runs,
+    "sweeps": read_sweeps,
+    "jobs": read_jobs,
+}
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder / "store", filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def directory(extracted: Path) -> Place:
+    return Place(extracted, Store.open(str(extracted / "store")))
+
+
+@pytest.fixture(scope="module")
+def bucketed(
+    directory: Place, bucket: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    """Return a place whose store is on S3, and whose node-local cache is its own."""
+    folder, remote = tmp_path_factory.mktemp("bucketed"), Store.open(f"s3://{bucket}/hostile")
+    for kind in ("datasets", "activations", "reports"):
+        for key, _ in directory.store.scan(f"{kind}/"):
+            remote.write(key, directory.store.read(key).data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFT_CACHE", str(folder / "cache"))
+        yield Place(folder, remote)
+
+
+def attack(place: Place, data: st.DataObject) -> None:
+    """Change one marker, have everything read that its kind of thing has, and look around."""
+    key = data.draw(st.sampled_from(sorted(place.original)))
+    original = place.original[key]
+    hostile = st.sampled_from(place.names()) | st.text(max_size=9)
+    if key.endswith(".json"):
+        document = json.loads(original)
+        paths = list(leaves(document))
+        # A marker's references first of all: of what else it says there is far more.
+        refs = [path for path in paths if path[-1] in ("name", "sha256")] or paths
+        path = data.draw(st.sampled_from(refs) | st.sampled_from(paths))
+        changed = json.dumps(with_text(document, path, data.draw(hostile))).encode()
+    else:
+        changed = data.draw(hostile).encode("utf-8", "surrogatepass")
+    if data.draw(st.integers(0, 9)) == 0:
+        changed = data.draw(st.binary(max_size=20))
+    before = place.snapshot()
+    place.store.write(key, changed)
+    with contextlib.suppress(InputError):
+        READERS[key.partition("/")[0]](place)
+    place.store.write(key, original)
+    assert place.snapshot() == before
+
+
+CALM = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    phases=(Phase.generate,),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@CALM
+@given(data=st.data())
+def test_a_directory_store_names_nothing_outside(directory: Place, data: st.DataObject) -> None:
+    attack(directory, data)
+
+
+@settings(CALM, max_examples=25)
+@given(data=st.data())
+def test_a_bucket_names_nothing_outside_the_cache(bucketed: Place, data: st.DataObject) -> None:
+    attack(bucketed, data)
+
+
+@pytest.mark.slow
+@settings(CALM, max_examples=1000)
+@given(data=st.data())
+def test_names_without_end(directory: Place, data: st.DataObject) -> None:
+    attack(directory, data)
