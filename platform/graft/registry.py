@@ -22,6 +22,7 @@ from pydantic import Field
 from graft.errors import InputError, NotFoundError, ObjectChanged, ObjectExists, ObjectNotFound
 from graft.spec import NAME, Contract, Digest, Head, Id, Name, Section, nearest
 from graft.store import Marker, ObjectRef, Store, parse_document, read_document
+from graft.store.retries import swaps
 
 CHAMPION = "champion"
 """A model's bare name means the version that this alias points at, once it is set."""
@@ -194,8 +195,13 @@ def register(
         golden: see `ModelVersion.golden`.
         fence: called just before the version is committed.
         created: called with the version if this call has committed it, and not another before.
+
+    Raises:
+        StoreError: others take each number first.
     """
+    turn = swaps(f"{store.uri}/models/{draft.name}/versions")
     while True:
+        next(turn)
         numbers = _numbers(store, draft.name)
         for number in reversed(numbers):
             version = _read(store, draft.name, number)
@@ -283,6 +289,7 @@ def promote(
         InputError: `alias` cannot be an alias's name; or it is the champion, `force` is not set,
             and a report shows the version to be worse than it, or than training from scratch.
         NotFoundError: there is no such version.
+        StoreError: others move the alias without end.
     """
     if not re.fullmatch(NAME, alias) or alias.isdecimal():
         raise InputError(
@@ -322,7 +329,9 @@ def _move(
     if champion and mover.consult:
         mover.consult(store, version)
     key = f"models/{version.name}/aliases/{alias}.json"
+    turn = swaps(f"{store.uri}/{key}")
     while True:
+        next(turn)
         try:
             current = store.read(key)
         except ObjectNotFound:

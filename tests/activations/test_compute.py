@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from activations_lab import BATCH, Lab, make_lab, objects
 from graft.activations.cache import Activations
@@ -110,8 +110,8 @@ def test_what_a_shard_is(lab: Lab) -> None:
     (part,) = activations.parts
     assert part.images == tuple(lab.digests("train", range(39)))
     assert (part.batch_size, part.threads) == (BATCH, 1)
-    path = lab.store.fetch(activations.key.folder, part.shard)
-    (rows,) = load_file(path).values()  # any reader of safetensors
+    # Any reader of safetensors reads it.
+    (rows,) = load(lab.store.get(activations.key.folder, part.shard)).values()
     channels, height, width = activations.shape
     assert rows.shape == (39, height, width, channels)
     assert torch.equal(activations.take(part.images).permute(0, 2, 3, 1), rows)

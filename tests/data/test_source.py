@@ -3,6 +3,7 @@ import socket
 import unicodedata
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -392,7 +393,9 @@ def test_s3_prefix_and_table(s3_store_uri, tmp_path):
     bucket = Store.open(s3_store_uri)
     for key in ("set/train/a/1.png", "set/val/a/2.png", "set/val/.hidden", "settle/b/3.png"):
         bucket.write(key, key.encode())
-    bucket.write("set/train/", b"")
+    _, _, name, prefix = s3_store_uri.split("/", 3)
+    folder = {"Bucket": name, "Key": f"{prefix}/set/train/"}  # as consoles make them
+    boto3.client("s3").put_object(**folder, Body=b"")
     for uri in (f"{s3_store_uri}/set", f"{s3_store_uri}/set/"):
         source = open_source(uri)
         assert labelled(source) == {

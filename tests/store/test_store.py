@@ -28,6 +28,13 @@ def keys(store: Store, prefix: str = "") -> list[str]:
     return [key for key, _ in store.scan(prefix)]
 
 
+def contents(store: Store, folder: str, ref: ObjectRef) -> bytes:
+    file = store.open_file(folder, ref)
+    assert file is not None
+    with file:
+        return file.read()
+
+
 def at_once(work: Callable[[int], bool]) -> list[bool]:
     """Call `work` with each writer's number, all at the same moment."""
     barrier = threading.Barrier(WRITERS)
@@ -50,7 +57,7 @@ def test_put_names_a_payload_by_its_hash(store: Store) -> None:
     assert ref == ObjectRef(name=f"tail-{digest}.safetensors", size=len(data), sha256=digest)
     assert list(store.scan("")) == [(f"runs/a/tail-{digest}.safetensors", len(data))]
     assert store.get("runs/a", ref) == data
-    assert store.fetch("runs/a", ref).read_bytes() == data
+    assert contents(store, "runs/a", ref) == data
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\xff" * 1000])
@@ -60,12 +67,12 @@ def test_a_file_is_put_as_its_bytes_are(store: Store, tmp_path: Path, data: byte
     assert ref == store.put("a", "x.bin", data)
     assert len(keys(store)) == 1
     assert store.get("a", ref) == data
-    assert store.fetch("a", ref).read_bytes() == data
+    assert contents(store, "a", ref) == data
 
 
 def test_a_payload_that_is_there_is_not_sent_again(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
-    path = store.fetch("a", store.put("a", "x", b"data"))
+    path = tmp_path / "a" / store.put("a", "x", b"data").name
     before = path.stat()
     store.put("a", "x", b"data")
     assert path.stat().st_ino == before.st_ino
@@ -86,25 +93,9 @@ def test_damage_is_found_and_not_cached(store: Store) -> None:
     with pytest.raises(StoreError, match="damaged"):
         store.get("a", ref)
     with pytest.raises(StoreError, match="damaged"):
-        store.fetch("a", ref)
+        store.open_file("a", ref)
     store.write(f"a/{ref.name}", data)
-    assert store.fetch("a", ref).read_bytes() == data
-
-
-def test_a_damaged_cache_is_replaced(s3_store_uri: str) -> None:
-    store = Store.open(s3_store_uri)
-    data = uuid.uuid4().bytes
-    ref = store.put("a", "x", data)
-    store.fetch("a", ref).write_bytes(b"short")
-    assert store.fetch("a", ref).read_bytes() == data
-
-
-def test_what_was_fetched_is_not_fetched_again(s3_store_uri: str) -> None:
-    store = Store.open(s3_store_uri)
-    ref = store.put("a", "x", uuid.uuid4().bytes)
-    first = store.fetch("a", ref)
-    store.delete(f"a/{ref.name}")
-    assert store.fetch("a", ref) == first
+    assert contents(store, "a", ref) == data
 
 
 @pytest.mark.parametrize("from_file", [True, False])
@@ -113,7 +104,7 @@ def test_what_is_large_travels_in_parts(store: Store, tmp_path: Path, from_file:
     (tmp_path / "large").write_bytes(data)
     ref = store.put("a", "large.bin", tmp_path / "large" if from_file else data)
     assert ref.size == 2 * PART_SIZE + 1
-    assert hashlib.sha256(store.fetch("a", ref).read_bytes()).hexdigest() == ref.sha256
+    assert hashlib.sha256(contents(store, "a", ref)).hexdigest() == ref.sha256
     assert hashlib.sha256(store.get("a", ref)).hexdigest() == ref.sha256
     if not store.is_directory:
         assert store.read(f"a/{ref.name}").etag.endswith('-3"')
@@ -140,7 +131,7 @@ def test_what_is_not_there(store: Store) -> None:
     with pytest.raises(ObjectNotFound):
         store.get("a", ref)
     with pytest.raises(ObjectNotFound):
-        store.fetch("a", ref)
+        store.open_file("a", ref)
     with pytest.raises(ObjectNotFound):
         store.read_range("a/b", 0, 1)
     with pytest.raises(ObjectNotFound):
@@ -193,7 +184,7 @@ def test_stores_of_one_bucket_are_apart(bucket: str) -> None:
     "key",
     ["", ".", "..", "/etc/x", "a/../../x", "../x", "a//b", "a/", "a/./b", "a\\b", "a\0b", "\udc80"],
 )
-def test_a_key_that_may_lead_elsewhere_is_refused(store: Store, tmp_path: Path, key: str) -> None:
+def test_a_key_that_may_lead_elsewhere_is_refused(store: Store, key: str) -> None:
     backend = store._backend
     uses: list[Callable[[], object]] = [
         lambda: store.read(key),
@@ -204,7 +195,6 @@ def test_a_key_that_may_lead_elsewhere_is_refused(store: Store, tmp_path: Path, 
         lambda: store.exists(key),
         lambda: store.delete(key),
         lambda: backend.upload(key, b""),
-        lambda: backend.download(key, tmp_path / "copy"),
         lambda: backend.local_path(key) or store.read(key),
         lambda: list(store.scan(f"{key}/a")),
         lambda: store.children(f"{key}/"),
@@ -212,7 +202,6 @@ def test_a_key_that_may_lead_elsewhere_is_refused(store: Store, tmp_path: Path, 
     for use in uses:
         with pytest.raises(StoreError, match="is no key of a store"):
             use()
-    assert not (tmp_path / "copy").exists()
     with pytest.raises(ValueError, match="name"):
         ObjectRef(name=key, size=1, sha256="0" * 64)
 

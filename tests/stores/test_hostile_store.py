@@ -24,7 +24,7 @@ from graft.data.manifest import list_datasets, open_dataset
 from graft.errors import InputError
 from graft.registry import aliases, get_model, list_models, verdicts
 from graft.report.publishing import list_reports, read_report, read_transfer, write_out
-from graft.store import Store
+from graft.store import ObjectRef, Store
 from graft.sweep.sweep_records import (
     list_sweeps,
     read_plan,
@@ -107,6 +107,11 @@ def with_text(document: Any, path: tuple[Any, ...], text: str) -> Any:
     return changed
 
 
+def read_file(place: Place, folder: str, ref: ObjectRef) -> None:
+    if file := place.store.open_file(folder, ref):
+        file.close()
+
+
 def read_datasets(place: Place) -> None:
     list_datasets(place.store)
     dataset = open_dataset(place.store, "colours")
@@ -121,7 +126,7 @@ def read_activations(place: Place) -> None:
     for key, _ in place.store.scan("activations/"):
         if "/index/" in key:
             for part in read_index(place.store, key).parts:
-                place.store.fetch(key.rpartition("/index/")[0], part.shard)
+                read_file(place, key.rpartition("/index/")[0], part.shard)
 
 
 def read_reports(place: Place) -> None:
@@ -136,7 +141,7 @@ def read_models(place: Place) -> None:
     aliases(place.store, "colours")
     for version in list_models(place.store):
         verdicts(place.store, version)
-        place.store.fetch(version.folder, version.golden)
+        read_file(place, version.folder, version.golden)
     get_model(place.store, "colours")
 
 

@@ -19,6 +19,7 @@ from graft.errors import Interrupted, RunFailed, SpecError, StoreError
 from graft.registry import get_model
 from graft.spec import Sweep, parse_job
 from graft.store import Store
+from graft.store.directory import Directory
 from graft.sweep.events import TrialAdvanced, TrialEnded
 from graft.sweep.prepare_sweep import prepare_sweep
 from graft.sweep.run_sweep import run_sweep
@@ -200,6 +201,33 @@ def test_what_no_activations_stand_for_is_counted(store):
 def test_a_lane_that_diverges_leaves_the_others_alone(store):
     result = run(store, make(store, {"train.optimizer.lr": {"choice": [5e-3, 1e30, 1e-2]}}))
     assert [trial.state for trial in result.trials] == ["finished", "diverged", "finished"]
+
+
+class Failing(Directory):
+    """A directory that takes no tail, so many times."""
+
+    failures = 0
+
+    def upload(self, key, content):
+        if "/tails/" in key and self.failures:
+            self.failures -= 1
+            raise StoreError(f"{key}: no answer")
+        super().upload(key, content)
+
+
+@pytest.mark.parametrize("failures", [1, pytest.param(99, marks=pytest.mark.slow)])
+def test_a_store_that_fails_a_trial_is_asked_again_and_then_it_is_that_trials_end(store, failures):
+    backend = Failing(Path(store.uri))
+    sweep_id = make(store, {"train.optimizer.lr": {"choice": [5e-3, 1e-2]}}, base={"cache": "off"})
+    backend.failures = failures
+    if failures == 1:
+        assert run(Store(backend), sweep_id).states == {"finished": 2}
+        return
+    with pytest.raises(RunFailed):
+        run(Store(backend), sweep_id)
+    trials = read_trials(store, sweep_id)
+    assert [trial.state for trial in trials] == ["failed"] * 2
+    assert all("no answer" in trial.error for trial in trials)
 
 
 @pytest.mark.slow  # two sweeps, half a minute

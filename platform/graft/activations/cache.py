@@ -2,20 +2,26 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from graft.activations.index import Coverage, Index, Part, commit_index, covering, find_index
 from graft.activations.key import BYTES, CacheEntry, Key, KeyScheme
-from graft.activations.shards import logical, open_shard
+from graft.activations.shards import Shard, logical, open_shard
 from graft.data.manifest import DatasetVersion
 from graft.store import Store
+
+MAPS = 64
+"""Shards that are mapped at once; each takes a file descriptor, and space in the node-local cache
+that nothing else can have."""
 
 
 class Activations:
     """Activations of images; shards are fetched, checked and mapped on first use.
+
+    Of a bucket's, those for which the node-local cache has no room are read row by row.
 
     Hold on to it for as long as batches are read: a shard that nobody holds is checked again.
     """
@@ -29,7 +35,7 @@ class Activations:
         """Shape of one image's activations: (C, H, W), (tokens, D), (D,)."""
         self._store = store
         self._order = parts[0].order
-        self._shards: dict[int, Tensor] = {}
+        self._shard = lru_cache(MAPS)(self._open)
         places = {
             image: (number, row)
             for number, part in enumerate(parts)
@@ -58,29 +64,28 @@ class Activations:
 
         Raises:
             KeyError: an image is not among `images`.
+            ResourceError: the node-local cache has no room even for one shard.
             StoreError: a shard is damaged.
         """
         places = [self._places[image] for image in images]
         numbers = {number for number, _ in places}
         if len(numbers) == 1:
-            shard = self._shard(places[0][0])
-            rows = [row for _, row in places]
-            if all(b == a + 1 for a, b in pairwise(rows)):
-                return logical(shard[rows[0] : rows[0] + len(rows)].float(), self._order)
-            return logical(shard.index_select(0, torch.tensor(rows)).float(), self._order)
+            only = self._shard(places[0][0]).rows([row for _, row in places])
+            return logical(only.float(), self._order)
         row_shape = [self.shape[axis] for axis in self._order]
         out = torch.empty((len(places), *row_shape))
         for number in numbers:
             positions = [position for position, place in enumerate(places) if place[0] == number]
             rows = [places[position][1] for position in positions]
-            gathered = self._shard(number).index_select(0, torch.tensor(rows))
-            out[torch.tensor(positions)] = gathered.float()
+            out[torch.tensor(positions)] = self._shard(number).rows(rows).float()
         return logical(out, self._order)
 
-    def _shard(self, number: int) -> Tensor:
-        if number not in self._shards:
-            self._shards[number] = open_shard(self._store, self.key, self.parts[number])
-        return self._shards[number]
+    def _open(self, number: int) -> Shard:
+        return open_shard(self._store, self.key, self.parts[number], number < self._cacheable)
+
+    @cached_property
+    def _cacheable(self) -> int:
+        return self._store.cacheable(self.key.folder, [part.shard for part in self.parts])
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ finished before the whole split was, for whoever goes on after their writer was 
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from graft.activations.key import Key
 from graft.data.manifest import DatasetVersion
 from graft.errors import ObjectExists, ObjectNotFound, StoreError
 from graft.spec import Digest, Id, Ref
+from graft.spec.section import Positive
 from graft.store import ObjectRef, Store, read_document, sha256
 
 
@@ -26,7 +27,7 @@ class Part(BaseModel):
 
     shard: ObjectRef
     """Its name is relative to the key's folder."""
-    shape: tuple[int, ...]
+    shape: tuple[Positive, ...]
     """Shape of one image's activations."""
     order: tuple[int, ...]
     """How a row lies in memory: its axes, outermost first; (1, 2, 0) is channels_last."""
@@ -36,6 +37,12 @@ class Part(BaseModel):
     """Images in a batch of the trunk that computed it."""
     threads: int
     """Threads that computed it, where a processor did."""
+
+    @model_validator(mode="after")
+    def _permutes(self) -> Self:
+        if sorted(self.order) != list(range(len(self.shape))):
+            raise ValueError(f"order {self.order} is none of the axes of shape {self.shape}")
+        return self
 
 
 class Index(BaseModel):

@@ -89,8 +89,9 @@ def _acquire(store: Store, key: str, lease: _Lease, terms: LeaseTerms) -> None:
             return store.create(key, lease.to_json())
         try:
             current = store.read(key)
-        except ObjectNotFound:
-            continue  # released meanwhile
+        except ObjectNotFound:  # released meanwhile
+            terms.pause(0.01)
+            continue
         if current.data != last:
             (terms.waiting if last is None else terms.alive)(_holder(current.data))
             last, changed_s = current.data, time.monotonic()

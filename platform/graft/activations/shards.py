@@ -8,12 +8,16 @@ layout it gets from the trunk, without a copy.
 import contextlib
 import json
 import math
+import mmap
 import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from graft.activations.index import Part
@@ -32,8 +36,9 @@ _NAMES = {"float32": "F32", "float16": "F16"}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
-_mapped: "WeakValueDictionary[tuple[str, str, str], Tensor]" = WeakValueDictionary()
-"""Shards that this process has checked and mapped, for as long as something uses them."""
+_mapped: "WeakValueDictionary[tuple[str, str], MappedShard]" = WeakValueDictionary()
+"""Shards that this process has checked and mapped, for as long as something uses them; by the
+store and the key in it."""
 
 
 class ShardWriter:
@@ -44,20 +49,9 @@ class ShardWriter:
         self.rows_left = rows
         """Rows that are still to be appended."""
         self._dtype = dtype
-        size = rows * math.prod(row_shape) * BYTES[dtype]
-        header = json.dumps(
-            {
-                _TENSOR: {
-                    "dtype": _NAMES[dtype],
-                    "shape": [rows, *row_shape],
-                    "data_offsets": [0, size],
-                }
-            }
-        ).encode()
-        header = header.ljust(_DATA_START - 8)  # safetensors allows blanks at the end
         with self._explained():
             self._file = path.open("wb")
-            self._file.write(struct.pack("<Q", len(header)) + header)
+            self._file.write(_header(rows, row_shape, dtype))
 
     def append(self, rows: Tensor) -> None:
         """Append activations as they lie in memory: (b, *row_shape) contiguous float32.
@@ -114,39 +108,95 @@ def logical(rows: Tensor, order: tuple[int, ...]) -> Tensor:
     return rows.permute(0, *(axis + 1 for axis in back))
 
 
-def open_shard(store: Store, key: Key, part: Part) -> Tensor:
-    """Map a shard: (rows, ...) with its axes in memory order.
+class Shard(Protocol):
+    """A shard, open for reading."""
 
-    Nothing may write into it. The mapping is private, so that a write would change this
-    process's numbers alone, and neither the file nor another process's.
+    def rows(self, numbers: Sequence[int]) -> Tensor:
+        """Return rows, which may repeat: (len(numbers), ...) with its axes in memory order.
+
+        Nothing may write into them: consecutive ones can be a view of the mapped file.
+        """
+
+
+@dataclass(frozen=True)
+class MappedShard:
+    """A shard in a local file."""
+
+    tensor: Tensor
+    """(rows, ...) with its axes in memory order. The mapping is private: to write would change
+    this process's numbers alone. It holds the file in the node-local cache."""
+
+    def rows(self, numbers: Sequence[int]) -> Tensor:
+        """Return rows, see `Shard`."""
+        if _consecutive(numbers):
+            return self.tensor[numbers[0] : numbers[0] + len(numbers)]
+        return self.tensor.index_select(0, torch.tensor(numbers))
+
+
+@dataclass(frozen=True)
+class RemoteShard:
+    """A shard in a bucket, for which the node-local cache has no room: each row is fetched."""
+
+    store: Store
+    name: str
+    """Key in the store."""
+    dtype: Dtype
+    row_shape: tuple[int, ...]
+
+    def rows(self, numbers: Sequence[int]) -> Tensor:
+        """Return rows, see `Shard`."""
+        row = math.prod(self.row_shape) * BYTES[self.dtype]
+        runs = [numbers] if _consecutive(numbers) else [[number] for number in numbers]
+        data = bytearray()
+        for run in runs:
+            data += self.store.read_range(self.name, _DATA_START + run[0] * row, len(run) * row)
+        return torch.frombuffer(data, dtype=_DTYPES[self.dtype]).view(-1, *self.row_shape)
+
+
+def open_shard(store: Store, key: Key, part: Part, cacheable: bool = True) -> Shard:
+    """Open a shard: mapped, or, where it is not `cacheable` or has no room, in the store.
 
     Raises:
         StoreError: the shard is not what its index lists.
     """
-    name = (store.uri, key.folder, part.shard.name)
-    if (mapped := _mapped.get(name)) is not None:
+    name = f"{key.folder}/{part.shard.name}"
+    if (mapped := _mapped.get((store.uri, name))) is not None:
         return mapped
-    for retry in (True, False):
-        path = store.fetch(key.folder, part.shard)
-        try:
-            tensor = _map(path)
-            break
-        except FileNotFoundError:  # evicted from the node-local cache since
-            if not retry:
-                raise
-        except SafetensorError as error:
-            raise StoreError(f"{path} is no shard of activations: {error}") from error
     row_shape = tuple(part.shape[axis] for axis in part.order)
-    if tensor.shape != (len(part.images), *row_shape) or tensor.dtype != _DTYPES[key.dtype]:
-        raise StoreError(
-            f"{store.uri}/{key.folder}/{part.shard.name} holds {tuple(tensor.shape)} "
-            f"{tensor.dtype}, its index says {(len(part.images), *row_shape)} {key.dtype}"
-        )
-    _mapped[name] = tensor
-    return tensor
+    header = _header(len(part.images), row_shape, key.dtype)
+    file = store.open_file(key.folder, part.shard) if cacheable else None
+    if file is None:
+        if store.read_range(name, 0, len(header)) != header:
+            raise _other_content(store, name, part, key)
+        return RemoteShard(store, name, key.dtype, row_shape)
+    with file:
+        size = len(header) + len(part.images) * math.prod(row_shape) * BYTES[key.dtype]
+        if part.shard.size != size or file.read(len(header)) != header:
+            raise _other_content(store, name, part, key)
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    flat = torch.frombuffer(data, dtype=_DTYPES[key.dtype], offset=len(header))
+    _mapped[store.uri, name] = shard = MappedShard(flat.view(-1, *row_shape))
+    return shard
 
 
-def _map(path: Path) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(_TENSOR)
-    return tensor
+def _other_content(store: Store, name: str, part: Part, key: Key) -> StoreError:
+    return StoreError(
+        f"{store.uri}/{name} is no shard of {len(part.images)} times {part.shape} {key.dtype}, "
+        "as its index says"
+    )
+
+
+def _header(rows: int, row_shape: tuple[int, ...], dtype: Dtype) -> bytes:
+    """Return what a shard's file begins with, up to its numbers."""
+    content = {
+        "dtype": _NAMES[dtype],
+        "shape": [rows, *row_shape],
+        "data_offsets": [0, rows * math.prod(row_shape) * BYTES[dtype]],
+    }
+    header = json.dumps({_TENSOR: content}).encode()
+    # safetensors allows blanks at the end
+    return struct.pack("<Q", _DATA_START - 8) + header.ljust(_DATA_START - 8)
+
+
+def _consecutive(numbers: Sequence[int]) -> bool:
+    return all(after == before + 1 for before, after in pairwise(numbers))

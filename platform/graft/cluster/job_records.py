@@ -24,6 +24,7 @@ from graft.errors import (
 )
 from graft.spec import Id, Ref, Section, nearest
 from graft.store import Store, parse_document, read_document, read_text
+from graft.store.retries import swaps
 
 RecordedState = Literal["running", "succeeded", "failed", "cancelled"]
 """How a job stands by its own record. Before its first attempt there is no record: what a person is
@@ -176,9 +177,14 @@ def _update_record(
     """Create a job's record, or change the one that is there; return it and its etag.
 
     Another process may write at the same time: then `change` is applied to what it wrote.
+
+    Raises:
+        StoreError: others change it without end.
     """
     key = _record_key(first.job)
+    turn = swaps(f"{store.uri}/{key}")
     while True:
+        next(turn)
         record = first
         try:
             current = store.read(key)
@@ -189,9 +195,10 @@ def _update_record(
             record = change(parse_document(store, key, current.data, JobRecord))
             with contextlib.suppress(ObjectChanged):
                 store.replace(key, _bytes(record), current.etag)
-        written = store.read(key)
-        if written.data == _bytes(record):
-            return record, written.etag
+        with contextlib.suppress(ObjectNotFound):  # removed since
+            written = store.read(key)
+            if written.data == _bytes(record):
+                return record, written.etag
 
 
 def list_jobs(store: Store) -> list[str]:

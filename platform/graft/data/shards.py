@@ -9,6 +9,7 @@ import mmap
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 
@@ -16,6 +17,10 @@ from graft.store import ObjectRef, Store
 
 SHARD_BYTES = 64 << 20
 """Once a shard has this many bytes, the next payload begins a new one."""
+
+MAPS = 128
+"""Shards that a reader has mapped at once; each takes a file descriptor, of which there may be no
+more than 1,024."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +63,46 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Reads payloads of shards in a store; a shard is fetched and mapped on its first use."""
+    """Reads payloads of shards in a store.
+
+    A shard is fetched, verified and mapped on its first use; of a bucket's, those for which the
+    node-local cache has no room are read part by part.
+    """
 
     def __init__(self, store: Store, folder: str, shards: Sequence[ObjectRef]):
         self._store = store
         self._folder = folder
         self._shards = shards
-        self._maps: dict[int, mmap.mmap] = {}
+        self._map = lru_cache(MAPS)(self._open)
         self._lock = Lock()
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """Return a payload; any thread may call."""
-        mapped = self._maps.get(shard) or self._map(shard)
-        return mapped[offset : offset + size]
+        """Return a payload; any thread may call.
 
-    def _map(self, shard: int) -> mmap.mmap:
-        with self._lock:
-            if shard not in self._maps:
-                path = self._store.fetch(self._folder, self._shards[shard])
-                with path.open("rb") as file:
-                    self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return self._maps[shard]
+        Raises:
+            ResourceError: the node-local cache has no room even for one shard.
+            StoreError: the shard is damaged.
+        """
+        if not size:
+            return b""
+        if mapped := self._map(shard):
+            return mapped[offset : offset + size]
+        key = f"{self._folder}/{self._shards[shard].name}"
+        return self._store.read_range(key, offset, size)
+
+    def _open(self, shard: int) -> mmap.mmap | None:
+        with self._lock:  # threads that need the same shard fetch it once
+            if shard >= self._cacheable:
+                return None
+            file = self._store.open_file(self._folder, self._shards[shard])
+            if file is None:
+                return None
+            with file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @cached_property
+    def _cacheable(self) -> int:
+        return self._store.cacheable(self._folder, self._shards)
 
 
 def pack(members: Iterable[tuple[str, bytes]]) -> bytes:

@@ -84,9 +84,6 @@ class Backend(Protocol):
     def upload(self, key: str, content: bytes | Path) -> None:
         """Write bytes or a file's content atomically, in parallel parts where that is faster."""
 
-    def download(self, key: str, path: Path) -> None:
-        """Copy the object to a local file."""
-
     def local_path(self, key: str) -> Path | None:
         """Return the path of the local file that is the object, None if it is not a local file."""
 

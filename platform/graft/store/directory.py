@@ -1,6 +1,7 @@
 """A local directory as a store's backend."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -9,10 +10,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from graft.errors import ObjectChanged, ObjectExists
+from graft.errors import ObjectChanged, ObjectExists, StoreError
 from graft.store.backend import Versioned, checked, checked_folder, explained
 
 _CHUNK = 1 << 20
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What `link` says where a file system has none; a folder that may not be written says EACCES."""
 
 
 class Directory:
@@ -41,6 +44,16 @@ class Directory:
                 os.link(temporary, self._path(key))
             except FileExistsError as error:
                 raise ObjectExists(f"{self.uri}/{key} exists already") from error
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                # Not an exclusive open in its place: readers would meet a half-written marker,
+                # and a writer that was killed would leave one for good.
+                raise StoreError(
+                    f"{self.uri}: its file system has no hard links, by which markers are made "
+                    "exclusively; gcsfuse, SMB and FAT have none. Use another directory, or the "
+                    "bucket itself as s3://BUCKET/PREFIX"
+                ) from error
 
     def replace(self, key: str, data: bytes, etag: str) -> None:
         path = self._path(key)
@@ -54,10 +67,6 @@ class Directory:
     def upload(self, key: str, content: bytes | Path) -> None:
         with self._explained(key), self._temporary(key, content) as temporary:
             os.replace(temporary, self._path(key))
-
-    def download(self, key: str, path: Path) -> None:
-        with self._explained(key):
-            shutil.copyfile(self._path(key), path)
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)

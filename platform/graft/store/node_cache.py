@@ -1,22 +1,28 @@
-"""The node-local cache: copies of a bucket's payloads, which all processes of a node share."""
+"""The node-local cache: copies of a bucket's payloads, which all processes of a node share.
+
+Whoever has a copy open or mapped holds a shared lock on it (`flock`, which a map keeps), and what
+is locked is not removed: so the files in the cache's folder are all the space that it takes.
+"""
 
 import contextlib
+import fcntl
 import math
 import os
 import shutil
 import time
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from graft.errors import InputError
-from graft.store.objects import ObjectRef
+from graft.store.backend import explained
+from graft.store.objects import ObjectRef, digest_of
 
-GRACE_S = 60
-"""A file used within this many seconds is never removed, even if the cache is over its budget:
-a process may be about to open it."""
 LEFTOVER_S = 24 * 3600
-"""No process writes a temporary file for this many seconds: an older one was left behind by a
-process that was killed."""
+"""No process writes into a temporary folder for this many seconds: an older one was left behind by
+a process that was killed."""
 
 
 @dataclass(frozen=True, order=True)
@@ -33,11 +39,6 @@ class _CachedFile:
 def cache_folder() -> Path:
     """Return the folder of the node-local cache: ``GRAFT_CACHE``, else ``~/.cache/graft``."""
     return Path(os.environ.get("GRAFT_CACHE") or Path.home() / ".cache" / "graft")
-
-
-def cached_payload(ref: ObjectRef) -> Path:
-    """Return where the cache has, or would have, a payload: by its SHA-256."""
-    return cache_folder() / ref.sha256[:2] / ref.sha256
 
 
 def cache_budget(folder: Path) -> int:
@@ -69,32 +70,160 @@ def cache_room(folder: Path) -> int:
     return _room(folder, _cached_files(folder))
 
 
-def make_room(folder: Path, size: int) -> None:
-    """Remove files from the cache, least recently used first, until `size` more bytes fit.
+def usable_room() -> int:
+    """Return the bytes that this node's cache can hold in all; see `cache_room`."""
+    folder = cache_folder()
+    with explained(f"the node-local cache {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        return cache_room(folder)
 
-    A process that has a removed file open or mapped can go on reading it; the disk gets the
-    space back when the last such process closes it. See `GRACE_S` for what is never removed.
+
+def open_copy(ref: ObjectRef, copy: Callable[[BinaryIO], None]) -> BinaryIO | None:
+    """Open the cache's file of a payload; None where there is no room for it.
+
+    What the cache has was written by anyone, and is verified once a process. What it lacks `copy`
+    writes into a file of its size, and verifies, before it gets its name.
     """
-    files, now = _cached_files(folder), time.time()
-    excess = sum(file.size for file in files) + size - _room(folder, files)
-    for file in sorted(files):
-        if excess <= 0 or now - file.used < GRACE_S:
-            return
-        file.path.unlink(missing_ok=True)
-        excess -= file.size
+    path = _path_of(ref)
+    with explained(f"the node-local cache {path}"), contextlib.ExitStack() as opened:
+        if file := _open_shared(path):
+            opened.enter_context(file)
+            if digest_of(file) == ref.sha256:
+                # When it was last used; its time of change stays, by which it is known as verified.
+                with contextlib.suppress(PermissionError):  # another user's
+                    os.utime(path, ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
+                opened.pop_all()
+                return file
+            file.close()
+            path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cache_folder() / f".tmp-{uuid.uuid4().hex}"
+        with _locked():
+            if not _make_room(ref.size):
+                return None
+            opened.callback(temporary.unlink, missing_ok=True)
+            file = temporary.open("w+b")
+            opened.enter_context(file)
+            fcntl.flock(file, fcntl.LOCK_SH)  # in use: neither a leftover nor to be evicted
+            if ref.size:
+                os.posix_fallocate(file.fileno(), 0, ref.size)
+        copy(file)
+        with _locked():
+            if theirs := _open_shared(path):  # another process was as fast
+                if digest_of(theirs) == ref.sha256:
+                    return theirs
+                theirs.close()
+            os.replace(temporary, path)
+        opened.pop_all()
+        return file
+
+
+def adopt(ref: ObjectRef, path: Path) -> None:
+    """Move a file of the cache's folder to where `open_copy` finds it; without room, remove it."""
+    cached = _path_of(ref)
+    with explained(f"the node-local cache {cached}"):
+        cached.parent.mkdir(exist_ok=True)
+        with _locked():
+            if cached.exists() or not _make_room(0):
+                path.unlink()
+            else:
+                os.replace(path, cached)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary folders that killed processes left in the cache, see `LEFTOVER_S`."""
-    for path in folder.glob(".tmp-*"):
+    """Remove what killed processes left in the cache.
+
+    A file that is being written is locked, so one that is not was left behind; of folders see
+    `LEFTOVER_S`. Earlier releases had theirs beside the payloads.
+    """
+    for path in _temporaries(folder):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > LEFTOVER_S:
+            if path.is_file():
+                _remove_unused(path)
+            elif time.time() - path.stat().st_mtime > LEFTOVER_S:
                 shutil.rmtree(path)
+
+
+def _make_room(size: int) -> bool:
+    """Remove files from the cache, least recently used first, until `size` more bytes fit.
+
+    Returns whether they do: what somebody has open or mapped is not removed, since it would go on
+    taking its space. To be called under the cache's lock.
+    """
+    folder = cache_folder()
+    remove_leftovers(folder)
+    files = _cached_files(folder)
+    room = _room(folder, files)
+    excess = _held(folder, files) + size - room
+    for file in sorted(files):
+        if excess <= 0 or size > room:
+            break
+        if _remove_unused(file.path):
+            excess -= file.size
+    return excess <= 0
+
+
+def _path_of(ref: ObjectRef) -> Path:
+    return cache_folder() / ref.sha256[:2] / ref.sha256
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Have no other process add to the cache or remove from it meanwhile."""
+    path = cache_folder() / ".lock"
+    lock: BinaryIO
+    try:
+        lock = path.open("ab")
+    except PermissionError:  # another user's
+        lock = path.open("rb")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _open_shared(path: Path) -> BinaryIO | None:
+    """Open a file so that nobody evicts it until it is closed and unmapped; None without one."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    fcntl.flock(file, fcntl.LOCK_SH)
+    if os.fstat(file.fileno()).st_nlink:
+        return file
+    file.close()  # evicted since
+    return None
+
+
+def _remove_unused(path: Path) -> bool:
+    """Remove a file unless somebody has it open or mapped; return whether it is gone."""
+    try:
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except FileNotFoundError:
+        return True
+    except OSError:  # in use, or another user's
+        return False
+    return True
 
 
 def _room(folder: Path, files: list[_CachedFile]) -> int:
     free = shutil.disk_usage(folder).free
-    return min(cache_budget(folder), free + sum(file.size for file in files))
+    return min(cache_budget(folder), free + _held(folder, files))
+
+
+def _held(folder: Path, files: list[_CachedFile]) -> int:
+    """Return the bytes of the cache's files, those that are being written too."""
+    held = sum(file.size for file in files)
+    for temporary in _temporaries(folder):
+        for path in (temporary, *temporary.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                held += path.stat().st_size if path.is_file() else 0
+    return held
+
+
+def _temporaries(folder: Path) -> list[Path]:
+    return [*folder.glob(".tmp-*"), *folder.glob("??/.tmp-*")]
 
 
 def _cached_files(folder: Path) -> list[_CachedFile]:
@@ -103,5 +232,5 @@ def _cached_files(folder: Path) -> list[_CachedFile]:
         with contextlib.suppress(FileNotFoundError):  # removed by another process
             if not path.name.startswith("."):
                 status = path.stat()
-                files.append(_CachedFile(status.st_mtime, status.st_size, path))
+                files.append(_CachedFile(status.st_atime, status.st_size, path))
     return files

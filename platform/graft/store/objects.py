@@ -1,8 +1,9 @@
 """Payloads: objects that carry their SHA-256 in their name, and how a marker lists them."""
 
 import hashlib
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -35,6 +36,25 @@ class ObjectRef(BaseModel):
 def sha256(data: bytes) -> str:
     """Hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+_digests: dict[tuple[int, ...], str] = {}
+
+
+def digest_of(file: BinaryIO) -> str:
+    """Hex SHA-256 of an open file, computed once a process for as long as the file stays as it is.
+
+    As much as a process can trust: whoever wrote the file, however long ago, it was read whole by
+    this process. Once more for each use would cost as much as the use itself.
+    """
+    status = os.fstat(file.fileno())
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity not in _digests:
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # has readinto
+        _digests[identity] = digest.hexdigest()
+        file.seek(0)
+    return _digests[identity]
 
 
 def sha256_file(path: Path) -> str:

@@ -5,17 +5,38 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Required, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound, StoreError
 from graft.store.backend import Versioned, checked, checked_folder
+from graft.store.retries import tries
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
+READS = 8
+"""Requests for an object, without a byte more of it, before it counts as unreadable."""
+_CHUNK = 1 << 20
 PART_SIZE = 16 << 20
 """Objects larger than this many bytes travel in parallel parts."""
+
+
+class _Condition(TypedDict, total=False):
+    """On what a write depends."""
+
+    IfMatch: str
+    IfNoneMatch: str
+
+
+class _Get(TypedDict, total=False):
+    """A request for an object."""
+
+    Bucket: Required[str]
+    Key: Required[str]
+    Range: str
+    IfMatch: str
 
 
 class S3Bucket:
@@ -35,44 +56,26 @@ class S3Bucket:
         self._client = _s3_client(self.uri)
 
     def read(self, key: str) -> Versioned:
-        with self._explained(key):
-            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
-            return Versioned(answer["Body"].read(), answer["ETag"])
+        return self._read(key, 0, None)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._explained(key):
-            answer = self._client.get_object(
-                Bucket=self.bucket,
-                Key=self._key(key),
-                Range=f"bytes={start}-{start + length - 1}",
-            )
-            return answer["Body"].read()
+        return self._read(key, start, length).data
 
     def write(self, key: str, data: bytes) -> None:
         with self._explained(key):
             self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
 
     def create(self, key: str, data: bytes) -> None:
-        with self._explained(key, conflict=ObjectExists):
-            self._client.put_object(
-                Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*"
-            )
+        self._put_if(key, data, ObjectExists, IfNoneMatch="*")
 
     def replace(self, key: str, data: bytes, etag: str) -> None:
-        with self._explained(key, conflict=ObjectChanged):
-            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfMatch=etag)
+        self._put_if(key, data, ObjectChanged, IfMatch=etag)
 
     def upload(self, key: str, content: bytes | Path) -> None:
         source = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
         with source, self._explained(key):
             self._client.upload_fileobj(
                 source, self.bucket, self._key(key), Config=_transfer_config()
-            )
-
-    def download(self, key: str, path: Path) -> None:
-        with self._explained(key):
-            self._client.download_file(
-                self.bucket, self._key(key), str(path), Config=_transfer_config()
             )
 
     def local_path(self, key: str) -> Path | None:
@@ -93,30 +96,95 @@ class S3Bucket:
     def children(self, prefix: str) -> list[str]:
         checked_folder(self.uri, prefix)
         start = self.prefix + prefix
-        with self._explained(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=start, Delimiter="/"
-            )
-            folders = [
-                common["Prefix"] for page in pages for common in page.get("CommonPrefixes", [])
-            ]
+        folders = [
+            common["Prefix"]
+            for page in self._pages(start, Delimiter="/")
+            for common in page.get("CommonPrefixes", [])
+        ]
         return [checked(self.uri, folder[len(start) : -1]) for folder in folders]
 
     def delete(self, key: str) -> None:
         with self._explained(key):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
+    def _put_if(
+        self,
+        key: str,
+        data: bytes,
+        conflict: type[ObjectExists | ObjectChanged],
+        **condition: Unpack[_Condition],
+    ) -> None:
+        """Write the object on a condition; raise `conflict` where it does not hold."""
+        turn = tries(f"{self.uri}/{key}: another write was always under way")
+        while True:
+            next(turn)
+            with contextlib.suppress(_Undecided), self._explained(key, conflict):
+                self._client.put_object(
+                    Bucket=self.bucket, Key=self._key(key), Body=data, **condition
+                )
+                return
+
+    def _read(self, key: str, start: int, length: int | None) -> Versioned:
+        """Return an object, or `length` bytes of it from `start` on.
+
+        botocore repeats a request, but not one whose answer broke off in its body: that is read
+        on from where it broke, if the object is the same still, else anew.
+        """
+        data, request = bytearray(), _Get(Bucket=self.bucket, Key=self._key(key))
+        end = "" if length is None else start + length - 1
+        problem = f"{self.uri}/{key}: the connection broke off each time; check the network"
+        turn = tries(problem, READS)
+        while True:
+            next(turn)
+            if length is not None or data:
+                request["Range"] = f"bytes={start + len(data)}-{end}"
+            try:
+                with self._explained(key, ObjectChanged):
+                    answer = self._client.get_object(**request)
+            except ObjectChanged:  # written over meanwhile: begin again
+                data, request = bytearray(), _Get(Bucket=self.bucket, Key=self._key(key))
+                continue
+            except ValueError:  # it broke off within a header, a time or a number
+                continue
+            if not {"ETag", "ContentLength"} <= answer.keys():
+                answer["Body"].close()  # it broke off before the body
+                continue
+            before, whole = len(data), len(data) + answer["ContentLength"]
+            with contextlib.suppress(*_broken_body()), contextlib.closing(answer["Body"]) as body:
+                for chunk in body.iter_chunks(_CHUNK):
+                    data += chunk
+            if len(data) == whole:
+                return Versioned(bytes(data), answer["ETag"])
+            if len(data) > before:
+                request["IfMatch"] = answer["ETag"]
+                turn = tries(problem, READS)
+
     def _key(self, key: str) -> str:
         return self.prefix + checked(self.uri, key)
 
     def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        with self._explained(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix + prefix
-            )
-            for page in pages:
-                for item in page.get("Contents", []):
-                    yield item["Key"].removeprefix(self.prefix), item["Size"]
+        for page in self._pages(self.prefix + prefix):
+            for item in page.get("Contents", []):
+                yield item["Key"].removeprefix(self.prefix), item["Size"]
+
+    def _pages(self, start: str, **rest: str) -> "Iterator[ListObjectsV2OutputTypeDef]":
+        """Yield the pages of a listing of what begins with `start`.
+
+        Where an answer breaks off before its body, botocore takes it for an empty listing.
+        """
+        request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": start, **rest}
+        turn = tries(f"{self.uri}: listings break off", READS)
+        while True:
+            next(turn)
+            with self._explained(start):
+                page = self._client.list_objects_v2(**request)
+            if "IsTruncated" not in page:
+                continue
+            yield page
+            if not page["IsTruncated"]:
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+            turn = tries(f"{self.uri}: listings break off", READS)
 
     @contextlib.contextmanager
     def _explained(
@@ -164,7 +232,9 @@ class S3Bucket:
         error: Exception,
     ) -> NoReturn:
         location = f"{self.uri}/{key}"
-        if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409") and conflict:
+        if code == "ConditionalRequestConflict":
+            raise _Undecided(location) from error
+        if code in ("PreconditionFailed", "412") and conflict:
             raise conflict(f"{location}: another writer was first") from error
         if code in ("NoSuchKey", "404"):
             raise ObjectNotFound(f"{location} does not exist") from error
@@ -183,6 +253,23 @@ class S3Bucket:
                 f"{self.uri}: access denied; the credentials may not use bucket '{self.bucket}'"
             ) from error
         raise StoreError(f"{location}: the endpoint answered {code or error}") from error
+
+
+class _Undecided(StoreError):  # noqa: N818
+    """The endpoint could not decide on a condition, since another write was under way."""
+
+
+def _broken_body() -> tuple[type[Exception], ...]:
+    """Return what reading a body raises where the connection breaks off, or stalls."""
+    from botocore import exceptions
+    from urllib3.exceptions import HTTPError
+
+    return (
+        exceptions.IncompleteReadError,
+        exceptions.ReadTimeoutError,
+        exceptions.ResponseStreamingError,
+        HTTPError,  # what botocore lets through, such as a TLS error
+    )
 
 
 def _s3_client(uri: str) -> "S3Client":

@@ -10,16 +10,31 @@ pointer, so a writer killed at any byte leaves nothing to be mistaken for a resu
 
 import contextlib
 import os
-import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from graft import units
+from graft.errors import (
+    InputError,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    ResourceError,
+    StoreError,
+)
+from graft.store import node_cache
 from graft.store.backend import Backend, explained
 from graft.store.directory import Directory
-from graft.store.node_cache import cache_folder, cached_payload, make_room
-from graft.store.objects import ObjectRef, payload_name, sha256, sha256_file
-from graft.store.s3 import S3Bucket
+from graft.store.objects import ObjectRef, digest_of, payload_name, sha256, sha256_file
+from graft.store.retries import swaps
+from graft.store.s3 import PART_SIZE, S3Bucket
+
+COPIERS = 8
+"""Parts of a payload that are on their way at once."""
 
 
 class Store:
@@ -71,7 +86,11 @@ class Store:
         try:
             self._backend.create(key, data)
         except ObjectExists:
-            if self.read(key).data != data:
+            try:
+                mine = self.read(key).data == data
+            except ObjectNotFound:  # deleted since
+                mine = False
+            if not mine:
                 raise
 
     def replace(self, key: str, data: bytes, etag: str) -> None:
@@ -87,16 +106,22 @@ class Store:
                 raise
 
     def point(self, key: str, data: bytes) -> None:
-        """Set a pointer to `data`, whatever it was before; of several writers, the last wins."""
-        while True:
+        """Set a pointer to `data`, whatever it was before; of several writers, the last wins.
+
+        Raises:
+            StoreError: others change it without end.
+        """
+        for _ in swaps(f"{self.uri}/{key}"):
             try:
                 current = self.read(key)
             except ObjectNotFound:
                 with contextlib.suppress(ObjectExists):
-                    return self.create(key, data)
+                    self.create(key, data)
+                    return
             else:
                 with contextlib.suppress(ObjectChanged):
-                    return self.replace(key, data, current.etag)
+                    self.replace(key, data, current.etag)
+                    return
 
     def put(self, folder: str, name: str, content: bytes | Path) -> ObjectRef:
         """Write a payload into `folder` and return the reference its marker must hold.
@@ -120,48 +145,68 @@ class Store:
         self._verify(f"{folder}/{ref.name}", sha256(data), ref)
         return data
 
-    def fetch(self, folder: str, ref: ObjectRef) -> Path:
-        """Return a local file with a payload's bytes, verified against its SHA-256.
+    def open_file(self, folder: str, ref: ObjectRef) -> BinaryIO | None:
+        """Open a local file with a payload's bytes, verified against its SHA-256.
 
         From a directory store that is the store's own file; from a bucket it is a copy in the
-        node-local cache, which all processes of the node share.
+        node-local cache, which all processes of the node share. It stays there for as long as
+        somebody has it open or mapped. None: the cache has no room; read parts (`read_range`).
+
+        Raises:
+            ObjectNotFound: there is no such payload.
+            StoreError: it is damaged.
         """
         key = f"{folder}/{ref.name}"
-        if local := self._backend.local_path(key):
-            if not local.exists():
-                raise ObjectNotFound(f"{self.uri}/{key} does not exist")
-            self._verify(key, sha256_file(local), ref)
-            return local
-        cached = cached_payload(ref)
-        with explained(f"the node-local cache {cached}"):
-            with contextlib.suppress(FileNotFoundError):
-                if cached.stat().st_size == ref.size:
-                    with contextlib.suppress(PermissionError):  # another user's
-                        os.utime(cached)  # now the most recently used
-                    return cached
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            make_room(cache_folder(), ref.size)
-            with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".tmp-") as folder:
-                partial = Path(folder, ref.sha256)
-                self._backend.download(key, partial)
-                self._verify(key, sha256_file(partial), ref)
-                os.replace(partial, cached)
-        return cached
+        path = self._backend.local_path(key)
+        if path is None:
+            return node_cache.open_copy(ref, lambda file: self._copy(key, ref, file))
+        with explained(f"{self.uri}/{key}"), contextlib.ExitStack() as opened:
+            file = opened.enter_context(path.open("rb"))
+            self._verify(key, digest_of(file), ref)
+            opened.pop_all()
+        return file
+
+    def cacheable(self, folder: str, refs: Sequence[ObjectRef]) -> int:
+        """Return how many payloads, the first ones, have room on this node beside one another.
+
+        All processes that read them agree: else each would have the others' removed, over and over.
+
+        Raises:
+            ResourceError: one of them does not fit even alone.
+        """
+        if self.is_directory:
+            return len(refs)
+        room = node_cache.usable_room()
+        largest = max((ref.size for ref in refs), default=0)
+        if largest > room:
+            raise ResourceError(
+                f"{self.uri}/{folder}: the node-local cache has room for {units.size(room)}, and "
+                f"one file takes {units.size(largest)}; set GRAFT_CACHE_GB to more, or GRAFT_CACHE "
+                "to a folder on a larger disk"
+            )
+        return sum(total <= room for total in accumulate(ref.size for ref in refs))
 
     def cache_file(self, ref: ObjectRef, path: Path) -> None:
-        """Move a file that was just put as `ref` into the node-local cache, where `fetch` finds it.
+        """Move a file that was just put as `ref` into the node-local cache, for `open_file`.
 
-        `path` must be on the cache's disk. With a directory store the file is removed instead,
-        since `fetch` returns the store's own.
+        `path` must be in the cache's folder. Where it has no room, or with a directory store, the
+        file is removed instead.
         """
         if self.is_directory:
             path.unlink()
-            return
-        cached = cached_payload(ref)
-        with explained(f"the node-local cache {cached}"):
-            cached.parent.mkdir(exist_ok=True)
-            make_room(cache_folder(), ref.size)
-            os.replace(path, cached)
+        else:
+            node_cache.adopt(ref, path)
+
+    def _copy(self, key: str, ref: ObjectRef, file: BinaryIO) -> None:
+        """Read a payload into a file of its size, in parallel parts, and verify it."""
+
+        def copy(start: int) -> None:
+            data = self.read_range(key, start, min(PART_SIZE, ref.size - start))
+            os.pwrite(file.fileno(), data, start)
+
+        with ThreadPoolExecutor(COPIERS) as pool:
+            list(pool.map(copy, range(0, ref.size, PART_SIZE)))
+        self._verify(key, digest_of(file), ref)
 
     def _verify(self, key: str, digest: str, ref: ObjectRef) -> None:
         if digest != ref.sha256:

@@ -20,6 +20,7 @@ from graft.backbones.malloc import keep_freed_memory
 from graft.errors import GraftError, ResourceError, StoreError
 from graft.spec import Changes, Scaling, Section, trial_spec
 from graft.store import Store
+from graft.store.retries import persist
 from graft.sweep.sweep_plan import Trial
 from graft.sweep.sweep_records import TrialEpoch, trial_epochs
 from graft.sweep.trial import (
@@ -105,6 +106,8 @@ class _CurrentTrial:
     """The trial that an actor trains now; replaced after each step."""
 
     assignment: Assignment
+    resumed: Snapshot | None
+    """What it began with; None: it began at its start."""
     steps: Iterator[Snapshot]
     """The steps that are left; nothing is done before the first is taken."""
     latest: Snapshot
@@ -134,10 +137,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         error: str | None = None
         fatal: str | None = None
         try:
-            self._current = replace(self._current, latest=next(self._current.steps))
-        except (StoreError, ResourceError) as failure:  # not this trial's fault: the sweep ends
+            latest = persist(self._next)
+            self._current = replace(self._current, latest=latest)
+        except ResourceError as failure:  # not this trial's fault: the sweep ends
             fatal = on_a_line(failure)
-        except Exception as failure:  # this trial's alone: the sweep goes on
+        except Exception as failure:  # this trial's alone, the store's too: the sweep goes on
             error = on_a_line(failure)
         values, progress = self._current.assignment.values, self._current.latest.progress
         update = TrialUpdate(values=values, progress=progress, error=error, fatal=fatal)
@@ -164,10 +168,19 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             snapshot = Snapshot(progress, state_from_bytes((folder / STATE).read_bytes()))
         self._take_on(self._current.assignment, snapshot)
 
+    def _next(self) -> Snapshot:
+        """Take the next step; where the store fails it, begin the trial again for the next try."""
+        try:
+            return next(self._current.steps)
+        except StoreError:
+            self._take_on(self._current.assignment, self._current.resumed)
+            raise
+
     def _take_on(self, assignment: Assignment, resumed: Snapshot | None = None) -> None:
         nested = assignment.trial.spec.scaling.workers > 1
         steps = self._nested(assignment.trial) if nested else self._alone(assignment, resumed)
-        self._current = _CurrentTrial(assignment, steps, resumed or Snapshot(Progress(), None))
+        latest = resumed or Snapshot(Progress(), None)
+        self._current = _CurrentTrial(assignment, resumed, steps, latest)
 
     def _compared_value(self, progress: Progress) -> float:
         selection = self._setup.selection

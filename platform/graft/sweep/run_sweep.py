@@ -20,10 +20,11 @@ from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms
 from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
 from graft.backbones.malloc import keep_freed_memory
-from graft.errors import Interrupted, ResourceError, StoreError
+from graft.errors import Interrupted, ResourceError
 from graft.registry import Fence, Mover
 from graft.spec import Finetune, StandardAugment, trial_spec
 from graft.store import Store
+from graft.store.retries import persist
 from graft.sweep.cache_shared_trunks import Filler, cache_shared_trunks, fill_here
 from graft.sweep.finishing import finish_sweep
 from graft.sweep.prepare_sweep import TrialResolver
@@ -174,22 +175,27 @@ class _Driver:
             torch.set_num_threads(len(os.sched_getaffinity(0)))
             keep_freed_memory()
             fill = fill_here(device, self._recorder)
-        cache_shared_trunks(self._store, readers, device.type, fill, self._recorder)
+        persist(
+            lambda: cache_shared_trunks(self._store, readers, device.type, fill, self._recorder)
+        )
 
     def _train_together(self, batch: Sequence[Trial]) -> None:
         """Train heads as one computation: in a task on the cluster, else in this process."""
-        outcomes: list[Progress] = []
-        left = self._recorder.seconds_left
-        try:
+
+        def train() -> list[Progress]:
+            left = self._recorder.seconds_left
             if self._cluster:
-                outcomes = batch_on_ray(self._setup, batch, self._scaling, left)
-            else:
-                ranks = Ranks.alone(device_of(self._scaling))
-                process = TrialProcess(self._store, self._id, self._setup.selection, ranks)
-                outcomes = train_together(process, batch, self._recorder.advanced, left)
-        except (StoreError, ResourceError):
+                return batch_on_ray(self._setup, batch, self._scaling, left)
+            ranks = Ranks.alone(device_of(self._scaling))
+            process = TrialProcess(self._store, self._id, self._setup.selection, ranks)
+            return train_together(process, batch, self._recorder.advanced, left)
+
+        outcomes: list[Progress] = []
+        try:
+            outcomes = persist(train)
+        except ResourceError:
             raise  # not this batch's fault: the sweep ends
-        except Exception as error:  # this batch's alone: the sweep goes on
+        except Exception as error:  # this batch's alone, the store's too: the sweep goes on
             for trial in batch:
                 self._recorder.record(trial, error=on_a_line(error))
         for trial, progress in zip(batch, outcomes, strict=False):

@@ -16,6 +16,7 @@ from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound
 from graft.registry import Fence
 from graft.spec import Section
 from graft.store import Store, find_document, parse_document
+from graft.store.retries import swaps
 
 
 class AttemptPointer(Section):
@@ -33,8 +34,14 @@ def read_pointer(store: Store, folder: str) -> AttemptPointer | None:
 
 
 def claim_attempt(store: Store, folder: str) -> AttemptPointer:
-    """Take the next attempt; whoever held it before can publish nothing any more."""
+    """Take the next attempt; whoever held it before can publish nothing any more.
+
+    Raises:
+        StoreError: others claim attempts without end.
+    """
+    turn = swaps(f"{store.uri}/{_key(folder)}")
     while True:
+        next(turn)
         try:
             current = store.read(_key(folder))
         except ObjectNotFound:

@@ -72,7 +72,7 @@ def ways(spec: TransferReport) -> list[Way]:
         Way(
             arm=arm,
             freeze=depth,
-            trunk_digest=f"c{depth}",
+            trunk_digest=32 * f"c{depth}",
             weights=backbone.weights,
             weights_sha256=backbone.weights_sha256,
             head=spec.base.head,

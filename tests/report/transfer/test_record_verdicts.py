@@ -100,7 +100,7 @@ def test_a_report_that_is_done_tells_the_versions_that_it_concerns(store: Store)
     trained(store, "other-dataset", 3, dataset="shapes")
     trained(store, "other-arch", 3, arch="resnet18")
     trained(store, "other-weights", 0, weights_sha256=32 * "cd")
-    trained(store, "other-trunk", 3, trunk="d3")  # of another preprocessing, say
+    trained(store, "other-trunk", 3, trunk=32 * "d3")  # of another preprocessing, say
     trained(store, "other-head", 3, head=MLPHead(kind="mlp"))
     trained(store, "other-rates", 1, train={"rates": {"kind": "decay", "factor": 0.5}})
     trained(store, "other-depth", 2)

@@ -1,0 +1,210 @@
+"""Networks and servers as they are: bodies break off, writes meet, writers have no end."""
+
+import os
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from cutting_proxy import CuttingProxy, cutting
+from graft.cluster.job_records import begin_attempt, submit_job
+from graft.errors import ObjectChanged, ObjectExists, StoreError
+from graft.store import ObjectRef, Store, retries
+from graft.store.directory import Directory
+from graft.store.retries import TRIES, persist
+from graft.training.attempt_pointer import claim_attempt
+
+MB = 1 << 20
+
+
+def contents(store: Store, ref: ObjectRef) -> bytes:
+    file = store.open_file("a", ref)
+    assert file is not None
+    with file:
+        return file.read()
+
+
+@pytest.fixture
+def proxy(s3_store_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CuttingProxy]:
+    """Return a proxy in front of the S3 server, which cuts nothing yet."""
+    with cutting(os.environ["AWS_ENDPOINT_URL"], 0, 2 * MB) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+def test_a_body_that_breaks_off_is_read_on(
+    proxy: CuttingProxy, s3_store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
+    data = random.Random(1).randbytes(6 * MB)
+    ref = Store.open(s3_store_uri).put("a", "x", data)
+    proxy.share = 1
+    for read in (
+        lambda store: store.get("a", ref),
+        lambda store: store.read_range(f"a/{ref.name}", MB, 4 * MB),
+        lambda store: contents(store, ref),
+    ):
+        before = proxy.cuts
+        assert read(Store.open(s3_store_uri)) in (data, data[MB : 5 * MB])
+        assert proxy.cuts > before + 1
+
+
+def test_an_object_that_changed_meanwhile_is_read_anew(
+    proxy: CuttingProxy, s3_store_uri: str
+) -> None:
+    store, direct = Store.open(s3_store_uri), [bytes([n]) * (3 * MB) for n in range(40)]
+    store.write("pointer", direct[0])
+    ended = threading.Event()
+
+    def overwrite() -> None:
+        while not ended.is_set():
+            store.write("pointer", random.choice(direct))
+
+    writer = threading.Thread(target=overwrite)
+    writer.start()
+    try:
+        proxy.share = 0.7
+        for _ in range(5):
+            assert Store.open(s3_store_uri).read("pointer").data in direct
+    finally:
+        ended.set()
+        writer.join()
+
+
+# Half a header is half a time zone.
+@pytest.mark.filterwarnings("ignore::dateutil.parser.UnknownTimezoneWarning")
+def test_a_body_that_always_breaks_off_is_an_error(
+    proxy: CuttingProxy, s3_store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(s3_store_uri)
+    store.write("a", bytes(MB))
+    proxy.share, proxy.span = 1, 300  # none comes to its body
+    monkeypatch.setattr(retries, "LONGEST_PAUSE_S", 0.001)
+    with pytest.raises(StoreError, match=r"broke off each time|cannot be reached"):
+        Store.open(s3_store_uri).read("a")
+
+
+def serve(codes: list[int]) -> HTTPServer:
+    """Return an S3 endpoint that answers PUTs with these codes, and then with 200."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            code = codes.pop(0) if codes else 200
+            error = "ConditionalRequestConflict" if code == 409 else "PreconditionFailed"
+            body = b"" if code == 200 else f"<Error><Code>{error}</Code></Error>".encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    return HTTPServer(("127.0.0.1", 0), Handler)
+
+
+@pytest.mark.usefixtures("s3_server")
+def test_a_condition_that_aws_could_not_decide_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codes: list[int] = []
+    with serve(codes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        store = Store.open("s3://bucket")
+        writes: list[Callable[[], None]] = [
+            lambda: store.create("a", b""),
+            lambda: store.replace("a", b"", "tag"),
+        ]
+        for write in writes:
+            codes[:] = [409, 409]
+            write()
+            assert codes == []
+            monkeypatch.setattr(retries, "LONGEST_PAUSE_S", 0.001)
+            codes[:] = [409] * 2 * TRIES
+            with pytest.raises(StoreError, match="another write was always under way") as error:
+                write()
+            assert not isinstance(error.value, ObjectExists | ObjectChanged)
+        server.shutdown()
+
+
+class NeverHolds(Directory):
+    """A storage whose conditional writes always say that another was first."""
+
+    tried = 0
+
+    def create(self, key: str, data: bytes) -> None:
+        if not key.endswith(("latest", "head.json", "job.json")):
+            super().create(key, data)
+            return
+        self.tried += 1
+        raise ObjectExists(key)
+
+    def replace(self, key: str, data: bytes, etag: str) -> None:
+        self.tried += 1
+        raise ObjectChanged(key)
+
+
+@pytest.mark.parametrize(
+    "swap",
+    [
+        lambda store: store.point("latest", uuid.uuid4().bytes),
+        lambda store: claim_attempt(store, "runs/run"),
+        lambda store: begin_attempt(store, "job", "finetune"),
+    ],
+)
+@pytest.mark.parametrize("present", [True, False])
+def test_a_swap_that_never_holds_ends_and_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    swap: Callable[[Store], object],
+    present: bool,
+) -> None:
+    monkeypatch.setattr(retries, "LONGEST_PAUSE_S", 0.001)
+    if present:
+        Store.open(str(tmp_path)).point("latest", b"1")
+        claim_attempt(Store.open(str(tmp_path)), "runs/run")
+        submit_job(Store.open(str(tmp_path)), "job", "")
+        begin_attempt(Store.open(str(tmp_path)), "job", "finetune")
+    backend = NeverHolds(tmp_path)
+    with pytest.raises(StoreError, match="`graft store check` finds out") as error:
+        swap(Store(backend))
+    assert error.value.exit_code == 2
+    assert 0 < backend.tried <= TRIES
+
+
+def test_what_a_store_fails_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    outcomes: list[Exception | int] = [StoreError("first"), StoreError("second"), 3]
+
+    def work() -> int:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    assert persist(work) == 3
+    outcomes[:] = [StoreError(name) for name in "abc"]
+    with pytest.raises(StoreError, match="c"):
+        persist(work)
+    outcomes[:] = [ValueError("not the store's"), 1]
+    with pytest.raises(ValueError, match="not the store's"):
+        persist(work)
+
+
+def test_a_file_system_without_hard_links_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*paths: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", link)
+    with pytest.raises(StoreError, match="has no hard links, by which") as error:
+        Store.open(str(tmp_path)).create("a", b"")
+    assert "permission denied" not in str(error.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
