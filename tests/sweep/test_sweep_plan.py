@@ -20,6 +20,7 @@ from graft.sweep.sweep_plan import (
     trial_cost,
     trial_id,
 )
+from graft.training.prepare_run import Resolver
 
 STAGES = (StageCost("stem", 1.0, 800), StageCost("body", 2.0, 400), StageCost("end", 4.0, 100))
 SPEED = Throughput(gflops=10.0, images=100.0)
@@ -228,14 +229,13 @@ def test_facts_are_found_in_the_store_and_in_the_network(colours):
 
 
 def test_trials_that_differ_in_rates_alone_prepare_one_run(colours, monkeypatch):
-    prepared = []
-    from graft.training.prepare_run import resolve
+    prepared, resolve = [], Resolver.resolve
 
-    def counted(store, spec):
+    def counted(self, spec):
         prepared.append(spec)
-        return resolve(store, spec)
+        return resolve(self, spec)
 
-    monkeypatch.setattr("graft.sweep.prepare_sweep.resolve", counted)
+    monkeypatch.setattr(Resolver, "resolve", counted)
     space = {"train.optimizer.lr": RATES, "backbone.freeze": {"choice": ["all", -1]}}
     _, plan = prepare_sweep(colours, sweep_of(space), SPEED)
     assert len(prepared) == 2

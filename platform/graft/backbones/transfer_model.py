@@ -201,10 +201,12 @@ def check_input(backbone: Backbone, head: Head, crop: int) -> None:
         ) from error
 
 
-def build_on_meta(backbone: Backbone, head: Head, classes: int, crop: int) -> TransferModel:
-    """Make a model whose tensors have shapes and no memory."""
+def build_on_meta(
+    backbone: Backbone, head: Head, classes: int, crop: int, sync_batch_norm: bool = False
+) -> TransferModel:
+    """Make a model whose tensors have shapes and no memory; arguments and errors as `build`'s."""
     with OnMeta():
-        model = build(backbone, head, classes, crop)
+        model = build(backbone, head, classes, crop, sync_batch_norm)
     return model.to(torch.device("meta")).cut(model.depth)
 
 

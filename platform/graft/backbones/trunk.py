@@ -108,13 +108,13 @@ def load_stages(store: Store, digests: tuple[str, ...]) -> dict[str, Tensor]:
     for digest in digests:
         folder = f"stages/{digest}"
         record = read_document(store, f"{folder}/stage.json", StageRecord)
-        state |= load_tensors(store.get(folder, record.weights))
+        state |= load_tensors(store.get_shared(folder, record.weights))
     return state
 
 
 def version_state(store: Store, version: ModelVersion) -> dict[str, Tensor]:
     """Return every parameter and buffer of a model version, under their published names."""
-    tail = load_tensors(store.get(version.folder, version.tail))
+    tail = load_tensors(store.get_shared(version.folder, version.tail))
     return load_stages(store, version.stages) | tail
 
 

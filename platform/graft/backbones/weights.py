@@ -105,7 +105,8 @@ def load_weights(store: Store, weights: Weights, model: TransferModel, keep_head
         state = version_state(store, weights.model)
     elif weights.sha256:
         record = _read_record(store, weights.sha256)
-        state = _parse(store.get(f"weights/{weights.sha256}", record.file), record.source)
+        data = store.get_shared(f"weights/{weights.sha256}", record.file)
+        state = _parse(data, record.source)
     else:
         return
     fit(model, state, keep_head, weights.source)

@@ -194,7 +194,7 @@ class DatasetVersion:
         images = {image.sha256: image for image in self.images("val")}
         ref = self.manifest.originals
         try:
-            files = unpack(self.store.get(self.folder, ref))
+            files = unpack(self.store.get_shared(self.folder, ref))
             return [(images[digest], data) for digest, data in files]
         except (tarfile.TarError, KeyError) as error:
             raise self._damaged(ref, error) from error
@@ -202,7 +202,7 @@ class DatasetVersion:
     @cached_property
     def _index(self) -> dict[str, list[Image]]:
         ref = self.manifest.index
-        data = self.store.get(self.folder, ref)
+        data = self.store.get_shared(self.folder, ref)
         splits: dict[str, list[Image]] = {split: [] for split in SPLITS}
         try:
             table = pq.read_table(io.BytesIO(data)).cast(INDEX)

@@ -15,7 +15,10 @@ from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import FillResult, fill, run_here
 from graft.activations.key import CacheEntry, key_scheme, view_name
 from graft.activations.lease import LeaseTerms
+from graft.backbones.transfer_model import build_on_meta
 from graft.backbones.trunk import trunk_chain
+from graft.data.manifest import open_dataset
+from graft.spec import Preprocess
 from graft.store import Store
 from graft.sweep.sweep_plan import Trial, trunk_family
 from graft.sweep.trial_recorder import TrialRecorder
@@ -91,11 +94,14 @@ def _cache_family(
 
 def _reads_of(store: Store, trials: Sequence[Trial]) -> dict[CacheEntry, float]:
     """Return how often trials together read each entry, by rising depth; not images themselves."""
-    prepared = assemble(store, trials[0].spec)
+    first = trials[0].spec
+    dataset = open_dataset(store, first.dataset.name, first.dataset.version)
+    crop = (first.preprocess or Preprocess()).crop
+    model = build_on_meta(first.backbone, first.head, len(dataset.manifest.classes), crop)
     reads: defaultdict[CacheEntry, float] = defaultdict(float)
     for trial in trials:
-        plan = make_training_plan(prepared.model, trial.spec.backbone, trial.spec.train)
-        for entry, times in reads_of(trial.spec, prepared.dataset, plan).items():
+        plan = make_training_plan(model, trial.spec.backbone, trial.spec.train)
+        for entry, times in reads_of(trial.spec, dataset, plan).items():
             if entry.depth:
                 reads[entry] += times
     return dict(sorted(reads.items(), key=lambda read: read[0].depth))

@@ -1,7 +1,7 @@
 """From a sweep's spec and the store to its plan: every trial's spec with nothing left open.
 
-`spec.trial_spec` makes a trial's spec of the base, and `training.prepare_run` resolves it like a
-run's. Whoever trains or measures the trial later takes its spec from the plan.
+`spec.trial_spec` makes a trial's spec of the base, and `training.prepare_run.Resolver` resolves it
+like a run's. Whoever trains or measures the trial later takes its spec from the plan.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from graft.activations.key import BYTES, Dtype
 from graft.backbones.flops import part_costs
 from graft.backbones.transfer_model import build, build_on_meta
 from graft.data.image import decode
-from graft.data.manifest import Image, open_dataset
+from graft.data.manifest import DatasetVersion, Image, open_dataset
 from graft.data.subset import choose_subset
 from graft.data.views import render
 from graft.errors import SpecError
@@ -49,11 +49,11 @@ from graft.sweep.sweep_plan import (
 )
 from graft.training.lanes import laned, lanes_at_once
 from graft.training.metrics import TOP
-from graft.training.prepare_run import resolve
+from graft.training.prepare_run import Resolver
 from graft.training.training_plan import make_training_plan
 
 UNCHECKED = ("optimizer", "seed", "label_smoothing", "clip_norm")
-"""Keys of `train` that `resolve` does not look at."""
+"""Keys of `train` that `Resolver` does not look at."""
 MEASURED = 32
 """Images that are decoded to measure how fast that is."""
 TRUNK = ("backbone", "dataset", "preprocess", "head.replaces", "train.unfreeze")
@@ -64,7 +64,7 @@ class TrialResolver:
     """Resolves the trials of one sweep, once for all that differ in rates and seeds alone."""
 
     def __init__(self, store: Store, base: Finetune):
-        self._store = store
+        self._resolver = Resolver(store)
         self._base = base
         self._cache: dict[str, tuple[Finetune, Facts]] = {}
 
@@ -79,8 +79,8 @@ class TrialResolver:
         key = str(spec.model_dump(mode="json", exclude={"train": set(UNCHECKED)}))
         if key not in self._cache:
             try:
-                resolved = resolve(self._store, spec)
-                self._cache[key] = (resolved, _facts(self._store, resolved))
+                resolved = self._resolver.resolve(spec)
+                self._cache[key] = (resolved, _facts(self._resolver.dataset(resolved), resolved))
             except SpecError as error:
                 raise SpecError(f"{label}: {error}") from error
         resolved, facts = self._cache[key]
@@ -214,9 +214,8 @@ def _varies(sweep: Sweep, section: str, *names: str) -> bool:
     )
 
 
-def _facts(store: Store, spec: Finetune) -> Facts:
+def _facts(dataset: DatasetVersion, spec: Finetune) -> Facts:
     """Return the facts on a resolved spec that the plan needs."""
-    dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
     subset = choose_subset(dataset, spec.dataset)
     classes, crop = len(dataset.manifest.classes), (spec.preprocess or Preprocess()).crop
     model = build_on_meta(spec.backbone, spec.head, classes, crop)

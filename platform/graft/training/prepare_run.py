@@ -1,6 +1,6 @@
 """From a spec to all that a run trains, and the checks that come before anything starts.
 
-`resolve` is the only place where a spec's open ends are decided: a run's by its command, a trial's
+`Resolver` is the only place where a spec's open ends are decided: a run's by its command, a trial's
 by `sweep.prepare_sweep`. Whoever trains or measures later reads the recorded spec and calls
 `assemble`.
 """
@@ -35,28 +35,61 @@ class PreparedRun:
 
 
 def resolve(store: Store, spec: Finetune) -> Finetune:
-    """Return the spec with nothing left open: version, weights, preprocessing, defaults.
+    """Resolve one spec, see `Resolver.resolve`."""
+    return Resolver(store).resolve(spec)
 
-    Raises:
-        InputError: whatever would make the run fail before its first step.
-    """
-    dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
-    weights = resolve_weights(store, spec.backbone)
-    preprocess = spec.preprocess or weights.preprocess
-    recorded = spec.model_copy(
-        update={
-            "dataset": spec.dataset.model_copy(update={"version": dataset.manifest.version}),
-            "backbone": spec.backbone.model_copy(
-                update={"weights": weights.source, "weights_sha256": weights.sha256}
-            ),
-            "preprocess": preprocess,
-        }
-    )
-    check_input(spec.backbone, spec.head, preprocess.crop)
-    prepared = assemble(store, recorded)
-    _check(prepared, recorded)
-    _check_batch_statistics(prepared, recorded)
-    return recorded
+
+class Resolver:
+    """Resolves specs on one store; what several of them share is read once."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._datasets: dict[tuple[str, str], DatasetVersion] = {}
+        """Opened, by name and version as a spec has them."""
+        self._fitting: set[str] = set()
+        """What decides whether weights fit a model, of the specs whose weights do."""
+
+    def dataset(self, spec: Finetune) -> DatasetVersion:
+        """Return the dataset of a spec, open for reading.
+
+        Raises:
+            NotFoundError: no such dataset or version.
+        """
+        asked = spec.dataset.name, spec.dataset.version
+        if asked not in self._datasets:
+            self._datasets[asked] = open_dataset(self._store, *asked)
+        return self._datasets[asked]
+
+    def resolve(self, spec: Finetune) -> Finetune:
+        """Return the spec with nothing left open: version, weights, preprocessing, defaults.
+
+        Raises:
+            InputError: whatever would make the run fail before its first step.
+        """
+        dataset = self.dataset(spec)
+        weights = resolve_weights(self._store, spec.backbone)
+        preprocess = spec.preprocess or weights.preprocess
+        recorded = spec.model_copy(
+            update={
+                "dataset": spec.dataset.model_copy(update={"version": dataset.manifest.version}),
+                "backbone": spec.backbone.model_copy(
+                    update={"weights": weights.source, "weights_sha256": weights.sha256}
+                ),
+                "preprocess": preprocess,
+            }
+        )
+        check_input(spec.backbone, spec.head, preprocess.crop)
+        _check(dataset, recorded, preprocess.crop)
+        self._check_weights(recorded, preprocess.crop)
+        return recorded
+
+    def _check_weights(self, spec: Finetune, crop: int) -> None:
+        """Refuse weights that do not fit the model; with `assemble`, as those who train do."""
+        model = [spec.dataset, spec.backbone.arch, spec.backbone.weights_sha256, spec.head, crop]
+        key = f"{model} {spec.backbone.weights}"
+        if key not in self._fitting:
+            assemble(self._store, spec)
+            self._fitting.add(key)
 
 
 def assemble(store: Store, spec: Finetune, freeze: int | None = None) -> PreparedRun:
@@ -97,23 +130,27 @@ def enlargement(prepared: PreparedRun) -> str | None:
     )
 
 
-def _check(prepared: PreparedRun, spec: Finetune) -> None:
+def _check(dataset: DatasetVersion, spec: Finetune, crop: int) -> None:
     """Refuse a spec that could not train, or a setting without effect."""
-    labels = [image.label for image in choose_subset(prepared.dataset, spec.dataset).train]
+    classes = dataset.manifest.classes
+    sync = spec.train.batch_norm == "sync"
+    model = build_on_meta(spec.backbone, spec.head, len(classes), crop, sync_batch_norm=sync)
+    plan = make_training_plan(model, spec.backbone, spec.train)
+    labels = [image.label for image in choose_subset(dataset, spec.dataset).train]
     images = len(labels)
-    class_weights(spec.train, labels, prepared.dataset.manifest.classes)
+    class_weights(spec.train, labels, classes)
     workers = spec.scaling.workers
     if images < workers:
         raise DataError(
             f"dataset '{spec.dataset.name}' has {images} training images, fewer than "
             f"scaling.workers ({workers}); use at most {images}"
         )
-    normed = any(isinstance(m, nn.SyncBatchNorm) for m in prepared.model.tail.modules())
-    if spec.train.batch_norm == "sync" and not normed:
+    if sync and not any(isinstance(m, nn.SyncBatchNorm) for m in model.tail.modules()):
         raise SpecError("train.batch_norm: sync has no effect: the tail has no BatchNorm layer")
+    _check_batch_statistics(model.cut(plan.always_frozen), spec, images, crop)
 
 
-def _check_batch_statistics(prepared: PreparedRun, spec: Finetune) -> None:
+def _check_batch_statistics(model: TransferModel, spec: Finetune, images: int, crop: int) -> None:
     """Refuse a pass of one image through a trained BatchNorm layer that sees one pixel of it.
 
     A single value has no variance; torch would raise ValueError, of the last batch of an epoch.
@@ -121,11 +158,9 @@ def _check_batch_statistics(prepared: PreparedRun, spec: Finetune) -> None:
     train, workers = spec.train, spec.scaling.workers
     if train.batch_norm == "sync" and workers > 1:
         return  # its statistics are over all workers
-    images = len(choose_subset(prepared.dataset, spec.dataset).train)
     if min(_smallest_pass(total, spec) for total in _batch_sizes(images, train.batch_size)) > 1:
         return
-    crop, depth = prepared.contract.crop, prepared.plan.always_frozen
-    model = build_on_meta(spec.backbone, spec.head, 2, crop).cut(depth).eval()
+    model.eval()
     for module in model.tail.modules():
         if isinstance(module, _BatchNorm):
             module.train()
