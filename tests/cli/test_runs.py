@@ -4,21 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import commands
 from colours import colour_spec
 from graft.spec import dump_job
 from graft.store import Store
+from graft.training.confusion_matrix import put_confusion
 
 PNG = b"\x89PNG\r\n\x1a\n as training drew it"
 NAMES = [f"[b]class {i}" for i in range(14)]
 OLD_VAL = {"accuracy": 0.5, "loss": 1.0, "macro_f1": 0.4, "recall": {"ants": 0.25, "bees": None}}
-VAL = OLD_VAL | {
-    "ece": 0.0625,
-    "recall": dict.fromkeys(NAMES, 0.75),
-    "precision": dict.fromkeys(NAMES, 0.375) | {NAMES[1]: None},
-}
+VAL = {"accuracy": 0.5, "loss": 1.0, "macro_f1": 0.4, "ece": 0.0625}
+COUNTS = np.diag(np.full(14, 3))
+"""Of four images each three are right and one is the first class, but those of the second one."""
+COUNTS[:, 0] += 1
+COUNTS[1] = 0
+COUNTS[1, 2] = 1
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +48,10 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     }
     store.create("runs/old/result.json", json.dumps(result).encode())
     ref = store.put("runs/new", "confusion.png", PNG)
+    counts = put_confusion(store, "runs/new", COUNTS, NAMES)
     metrics = {"train": {}, "val": VAL, "initial": {"accuracy": 0.125, "loss": 2.75}}
     result |= {"run": "new", "metrics": metrics, "confusion_png": ref.model_dump()}
+    result |= {"confusion": counts.model_dump()}
     store.create("runs/new/result.json", json.dumps(result).encode())
     return uri
 
@@ -67,8 +72,9 @@ def test_a_result_is_shown(uri: str) -> None:
     assert ["val calibration error", "0.0625"] in table
     assert ["before training", "accuracy 0.1250, loss 2.7500"] in table
     start = table.index(["class", "recall", "precision"])
-    assert table[start + 1] == [NAMES[0], "0.7500", "0.3750"]
-    assert table[start + 2] == [NAMES[1], "0.7500", "never predicted"]
+    assert table[start + 1] == [NAMES[0], "1.0000", "0.2500"]
+    assert table[start + 2] == [NAMES[1], "0.0000", "never predicted"]
+    assert table[start + 3] == [NAMES[2], "0.7500", "0.7500"]
     assert len(table[start + 1 :]) == 12
     assert "2 more classes" in output
 
@@ -85,7 +91,10 @@ def test_the_confusion_matrix_is_written(uri: str, tmp_path: Path) -> None:
     file = tmp_path / "confusion.png"
     file.write_bytes(b"what was here before")
     done = show(uri, "new", "--confusion", str(file), "--json")
-    assert json.loads(done.stdout)["result"]["metrics"]["val"]["ece"] == 0.0625
+    val = json.loads(done.stdout)["result"]["metrics"]["val"]
+    assert val["ece"] == 0.0625
+    assert val["recall"] == dict.fromkeys(NAMES, 0.75) | {NAMES[0]: 1.0, NAMES[1]: 0.0}
+    assert val["confusion"] == COUNTS.tolist()
     assert file.read_bytes() == PNG
     assert list(tmp_path.iterdir()) == [file]
 

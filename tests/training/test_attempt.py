@@ -20,7 +20,7 @@ from graft.training.attempt_pointer import claim_attempt
 from graft.training.checkpoint import latest_checkpoint, load_state, read_checkpoint
 from graft.training.events import Note, Started, Untrained, Validated
 from graft.training.prepare_run import assemble, resolve
-from graft.training.run_records import read_result, read_spec, run_folder
+from graft.training.run_records import read_result, read_spec, run_folder, with_classes
 
 DROPOUT = {
     "backbone": {"arch": "timm/test_resnet", "weights": "none", "freeze": "layer2"},
@@ -105,7 +105,8 @@ def test_two_workers_give_the_losses_of_one(of_two_workers, train_alone):
     train_alone(store, alone)
     results = [read_result(store, run) for run in (alone, together)]
     for result in results:
-        assert torch.tensor(result.metrics["val"]["confusion"]).sum() == 15
+        val = with_classes(store, result).metrics["val"]
+        assert torch.tensor(val["confusion"]).sum() == 15
     for epoch, other in zip(*(result.history for result in results), strict=True):
         assert epoch == pytest.approx(other, rel=1e-4)
 

@@ -14,6 +14,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
+from graft.training.confusion_matrix import ConfusionMatrix
 from graft.training.metrics import Tally, image_losses
 
 CPU = torch.device("cpu")
@@ -36,15 +37,17 @@ def tally_of(logits, labels, classes=7):
 def test_metrics_are_scikit_learns():
     logits, labels = logits_and_labels()
     names = tuple("abcdefg")
-    metrics = tally_of(logits, labels).metrics(names)
+    tally = tally_of(logits, labels)
+    metrics = tally.metrics()
+    by_class = ConfusionMatrix(names, tally.confusion.numpy()).by_class()
     predicted = logits.argmax(1)
-    assert metrics["confusion"] == confusion_matrix(labels, predicted).tolist()
+    assert by_class["confusion"] == confusion_matrix(labels, predicted).tolist()
     assert metrics["accuracy"] == pytest.approx((predicted == labels).float().mean().item())
     assert metrics["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     recall = recall_score(labels, predicted, average=None)
-    assert list(metrics["recall"].values()) == pytest.approx(recall.tolist())
+    assert list(by_class["recall"].values()) == pytest.approx(recall.tolist())
     precision = precision_score(labels, predicted, average=None)
-    assert list(metrics["precision"].values()) == pytest.approx(precision.tolist())
+    assert list(by_class["precision"].values()) == pytest.approx(precision.tolist())
     assert metrics["loss"] == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-5)
     top5 = top_k_accuracy_score(labels, logits, k=5)
     assert metrics["top5_accuracy"] == pytest.approx(top5)
@@ -56,26 +59,18 @@ def test_parts_add_up_and_fillers_do_not_count():
     parts[1].add(logits[:1], labels[:1], image_losses(logits[:1], labels[:1]), torch.zeros(1))
     for mine, others in zip(parts[0].tensors(), parts[1].tensors(), strict=True):
         mine += others
-    metrics = flat(parts[0].metrics(tuple("abcdefg")))
-    assert metrics == pytest.approx(flat(tally_of(logits, labels).metrics(tuple("abcdefg"))))
-
-
-def flat(metrics):
-    """All numbers in one level, which is what `approx` compares."""
-    confusion = {
-        f"{i}.{j}": n for i, row in enumerate(metrics["confusion"]) for j, n in enumerate(row)
-    }
-    per_class = {
-        f"{part}.{name}": x for part in ("recall", "precision") for name, x in metrics[part].items()
-    }
-    return {key: x for key, x in metrics.items() if isinstance(x, float)} | confusion | per_class
+    whole = tally_of(logits, labels)
+    assert parts[0].metrics() == pytest.approx(whole.metrics())
+    assert torch.equal(parts[0].confusion, whole.confusion)
 
 
 def test_few_classes_have_no_top5_and_an_absent_class_neither_recall_nor_precision():
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.5]])
-    metrics = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics(("a", "b", "c"))
+    tally = tally_of(logits, torch.tensor([0, 1]), classes=3)
+    metrics = tally.metrics()
     assert "top5_accuracy" not in metrics
-    assert metrics["recall"] == metrics["precision"] == {"a": 1.0, "b": 1.0, "c": None}
+    by_class = ConfusionMatrix(("a", "b", "c"), tally.confusion.numpy()).by_class()
+    assert by_class["recall"] == by_class["precision"] == {"a": 1.0, "b": 1.0, "c": None}
     assert metrics["macro_f1"] == 1.0
 
 
@@ -83,7 +78,7 @@ def test_calibration_error_by_hand():
     # Of two at 0.9 one is right, of two at 0.6 both are: products of two images' distances are
     # 0.1 * -0.9 and 0.4 * 0.4, each of two images of four.
     logits = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]]).log()
-    metrics = tally_of(logits, torch.tensor([0, 0, 0, 1]), classes=2).metrics(("a", "b"))
+    metrics = tally_of(logits, torch.tensor([0, 0, 0, 1]), classes=2).metrics()
     assert metrics["ece"] == pytest.approx(((0.16 - 0.09) / 2) ** 0.5, rel=1e-6)
 
 
@@ -99,13 +94,13 @@ def test_calibration_error_is_that_of_the_definition(scale):
         if len(distances) > 1:  # the squared mean less its variance, which is its bias
             bias = distances.var(ddof=1) / len(distances)
             square += len(distances) / 500 * (distances.mean() ** 2 - bias)
-    metrics = tally_of(logits * scale, labels).metrics(tuple("abcdefg"))
+    metrics = tally_of(logits * scale, labels).metrics()
     assert metrics["ece"] == pytest.approx(max(0, square) ** 0.5, rel=1e-5)
 
 
 def test_a_model_that_diverged_has_no_finite_loss_nor_calibration():
     logits = torch.full((2, 3), float("nan"))
-    metrics = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics(("a", "b", "c"))
+    metrics = tally_of(logits, torch.tensor([0, 1]), classes=3).metrics()
     assert np.isnan([metrics["loss"], metrics["ece"]]).all()
 
 

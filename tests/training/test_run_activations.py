@@ -22,6 +22,7 @@ from graft.errors import SpecError
 from graft.store import Store
 from graft.training import run_activations
 from graft.training.checkpoint import latest_checkpoint, load_state
+from graft.training.confusion_matrix import read_confusion
 from graft.training.events import Note, TrunkComputing, Validated
 from graft.training.run_records import read_result
 
@@ -120,8 +121,10 @@ def test_a_label_budget_reads_the_activations_of_the_whole_split(whole_store, nu
     assert on.history == again.history
     assert computed(on.events) == 64 * 3  # two views, and the one of what is held out
     assert computed(again.events) == 0
-    confusion = again.history[-1][1]["confusion"]
-    assert [sum(row) for row in confusion] == [3, 2, 2]  # a quarter of half of 22, 21, 21
+    checkpoint = latest_checkpoint(whole_store, again.run)
+    confusion = read_confusion(whole_store, checkpoint.folder, checkpoint.confusion)
+    # A quarter of half of 22, 21, 21.
+    assert confusion.counts.sum(1).tolist() == [3, 2, 2]
 
 
 @pytest.mark.parametrize(

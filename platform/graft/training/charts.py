@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,12 +27,12 @@ LABEL_LENGTH = 24
 """Most characters of a class's name; a longer one is cut."""
 
 
-def confusion_png(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
+def confusion_png(confusion: ArrayLike, classes: Sequence[str]) -> bytes:
     """Draw a confusion matrix: (C, C) counts, rows are true classes, columns predictions."""
     return saved(confusion_figure(confusion, classes), "png")
 
 
-def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> "Figure":
+def confusion_figure(confusion: ArrayLike, classes: Sequence[str]) -> "Figure":
     """Draw a confusion matrix: (C, C) counts, rows are true classes, columns predictions."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure

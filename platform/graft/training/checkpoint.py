@@ -42,6 +42,8 @@ class Checkpoint(Section, Marker):
     """Validation before any training."""
     history: tuple[Epoch, ...]
     """All finished epochs; the last one is this checkpoint's."""
+    confusion: ObjectRef | None = None
+    """The last epoch's confusion matrix; null: an earlier release wrote it into `history`."""
     best_epoch: int
     """The first epoch with the best validation accuracy."""
     best: str | None = Field(default=None, pattern=_FOLDER)

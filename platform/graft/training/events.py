@@ -4,7 +4,6 @@ Nothing heavy is imported: the board is a process of its own, and so is whoever 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from graft.errors import GraftError
 from graft.training.run_records import StagePlan
@@ -47,7 +46,7 @@ class TrunkComputing:
 class Untrained:
     """Validation before any training."""
 
-    val: dict[str, Any]
+    val: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Validated:
 
     epoch: int
     train: dict[str, float]
-    val: dict[str, Any]
+    val: dict[str, float]
     images_per_second: float
 
 

@@ -45,7 +45,7 @@ class LanesDone:
     """From 1; 0 before any training, where `train` is empty."""
     train: list[dict[str, float]]
     """Metrics of training by lane."""
-    val: list[dict[str, Any]]
+    val: list[dict[str, float]]
     """Metrics of validation by lane."""
     tails: list[dict[str, Tensor]]
     """Each lane's parameters, by torchvision's names: copy them before the next epoch."""
@@ -130,7 +130,7 @@ class _Heads:
             logits: Tensor = vmap(logits_of, randomness="same")(stacked)
         return logits
 
-    def validate(self) -> list[dict[str, Any]]:
+    def validate(self) -> list[dict[str, float]]:
         """Return each lane's metrics of validation."""
         self.model.eval()
         tallies = self._tallies()
@@ -141,7 +141,7 @@ class _Heads:
                 weights = torch.from_numpy(batch.slice.weights).to(self.device)
                 for tally, logits in zip(tallies, self.forward(batch), strict=True):
                     tally.add(logits, labels, image_losses(logits, labels), weights)
-        return [tally.metrics(self.data.classes) for tally in tallies]
+        return [tally.metrics() for tally in tallies]
 
     def train_epoch(self, epoch: int) -> list[dict[str, float]]:
         """Train epoch `epoch` (from 0); return each lane's loss and accuracy."""

@@ -8,9 +8,11 @@ worker, a test) decides what to show and what to save. Everything a step does is
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -112,7 +114,9 @@ class EpochDone:
     epoch: int
     """From 1."""
     train: dict[str, float]
-    val: dict[str, Any]
+    val: dict[str, float]
+    confusion: NDArray[np.int64]
+    """Of the validation images, (C, C): rows are true classes, columns predictions."""
     state: "TrainingState"
 
 
@@ -230,7 +234,7 @@ def finetune(
         _restore_generators(start.rng[ranks.rank], ranks)
     else:
         validated = yield from _evaluate(model, data, train, ranks, 0)
-        initial = validated.metrics(data.classes)
+        initial = validated.metrics()
         require_finite_start(initial["loss"])
         yield Untrained(initial)
     for epoch in range(start.epoch if start else 0, train.epochs):
@@ -254,7 +258,8 @@ def finetune(
             slots,
             ranks.gather(_generators(ranks)),
         )
-        yield EpochDone(epoch + 1, trained.summary(), validated.metrics(data.classes), state)
+        confusion = validated.confusion.cpu().numpy()
+        yield EpochDone(epoch + 1, trained.summary(), validated.metrics(), confusion, state)
 
 
 def _train_epoch(

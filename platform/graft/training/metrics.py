@@ -1,11 +1,9 @@
 """Classification metrics, computed from sums that add up over workers."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -101,27 +99,22 @@ class Tally:
             "accuracy": int(self.confusion.trace()) / count,
         }
 
-    def metrics(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """Return all metrics, and the confusion matrix.
+    def metrics(self) -> dict[str, float]:
+        """Return all metrics that are one number.
 
-        Macro-F1 is the mean over classes that occur among labels or predictions; a class
-        without validation images has recall null, one never predicted precision null.
-        ECE is the `calibration_error`.
+        Macro-F1 is the mean over classes that occur among labels or predictions. ECE is the
+        `calibration_error`; top-5 accuracy is left out with five classes or fewer.
         """
         confusion = self.confusion.cpu().numpy()
         hits, labelled, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
         either = labelled + predicted
         occurring = either > 0
-        count = int(labelled.sum())
-        metrics: dict[str, Any] = self.summary()
-        if len(classes) > TOP:
-            metrics["top5_accuracy"] = float(self.sums[1]) / count
+        metrics = self.summary()
+        if len(confusion) > TOP:
+            metrics["top5_accuracy"] = float(self.sums[1]) / int(labelled.sum())
         return metrics | {
             "macro_f1": float(np.mean(2 * hits[occurring] / either[occurring])),
             "ece": calibration_error(self.bins),
-            "recall": dict(zip(classes, _shares(hits, labelled), strict=True)),
-            "precision": dict(zip(classes, _shares(hits, predicted), strict=True)),
-            "confusion": confusion.tolist(),
         }
 
 
@@ -139,7 +132,3 @@ def image_losses(
     return functional.cross_entropy(
         logits, targets, class_weights, reduction="none", label_smoothing=label_smoothing
     )
-
-
-def _shares(parts: NDArray[np.int64], wholes: NDArray[np.int64]) -> list[float | None]:
-    return [int(p) / int(n) if n else None for p, n in zip(parts, wholes, strict=True)]

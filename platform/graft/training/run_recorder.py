@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from graft.backbones.trunk import TrunkChain
 from graft.registry import Mover
@@ -27,6 +30,7 @@ from graft.training.checkpoint import (
     load_checkpoint_model,
     put_state,
 )
+from graft.training.confusion_matrix import put_confusion, read_confusion
 from graft.training.events import REPORT_EVERY_S, Event, Note, Stepped, Untrained, Validated
 from graft.training.loop import EpochDone, LoopEvent, StepDone
 from graft.training.pace_and_watchdog import Pace
@@ -55,7 +59,7 @@ class RunRecorder:
     post: Callable[[Event], object]
     last: Checkpoint | None
     """The last committed checkpoint, of this attempt or of one before it."""
-    _initial: dict[str, Any] = field(default_factory=dict)
+    _initial: dict[str, float] = field(default_factory=dict)
     """Validation before any training; from the first checkpoint on, that holds it."""
     _pace: Pace = field(default_factory=Pace)
     _reported: float = 0.0
@@ -107,6 +111,9 @@ class RunRecorder:
             trunk_digest=self.chain.digests[depth],
             initial=last.initial if last else self._initial,
             history=history,
+            confusion=put_confusion(
+                self.store, folder, done.confusion, self.prepared.dataset.manifest.classes
+            ),
             best_epoch=best.epoch,
             best=last.best_folder if last and best.epoch < done.epoch else None,
             tensors=put_state(self.store, folder, done.state),
@@ -139,7 +146,8 @@ class RunRecorder:
             model = register_model(
                 self.store, origin, target, prepared, self.chain, epoch, publishing
             ).ref
-        png = confusion_png(epoch.val["confusion"], manifest.classes)
+        confusion = _confusion_of(self.store, chosen)
+        png = confusion_png(confusion, manifest.classes)
         result = Result(
             run=self.run,
             model=model,
@@ -153,6 +161,7 @@ class RunRecorder:
             dataset=manifest.ref,
             attempt=self.pointer.attempt,
             plan=self.prepared.plan.stages,
+            confusion=put_confusion(self.store, run_folder(self.run), confusion, manifest.classes),
             confusion_png=self.store.put(f"runs/{self.run}", "confusion.png", png),
             history=tuple(_summaries(last)),
             created=datetime.now(UTC).isoformat(),
@@ -176,6 +185,13 @@ class RunRecorder:
             for file in Path(folder).iterdir():
                 key = f"runs/{self.run}/attempt-{self.pointer.attempt}/events/{file.name}"
                 self.store.write(key, file.read_bytes())
+
+
+def _confusion_of(store: Store, checkpoint: Checkpoint) -> NDArray[np.int64]:
+    """Return the confusion matrix of a checkpoint's epoch."""
+    if checkpoint.confusion is None:
+        return np.array(checkpoint.history[-1].val["confusion"], np.int64)
+    return read_confusion(store, checkpoint.folder, checkpoint.confusion).counts
 
 
 def _summaries(last: Checkpoint) -> Iterator[dict[str, float]]:

@@ -26,7 +26,8 @@ class Epoch(Section):
     train: dict[str, float]
     """`loss` and `accuracy`."""
     val: dict[str, Any]
-    """As `Tally.metrics` returns them."""
+    """As `Tally.metrics` returns them; earlier releases added `recall` and `precision` by class,
+    and the matrix `confusion`."""
 
 
 class StagePlan(Section):
@@ -65,8 +66,10 @@ class Result(Section):
     attempt: int
     plan: tuple[StagePlan, ...] = ()
     """What was trained when, and how fast."""
+    confusion: ObjectRef | None = None
+    """The confusion matrix of that epoch, see `confusion_matrix`, in the run's folder."""
     confusion_png: ObjectRef | None = None
-    """The confusion matrix as a picture, in the run's folder."""
+    """The same as a picture."""
     history: tuple[dict[str, float], ...]
     """Loss and accuracy per epoch."""
     created: str
@@ -108,6 +111,20 @@ def read_spec(store: Store, run: str) -> Finetune:
 def read_result(store: Store, run: str) -> Result | None:
     """Return a run's result, None while it has none."""
     return find_document(store, f"runs/{run}/result.json", Result)
+
+
+def with_classes(store: Store, result: Result) -> Result:
+    """Return a result with recall, precision and confusion by class among its `val` metrics.
+
+    They are a payload of their own in the store, but for results of earlier releases.
+    """
+    from graft.training.confusion_matrix import read_confusion
+
+    if result.confusion is None:
+        return result
+    matrix = read_confusion(store, run_folder(result.run), result.confusion)
+    val = result.metrics["val"] | matrix.by_class()
+    return result.model_copy(update={"metrics": result.metrics | {"val": val}})
 
 
 def run_folder(run: str) -> str:

@@ -85,7 +85,7 @@ def show(
     from graft.cli.show.training import result_page
     from graft.store import Store
     from graft.training.attempt_pointer import read_pointer
-    from graft.training.run_records import read_result, read_spec, run_folder
+    from graft.training.run_records import read_result, read_spec, run_folder, with_classes
 
     opened = Store.open(store)
     spec, result = read_spec(opened, run), read_result(opened, run)
@@ -93,6 +93,8 @@ def show(
     attempt = pointer.attempt if pointer else 0
     if confusion:
         _write_confusion(opened, run, result, confusion)
+    if result:
+        result = with_classes(opened, result)
     document = {
         "run": run,
         "state": "finished" if result else "unfinished",

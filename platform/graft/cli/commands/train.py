@@ -52,7 +52,7 @@ def finish_run(store: "Store", run: str, json: bool, command: str) -> "Result":
     from graft.cli.show.output import emit, note
     from graft.cli.show.training import result_page, training_progress
     from graft.cluster.local_ray import ray_session
-    from graft.training.run_records import read_result, read_spec
+    from graft.training.run_records import read_result, read_spec, with_classes
 
     spec, result = read_spec(store, run), read_result(store, run)
     if result:
@@ -62,6 +62,6 @@ def finish_run(store: "Store", run: str, json: bool, command: str) -> "Result":
             from graft.training.ray_train import run_finetune
 
             result = run_finetune(store, run, show, mover_of(command))
-    finished = result
+    finished = with_classes(store, result)
     emit(finished.model_dump(mode="json"), json, lambda: result_page(finished, spec))
-    return finished
+    return result
