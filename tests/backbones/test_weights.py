@@ -60,6 +60,25 @@ def test_a_file_is_stored_by_its_hash_and_fitted_but_for_the_head(store, publish
     assert again == weights
 
 
+@pytest.mark.parametrize(
+    ("arch", "source", "crop", "mean"),
+    [
+        ("efficientnet_b7", "EfficientNet_B7_Weights.IMAGENET1K_V1", 600, 0.485),
+        ("timm/vit_base_patch16_224", "augreg_in21k", 224, 0.5),
+        ("timm/test_vit", "a/file.pth", 160, 0.5),
+    ],
+)
+def test_a_pinned_digest_changes_no_preprocessing(store, tmp_path, arch, source, crop, mean):
+    save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors")
+    stored = resolve_weights(
+        store, Backbone(arch="squeezenet1_1", weights=str(tmp_path / "w.safetensors"))
+    )
+    pinned = Backbone(arch=arch, weights=source, weights_sha256=stored.sha256)
+    weights = resolve_weights(store, pinned)
+    assert weights.sha256 == stored.sha256
+    assert (weights.preprocess.crop, weights.preprocess.mean[0]) == (crop, mean)
+
+
 def test_what_does_not_fit_is_listed(store, published, tmp_path):
     state = {name: value.contiguous() for name, value in published.items()}
     del state["features.0.bias"]

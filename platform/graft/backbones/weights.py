@@ -77,20 +77,23 @@ def resolve_weights(store: Store, backbone: Backbone) -> Weights:
             )
         inherited = Preprocess(**version.contract.model_dump(exclude={"max_side"}))
         return Weights(f"{MODEL_SCHEME}{version.ref}", model=version, preprocess=inherited)
-    if backbone.weights_sha256 and store.exists(_marker(backbone.weights_sha256)):
-        return Weights(source, sha256=backbone.weights_sha256)
-    if published := find_published(backbone.arch, source):
+    published, pinned = find_published(backbone.arch, source), backbone.weights_sha256
+    if published:
         source, preprocess = published.name, published.preprocess
+    else:
+        preprocess = file_preprocess(backbone.arch)
+    if pinned and store.exists(_marker(pinned)):
+        return Weights(source, sha256=pinned, preprocess=preprocess)
+    if published:
         digest = _find_stored(store, published) or _store_file(
             store, _obtain(published), published.recorded_source
         )
     else:
-        preprocess = file_preprocess(backbone.arch)
         digest = _store_file(store, _read(source), PurePosixPath(source).name)
-    if backbone.weights_sha256 not in (None, digest):
+    if pinned not in (None, digest):
         raise WeightsError(
             f"backbone.weights: {source} has SHA-256 {digest}, "
-            f"backbone.weights_sha256 asks for {backbone.weights_sha256}"
+            f"backbone.weights_sha256 asks for {pinned}"
         )
     return Weights(source, sha256=digest, preprocess=preprocess)
 
