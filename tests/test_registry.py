@@ -14,10 +14,12 @@ from graft.registry import (
     ModelVersion,
     Mover,
     Verdict,
+    VersionRow,
     alias_history,
     aliases,
     get_model,
     list_models,
+    list_versions,
     promote,
     promote_new,
     record_verdict,
@@ -75,7 +77,7 @@ def test_a_run_registers_once(directory: Store) -> None:
     other = register(directory, draft("run-2"), b"other", b"golden")
     assert other.version == 2
     assert register(directory, draft("run-1"), b"tail", b"golden") == first
-    assert list_models(directory) == [first, other]
+    assert list_models(directory) == {"ants-bees": [VersionRow.of(first), VersionRow.of(other)]}
 
 
 def test_racing_runs_get_a_number_each_and_leave_nothing_behind(fencing_store: Store) -> None:
@@ -91,7 +93,8 @@ def test_racing_runs_get_a_number_each_and_leave_nothing_behind(fencing_store: S
     for thread in threads:
         thread.join()
 
-    versions = list_models(fencing_store)
+    rows = list_versions(fencing_store, "ants-bees")
+    versions = [get_model(fencing_store, f"ants-bees@{row.version}") for row in rows]
     assert [version.version for version in versions] == [1, 2, 3, 4]
     assert {version.lineage.run for version in versions} == {f"run-{i}" for i in range(4)}
     committed = {f"{v.folder}/{ref.name}" for v in versions for ref in (v.tail, v.golden)}
@@ -111,13 +114,13 @@ def test_racing_attempts_of_one_run_register_one_version(fencing_store: Store) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert list_models(fencing_store) == [found[0]]
+    assert list_versions(fencing_store, "ants-bees") == [VersionRow.of(found[0])]
     assert found == [found[0]] * 3
 
 
 def test_payloads_without_a_marker_are_no_version(directory: Store) -> None:
     directory.put("models/ants-bees/versions/1", "tail.safetensors", b"killed here")
-    assert list_models(directory) == []
+    assert list_models(directory) == {}
     with pytest.raises(NotFoundError):
         get_model(directory, "ants-bees")
     assert register(directory, draft("run-1"), b"tail", b"golden").version == 1
@@ -175,7 +178,7 @@ def test_who_was_overtaken_registers_nothing_and_moves_nothing(directory: Store)
 
     with pytest.raises(RunFailed):
         registered(directory, "run-1", overtaken)
-    assert list_models(directory) == []
+    assert list_models(directory) == {}
     version = registered(directory, "run-2")
     register(directory, draft("run-3"), b"tail", b"golden")
     with pytest.raises(RunFailed):
@@ -189,7 +192,7 @@ def test_an_alias_that_moved_during_the_check_is_checked_again(fencing_store: St
         register(fencing_store, draft(f"run-{i}"), b"tail", b"golden")
     promote(fencing_store, "ants-bees@1", "champion")
     worse = Verdict(against="ants-bees@2", outcome="worse", why="70 % of 90", report="r")
-    record_verdict(fencing_store, "ants-bees@3", worse)
+    record_verdict(fencing_store, get_model(fencing_store, "ants-bees@3"), worse)
 
     def meanwhile() -> None:
         promote(fencing_store, "ants-bees@2", "champion")
@@ -205,7 +208,7 @@ def test_every_move_says_who_how_and_on_what_evidence(directory: Store) -> None:
         register(directory, draft(f"run-{i}"), b"tail", b"golden")
     for number, outcome in ((2, "better"), (3, "worse")):
         verdict = Verdict(against="ants-bees@1", outcome=outcome, why="70 % of 90", report="r")
-        record_verdict(directory, f"ants-bees@{number}", verdict)
+        record_verdict(directory, get_model(directory, f"ants-bees@{number}"), verdict)
     promote(directory, "ants-bees@1", "champion", ANN)
     promote(directory, "ants-bees@2", "champion", ANN)
     promote(directory, "ants-bees@1", "champion", ANN, force=True)

@@ -118,13 +118,13 @@ def test_its_sweep(store: Store) -> None:
 
 def test_its_models_give_their_golden_images_outputs(store: Store) -> None:
     assert aliases(store, "colours") == {"candidate": 2, "champion": 1}
-    assert [version.ref for version in list_models(store)] == ["colours@1", "colours@2"]
+    assert [row.version for row in list_models(store)["colours"]] == [1, 2]
     for name in ("colours@champion", "colours@candidate"):
         Predictor.load(store, get_model(store, name))  # else it raises
 
 
 def test_its_reports(store: Store) -> None:
-    kinds = {report: read_report(store, report).kind for report in list_reports(store)}
+    kinds = {row.report: row.kind for row in list_reports(store)}
     assert sorted(kinds.values()) == ["evaluation", "evaluation", "transfer"]
     for name, kind in kinds.items():
         report = read_report(store, name)

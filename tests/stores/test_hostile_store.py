@@ -130,7 +130,7 @@ def read_activations(place: Place) -> None:
 
 
 def read_reports(place: Place) -> None:
-    for name in list_reports(place.store):
+    for name in (row.report for row in list_reports(place.store)):
         report = read_report(place.store, name)
         write_out(place.store, report, place.out)
         if report.kind == "transfer":
@@ -139,7 +139,8 @@ def read_reports(place: Place) -> None:
 
 def read_models(place: Place) -> None:
     aliases(place.store, "colours")
-    for version in list_models(place.store):
+    for row in list_models(place.store).get("colours", []):
+        version = get_model(place.store, f"colours@{row.version}")
         verdicts(place.store, version)
         read_file(place, version.folder, version.golden)
     get_model(place.store, "colours")

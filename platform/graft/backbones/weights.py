@@ -26,7 +26,8 @@ from graft.backbones.trunk import version_state
 from graft.errors import ObjectExists, ObjectNotFound, WeightsError
 from graft.registry import ModelVersion, get_model
 from graft.spec import Backbone, Preprocess
-from graft.store import ObjectRef, Store, read_document, sha256
+from graft.store import ObjectRef, Store, find_document, read_document, sha256
+from graft.store.index import indexed_rows
 
 DOWNLOAD_TIMEOUT_S = 10
 MODEL_SCHEME = "model://"
@@ -194,12 +195,18 @@ def _parse(data: bytes, source: str) -> dict[str, Tensor]:
 
 def _find_stored(store: Store, published: PublishedWeights) -> str | None:
     """Return the SHA-256 of published weights whose file is in the store."""
-    for digest in store.children("weights/"):
-        if digest.startswith(published.sha256_start) and store.exists(_marker(digest)):
-            source = published.recorded_source
-            if published.sha256_start or _read_record(store, digest).source == source:
-                return digest
-    return None
+    digests = [d for d in store.children("weights/") if d.startswith(published.sha256_start)]
+    if published.sha256_start:
+        return next((digest for digest in digests if store.exists(_marker(digest))), None)
+    records = indexed_rows(
+        store,
+        "weights/index.json",
+        WeightsRecord,
+        digests,
+        lambda digest: find_document(store, _marker(digest), WeightsRecord),
+    )
+    named = (d for d, record in records.items() if record.source == published.recorded_source)
+    return next(named, None)
 
 
 def _obtain(published: PublishedWeights) -> bytes:

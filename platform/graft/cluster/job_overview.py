@@ -15,6 +15,7 @@ from graft.cluster.job_records import (
     log_sources,
     read_job,
     read_job_spec,
+    read_jobs,
     submit_job,
 )
 from graft.cluster.log_shipping import DRIVER_SOURCE
@@ -45,7 +46,7 @@ class Jobs:
 
     def all(self) -> list[JobStatus]:
         """Return how all jobs stand."""
-        stored = list_jobs(self.store) if self.store else []
+        stored = read_jobs(self.store) if self.store else {}
         try:
             statuses = {status.job: status for status in self.cluster.all()} if self.cluster else {}
         except ClusterLost:
@@ -55,7 +56,7 @@ class Jobs:
         return [
             combined
             for job in sorted({*statuses, *stored})
-            if (combined := self._combined(job, statuses.get(job)))
+            if (combined := self._combined(job, statuses.get(job), stored.get(job)))
         ]
 
     def status(self, job: str) -> JobStatus:
@@ -73,7 +74,7 @@ class Jobs:
                 raise
             # The cluster could add nothing.
             return combine(job, None, record, None, on_this_cluster=False)
-        combined = self._combined(job, status)
+        combined = self._combined(job, status, self._record(job))
         if combined is None:
             places = [
                 self.cluster.identity.place if self.cluster else None,
@@ -153,9 +154,10 @@ class Jobs:
         except NotFoundError:
             return None
 
-    def _combined(self, job: str, status: ClusterStatus | None) -> JobStatus | None:
+    def _combined(
+        self, job: str, status: ClusterStatus | None, record: JobRecord | None
+    ) -> JobStatus | None:
         """Return how a job stands; None where neither cluster nor store has it."""
-        record = self._record(job)
         if status is None and record is None and self._stored_spec(job) is None:
             return None  # the store may have logs of a job that never began
         on_this_cluster = self.cluster is not None and (

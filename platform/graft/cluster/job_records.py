@@ -23,7 +23,8 @@ from graft.errors import (
     RunFailed,
 )
 from graft.spec import Id, Ref, Section, nearest
-from graft.store import Store, parse_document, read_document, read_text
+from graft.store import Store, find_document, parse_document, read_document, read_text
+from graft.store.index import indexed_rows
 from graft.store.retries import swaps
 
 RecordedState = Literal["running", "succeeded", "failed", "cancelled"]
@@ -204,6 +205,25 @@ def _update_record(
 def list_jobs(store: Store) -> list[str]:
     """Return the ids of all recorded jobs."""
     return store.children("jobs/")
+
+
+def read_jobs(store: Store) -> dict[str, JobRecord | None]:
+    """Return the record of every job, by id; None before its first attempt.
+
+    Records that will not change any more are kept in an index.
+    """
+    others: dict[str, JobRecord | None] = {}
+
+    def make(job: str) -> JobRecord | None:
+        record = find_document(store, _record_key(job), JobRecord)
+        if record and record.final:
+            return record
+        others[job] = record
+        return None
+
+    jobs = list_jobs(store)
+    final = indexed_rows(store, "jobs/index.json", JobRecord, jobs, make)
+    return {job: final.get(job) or others[job] for job in jobs}
 
 
 def read_job(store: Store, job: str) -> JobRecord | None:

@@ -9,8 +9,9 @@ from graft.data.manifest import Manifest
 from graft.errors import InputError, NotFoundError, ObjectExists, ObjectNotFound
 from graft.registry import ModelVersion
 from graft.spec import Id, Section, TransferReport, nearest, parse_job, parse_yaml
-from graft.store import FileName, Marker, ObjectRef, Store, read_document, read_text
+from graft.store import FileName, Marker, ObjectRef, Store, find_document, read_document, read_text
 from graft.store.directory import Directory
+from graft.store.index import indexed_rows
 
 Kind = Literal["evaluation", "transfer"]
 PAGE = "report.html"
@@ -37,6 +38,15 @@ class Report(Section, Marker):
     def document(self) -> dict[str, Any]:
         """Return the figures and the id, as JSON types."""
         return {"report": self.report, **self.found}
+
+
+class ReportRow(Section):
+    """What lists tell of a finished report: a row of their index."""
+
+    report: Id
+    kind: Kind
+    created: str
+    """ISO 8601 in UTC."""
 
 
 def evaluation_id(version: ModelVersion, images: Manifest, split: str) -> str:
@@ -98,9 +108,16 @@ def has_report(store: Store, report: str) -> bool:
     return store.exists(f"{_folder(report)}/report.json")
 
 
-def list_reports(store: Store) -> list[str]:
-    """Return the ids of all finished reports."""
-    return [report for report in store.children("reports/") if has_report(store, report)]
+def list_reports(store: Store) -> list[ReportRow]:
+    """Return a row for every finished report, by id."""
+
+    def make(report: str) -> ReportRow | None:
+        made = find_document(store, f"{_folder(report)}/report.json", Report)
+        return ReportRow(report=report, kind=made.kind, created=made.created) if made else None
+
+    reports = store.children("reports/")
+    rows = indexed_rows(store, "reports/index.json", ReportRow, reports, make)
+    return list(rows.values())
 
 
 def check_out(folder: Path | None) -> None:
@@ -128,5 +145,5 @@ def _folder(report: str) -> str:
 
 def _not_found(store: Store, what: str, report: str) -> NotFoundError:
     return NotFoundError(
-        f"no {what} '{report}' in {store.uri}{nearest(report, list_reports(store))}"
+        f"no {what} '{report}' in {store.uri}{nearest(report, store.children('reports/'))}"
     )

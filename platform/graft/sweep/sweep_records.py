@@ -9,6 +9,7 @@ sweeps/<sweep>/result.json            the result; with it the sweep is finished
 
 import secrets
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import Field
 from graft.errors import NotFoundError, ObjectNotFound
 from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job, nearest, parse_job, parse_yaml
 from graft.store import Store, find_document, read_document, read_text
+from graft.store.index import READERS
 from graft.sweep.sweep_plan import SweepPlan
 from graft.training.best_epoch_and_stopping import not_finite
 
@@ -157,8 +159,9 @@ def put_trial(store: Store, sweep_id: str, record: TrialRecord) -> None:
 
 def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
     """Return the records of all trials that have ended, in order of their numbers."""
-    folder = f"sweeps/{sweep_id}/trials/"
-    records = [read_document(store, key, TrialRecord) for key, _ in store.scan(folder)]
+    keys = [key for key, _ in store.scan(f"sweeps/{sweep_id}/trials/")]
+    with ThreadPoolExecutor(READERS) as pool:
+        records = list(pool.map(lambda key: read_document(store, key, TrialRecord), keys))
     return sorted(records, key=lambda record: record.number)
 
 

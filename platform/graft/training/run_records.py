@@ -15,6 +15,7 @@ from typing import Any, Literal
 from graft.errors import NotFoundError, ObjectNotFound
 from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job, nearest, parse_job, parse_yaml
 from graft.store import ObjectRef, Store, find_document, read_document, read_text
+from graft.store.index import indexed_rows
 from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
 
 
@@ -90,6 +91,52 @@ def create_run(store: Store, spec: Finetune, run: str | None = None) -> str:
 def list_runs(store: Store) -> list[str]:
     """Return the ids of all runs."""
     return store.children("runs/")
+
+
+class RunRow(Section):
+    """What lists tell of a run; of a finished one, a row of their index."""
+
+    run: Id
+    state: Literal["finished", "unfinished"]
+    attempt: int
+    """0 before the first."""
+    backbone: str
+    """Its architecture."""
+    dataset: str
+    """NAME@VERSION."""
+    accuracy: float | None
+    """Of the validation images, with the result's weights."""
+    model: Ref | None
+
+
+def list_run_rows(store: Store) -> list[RunRow]:
+    """Return a row for every run, by id."""
+    unfinished: dict[str, RunRow] = {}
+
+    def make(run: str) -> RunRow | None:
+        row = _row(store, run)
+        if row.state == "finished":
+            return row
+        unfinished[run] = row
+        return None
+
+    runs = list_runs(store)
+    finished = indexed_rows(store, "runs/index.json", RunRow, runs, make)
+    return [finished.get(run) or unfinished[run] for run in runs]
+
+
+def _row(store: Store, run: str) -> RunRow:
+    spec, result = read_spec(store, run), read_result(store, run)
+    pointer = read_pointer(store, run_folder(run))
+    return RunRow(
+        run=run,
+        state="finished" if result else "unfinished",
+        attempt=pointer.attempt if pointer else 0,
+        backbone=spec.backbone.arch,
+        dataset=f"{spec.dataset.name}@{spec.dataset.version}",
+        accuracy=result.metrics["val"]["accuracy"] if result else None,
+        model=result.model if result else None,
+    )
 
 
 def read_spec(store: Store, run: str) -> Finetune:

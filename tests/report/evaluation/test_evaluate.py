@@ -121,7 +121,7 @@ def test_a_report_is_made_once_and_written_out(store: Store, tmp_path: Path) -> 
     )
     assert json.loads((tmp_path / "page" / "report.json").read_text())["report"] == first["report"]
     listed = document(store, "report", "ls")["reports"]
-    assert [report["report"] for report in listed] == list_reports(store)
+    assert listed == [row.model_dump(mode="json") for row in list_reports(store)]
     shown = document(store, "report", "show", first["report"], "--out", str(tmp_path / "again"))
     assert shown == first
     assert (tmp_path / "again" / "report.html").read_text() == page
@@ -256,7 +256,7 @@ def test_promotion_looks_at_what_is_shown(tmp_path: Path) -> None:
     assert (to_candidate.returncode, to_candidate.stderr) == (0, "")
     for ref, outcome in (("m@2", "worse"), ("m@3", "not shown"), ("m@4", "better")):
         verdict = Verdict(against="m@1", outcome=outcome, why="70 % of 90", report="r")
-        record_verdict(store, ref, verdict)
+        record_verdict(store, model(store, ref), verdict)
     refused = graft(store, "models", "promote", "m@2")
     assert refused.returncode == 2
     assert "m@2 is shown to be worse than m@1: 70 % of 90 (r)" in refused.stderr
@@ -282,7 +282,7 @@ def test_worse_than_scratch_is_no_champion(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     register_model(store, "m", classes=CLASSES)
     verdict = Verdict(against="scratch", outcome="worse", why="60 % of 70 %", report="r")
-    record_verdict(store, "m@1", verdict)
+    record_verdict(store, model(store, "m@1"), verdict)
     refused = graft(store, "models", "promote", "m@1")
     assert refused.returncode == 2
     assert "worse than scratch: 60 % of 70 %" in refused.stderr

@@ -12,7 +12,7 @@ from graft.cli.show.output import counting, emit, note
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from graft.registry import ModelVersion
+    from graft.registry import ModelVersion, VersionRow
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="List, show, compare and promote registered models."
@@ -32,9 +32,12 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     from graft.store import Store
 
     opened = Store.open(store)
-    versions = list_models(opened)
-    pointers = {name: aliases(opened, name) for name in {version.name for version in versions}}
-    rows = [_summary(version, pointers[version.name]) for version in versions]
+    rows = [
+        _summary(name, row, pointers)
+        for name, versions in list_models(opened).items()
+        for pointers in [aliases(opened, name)]
+        for row in versions
+    ]
 
     def table() -> Table:
         table = Table()
@@ -64,7 +67,7 @@ def show(
 
     opened = Store.open(store)
     version = get_model(opened, ref)
-    pointing = _pointing(version, aliases(opened, version.name))
+    pointing = _pointing(version.version, aliases(opened, version.name))
     document = {"model": version.ref, "aliases": pointing, **version.model_dump(mode="json")}
     emit(document, json, lambda: _details(version, pointing))
 
@@ -175,21 +178,21 @@ def compare(
     emit(comparison.model_dump(mode="json"), json, lambda: comparison_page(comparison))
 
 
-def _pointing(version: "ModelVersion", aliases: dict[str, int]) -> list[str]:
-    return sorted(alias for alias, number in aliases.items() if number == version.version)
+def _pointing(version: int, aliases: dict[str, int]) -> list[str]:
+    return sorted(alias for alias, number in aliases.items() if number == version)
 
 
-def _summary(version: "ModelVersion", aliases: dict[str, int]) -> dict[str, Any]:
+def _summary(name: str, row: "VersionRow", aliases: dict[str, int]) -> dict[str, Any]:
     return {
-        "model": version.ref,
-        "name": version.name,
-        "version": version.version,
-        "aliases": _pointing(version, aliases),
-        "arch": version.arch,
-        "classes": len(version.classes),
-        "metrics": version.metrics,
-        "run": version.lineage.run,
-        "created": version.created,
+        "model": f"{name}@{row.version}",
+        "name": name,
+        "version": row.version,
+        "aliases": _pointing(row.version, aliases),
+        "arch": row.arch,
+        "classes": row.classes,
+        "metrics": row.metrics,
+        "run": row.run,
+        "created": row.created,
     }
 
 

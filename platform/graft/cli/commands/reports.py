@@ -25,11 +25,11 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     from rich.table import Column, Table
 
     from graft.cli.show.output import emit
-    from graft.report.publishing import list_reports, read_report
+    from graft.report.publishing import list_reports
     from graft.store import Store
 
     opened = Store.open(store)
-    reports = [read_report(opened, report) for report in list_reports(opened)]
+    reports = list_reports(opened)
 
     def table() -> Table:
         table = Table(Column("report", overflow="fold"), "kind", "created")
@@ -37,9 +37,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
             table.add_row(report.report, report.kind, report.created[:19].replace("T", " "))
         return table
 
-    keys = {"report", "kind", "created"}
-    rows = [report.model_dump(mode="json", include=keys) for report in reports]
-    emit({"reports": rows}, json, table)
+    emit({"reports": [report.model_dump(mode="json") for report in reports]}, json, table)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """`graft runs ls|show|resume`: the training runs in the store."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,36 +29,20 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     """
     from graft.cli.show.output import emit
     from graft.store import Store
-    from graft.training.attempt_pointer import read_pointer
-    from graft.training.run_records import list_runs, read_result, read_spec, run_folder
+    from graft.training.run_records import list_run_rows
 
-    opened = Store.open(store)
-    rows: list[dict[str, Any]] = []
-    for run in list_runs(opened):
-        spec, result = read_spec(opened, run), read_result(opened, run)
-        pointer = read_pointer(opened, run_folder(run))
-        rows.append(
-            {
-                "run": run,
-                "state": "finished" if result else "unfinished",
-                "attempt": pointer.attempt if pointer else 0,
-                "backbone": spec.backbone.arch,
-                "dataset": f"{spec.dataset.name}@{spec.dataset.version}",
-                "accuracy": result.metrics["val"]["accuracy"] if result else None,
-                "model": result.model if result else None,
-            }
-        )
+    rows = list_run_rows(Store.open(store))
 
     def table() -> "Table":
         from graft.cli.show.tables import id_table
 
         table = id_table("run", "state", "backbone", "accuracy", "model")
         for row in rows:
-            accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
-            table.add_row(row["run"], row["state"], row["backbone"], accuracy, row["model"] or "")
+            accuracy = "" if row.accuracy is None else f"{row.accuracy:.3f}"
+            table.add_row(row.run, row.state, row.backbone, accuracy, row.model or "")
         return table
 
-    emit({"runs": rows}, json, table)
+    emit({"runs": [row.model_dump(mode="json") for row in rows]}, json, table)
 
 
 @app.command()

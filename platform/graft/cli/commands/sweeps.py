@@ -1,7 +1,7 @@
 """`graft sweeps ls|show`: the sweeps in the store."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,49 +23,26 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
     """
     from graft.cli.show.output import emit
     from graft.store import Store
-    from graft.sweep.best_trial import best_trial
-    from graft.sweep.sweep_records import (
-        list_sweeps,
-        read_plan,
-        read_sweep,
-        read_sweep_result,
-        read_trials,
-    )
+    from graft.sweep.sweep_list import list_sweep_rows
 
-    opened = Store.open(store)
-    rows: list[dict[str, Any]] = []
-    for sweep_id in list_sweeps(opened):
-        search = read_sweep(opened, sweep_id).search
-        trials, result = read_trials(opened, sweep_id), read_sweep_result(opened, sweep_id)
-        best = best_trial(trials, search.metric, search.mode)
-        rows.append(
-            {
-                "sweep": sweep_id,
-                "state": "finished" if result else "unfinished",
-                "done": len(trials),
-                "trials": read_plan(opened, sweep_id).count,
-                "metric": search.metric,
-                "best": best.model_dump(mode="json") if best else None,
-                "model": result.model if result else None,
-            }
-        )
+    rows = list_sweep_rows(Store.open(store))
 
     def table() -> "Table":
         from graft.cli.show.tables import id_table, numbers
 
         table = id_table("sweep", "state", *numbers("trials"), "best", "model")
         for row in rows:
-            best = row["best"]
+            best = row.best
             table.add_row(
-                row["sweep"],
-                row["state"],
-                f"{row['done']}/{row['trials']}",
-                f"{row['metric']} {best['value']:.4f} (trial {best['number']})" if best else "",
-                row["model"] or "",
+                row.sweep,
+                row.state,
+                f"{row.done}/{row.trials}",
+                f"{row.metric} {best.value:.4f} (trial {best.number})" if best else "",
+                row.model or "",
             )
         return table
 
-    emit({"sweeps": rows}, json, table)
+    emit({"sweeps": [row.model_dump(mode="json") for row in rows]}, json, table)
 
 
 @app.command()
@@ -97,7 +74,8 @@ def show(
     opened = Store.open(store)
     spec = read_sweep(opened, sweep)
     search = spec.search
-    result, trials = read_sweep_result(opened, sweep), tuple(read_trials(opened, sweep))
+    result = read_sweep_result(opened, sweep)
+    trials = result.trials if result else tuple(read_trials(opened, sweep))
     count = read_plan(opened, sweep).count
     if plots:
         from graft.sweep.charts import sweep_plots

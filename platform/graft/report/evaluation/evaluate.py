@@ -140,7 +140,7 @@ def compare_versions(
         (first, second, _REVERSED[comparison.outcome]),
     ):
         verdict = Verdict(against=against.ref, outcome=outcome, why=str(comparison), report=report)
-        record_verdict(store, version.ref, verdict)
+        record_verdict(store, version, verdict)
     return comparison
 
 

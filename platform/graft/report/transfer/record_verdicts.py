@@ -8,7 +8,7 @@ report that finishes looks for versions, and a promotion looks for reports.
 from collections.abc import Mapping
 from typing import Any
 
-from graft.registry import ModelVersion, Verdict, list_models, record_verdict
+from graft.registry import ModelVersion, Verdict, get_model, list_models, record_verdict
 from graft.report.publishing import Report, list_reports, read_report, read_transfer
 from graft.report.transfer.design import ARMS, Way, arm_of
 from graft.report.transfer.estimates import Gain
@@ -19,16 +19,19 @@ from graft.store import Store
 def record_to_versions(store: Store, report: Report) -> None:
     """Record what a transfer report shows with every version that it concerns."""
     spec = read_transfer(store, report.report)
-    for version in list_models(store):
-        _record(store, spec, report, version)
+    archs = {backbone.arch for backbone in spec.backbones}
+    for name, rows in list_models(store).items():
+        for row in rows:
+            if row.dataset == spec.base.dataset.name and row.arch in archs:
+                _record(store, spec, report, get_model(store, f"{name}@{row.version}"))
 
 
 def record_from_reports(store: Store, version: ModelVersion) -> None:
     """Record with a version what every transfer report shows of it."""
-    for name in list_reports(store):
-        report = read_report(store, name)
-        if report.kind == "transfer":
-            _record(store, read_transfer(store, name), report, version)
+    for row in list_reports(store):
+        if row.kind == "transfer":
+            report = read_report(store, row.report)
+            _record(store, read_transfer(store, row.report), report, version)
 
 
 def _record(store: Store, spec: TransferReport, report: Report, version: ModelVersion) -> None:
@@ -53,7 +56,7 @@ def _record(store: Store, spec: TransferReport, report: Report, version: ModelVe
         verdict = Verdict(
             against="scratch", outcome=gain.outcome, why=str(gain), report=report.report
         )
-        record_verdict(store, version.ref, verdict)
+        record_verdict(store, version, verdict)
 
 
 def _arm_of_earlier_release(

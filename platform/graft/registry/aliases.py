@@ -1,0 +1,236 @@
+"""Aliases: names that point at versions; only they move, each time recorded with who and why."""
+
+import contextlib
+import getpass
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import Field
+
+from graft.errors import InputError, NotFoundError, ObjectChanged, ObjectExists, ObjectNotFound
+from graft.registry.verdicts import Basis, Evidence
+from graft.registry.versions import (
+    Fence,
+    ModelVersion,
+    model_names,
+    read_version,
+    version_numbers,
+)
+from graft.spec import NAME, Section, nearest
+from graft.store import Store, parse_document, read_document
+from graft.store.retries import swaps
+
+CHAMPION = "champion"
+"""A model's bare name means the version that this alias points at, once it is set."""
+_ALIAS = re.compile(r"models/[^/]+/aliases/([^/]+)\.json")
+
+
+class Move(Section):
+    """One time that an alias was set."""
+
+    from_: int | None = Field(alias="from")
+    """The version that the alias pointed at before; null: the alias was new."""
+    to: int
+    when: str
+    """ISO 8601 in UTC."""
+    who: str | None = None
+    """Who moved it; null: an older release did not record that."""
+    self_declared: bool = True
+    """Whether `who` is only what the mover's machine says of itself: no server vouched for it."""
+    command: str | None = None
+    """The command that moved it, such as `graft models promote`."""
+    basis: Basis | None = None
+    """`shown`: reports show the version to be better than the champion before it or, where there
+    was none, than training from scratch; `forced`: they show it to be worse, and a person insisted;
+    `unproven`: they show neither. null: not recorded."""
+    evidence: tuple[str, ...] = ()
+    """What reports show of the version, a line each."""
+
+
+class Alias(Section):
+    """A pointer to a version, and how it got there."""
+
+    version: int
+    history: tuple[Move, ...]
+    """Oldest first; the last one's `to` is `version`."""
+
+
+@dataclass(frozen=True)
+class Mover:
+    """Who moves aliases, by which command, and what it looks up before the champion moves."""
+
+    who: str
+    command: str
+    self_declared: bool = True
+    consult: Callable[[Store, ModelVersion], object] | None = None
+    """Records with a version what the store's reports show of it; None: nothing is looked up."""
+
+    @classmethod
+    def here(
+        cls, command: str, consult: Callable[[Store, ModelVersion], object] | None = None
+    ) -> "Mover":
+        """Return the user of this machine's account, who is not known to be anybody."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's user may have no name
+            user = f"uid {os.getuid()}"
+        return cls(f"{user}@{socket.gethostname()}", command, consult=consult)
+
+
+def get_model(store: Store, ref: str) -> ModelVersion:
+    """Return the version that `ref` means.
+
+    ``NAME`` is the champion if that alias is set, else the newest version;
+    ``NAME@3`` a version; ``NAME@candidate`` what an alias points at.
+
+    Raises:
+        NotFoundError: no such model, version or alias; the nearest ones are named.
+    """
+    name, _, selector = ref.partition("@")
+    numbers = version_numbers(store, name) if re.fullmatch(NAME, name) else []
+    if not numbers:
+        models = model_names(store)
+        raise NotFoundError(
+            f"no model '{name}' in {store.uri}{nearest(name, models)}"
+            + ("" if models else "; it has none yet, `graft train` registers them")
+        )
+    pointers = aliases(store, name)
+    if "@" not in ref:
+        number = pointers.get(CHAMPION, numbers[-1])
+    elif selector.isdecimal() and int(selector) in numbers:
+        number = int(selector)
+    elif selector in pointers:
+        number = pointers[selector]
+    else:
+        selectors = [*pointers, *map(str, reversed(numbers))]
+        raise NotFoundError(
+            f"model '{name}' has no version or alias '{selector}'{nearest(selector, selectors)}"
+        )
+    return read_version(store, name, number)
+
+
+def aliases(store: Store, name: str) -> dict[str, int]:
+    """Return a model's aliases and the versions they point at."""
+    versions = {}
+    for key, _ in store.scan(f"models/{name}/aliases/"):
+        if match := _ALIAS.fullmatch(key):
+            versions[match[1]] = read_document(store, key, Alias).version
+    return versions
+
+
+def promote(
+    store: Store, ref: str, alias: str, mover: Mover | None = None, force: bool = False
+) -> list[str]:
+    """Point `alias` at the version that `ref` means, as a person asks, and record the move.
+
+    `mover` is by default this machine's user. Returns what nothing shows of a new champion, a line
+    each; see `check_promotion`.
+
+    Raises:
+        InputError: `alias` cannot be an alias's name; or it is the champion, `force` is not set,
+            and a report shows the version to be worse than it, or than training from scratch.
+        NotFoundError: there is no such version.
+        StoreError: others move the alias without end.
+    """
+    if not re.fullmatch(NAME, alias) or alias.isdecimal():
+        raise InputError(
+            f"alias '{alias}': expected lower-case letters, digits, '.', '_' and '-', "
+            "and not a number, which names a version"
+        )
+    return _move(store, get_model(store, ref), alias, mover or Mover.here("python"), force=force)
+
+
+def promote_new(
+    store: Store, version: ModelVersion, alias: str, mover: Mover, fence: Fence
+) -> list[str]:
+    """Point `alias` at a version that was registered just now, as its spec asks; see `promote`.
+
+    The alias stays where it is if it points at a newer version already.
+
+    Raises:
+        InputError: as `promote`.
+        RunFailed: `fence` raises it, just before the alias would move.
+    """
+    return _move(store, version, alias, mover, fence=fence)
+
+
+def check_promotion(store: Store, version: ModelVersion) -> list[str]:
+    """Return what no report has shown of a version that is to be the champion, a line each.
+
+    Raises:
+        InputError: a report shows it to be worse than training from scratch, or the champion.
+    """
+    champion = aliases(store, version.name).get(CHAMPION)
+    return Evidence.of(store, version, champion).check(force=False)
+
+
+def _move(
+    store: Store,
+    version: ModelVersion,
+    alias: str,
+    mover: Mover,
+    force: bool = False,
+    fence: Fence | None = None,
+) -> list[str]:
+    """Move an alias in one compare-and-swap, begun before all that decides whether it may move.
+
+    With a `fence` it never moves to an older version.
+    """
+    champion = alias == CHAMPION
+    if champion and mover.consult:
+        mover.consult(store, version)
+    key = f"models/{version.name}/aliases/{alias}.json"
+    turn = swaps(f"{store.uri}/{key}")
+    while True:
+        next(turn)
+        try:
+            current = store.read(key)
+        except ObjectNotFound:
+            current = None
+        before = current and parse_document(store, key, current.data, Alias)
+        if before and before.version == version.version:
+            return []
+        if before and fence and before.version > version.version:
+            return [f"{alias} stays at {version.name}@{before.version}, which is newer"]
+        rival = before.version if before and champion else None
+        evidence = Evidence.of(store, version, rival)
+        unshown = evidence.check(force) if champion else []
+        move = Move(
+            **{"from": before and before.version},
+            to=version.version,
+            when=datetime.now(UTC).isoformat(),
+            who=mover.who,
+            self_declared=mover.self_declared,
+            command=mover.command,
+            basis=evidence.basis(force and champion),
+            evidence=evidence.lines,
+        )
+        history = (*before.history, move) if before else (move,)
+        after = Alias(version=version.version, history=history)
+        data = after.model_dump_json(indent=2, by_alias=True).encode()
+        if fence:
+            fence()
+        with contextlib.suppress(ObjectExists, ObjectChanged):
+            if current:
+                store.replace(key, data, current.etag)
+            else:
+                store.create(key, data)
+            return unshown
+
+
+def alias_history(store: Store, name: str) -> list[tuple[str, Move]]:
+    """Return every move of a model's aliases with the alias's name, oldest first.
+
+    Raises:
+        NotFoundError: no such model.
+    """
+    get_model(store, name)
+    moves = []
+    for key, _ in store.scan(f"models/{name}/aliases/"):
+        if match := _ALIAS.fullmatch(key):
+            moves += [(match[1], move) for move in read_document(store, key, Alias).history]
+    return sorted(moves, key=lambda entry: entry[1].when)
