@@ -10,13 +10,16 @@ from urllib.parse import urlsplit
 
 
 class CuttingProxy:
-    """Forwards connections to a server; resets some of them after a random number of bytes."""
+    """Forwards connections to a server; resets some while an answer is on its way.
+
+    Clients keep connections, so each piece that one sends, mostly a request, decides anew.
+    """
 
     def __init__(self, target: str, share: float, span: int, seed: int = 0):
         self.share = share
-        """Which part of the connections is cut."""
+        """Which part of the requests is cut off from its answer."""
         self.span = span
-        """A cut connection breaks off within so many bytes of the server's answers."""
+        """An answer that is cut breaks off within so many bytes."""
         self.cuts = 0
         parts = urlsplit(target)
         self._target = (parts.hostname, parts.port)
@@ -33,32 +36,44 @@ class CuttingProxy:
         with contextlib.suppress(OSError):  # closed
             while True:
                 client, _ = self._listener.accept()
-                cut = self._random.random() < self.share
-                left = self._random.randrange(self.span) if cut else None
                 server = socket.create_connection(self._target)
-                threading.Thread(target=self._serve, args=(client, server, left)).start()
+                threading.Thread(target=self._serve, args=(client, server)).start()
 
-    def _serve(self, client: socket.socket, server: socket.socket, left: int | None) -> None:
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        left: list[int] = []  # the bytes of the answer before it is cut; empty: it is not
         with client, server:
-            upstream = threading.Thread(target=self._forward, args=(client, server, None))
+            upstream = threading.Thread(target=self._ask, args=(client, server, left))
             upstream.start()
-            self._forward(server, client, left)
+            self._answer(server, client, left)
             upstream.join()
 
-    def _forward(self, source: socket.socket, sink: socket.socket, left: int | None) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket, left: list[int]) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                if left is not None and len(data) > left:
-                    sink.sendall(data[:left])
+            while data := client.recv(1 << 16):
+                cut = self._random.random() < self.share
+                left[:] = [self._random.randrange(self.span)] if cut else []
+                server.sendall(data)
+        _end(client, server)
+
+    def _answer(self, server: socket.socket, client: socket.socket, left: list[int]) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                allowed = next(iter(left[:1]), len(data))  # at once: the other thread sets it
+                if allowed < len(data):
+                    client.sendall(data[:allowed])
                     self.cuts += 1
                     # Reset, not closed in good order.
-                    sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     break
-                left = None if left is None else left - len(data)
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                left[:] = [count - len(data) for count in left]
+                client.sendall(data)
+        _end(server, client)
+
+
+def _end(*sockets: socket.socket) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ def fill_with_ray(lab: Lab, seen: list[tuple[int, int]] | None = None, cpus: int
     )
 
 
+@pytest.mark.slow  # a worker process for each task: fifteen CPU seconds
 def test_tasks_compute_what_one_process_would(lab: Lab) -> None:
     seen: list[tuple[int, int]] = []
     filled = fill_with_ray(lab, seen)

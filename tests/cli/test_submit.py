@@ -88,6 +88,7 @@ def test_a_context_may_be_chosen_where_none_is_current(
     assert "no answer from Kubernetes" in chosen.stderr
 
 
+@pytest.mark.slow  # ten CPU seconds of waiting
 def test_a_cluster_that_does_not_answer_is_known_at_its_second_silence(
     spec: str, tmp_path: Path
 ) -> None:

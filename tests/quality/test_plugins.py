@@ -45,10 +45,8 @@ def test_slow(): burn()
 """
 
 
-@pytest.mark.parametrize(
-    "workers",
-    [pytest.param((), id="one process", marks=pytest.mark.slow), pytest.param(("-n2",), id="two")],
-)
+@pytest.mark.slow  # runs pytest
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["one process", "two"])
 def test_the_fast_tests_are_held_to_their_budget(tmp_path: Path, workers: tuple[str, ...]) -> None:
     (tmp_path / "test_it.py").write_text(BURNS)
     for budget, over in ((0.01, True), (1000, False)):

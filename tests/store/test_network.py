@@ -1,5 +1,6 @@
 """Networks and servers as they are: bodies break off, writes meet, writers have no end."""
 
+import json
 import os
 import random
 import threading
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import commands
+from colours import colour_spec, draw_colours
 from cutting_proxy import CuttingProxy, cutting
 from graft.cluster.job_records import begin_attempt, submit_job
 from graft.errors import ObjectChanged, ObjectExists, StoreError
+from graft.spec import dump_job
 from graft.store import ObjectRef, Store, retries
 from graft.store.directory import Directory
 from graft.store.retries import TRIES, persist
@@ -208,3 +212,34 @@ def test_a_file_system_without_hard_links_is_named(
         Store.open(str(tmp_path)).create("a", b"")
     assert "permission denied" not in str(error.value)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.nightly
+def test_an_import_and_a_sweep_end_right_where_one_connection_in_fifty_is_cut(
+    proxy: CuttingProxy, s3_store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GRAFT_STORE", s3_store_uri)
+    source = draw_colours(tmp_path / "images", 534, 133)
+    bucket = Store.open(s3_store_uri)
+    files = [file for file in source.rglob("*") if file.is_file()]
+    for file in files:
+        bucket.write(f"source/{file.relative_to(source)}", file.read_bytes())
+    base = colour_spec(backbone__arch="timm/test_resnet", register=None, train__epochs=2)
+    lines = dump_job(base).splitlines()
+    rates = [10 ** -(1 + place / 4) for place in range(8)]
+    (tmp_path / "sweep.yaml").write_text(
+        f"kind: sweep\nname: cut\nsearch: {{kind: grid}}\nscheduler: {{kind: none}}\n"
+        f"space: {{backbone.freeze: {{choice: [all, -1, 0]}}, "
+        f"train.optimizer.lr: {{choice: {rates}}}}}\nbase:\n"
+        + "".join(f"  {line}\n" for line in lines)
+    )
+    proxy.share = 1 / 50
+    words = ["data", "import", f"{s3_store_uri}/source", "--name", "colours", "--json"]
+    imported = commands.graft(*words)
+    assert json.loads(imported.stdout)["images"] == len(files) == 2001, imported.stderr
+    cut = proxy.cuts
+    swept = commands.graft("sweep", str(tmp_path / "sweep.yaml"), "--json")
+    assert json.loads(swept.stdout)["states"] == {"finished": 24}, swept.stderr
+    print(f"cut while importing: {cut}; while sweeping: {proxy.cuts - cut}")
+    assert cut > 10 < proxy.cuts - cut
