@@ -9,7 +9,6 @@ sweeps/<sweep>/result.json            the result; with it the sweep is finished
 
 import secrets
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from pydantic import Field
 from graft.errors import NotFoundError, ObjectNotFound
 from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job, nearest, parse_job, parse_yaml
 from graft.store import Store, find_document, read_document, read_text
-from graft.store.index import READERS
+from graft.store.index import indexed_rows
 from graft.sweep.sweep_plan import SweepPlan
 from graft.training.best_epoch_and_stopping import not_finite
 
@@ -160,9 +159,14 @@ def put_trial(store: Store, sweep_id: str, record: TrialRecord) -> None:
 def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
     """Return the records of all trials that have ended, in order of their numbers."""
     keys = [key for key, _ in store.scan(f"sweeps/{sweep_id}/trials/")]
-    with ThreadPoolExecutor(READERS) as pool:
-        records = list(pool.map(lambda key: read_document(store, key, TrialRecord), keys))
-    return sorted(records, key=lambda record: record.number)
+    records = indexed_rows(
+        store,
+        f"sweeps/{sweep_id}/trials-index.json",
+        TrialRecord,
+        keys,
+        lambda key: read_document(store, key, TrialRecord),
+    )
+    return sorted(records.values(), key=lambda record: record.number)
 
 
 def publish_sweep(store: Store, result: SweepResult) -> None:
