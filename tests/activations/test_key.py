@@ -28,7 +28,7 @@ def test_a_view_is_named_by_what_decides_its_pixels() -> None:
 
 
 def test_backends_are_told_apart() -> None:
-    assert re.fullmatch(r"torch\d+\.\d+-cpu", backend_name(torch.device("cpu")))
+    assert re.fullmatch(r"torch\d+\.\d+-pillow\d+\.\d+-cpu", backend_name(torch.device("cpu")))
     assert backend_name("cuda:1") == backend_name("cuda") != backend_name("cpu")
 
 

@@ -108,9 +108,15 @@ def view_name(augment: NoAugment | StandardAugment, view: int) -> str:
 
 
 def backend_name(device: "torch.device | str") -> str:
-    """Return what computes on a device, such as ``torch2.15-cpu``.
+    """Return what computes on a device, such as ``torch2.15-pillow12.3-cpu``.
 
-    Another release of torch rounds differently, and so does another kind of device.
+    Another release of torch rounds differently, and so does another kind of device; another one of
+    Pillow may decode and resize differently.
     """
-    major, minor = version("torch").partition("+")[0].split(".")[:2]
-    return f"torch{major}.{minor}-{str(device).partition(':')[0]}"
+    releases = (f"{name}{_release(name)}" for name in ("torch", "pillow"))
+    return "-".join((*releases, str(device).partition(":")[0]))
+
+
+def _release(package: str) -> str:
+    major, minor = version(package).partition("+")[0].split(".")[:2]
+    return f"{major}.{minor}"

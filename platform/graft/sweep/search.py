@@ -73,8 +73,9 @@ class _Outcome:
 class OptunaSearch:
     """Suggests trials by Optuna's tree-structured Parzen estimator.
 
-    `tpe` learns from trials that finished. `bohb` learns from stopped ones, too; Optuna, to which
-    these are pruned trials, weighs those that trained longest first.
+    To Optuna a trial that was stopped is a pruned one: worse than all that finished, and the worse
+    the sooner. So is one that diverged, which came to nothing: its neighbours are avoided. Trials
+    that still run count as bad ones (`constant_liar`), so that those beside them differ.
     """
 
     def __init__(self, sweep: Sweep, search: TPESearch | BOHBSearch, ended: Iterable[int]):
@@ -87,7 +88,7 @@ class OptunaSearch:
         self._left = [number for number in range(1, search.trials + 1) if number not in ended]
         # A resumed sweep must not draw again what it drew before.
         sampler = optuna.samplers.TPESampler(
-            n_startup_trials=search.startup, seed=search.seed + len(ended)
+            n_startup_trials=search.startup, seed=search.seed + len(ended), constant_liar=True
         )
         self._study = optuna.create_study(
             sampler=sampler, direction="maximize" if search.mode == "max" else "minimize"
@@ -127,11 +128,13 @@ class OptunaSearch:
     def _outcome(self, record: TrialRecord) -> _Outcome:
         states = self._optuna.trial.TrialState
         metric, mode = self._search.metric, self._search.mode
+        if record.state == "diverged":
+            return _Outcome(states.PRUNED)
         best = best_epoch(record, metric, mode)
         if best is None:
             return _Outcome(states.FAIL)
         name = metric.removeprefix("val.")
-        if record.state == "stopped" and self._search.kind == "bohb":
+        if record.state == "stopped":
             by_epoch = {epoch.epoch: epoch.val[name] for epoch in record.epochs}
             return _Outcome(states.PRUNED, by_epoch=by_epoch)
         return _Outcome(states.COMPLETE, best.val[name])

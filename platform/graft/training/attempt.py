@@ -85,8 +85,8 @@ def run_attempt(
     data = replace(data, cached=cache_for_run(spec, cache, setup, reads, ranks, post, run))
     history = list(last.history) if last else []
     watchdog = Watchdog(spec.scaling.stall_timeout_s, lambda s: post(Stalled(ranks.rank, s)))
+    start = load_state(store, last) if last else None  # takes as long as the network does
     with watchdog:
-        start = load_state(store, last) if last else None
         events = finetune(model, data, spec.train, plan, ranks, start)
         while not is_over(history, spec.train):
             if (event := next(events, None)) is None:
