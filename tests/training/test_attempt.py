@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import shutil
 
 import pytest
@@ -18,6 +19,7 @@ from graft.training import run_recorder
 from graft.training.attempt import run_attempt
 from graft.training.attempt_pointer import claim_attempt
 from graft.training.checkpoint import latest_checkpoint, load_state, read_checkpoint
+from graft.training.confusion_matrix import read_confusion
 from graft.training.events import Note, Started, Untrained, Validated
 from graft.training.prepare_run import assemble, resolve
 from graft.training.run_records import read_result, read_spec, run_folder, with_classes
@@ -153,6 +155,31 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     assert read_result(colour_store, broken) is None
     assert train_alone(colour_store, broken)[0].epoch == last_but_one
     assert_equal_ends(colour_store, unbroken, broken)
+
+
+def test_a_checkpoint_of_an_earlier_release_is_gone_on_with(colour_store, train_alone):
+    """It has the matrices of all epochs in its marker."""
+    run = new_run(colour_store, colour_spec(train__epochs=1))
+
+    def stop(event):
+        if isinstance(event, Validated):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(colour_store, run, stop)
+    checkpoint = latest_checkpoint(colour_store, run)
+    matrix = read_confusion(colour_store, checkpoint.folder, checkpoint.confusion)
+    marker = checkpoint.model_dump(mode="json", exclude={"confusion"})
+    marker["history"][0]["val"] |= matrix.by_class()
+    colour_store.write(f"{checkpoint.folder}/checkpoint.json", json.dumps(marker).encode())
+    train_alone(colour_store, run)
+    result = read_result(colour_store, run)
+    assert "confusion" not in result.metrics["val"]
+    val = with_classes(colour_store, result).metrics["val"]
+    assert val["confusion"] == matrix.counts.tolist()
+    assert all(
+        isinstance(x, float) for x in get_model(colour_store, result.model).metrics["val"].values()
+    )
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ class RunRecorder:
         self._fence()
         last, attempt, step = self.last, self.pointer.attempt, done.state.step
         epoch = Epoch(epoch=done.epoch, train=done.train, val=done.val)
-        history = (*(last.history if last else ()), epoch)
+        history = (*(earlier.numbers() for earlier in (last.history if last else ())), epoch)
         best = RUN_CRITERION.best(history) or epoch
         depth = self.prepared.plan.depth(done.epoch)
         folder = checkpoint_folder(self.run, attempt, step)
@@ -138,7 +138,7 @@ class RunRecorder:
         self._fence()
         weights: Literal["best", "last"] = target.weights if target else "best"
         prepared, chosen = load_checkpoint_model(self.store, spec, last, weights)
-        epoch, manifest = chosen.history[-1], prepared.dataset.manifest
+        epoch, manifest = chosen.history[-1].numbers(), prepared.dataset.manifest
         model: str | None = None
         if target:
             origin = Origin(spec, self.run)

@@ -30,6 +30,11 @@ class Epoch(Section):
     """As `Tally.metrics` returns them; earlier releases added `recall` and `precision` by class,
     and the matrix `confusion`."""
 
+    def numbers(self) -> "Epoch":
+        """Return it without what earlier releases added."""
+        val = {name: value for name, value in self.val.items() if isinstance(value, int | float)}
+        return self.model_copy(update={"val": val})
+
 
 class StagePlan(Section):
     """What happens to one stage, or to the head."""
