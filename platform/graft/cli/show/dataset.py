@@ -1,6 +1,7 @@
 """Drawing a dataset: its import's progress, and a version of it."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -131,8 +132,10 @@ def _splits(manifest: "Manifest") -> str:
 
 
 def _few(paths: tuple[str, ...], most: int = 4) -> str:
-    more = f" and {len(paths) - most:,} more" if len(paths) > most else ""
-    return ", ".join(paths[:most]) + more
+    times = Counter(paths)  # a table may name a file twice
+    named = [f"{path}, {count:,} times" if count > 1 else path for path, count in times.items()]
+    more = f" and {len(named) - most:,} more" if len(named) > most else ""
+    return ", ".join(named[:most]) + more
 
 
 def _first(what: str, lines: list[str]) -> list[Text]:
