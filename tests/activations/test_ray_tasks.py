@@ -41,6 +41,7 @@ def test_tasks_compute_what_one_process_would(lab: Lab) -> None:
     assert lab.fill(*ENTRIES).trunk_forwards == 0
 
 
+@pytest.mark.slow  # worker processes: eight CPU seconds
 def test_a_tasks_error_is_the_callers(local_lab: Lab) -> None:
     manifest = local_lab.dataset.manifest
     for shard in manifest.shards:
