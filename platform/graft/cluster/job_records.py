@@ -212,18 +212,16 @@ def read_jobs(store: Store) -> dict[str, JobRecord | None]:
 
     Records that will not change any more are kept in an index.
     """
-    others: dict[str, JobRecord | None] = {}
-
-    def make(job: str) -> JobRecord | None:
-        record = find_document(store, _record_key(job), JobRecord)
-        if record and record.final:
-            return record
-        others[job] = record
-        return None
-
     jobs = list_jobs(store)
-    final = indexed_rows(store, "jobs/index.json", JobRecord, jobs, make)
-    return {job: final.get(job) or others[job] for job in jobs}
+    records = indexed_rows(
+        store,
+        "jobs/index.json",
+        JobRecord,
+        jobs,
+        lambda job: find_document(store, _record_key(job), JobRecord),
+        settled=lambda record: record.final,
+    )
+    return {job: records.get(job) for job in jobs}
 
 
 def read_job(store: Store, job: str) -> JobRecord | None:

@@ -35,6 +35,7 @@ def indexed_rows(
     row: type[Row],
     names: Collection[str],
     make: Callable[[str], Row | None],
+    settled: Callable[[Row], bool] = lambda row: True,
 ) -> dict[str, Row]:
     """Return the row of each name, in the names' order; read what the index lacks, and add it.
 
@@ -43,7 +44,8 @@ def indexed_rows(
         key: the index's key.
         row: the type of a row.
         names: of the markers that there are, as a listing has them.
-        make: reads a marker and returns its row; None: it may still change, or is gone.
+        make: reads a marker and returns its row; None: there is none.
+        settled: whether a row will not change any more; others are read each time.
 
     Raises:
         StoreError: the store cannot be read, or a marker is damaged.
@@ -52,11 +54,11 @@ def indexed_rows(
     lacking = [name for name in names if name not in rows]
     with ThreadPoolExecutor(READERS) as pool:
         made = dict(zip(lacking, pool.map(make, lacking), strict=True))
-    added = {name: row for name, row in made.items() if row is not None}
-    complete = {name: both for name in names if (both := rows.get(name) or added.get(name))}
-    if added or complete.keys() != rows.keys():
+    complete = {name: each for name in names if (each := rows.get(name) or made.get(name))}
+    kept = {name: each for name, each in complete.items() if name in rows or settled(each)}
+    if kept.keys() != rows.keys():
         # For whoever comes next: where another was faster, or may not write, nothing is lost.
-        dumped = {name: both.model_dump(mode="json") for name, both in complete.items()}
+        dumped = {name: each.model_dump(mode="json") for name, each in kept.items()}
         data = _Index(rows=dumped).model_dump_json().encode()
         with contextlib.suppress(StoreError):
             if etag is None:

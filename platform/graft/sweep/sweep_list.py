@@ -1,5 +1,6 @@
 """The list of sweeps: what it tells of finished ones is kept in an index."""
 
+import contextlib
 from typing import Literal
 
 from graft.errors import NotFoundError
@@ -32,21 +33,21 @@ class SweepRow(Section):
 
 def list_sweep_rows(store: Store) -> list[SweepRow]:
     """Return a row for every sweep, by id."""
-    unfinished: dict[str, SweepRow] = {}
 
     def make(sweep_id: str) -> SweepRow | None:
-        try:
-            row = _row(store, sweep_id)
-        except NotFoundError:  # it has not begun
-            return None
-        if row.state == "finished":
-            return row
-        unfinished[sweep_id] = row
+        with contextlib.suppress(NotFoundError):  # it has not begun
+            return _row(store, sweep_id)
         return None
 
-    ids = store.children("sweeps/")
-    rows = unfinished | indexed_rows(store, "sweeps/index.json", SweepRow, ids, make)
-    return [rows[sweep_id] for sweep_id in ids if sweep_id in rows]
+    rows = indexed_rows(
+        store,
+        "sweeps/index.json",
+        SweepRow,
+        store.children("sweeps/"),
+        make,
+        settled=lambda row: row.state == "finished",
+    )
+    return list(rows.values())
 
 
 def _row(store: Store, sweep_id: str) -> SweepRow:

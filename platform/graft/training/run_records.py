@@ -116,18 +116,15 @@ class RunRow(Section):
 
 def list_run_rows(store: Store) -> list[RunRow]:
     """Return a row for every run, by id."""
-    unfinished: dict[str, RunRow] = {}
-
-    def make(run: str) -> RunRow | None:
-        row = _row(store, run)
-        if row.state == "finished":
-            return row
-        unfinished[run] = row
-        return None
-
-    runs = list_runs(store)
-    finished = indexed_rows(store, "runs/index.json", RunRow, runs, make)
-    return [finished.get(run) or unfinished[run] for run in runs]
+    rows = indexed_rows(
+        store,
+        "runs/index.json",
+        RunRow,
+        list_runs(store),
+        lambda run: _row(store, run),
+        settled=lambda row: row.state == "finished",
+    )
+    return list(rows.values())
 
 
 def _row(store: Store, run: str) -> RunRow:
