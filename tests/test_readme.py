@@ -30,8 +30,9 @@ STORE = ROOT / "docs" / "store.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 RUN = re.compile(r"ants-bees-\d{8}-\d{6}-[0-9a-f]{4}")
 # Random weights; the rest is as the README has it.
-# Epochs so long that Ctrl-C, after which Ray has five seconds, acts before the last one.
-QUICK = ["backbone.weights=none", "cache=off", "preprocess={resize: 640, crop: 640}"]
+# So many epochs that Ctrl-C, after which Ray has five seconds, acts before the last one.
+EPOCHS = 40
+QUICK = ["backbone.weights=none", "cache=off", f"train.epochs={EPOCHS}"]
 
 
 def commands(page: Path, section: str = "") -> list[list[str]]:
@@ -237,7 +238,7 @@ def test_the_main_job_as_it_is_written(shell: Shell) -> None:
                 shown = json.loads(shell.run(["graft", "runs", "show", run, "--json"]))
                 assert shown["attempt"] == 2
                 assert shown["result"]["model"] == "ants-bees@1"
-                assert len(shown["result"]["history"]) == 8
+                assert len(shown["result"]["history"]) == EPOCHS
             case ["graft", "serve", *_]:
                 shell.serve(words)
             case ["graft", "predict", *_]:

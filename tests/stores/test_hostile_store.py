@@ -255,7 +255,7 @@ def test_a_bucket_names_nothing_outside_the_cache(bucketed: Place, data: st.Data
     attack(bucketed, data)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(CALM, max_examples=1000)
 @given(data=st.data())
 def test_names_without_end(directory: Place, data: st.DataObject) -> None:
