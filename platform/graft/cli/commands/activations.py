@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri
 from graft.units import size
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ app = typer.Typer(cls=Group, no_args_is_help=True, help="List and remove cached 
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List cached activations: trunk, view, datasets, size.
 
     Example: graft activations ls --json
@@ -72,7 +72,6 @@ def rm(
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Remove a trunk's activations.
 

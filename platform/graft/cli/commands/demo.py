@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri
 from graft.units import duration
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from graft.store import Store
 
 
-def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def demo(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """Show it all: import, pretrain, transfer, register, serve, ask.
 
     Needs no network and no data: letters and figures are rendered, the handwritten

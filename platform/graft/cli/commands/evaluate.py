@@ -2,7 +2,7 @@
 
 import os
 
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Out, Split, StoreUri
+from graft.cli.options import DEFAULT_STORE, DatasetRef, Json, Model, Out, Split, StoreUri
 
 
 def evaluate(
@@ -12,7 +12,6 @@ def evaluate(
     out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Evaluate a model: accuracy, classes, calibration, mistakes.
 

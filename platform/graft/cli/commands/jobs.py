@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.cluster_options import ClusterOptions, cluster_options
+from graft.cli.cluster_options import ClusterOptions
 from graft.cli.help import Group
-from graft.cli.options import Debug, Json
+from graft.cli.options import Json, grouped_options
 
 if TYPE_CHECKING:
     from rich.console import Group as Page
@@ -20,8 +20,8 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
 
 @app.command()
-@cluster_options
-def ls(cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> None:
+@grouped_options
+def ls(cluster: ClusterOptions, json: Json = False) -> None:
     """List jobs and how they stand.
 
     Example: graft jobs ls --namespace vision
@@ -45,8 +45,8 @@ def ls(cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> Non
 
 
 @app.command()
-@cluster_options
-def show(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> None:
+@grouped_options
+def show(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
     """Show how a job stands, and the spec that was sent.
 
     Example: graft jobs show ants-bees-20260101-120000-1a2b
@@ -76,7 +76,7 @@ def show(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug =
 
 
 @app.command()
-@cluster_options
+@grouped_options
 def logs(
     job: JobId,
     following: Annotated[
@@ -88,7 +88,6 @@ def logs(
     ] = None,
     *,
     cluster: ClusterOptions,
-    debug: Debug = False,
 ) -> None:
     """Print a job's log, also when its cluster is gone.
 
@@ -114,8 +113,8 @@ def logs(
 
 
 @app.command()
-@cluster_options
-def wait(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> None:
+@grouped_options
+def wait(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
     """Wait until a job has ended; the exit code says whether it succeeded.
 
     Example: graft jobs wait ants-bees-20260101-120000-1a2b
@@ -126,8 +125,8 @@ def wait(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug =
 
 
 @app.command()
-@cluster_options
-def cancel(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> None:
+@grouped_options
+def cancel(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
     """Stop a job and free its pods; what it has committed stays.
 
     Example: graft jobs cancel ants-bees-20260101-120000-1a2b

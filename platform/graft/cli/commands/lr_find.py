@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -31,7 +31,6 @@ def lr_find(
     ] = Path("lr-find.png"),
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Find a learning rate: train a little at growing rates.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Split, StoreUri
+from graft.cli.options import DEFAULT_STORE, DatasetRef, Json, Model, Split, StoreUri
 from graft.cli.show.output import counting, emit, note
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ app = typer.Typer(
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List every version of every model.
 
     Example: graft models ls
@@ -53,9 +53,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
 
 
 @app.command()
-def show(
-    ref: Model, store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
-) -> None:
+def show(ref: Model, store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """Show one version.
 
     A name alone means its champion or, where it has none, its newest version.
@@ -81,7 +79,6 @@ def promote(
     ] = False,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Point an alias at a version.
 
@@ -106,7 +103,6 @@ def history(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show every move of a model's aliases: when, who, by which command, on what evidence.
 
@@ -150,7 +146,6 @@ def compare(
     split: Split = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Compare two versions on the same images: is the second better?
 

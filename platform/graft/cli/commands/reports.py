@@ -7,7 +7,7 @@ import typer
 
 from graft.cli.commands.sweep import run_with_progress
 from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Out, Settings, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Out, Settings, StoreUri
 
 if TYPE_CHECKING:
     from graft.store import Store
@@ -17,7 +17,7 @@ app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and make rep
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List reports.
 
     Example: graft reports ls
@@ -46,7 +46,6 @@ def show(
     out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show a report's figures; --out writes its page.
 
@@ -75,7 +74,6 @@ def transfer(
     out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Measure what transfer buys on a dataset.
 

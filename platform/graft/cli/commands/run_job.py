@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
+from graft.cli.options import DEFAULT_STORE, StoreUri
 
 if TYPE_CHECKING:
     from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
@@ -25,7 +25,6 @@ def run_job(
         str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
     ] = None,
     store: StoreUri = DEFAULT_STORE,
-    debug: Debug = False,
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
     from graft.cluster.job_records import ClusterIdentity, begin_attempt, read_job, submit_job

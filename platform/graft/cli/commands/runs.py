@@ -7,7 +7,7 @@ import typer
 
 from graft.cli.commands.train import finish_run
 from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,7 +22,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List runs with their state and result.
 
     Example: graft runs ls
@@ -58,7 +58,6 @@ def show(
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show a run's recorded spec, its attempts and its result.
 
@@ -106,7 +105,6 @@ def resume(
     ] = False,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Go on with a run from its last checkpoint.
 

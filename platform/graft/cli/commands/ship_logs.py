@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
+from graft.cli.options import DEFAULT_STORE, StoreUri
 
 
 def ship_logs(
     job: Annotated[str, typer.Argument(help="The job's id.")],
     folder: Annotated[Path, typer.Argument(help="Ray's log folder.")],
     store: StoreUri = DEFAULT_STORE,
-    debug: Debug = False,
 ) -> None:
     """Ship a pod's logs to the store as they come, until SIGTERM."""
     import signal

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri
 from graft.cli.show.output import console, emit
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def _store() -> None:
 
 
 @app.command()
-def check(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def check(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """Try what the storage really guarantees when writers race.
 
     Writes about 20 MB into a new folder of the store, and removes it. The exit code is 1 where a

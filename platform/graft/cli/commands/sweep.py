@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri
 
 if TYPE_CHECKING:
     from graft.spec import Sweep
@@ -27,7 +27,6 @@ def sweep(
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Train variations of a fine-tuning job; register the best.
 

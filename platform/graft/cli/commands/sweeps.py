@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri
 
 if TYPE_CHECKING:
     from rich.console import Group as Page
@@ -16,7 +16,7 @@ app = typer.Typer(cls=Group, no_args_is_help=True, help="List and show sweeps.")
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List sweeps with their state and best trial.
 
     Example: graft sweeps ls
@@ -58,7 +58,6 @@ def show(
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show a sweep's recorded spec, its trials and its result.
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri
 
 if TYPE_CHECKING:
     from graft.store import Store
@@ -16,7 +16,6 @@ def train(
     set_: Settings = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Fine-tune a backbone on a dataset and register the result.
 
