@@ -112,15 +112,14 @@ def import_dataset(
         skipped = [*source.stray, *scan.unusable]
         if skipped and not skip_bad:
             raise DataError(explain_unusable(uri, skipped, len(scan.images)))
-        classes = sorted({image.file.label for image in scan.images})
-        images = index_images(scan.images, scan.places, classes, made)
-        check_trainable(uri, classes, images, source.splits)
-        draft = draft_version(name, uri, settings, classes, images, skipped, source.notes)
+        contents = index_images(scan.images, scan.places, skipped, made)
+        check_trainable(uri, contents, source.splits)
+        draft = draft_version(name, uri, settings, contents, source.notes)
         if manifest := find_manifest(store, name, draft.version):
             imported = Imported(manifest, written=False)
         else:
-            originals = read_originals(source, choose_originals(images, scan.images))
-            imported = _commit(store, draft, images, originals, scan.shards, progress)
+            originals = read_originals(source, choose_originals(contents.images, scan.images))
+            imported = _commit(store, draft, contents.images, originals, scan.shards, progress)
     point_latest(store, name, draft.version)
     return imported
 
