@@ -16,15 +16,15 @@ from typing import Any, Literal, NamedTuple
 
 from graft.errors import (
     InputError,
-    NotFoundError,
     ObjectChanged,
     ObjectExists,
     ObjectNotFound,
     RunFailed,
 )
-from graft.spec import Id, Ref, Section, nearest
-from graft.store import Store, find_document, parse_document, read_document, read_text
+from graft.spec import Id, Ref, Section
+from graft.store import Store, find_document, parse_document, read_document
 from graft.store.index import indexed_rows
+from graft.store.recorded_specs import recorded_text
 from graft.store.retries import swaps
 
 RecordedState = Literal["running", "succeeded", "failed", "cancelled"]
@@ -243,12 +243,7 @@ def read_job_spec(store: Store, job: str) -> str:
     Raises:
         NotFoundError: no such job.
     """
-    try:
-        return read_text(store, f"jobs/{job}/spec.yaml")
-    except ObjectNotFound as error:
-        raise NotFoundError(
-            f"no job '{job}' in {store.uri}{nearest(job, list_jobs(store))}"
-        ) from error
+    return recorded_text(store, "job", job)
 
 
 class _StoredChunk(NamedTuple):

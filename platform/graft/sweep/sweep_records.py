@@ -7,17 +7,15 @@ sweeps/<sweep>/trials/<number>.json   a trial's record; with it the trial has en
 sweeps/<sweep>/result.json            the result; with it the sweep is finished
 """
 
-import secrets
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
-from graft.errors import NotFoundError, ObjectNotFound
-from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job, nearest, parse_job, parse_yaml
-from graft.store import Store, find_document, read_document, read_text
+from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job
+from graft.store import Store, find_document, read_document
 from graft.store.index import indexed_rows
+from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.sweep.sweep_plan import SweepPlan
 from graft.training.best_epoch_and_stopping import not_finite
 
@@ -108,8 +106,7 @@ class SweepResult(Section):
 
 def create_sweep(store: Store, sweep: Sweep, plan: SweepPlan, sweep_id: str | None = None) -> str:
     """Record a resolved spec and its plan; return the sweep's id, by default a new one."""
-    new = f"{sweep.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    sweep_id = sweep_id or new
+    sweep_id = sweep_id or sweep.name + id_ending()
     data = plan.model_dump_json(by_alias=True, indent=1).encode()
     store.create(f"sweeps/{sweep_id}/plan.json", data)
     store.create(f"sweeps/{sweep_id}/spec.yaml", dump_job(sweep).encode())
@@ -127,14 +124,7 @@ def read_sweep(store: Store, sweep_id: str) -> Sweep:
     Raises:
         NotFoundError: no such sweep.
     """
-    key = f"sweeps/{sweep_id}/spec.yaml"
-    try:
-        text = read_text(store, key)
-    except ObjectNotFound as error:
-        raise NotFoundError(
-            f"no sweep '{sweep_id}' in {store.uri}{nearest(sweep_id, list_sweeps(store))}"
-        ) from error
-    return parse_job(parse_yaml(text, key), key, Sweep)
+    return read_recorded_spec(store, "sweep", sweep_id, Sweep)
 
 
 def read_plan(store: Store, sweep_id: str) -> SweepPlan:

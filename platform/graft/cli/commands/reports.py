@@ -97,9 +97,7 @@ def transfer(
         return
     if spec is None:
         raise InputError("expected a spec, such as jobs/transfer-report.yaml, or --resume ID")
-    job = load_job(spec, set_ or [], None)
-    if not isinstance(job, TransferReport):
-        raise InputError(f"{spec}: kind is {job.kind}; expected transfer-report")
+    job = load_job(spec, set_ or [], TransferReport)
 
     from graft.report.transfer.run_transfer import create_transfer
 
