@@ -23,7 +23,7 @@ class Activations:
 
     Of a bucket's, those for which the node-local cache has no room are read row by row.
 
-    Hold on to it for as long as batches are read: a shard that nobody holds is checked again.
+    Keep it while batches are read: a shard that nothing refers to is checked again on its next use.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from graft.errors import ObjectNotFound
 from graft.store import Store
 
 TASK_IMAGES = 2048
-"""Most images of a task: what its process has finished stays when it is killed in the next one."""
+"""Most images of a task: a process that is killed loses the task that it computes, none before."""
 
 
 @dataclass(frozen=True)

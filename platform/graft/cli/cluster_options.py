@@ -10,7 +10,7 @@ from graft.cli.show.output import note
 from graft.errors import InputError
 
 if TYPE_CHECKING:
-    from graft.cluster.backend import ClusterJobs
+    from graft.cluster.cluster_jobs import ClusterJobs
     from graft.cluster.job_overview import Jobs
     from graft.cluster.profile import Profile
     from graft.store import Store

@@ -52,8 +52,8 @@ class Group(TyperGroup):
 def _debug() -> "Parameter":
     """Return the option `--debug`, as typer makes it.
 
-    No command gets its value: `main` looks for it, since it reports errors before a command runs
-    and after, too.
+    No command gets its value: `main` reports errors, those before and after a command too, and so
+    looks for the option itself.
     """
     app = typer.Typer(add_completion=False)
 

@@ -123,8 +123,8 @@ def _tolerated(taint: Json, tolerations: Iterable[Json]) -> bool:
 def _nearest_node(pod: PodRequest, nodes: list[Json]) -> str:
     """Say what keeps every node from holding a pod; devices, whose names have a /, first."""
     for resource in sorted(pod.requests, key=lambda name: "/" not in name):
-        each = [amount(node["status"]["allocatable"].get(resource, "0")) for node in nodes]
-        best = max(each, default=Decimal(0))
+        amounts = [amount(node["status"]["allocatable"].get(resource, "0")) for node in nodes]
+        best = max(amounts, default=Decimal(0))
         if best < pod.requests[resource]:
             most = f"at most {_shown(resource, best)}" if best else "no"
             return f"a node of this cluster has {most} {resource}"

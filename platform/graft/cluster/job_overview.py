@@ -1,12 +1,12 @@
 """Jobs as a person sees them: how they stand by their cluster and by the store, and how to cancel.
 
-`backend` knows the cluster alone, `job_records` the store alone; `Jobs` puts the two together.
+`cluster_jobs` knows the cluster alone, `job_records` the store alone; `Jobs` puts the two together.
 """
 
 import time
 from dataclasses import replace
 
-from graft.cluster.backend import ClusterJobs
+from graft.cluster.cluster_jobs import ClusterJobs
 from graft.cluster.job_progress import job_progress
 from graft.cluster.job_records import (
     JobRecord,

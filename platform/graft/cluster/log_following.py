@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from graft.cluster.backend import ClusterJobs
+from graft.cluster.cluster_jobs import ClusterJobs
 from graft.cluster.job_overview import Jobs
 from graft.cluster.job_records import read_log
 from graft.cluster.log_shipping import DRIVER_SOURCE

@@ -26,7 +26,7 @@ CHUNK_BYTES = 4 << 20
 EVERY_S = 2.0
 """Seconds between two looks at the files."""
 LAST_TRIES_S = 20.0
-"""Seconds for which shipping to a store that fails is tried again, once the pod is to end."""
+"""Seconds for which the shipper tries again a store that fails, once the pod is told to end."""
 
 
 class Shipper:

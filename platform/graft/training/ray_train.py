@@ -117,16 +117,16 @@ def require_resources(scaling: Scaling) -> None:
         ResourceError: its nodes have not enough GPUs or CPUs for every worker.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    asked = {"GPU": scaling.gpus_per_worker, "CPU": scaling.cpus_per_worker}
-    for kind, each in asked.items():
-        need, available = scaling.workers * each, int(sum(node.get(kind, 0) for node in nodes))
+    per_worker = {"GPU": scaling.gpus_per_worker, "CPU": scaling.cpus_per_worker}
+    for kind, count in per_worker.items():
+        need, available = scaling.workers * count, int(sum(node.get(kind, 0) for node in nodes))
         if need > available:
             raise ResourceError(
-                f"scaling asks for {need} {kind}s ({scaling.workers} workers with {each} each), "
+                f"scaling asks for {need} {kind}s ({scaling.workers} workers with {count} each), "
                 f"the cluster has {available}; lower scaling.workers or "
                 f"scaling.{kind.lower()}s_per_worker"
             )
-    fit = sum(min(int(node.get(k, 0) // n) for k, n in asked.items() if n) for node in nodes)
+    fit = sum(min(int(node.get(k, 0) // n) for k, n in per_worker.items() if n) for node in nodes)
     if fit < scaling.workers:
         raise ResourceError(
             f"scaling asks for {scaling.workers} workers with {scaling.cpus_per_worker} CPUs and "

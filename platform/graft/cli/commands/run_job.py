@@ -93,9 +93,9 @@ def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
     if isinstance(spec, TransferReport):
         _transfer(store, job, spec)
         return None
-    what, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
+    sort, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
     if first and store.exists(f"{place}/{job}/spec.yaml"):
-        raise InputError(f"there is a {what} '{job}' that this job did not make; choose another id")
+        raise InputError(f"there is a {sort} '{job}' that this job did not make; choose another id")
     return _finetune(store, job, spec) if isinstance(spec, Finetune) else _sweep(store, job, spec)
 
 

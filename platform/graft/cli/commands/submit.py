@@ -10,7 +10,7 @@ from graft.cli.cluster_options import ClusterOptions
 from graft.cli.options import Json, Settings, grouped_options
 
 if TYPE_CHECKING:
-    from graft.cluster.backend import ClusterJobs
+    from graft.cluster.cluster_jobs import ClusterJobs
     from graft.cluster.job_inputs import JobInputs
     from graft.cluster.job_overview import Jobs
     from graft.cluster.rayjob_manifest import Submission

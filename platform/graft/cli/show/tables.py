@@ -32,9 +32,9 @@ def numbers(*names: str) -> list[Column]:
     return [Column(name, justify="right") for name in names]
 
 
-def rows_left_out(rows: int, shown: int, what: str) -> str | None:
+def rows_left_out(rows: int, shown: int, noun: str) -> str | None:
     """Return the caption of a table that shows the first `shown` rows; None if that is all."""
-    return f"{rows - shown} more {what}: --json" if rows > shown else None
+    return f"{rows - shown} more {noun}: --json" if rows > shown else None
 
 
 def spec_text(text: str) -> Syntax:

@@ -1,4 +1,4 @@
-"""What a cluster does with jobs; a namespace (`kube_jobs`) and a running Ray (`ray_jobs`) do it."""
+"""What a cluster does with jobs: a namespace (`kubernetes_jobs`), or a running Ray (`ray_jobs`)."""
 
 from typing import Protocol
 
