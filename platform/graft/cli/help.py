@@ -48,6 +48,11 @@ class Group(TyperGroup):
                 formatter.write_dl(rows)
 
 
+def noun(help: str) -> typer.Typer:
+    """Return an app for the commands of a noun, such as `runs`; alone it shows its help."""
+    return typer.Typer(cls=Group, no_args_is_help=True, help=help)
+
+
 @cache
 def _debug() -> "Parameter":
     """Return the option `--debug`, as typer makes it.

@@ -9,9 +9,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from graft.store import Store
 
 DEFAULT_STORE = "./graft-store"
 
@@ -46,6 +49,13 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="Where the page, pictures and JSON are written."),
 ]
+
+
+def open_store(uri: str) -> "Store":
+    """Return the store of `--store`; what stores need is imported when a command opens one."""
+    from graft.store import Store
+
+    return Store.open(uri)
 
 
 def grouped_options(command: Callable[..., None]) -> Callable[..., None]:

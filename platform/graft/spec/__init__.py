@@ -7,7 +7,6 @@ file's `kind`. A spec is inert data: the modules that read it decide what its wo
 
 from graft.spec.backbone_and_head import Backbone, Head, LinearHead, MLPHead
 from graft.spec.data import (
-    Augment,
     Contract,
     Dataset,
     Loader,
@@ -26,7 +25,6 @@ from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoSchedul
 from graft.spec.section import NAME, Digest, Id, Name, Ref, Section
 from graft.spec.sweep import (
     METRICS,
-    MUTABLE,
     AsIs,
     BOHBSearch,
     Budget,
@@ -50,23 +48,19 @@ from graft.spec.train import (
     StageRate,
     StepDecay,
     Train,
-    Unfreeze,
     UniformRates,
 )
-from graft.spec.transfer import Arm, Arms, Pretrained, TransferReport
+from graft.spec.transfer import Arm, Pretrained, TransferReport
 
 __all__ = [
     "ASHA",
     "METRICS",
-    "MUTABLE",
     "NAME",
     "PBT",
     "SGD",
     "AdamW",
     "Arm",
-    "Arms",
     "AsIs",
-    "Augment",
     "BOHBSearch",
     "Backbone",
     "Budget",
@@ -117,7 +111,6 @@ __all__ = [
     "TPESearch",
     "Train",
     "TransferReport",
-    "Unfreeze",
     "Uniform",
     "UniformRates",
     "dump_job",

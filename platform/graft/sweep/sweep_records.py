@@ -113,11 +113,6 @@ def create_sweep(store: Store, sweep: Sweep, plan: SweepPlan, sweep_id: str | No
     return sweep_id
 
 
-def list_sweeps(store: Store) -> list[str]:
-    """Return the ids of all sweeps."""
-    return [s for s in store.children("sweeps/") if store.exists(f"sweeps/{s}/spec.yaml")]
-
-
 def read_sweep(store: Store, sweep_id: str) -> Sweep:
     """Return a sweep's recorded spec.
 

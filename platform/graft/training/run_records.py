@@ -91,11 +91,6 @@ def create_run(store: Store, spec: Finetune, run: str | None = None) -> str:
     return run
 
 
-def list_runs(store: Store) -> list[str]:
-    """Return the ids of all runs."""
-    return store.children("runs/")
-
-
 class RunRow(Section):
     """What lists tell of a run; of a finished one, a row of their index."""
 
@@ -118,7 +113,7 @@ def list_run_rows(store: Store) -> list[RunRow]:
         store,
         "runs/index.json",
         RunRow,
-        list_runs(store),
+        store.children("runs/"),
         lambda run: _row(store, run),
         settled=lambda row: row.state == "finished",
     )

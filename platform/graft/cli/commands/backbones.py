@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Json, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 
 if TYPE_CHECKING:
     from graft.backbones.verify_architecture import Check
     from graft.spec import Backbone
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show, verify and rank backbones.")
+app = noun("List, show, verify and rank backbones.")
 
 Arch = Annotated[str, typer.Argument(metavar="NAME", help="An architecture.")]
 
@@ -135,12 +135,11 @@ def rank(
     from graft.cli.show.backbones import ranking_table
     from graft.cli.show.output import counting, emit, note, write_file
     from graft.errors import InputError
-    from graft.store import Store
 
     backbones = _candidates(arch, weights)
     if out.is_dir():
         raise InputError(f"--out {out}: expected a file, found a folder")
-    opened = Store.open(store)
+    opened = open_store(store)
     images = open_dataset_ref(opened, dataset)
 
     from graft.report.shortlist.candidates import by_promise

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Json, StoreUri, grouped_options
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, grouped_options, open_store
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(
-    cls=Group, no_args_is_help=True, help="Import labelled images; list and show datasets."
-)
+app = noun("Import labelled images; list and show datasets.")
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,8 @@ def import_(
     from graft.cli.show.output import emit, note
     from graft.data.importing import import_dataset
     from graft.data.manifest import DatasetVersion
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     start = time.perf_counter()
     with import_progress() as progress:
         imported = import_dataset(opened, source, name, **asdict(options), progress=progress)
@@ -115,9 +112,8 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """
     from graft.cli.show.output import emit
     from graft.data.manifest import latest, list_datasets
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     manifests = list_datasets(opened)
     pointers = {name: latest(opened, name) for name in {manifest.name for manifest in manifests}}
     rows = [
@@ -166,7 +162,6 @@ def show(
     from graft.cli.dataset_refs import open_dataset_ref
     from graft.cli.show.dataset import description, document
     from graft.cli.show.output import emit
-    from graft.store import Store
 
-    version = open_dataset_ref(Store.open(store), dataset)
+    version = open_dataset_ref(open_store(store), dataset)
     emit(document(version), json, lambda: description(version))

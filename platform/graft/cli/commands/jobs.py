@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graft.cli.cluster_options import ClusterOptions
-from graft.cli.help import Group
+from graft.cli.help import noun
 from graft.cli.options import Json, grouped_options
 
 if TYPE_CHECKING:
-    from rich.console import Group as Page
+    from rich.console import Group
     from rich.table import Table
 
-app = typer.Typer(
-    cls=Group, no_args_is_help=True, help="List, show, follow and cancel submitted jobs."
-)
+app = noun("List, show, follow and cancel submitted jobs.")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
@@ -57,8 +55,8 @@ def show(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
     status, spec = jobs.status(job), jobs.spec(job)
     sources = jobs.sources(job)
 
-    def page() -> "Page":
-        from rich.console import Group as Page
+    def page() -> "Group":
+        from rich.console import Group
 
         from graft.cli.show.tables import facts, spec_text
 
@@ -70,7 +68,7 @@ def show(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
         table = facts(job, values)
         for source in sources:
             table.add_row("log", source)
-        return Page(spec_text(spec or ""), table)
+        return Group(spec_text(spec or ""), table)
 
     emit(status.document() | {"spec": spec, "logs": sources}, json, page)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -40,11 +40,10 @@ def lr_find(
     Example: graft lr-find jobs/finetune.yaml --set train.batch_size=64
     """
     from graft.spec import load_job
-    from graft.store import Store
 
     job = load_job(spec, set_ or [])
     _check(start, end, steps, out)
-    opened = Store.open(store)
+    opened = open_store(store)
 
     from graft.cli.show.output import emit, note, write_file
     from graft.training.charts import rate_curve_png

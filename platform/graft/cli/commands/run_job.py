@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, StoreUri
+from graft.cli.options import DEFAULT_STORE, StoreUri, open_store
 
 if TYPE_CHECKING:
     from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
@@ -31,9 +31,8 @@ def run_job(
     from graft.cluster.local_ray import ray_session, stop_this_job, wait_for_cpus, wait_for_store
     from graft.errors import GraftError, Interrupted, StoreError
     from graft.spec import parse_job, parse_yaml
-    from graft.store import Store
 
-    opened, attempt = Store.open(store), None
+    opened, attempt = open_store(store), None
     try:
         parsed = parse_job(parse_yaml(spec, f"job {job}"), f"job {job}", None)
         submit_job(opened, job, spec)
@@ -116,7 +115,7 @@ def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
 
 
 def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
-    from graft.cli.commands.sweep import finish_sweep
+    from graft.cli.commands.sweep import run_sweep_and_show
     from graft.sweep.prepare_sweep import prepare_sweep
     from graft.sweep.sweep_plan import TWO_CORES
     from graft.sweep.sweep_records import create_sweep
@@ -124,7 +123,7 @@ def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
     if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
         create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
     # An earlier attempt at the job, if it still lives, was overtaken when this one began.
-    return finish_sweep(
+    return run_sweep_and_show(
         store, sweep_id, json=False, command=f"graft submit, job {sweep_id}", take_over=True
     ).model
 

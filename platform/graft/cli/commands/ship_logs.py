@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, StoreUri
+from graft.cli.options import DEFAULT_STORE, StoreUri, open_store
 
 
 def ship_logs(
@@ -20,10 +20,9 @@ def ship_logs(
 
     from graft.cli.show.output import note
     from graft.cluster.log_shipping import Shipper, ship_until
-    from graft.store import Store
 
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    shipper = Shipper(Store.open(store), job, folder, os.uname().nodename)
+    shipper = Shipper(open_store(store), job, folder, os.uname().nodename)
     ship_until(shipper, ended, note)

@@ -1,6 +1,6 @@
 """What the pages of several commands are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -25,6 +25,14 @@ def id_table(name: str, state: str, *columns: str | Column) -> Table:
         Column(state, no_wrap=True),
         *(Column(c, overflow="fold") if isinstance(c, str) else c for c in columns),
     )
+
+
+def text_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a table of texts, which break within their cells."""
+    table = Table(*(Column(name, overflow="fold") for name in columns))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def numbers(*names: str) -> list[Column]:
