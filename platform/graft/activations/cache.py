@@ -7,9 +7,9 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from graft.activations.activation_shards import Shard, logical, open_shard
 from graft.activations.index import Coverage, Index, Part, commit_index, covering, find_index
 from graft.activations.key import BYTES, CacheEntry, Key, KeyScheme
-from graft.activations.shards import Shard, logical, open_shard
 from graft.data.manifest import DatasetVersion
 from graft.store import Store
 

@@ -11,10 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graft.activations.activation_shards import (
+    SHARD_BYTES,
+    ActivationShardWriter,
+    memory_order,
+    stored,
+)
 from graft.activations.cache import Activations
 from graft.activations.index import Part
 from graft.activations.key import BYTES, Key
-from graft.activations.shards import SHARD_BYTES, ActivationShardWriter, memory_order, stored
 from graft.backbones.transfer_model import TransferModel, Trunk
 from graft.data.loader import BatchSlice, ImageLoader, to_tensor
 from graft.data.manifest import Image

@@ -75,7 +75,7 @@ def show(
     trials = result.trials if result else tuple(read_trials(opened, sweep))
     count = read_plan(opened, sweep).count
     if plots:
-        from graft.sweep.charts import sweep_plots
+        from graft.sweep.sweep_charts import sweep_plots
 
         if not trials:
             raise InputError(f"{sweep} has no trial that is done yet; there is nothing to draw")

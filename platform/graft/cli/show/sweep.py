@@ -17,7 +17,7 @@ from graft.units import duration, size
 
 if TYPE_CHECKING:
     from graft.spec import Sweep
-    from graft.sweep.events import SweepEvent, TrialAdvanced
+    from graft.sweep.sweep_events import SweepEvent, TrialAdvanced
     from graft.sweep.sweep_plan import SweepPlan
     from graft.sweep.sweep_records import SweepResult, TrialRecord
     from graft.training.events import TrunkComputing
@@ -117,7 +117,7 @@ class _SweepProgress:
 
     def show(self, event: "SweepEvent") -> None:
         """Show what happened."""
-        from graft.sweep.events import TrialAdvanced, TrialEnded
+        from graft.sweep.sweep_events import TrialAdvanced, TrialEnded
         from graft.training.events import TrunkComputing
 
         self._computing = None
