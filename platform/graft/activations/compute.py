@@ -11,12 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graft.activations.activation_shards import (
-    SHARD_BYTES,
-    ActivationShardWriter,
-    memory_order,
-    stored,
-)
+from graft.activations.activation_shards import SHARD_BYTES, ActivationWriter, memory_order, stored
 from graft.activations.cache import Activations
 from graft.activations.index import Part
 from graft.activations.key import BYTES, Key
@@ -172,7 +167,7 @@ def _bounds(setup: TrunkSetup, task: FillTask) -> Iterator[tuple[int, int]]:
 class _OpenShard:
     """A shard that is being written."""
 
-    writer: ActivationShardWriter
+    writer: ActivationWriter
     images: tuple[str, ...]
     """SHA-256 of the image of each row that it will have."""
 
@@ -224,7 +219,7 @@ class _Output:
         with explained(f"the node-local cache {self._folder}"):
             self._folder.mkdir(exist_ok=True)
         path = self._folder / f"{len(self._parts)}.safetensors"
-        return _OpenShard(ActivationShardWriter(path, len(images), row_shape, dtype), images)
+        return _OpenShard(ActivationWriter(path, len(images), row_shape, dtype), images)
 
 
 @dataclass(frozen=True)

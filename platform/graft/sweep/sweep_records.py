@@ -7,6 +7,7 @@ sweeps/<sweep>/trials/<number>.json   a trial's record; with it the trial has en
 sweeps/<sweep>/result.json            the result; with it the sweep is finished
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -187,10 +188,7 @@ def trial_epochs(
 
 def count_states(trials: Iterable[TrialRecord]) -> dict[str, int]:
     """Return the number of trials in each state that occurs."""
-    counts: dict[str, int] = {}
-    for record in trials:
-        counts[record.state] = counts.get(record.state, 0) + 1
-    return counts
+    return dict(Counter(record.state for record in trials))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
