@@ -10,7 +10,7 @@ from graft.cluster import job_overview
 from graft.cluster import log_following as following
 from graft.cluster.job_overview import Jobs
 from graft.cluster.job_progress import job_progress
-from graft.cluster.job_records import ClusterIdentity, begin_attempt, put_log, submit_job
+from graft.cluster.job_records import ClusterIdentity, Driver, begin_attempt, put_log, submit_job
 from graft.cluster.log_following import Log, follow
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ClusterStatus, JobStatus
@@ -157,7 +157,7 @@ def test_a_job_of_another_cluster_is_what_the_store_says(store: Store) -> None:
         ("somewhere", None, None),
     ):
         submit_job(store, job, "")
-        begin_attempt(store, job, "finetune", ClusterIdentity(place, uid))
+        begin_attempt(store, job, "finetune", Driver(ClusterIdentity(place, uid)))
     jobs = Jobs(Scripted(lambda: None), store)
     assert {status.job: str(status) for status in jobs.all()} == {
         "here": "failed: its cluster is gone, and it did not say how it ended",
@@ -180,7 +180,7 @@ def test_what_never_got_into_the_store_is_read_from_the_cluster(store: Store) ->
 
 def test_cancelling(store: Store) -> None:
     submit_job(store, "one", "")
-    attempt = begin_attempt(store, "one", "finetune", ClusterIdentity("a test"))
+    attempt = begin_attempt(store, "one", "finetune", Driver(ClusterIdentity("a test")))
     cluster = Scripted(answer("running"))
     Jobs(cluster, store).cancel("one")
     assert cluster.cancelled == "one"
@@ -199,7 +199,7 @@ def test_a_cluster_that_is_gone_for_good_is_not_asked_for_what_the_store_knows(
     store: Store,
 ) -> None:
     submit_job(store, "one", "")
-    begin_attempt(store, "one", "finetune", ClusterIdentity("a test")).succeed("photos@1")
+    begin_attempt(store, "one", "finetune", Driver(ClusterIdentity("a test"))).succeed("photos@1")
     assert str(Jobs(Scripted(lost), store).status("one")) == "succeeded: photos@1"
 
 

@@ -87,7 +87,7 @@ def unschedulable(name: str, message: str) -> dict[str, Any]:
         ),
         (
             {"jobDeploymentStatus": "Running", "jobStatus": "PENDING"},
-            [ready("h"), ready("w"), ready("v"), pod("submitter", "Pending")],
+            [ready("h"), ready("w"), ready("v")],
             "starting",
             "its pods are ready, the driver starts",
         ),

@@ -80,11 +80,3 @@ podSelector: {matchLabels: {app.kubernetes.io/component: kuberay-operator}}
 {{- define "graft.inNamespace" -}}
 namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . }}}}
 {{- end }}
-
-{{/* Selector of jobs' submitters: the pods of a job that are not Ray's. */}}
-{{- define "graft.submitters" -}}
-matchLabels:
-  {{- include "graft.podLabels" (dict "root" . "role" "job") | nindent 2 }}
-matchExpressions:
-  - {key: ray.io/is-ray-node, operator: DoesNotExist}
-{{- end }}

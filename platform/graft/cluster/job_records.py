@@ -2,6 +2,7 @@
 
 jobs/<job>/spec.yaml               the spec that was sent; makes the job exist
 jobs/<job>/job.json                the job's record: a pointer that its current attempt moves
+jobs/<job>/told/<pod>              that this pod of its was told to end: evicted, drained, preempted
 jobs/<job>/logs/<source>/<offset>  a chunk of a source's log, from that byte on
 
 A job's run, sweep or report has the job's id, so that a later attempt finds what an earlier one
@@ -51,6 +52,18 @@ class ClusterIdentity:
 UNKNOWN_CLUSTER = ClusterIdentity()
 
 
+@dataclass(frozen=True)
+class Driver:
+    """Where an attempt at a job runs."""
+
+    cluster: ClusterIdentity = UNKNOWN_CLUSTER
+    pod: str | None = None
+    """Host name of its pod; None: in none, or not known."""
+
+
+NO_POD = Driver()
+
+
 class JobRecord(Section):
     """What a job recorded of itself: ``job.json``."""
 
@@ -73,6 +86,12 @@ class JobRecord(Section):
     """Whether another attempt would change nothing: done, cancelled, or failed by a mistake."""
     model: Ref | None = None
     """NAME@VERSION of the model that it registered."""
+    pod: str | None = None
+    """Host name of the pod that this attempt's driver runs in; null: in none, or not known."""
+    losses: int = 0
+    """Earlier attempts that failed, or died without a word; resuming the job forgets them."""
+    preemptions: int = 0
+    """Earlier attempts whose pods were told to end; they count as no loss."""
 
     def was_sent_to(self, cluster: ClusterIdentity) -> bool:
         """Whether the job was sent to this cluster, by whichever way its sender reached it."""
@@ -129,20 +148,36 @@ def submit_job(store: Store, job: str, spec: str) -> None:
 
 
 def begin_attempt(
-    store: Store, job: str, kind: str, cluster: ClusterIdentity = UNKNOWN_CLUSTER
+    store: Store,
+    job: str,
+    kind: str,
+    driver: Driver = NO_POD,
+    retries: int | None = None,
 ) -> JobAttempt:
     """Begin the next attempt at a recorded job; an earlier attempt can then record no end.
 
+    Whoever starts drivers may do so without end: KubeRay starts another one in each new head.
+    So attempts are counted here.
+
+    Args:
+        store: where the job is recorded.
+        job: its id.
+        kind: kind of its spec.
+        driver: where this attempt runs.
+        retries: how many earlier attempts may have failed or died; None: any number.
+
     Raises:
         InputError: it was cancelled, or has ended in a way that another attempt would not change.
+        RunFailed: its attempts have failed or died more often than `retries`.
     """
     first = JobRecord(
         job=job,
         kind=kind,
         state="running",
         attempt=1,
-        where=cluster.place,
-        cluster=cluster.uid,
+        where=driver.cluster.place,
+        cluster=driver.cluster.uid,
+        pod=driver.pod,
         started=_now(),
     )
 
@@ -150,11 +185,43 @@ def begin_attempt(
         if before.final:
             reason = f": {before.error}" if before.error else ""
             raise InputError(
-                f"{job} has {_ENDED[before.state]}{reason}; submit it under another id"
+                f"{job} has {_ENDED[before.state]}{reason}; "
+                f"go on with graft jobs resume {job}, or submit it under another id"
             )
-        return first.model_copy(update={"attempt": before.attempt + 1})
+        told = before.state == "running" and was_told_to_end(store, job, before.pod)
+        lost = before.attempt > 0 and not told
+        update = {
+            "attempt": before.attempt + 1,
+            "losses": before.losses + lost,
+            "preemptions": before.preemptions + told,
+        }
+        if retries is None or update["losses"] <= retries:
+            return first.model_copy(update=update)
+        last = before.error or "its head died without a word, perhaps for want of memory"
+        return before.model_copy(
+            update={
+                "state": "failed",
+                "ended": _now(),
+                "final": True,
+                "error": f"given up after {update['losses']} attempts that failed or died "
+                f"(jobs.retries is {retries}); the last one: {last}",
+            }
+        )
 
-    return JobAttempt(store, *_update_record(store, first, next_attempt))
+    record, etag = _update_record(store, first, next_attempt)
+    if record.final:
+        raise RunFailed(f"{job} was {record.error}; go on with graft jobs resume {job}")
+    return JobAttempt(store, record, etag)
+
+
+def tell_end(store: Store, job: str, pod: str) -> None:
+    """Record that a pod of a job was told to end, which is no failure of the job's."""
+    store.write(_told_key(job, pod), _now().encode())
+
+
+def was_told_to_end(store: Store, job: str, pod: str | None) -> bool:
+    """Whether a pod of a job, by its host name, was told to end; None: there was no pod."""
+    return pod is not None and store.exists(_told_key(job, pod))
 
 
 def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
@@ -283,6 +350,10 @@ def _chunks(store: Store, job: str, source: str) -> list[_StoredChunk]:
     return sorted(
         _StoredChunk(int(key.removeprefix(folder)), size, key) for key, size in store.scan(folder)
     )
+
+
+def _told_key(job: str, pod: str) -> str:
+    return f"jobs/{job}/told/{pod}"
 
 
 def _record_key(job: str) -> str:

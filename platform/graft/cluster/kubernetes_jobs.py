@@ -19,9 +19,9 @@ from graft.cluster.rayjob_manifest import (
     VERSION,
     Submission,
     rayjob,
-    sent_spec,
+    sent_digest,
 )
-from graft.cluster.status import ClusterStatus, rayjob_status
+from graft.cluster.status import NODE_TYPE, ClusterStatus, rayjob_status
 from graft.errors import InputError, NotFoundError
 from graft.spec import parse_yaml
 from graft.spec.explain import explain
@@ -139,7 +139,7 @@ class KubeJobs:
             raise InputError(
                 f"this cluster's KubeRay is older than 1.6, or its CRDs are: {error}"
             ) from error
-        if not _is_graft_job(stored) or sent_spec(stored) != sent_spec(manifest):
+        if not _is_graft_job(stored) or sent_digest(stored) != sent_digest(manifest):
             raise InputError(
                 f"there is a job '{submission.job}' with another spec in "
                 f"{self.identity.place}; choose another --id"
@@ -168,13 +168,14 @@ class KubeJobs:
 
     def output(self, job: str) -> str:
         """See `ClusterJobs`."""
-        pods = self._kube.items(f"{CORE}/pods", labelSelector=f"job-name={job}")
-        if not pods:
+        selector = f"{JOB_LABEL}={job},{NODE_TYPE}=head"
+        heads = self._kube.items(f"{CORE}/pods", labelSelector=selector)
+        running = [pod for pod in heads if pod["status"]["phase"] == "Running"]
+        if not running:
             return ""
-        newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-        if newest["status"]["phase"] == "Pending":
-            return ""
-        return self._kube.text(f"{CORE}/pods/{newest['metadata']['name']}/log")
+        newest = max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        # Its sidecar says what it ships.
+        return self._kube.text(f"{CORE}/pods/{newest['metadata']['name']}/log", container="logs")
 
     def _manifest(self, submission: Submission) -> KubeObject:
         manifest = rayjob(replace(submission, cluster=self.identity), self._profile)

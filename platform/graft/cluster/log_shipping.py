@@ -32,8 +32,17 @@ LAST_TRIES_S = 20.0
 class Shipper:
     """Ships the log files of one pod; `folder` is the log folder of Ray's latest session."""
 
-    def __init__(self, store: Store, job: str, folder: Path, pod: str):
+    def __init__(
+        self,
+        store: Store,
+        job: str,
+        folder: Path,
+        pod: str,
+        echo: Callable[[bytes], object] | None = None,
+    ):
+        """Ship to a store; `echo` gets what is shipped of the driver's log, too."""
         self._store, self._job, self._folder, self._pod = store, job, folder, pod
+        self._echo = echo
         self._shipped: dict[str, int] = {}
         """Bytes that the store has, by source."""
 
@@ -66,6 +75,8 @@ class Shipper:
                     raise
                 self._shipped[source] += len(data)
                 shipped += len(data)
+                if self._echo and source.startswith(DRIVER_SOURCE):
+                    self._echo(data)
         return shipped
 
 

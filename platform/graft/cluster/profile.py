@@ -50,6 +50,8 @@ class ResourceClass(Section):
     """Size of /cache, requested of the node's disk."""
     autoscaled: bool = False
     """Whether nodes for it are added when they are asked for; else one has to exist."""
+    evictable: bool = False
+    """Whether a cluster's autoscaler may move its pods to save nodes; spot nodes are so anyway."""
     node_selector: dict[str, str] = Field(default={})
     tolerations: tuple[dict[str, Any], ...] = ()
 
@@ -76,7 +78,6 @@ class Profile(Section):
     classes: Annotated[dict[str, ResourceClass], Field(min_length=1)]
     default_class: str
     head: HeadNode = HeadNode(cpu="1", memory="4Gi")
-    submitter: Pod = Pod(cpu="100m", memory="512Mi")
     priority_class: str | None = None
     queue: str | None = None
     """Kueue's LocalQueue."""
@@ -85,7 +86,8 @@ class Profile(Section):
     sweep_concurrency: Positive = 4
     """Trials of a sweep that run at once, where its `budget.concurrency` is auto."""
     retries: Annotated[int, Field(ge=0)] = 2
-    """How often a job whose cluster died gets a new one."""
+    """How many attempts of a job may fail or die before it is given up; those whose pods were told
+    to end, by an eviction or a preemption, do not count."""
     start_deadline_s: Positive = 900
     """Seconds within which the pods of each attempt have to run."""
     run_deadline_s: Positive = 7 * 24 * 3600

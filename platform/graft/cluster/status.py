@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from graft.cluster.job_records import JobRecord, RecordedState
-from graft.cluster.rayjob_manifest import JOB_LABEL, KIND_LABEL, sent_spec
+from graft.cluster.rayjob_manifest import JOB_LABEL, KIND_LABEL, sent_digest, sent_spec
 
 Json = Mapping[str, Any]
 JobState = Literal["queued", "starting"] | RecordedState
 """How a job stands, as a person is shown it: what its record can say, or what comes before that."""
 NODE_TYPE = "ray.io/node-type"
-"""Label of the pods of a Ray cluster; a submitter's pod has none."""
+"""Label of the pods of a Ray cluster: `head` or `worker`."""
 ENDED = ("succeeded", "failed", "cancelled")
 NOT_TAKEN_UP = "the KubeRay operator has not taken it up"
 STUCK = (
@@ -29,6 +29,7 @@ REASONS = {
     "PreRunningDeadlineExceeded": "its pods did not run within the start deadline",
     "DeadlineExceeded": "it ran into its deadline",
     "SubmissionFailed": "its driver could not be started, or its head was lost",
+    "JobStatusCheckTimeoutExceeded": "its head did not answer for too long",
 }
 LONGEST = 300
 """Characters of a reason that are shown: its end, because Ray puts the end of the log there."""
@@ -44,7 +45,9 @@ class ClusterStatus:
     why: str | None = None
     """Why it is not running yet, or how it ended; a line."""
     spec: str | None = None
-    """The text of the spec that was sent."""
+    """The text of the spec that was sent; None: only the store has it."""
+    digest: str | None = None
+    """The `spec_digest` of the spec that was sent."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ def rayjob_status(rayjob: Json, pods: Iterable[Json]) -> ClusterStatus:
         state=state,
         why=why,
         spec=sent_spec(rayjob),
+        digest=sent_digest(rayjob),
     )
 
 
@@ -167,7 +171,7 @@ def _rayjob_state(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]
     if deployment in ("Suspended", "Suspending"):
         return "queued", "waits for its queue to admit it"
     if deployment == "Running" and status.get("jobStatus") not in (None, "", "PENDING"):
-        return "running", None  # also when the driver has ended, but its submitter has not yet
+        return "running", None
     if deployment == "Retrying":
         return "starting", "its cluster failed, another one is made"
     failed = status.get("failed") or 0

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 def run_job(
     job: Annotated[str, typer.Argument(envvar="GRAFT_JOB", help="The job's id.")],
-    spec: Annotated[str, typer.Argument(envvar="GRAFT_SPEC", help="Its spec, the text itself.")],
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            envvar="GRAFT_SPEC", help="Its spec, the text itself; default: the store's."
+        ),
+    ] = None,
     cpus: Annotated[
         int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for first.")
     ] = 0,
@@ -24,16 +29,30 @@ def run_job(
     cluster: Annotated[
         str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
     ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(envvar="GRAFT_RETRIES", help="Attempts that may fail or die; default: any."),
+    ] = None,
     store: StoreUri = DEFAULT_STORE,
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
-    from graft.cluster.job_records import ClusterIdentity, begin_attempt, read_job, submit_job
+    import socket
+
+    from graft.cluster.job_records import (
+        ClusterIdentity,
+        Driver,
+        begin_attempt,
+        read_job,
+        read_job_spec,
+        submit_job,
+    )
     from graft.cluster.local_ray import ray_session, stop_this_job, wait_for_cpus, wait_for_store
     from graft.errors import GraftError, Interrupted, StoreError
     from graft.spec import parse_job, parse_yaml
 
     opened, attempt = open_store(store), None
     try:
+        spec = spec or read_job_spec(opened, job)
         parsed = parse_job(parse_yaml(spec, f"job {job}"), f"job {job}", None)
         submit_job(opened, job, spec)
         record = read_job(opened, job)
@@ -41,7 +60,8 @@ def run_job(
             # An earlier pod died between recording that and its end.
             print(f"job {job} has succeeded already")
             return
-        attempt = begin_attempt(opened, job, parsed.kind, ClusterIdentity(where, cluster))
+        driver = Driver(ClusterIdentity(where, cluster), socket.gethostname())
+        attempt = begin_attempt(opened, job, parsed.kind, driver, retries)
         print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():
             wait_for_cpus(cpus)

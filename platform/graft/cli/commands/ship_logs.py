@@ -14,8 +14,12 @@ def ship_logs(
     folder: Annotated[Path, typer.Argument(help="Ray's log folder.")],
     store: StoreUri = DEFAULT_STORE,
 ) -> None:
-    """Ship a pod's logs to the store as they come, until SIGTERM."""
+    """Ship a pod's logs to the store as they come, until SIGTERM; print the driver's.
+
+    So `kubectl logs`, and whatever else collects what pods print, has the driver's log, too.
+    """
     import signal
+    import sys
     import threading
 
     from graft.cli.show.output import note
@@ -24,5 +28,10 @@ def ship_logs(
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    shipper = Shipper(open_store(store), job, folder, os.uname().nodename)
+
+    def echo(data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    shipper = Shipper(open_store(store), job, folder, os.uname().nodename, echo)
     ship_until(shipper, ended, note)
