@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from graft.cluster.job_list import list_jobs
+from graft.cluster.job_logs import log_end, log_sources, put_log, read_log
 from graft.cluster.job_records import (
     Driver,
     begin_attempt,
     cancel_job,
-    list_jobs,
-    log_end,
-    log_sources,
-    put_log,
     read_job,
     read_job_spec,
-    read_log,
     submit_job,
     tell_end,
 )

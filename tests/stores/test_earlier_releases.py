@@ -17,7 +17,8 @@ from graft.activations.cache import ActivationCache
 from graft.activations.key import CacheEntry, key_scheme
 from graft.activations.list_and_remove import list_activations
 from graft.backbones.trunk import trunk_chain
-from graft.cluster.job_records import read_job, read_job_spec, read_log
+from graft.cluster.job_logs import read_log
+from graft.cluster.job_records import read_job, read_job_spec
 from graft.data.manifest import open_dataset
 from graft.registry import aliases, get_model, list_models
 from graft.report.evaluation.scores import Scores

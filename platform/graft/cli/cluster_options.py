@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class PodOptions:
+    """What a person may choose for a job's pods that the spec does not say."""
+
+    resource_class: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Resource class of the workers' pods."),
+    ] = None
+    image: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="One that the profile allows.")
+    ] = None
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """The options that choose a cluster; a command takes them by `grouped_options`."""
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from graft.cluster.job_records import log_end, put_log
+from graft.cluster.job_logs import log_end, put_log
 from graft.errors import GraftError, StoreError
 from graft.store import Store
 

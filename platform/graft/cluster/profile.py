@@ -1,11 +1,12 @@
 """The profile: what a namespace gives jobs, read from the chart's ConfigMap."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from kubernetes.utils import parse_quantity
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError
 
 from graft.errors import InputError, SpecError
 from graft.spec import Section, nearest
@@ -15,6 +16,16 @@ Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G
 """A Kubernetes quantity: CPUs (`500m`, `2`) or bytes (`4Gi`)."""
 Gibibytes = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*Gi$")]
 """A quantity in whole Gi."""
+
+
+SETTINGS = {
+    "jobs.retries": "retries",
+    "jobs.startDeadlineSeconds": "start_deadline_s",
+    "jobs.runDeadlineSeconds": "run_deadline_s",
+    "jobs.queue": "queue",
+    "jobs.priorityClassName": "priority_class",
+}
+"""What one job may have otherwise, by the names of the chart's values."""
 
 
 class Pod(Section):
@@ -94,6 +105,9 @@ class Profile(Section):
     """Seconds within which each attempt has to end; after that there is no other."""
     keep_finished_s: Annotated[int, Field(ge=0)] = 0
     """Seconds for which a finished job's pods stay, for a look inside."""
+    keep_record_s: Annotated[int, Field(ge=0)] = 7 * 24 * 3600
+    """Seconds after which the cluster has nothing of a finished job any more, once another job is
+    sent; the store has."""
 
     def resource_class(self, name: str | None) -> tuple[str, ResourceClass]:
         """Return a class and its name; None: the default class.
@@ -108,6 +122,28 @@ class Profile(Section):
                 f"this namespace has: {', '.join(sorted(self.classes))}"
             )
         return name, self.classes[name]
+
+    def with_settings(self, settings: Mapping[str, str]) -> "Profile":
+        """Return the profile with settings of one job, by the names that the chart gives them.
+
+        Raises:
+            SpecError: there is no such setting, or not with such a value.
+        """
+        changes: dict[str, str] = {}
+        for name, value in settings.items():
+            if name not in SETTINGS:
+                raise SpecError(
+                    f"unknown setting '{name}'{nearest(name, list(SETTINGS))}; "
+                    f"there are: {', '.join(SETTINGS)}"
+                )
+            changes[SETTINGS[name]] = value
+        try:
+            return Profile.model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            names = {field: name for name, field in SETTINGS.items()}
+            name = names[str(problem["loc"][0])]
+            raise SpecError(f"{name}={settings[name]}: {problem['msg']}") from error
 
     def image_for(self, image: str | None) -> str:
         """Return the image of a job that asks for one; None: the profile's.

@@ -57,8 +57,10 @@ class RayJobs:
 
     def check(self, submission: Submission) -> list[str]:
         """See `ClusterJobs`."""
-        if submission.image or submission.resource_class:
-            raise InputError("--image and --class choose pods; a running Ray cluster has its own")
+        if submission.image or submission.resource_class or submission.settings:
+            raise InputError(
+                "--image, --class and --set jobs.* choose pods; a running Ray cluster has its own"
+            )
         self._request("GET", "/api/version")
         return []
 
@@ -106,6 +108,14 @@ class RayJobs:
         """See `ClusterJobs`."""
         self._request("POST", f"{_path(job)}/stop", none_at=404)
 
+    def remove(self, job: str) -> None:
+        """See `ClusterJobs`."""
+        self._request("DELETE", _path(job), none_at=404)
+
+    def user(self) -> str | None:
+        """See `ClusterJobs`."""
+        return None
+
     def output(self, job: str) -> str:
         """See `ClusterJobs`."""
         answer = self._request("GET", f"{_path(job)}/logs", none_at=404)
@@ -124,6 +134,8 @@ class RayJobs:
             "GRAFT_WHERE": self._address,
             "GRAFT_CLUSTER": self._address,
         }
+        if submission.owner:
+            environment["GRAFT_OWNER"] = submission.owner
         if not travels_through_store(spec):
             environment["GRAFT_SPEC"] = spec
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):

@@ -1,8 +1,9 @@
 """From a job's spec and a namespace's profile to what Kubernetes is asked for; pure."""
 
 import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from graft.cluster.job_id import check_id
@@ -16,6 +17,8 @@ RAY_VERSION = "2.60.0"
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 JOB_LABEL = "graft.dev/job"
 KIND_LABEL = "graft.dev/kind"
+OWNER = "graft.dev/owner"
+"""Annotation with who sent a job, and label with as much of it as a label may have."""
 SPEC_ANNOTATION = "graft.dev/spec-sha256"
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 LOGS = f"{TMP}/ray/session_latest/logs"
@@ -64,6 +67,10 @@ class Submission:
     """None: the profile's default class."""
     cluster: ClusterIdentity = UNKNOWN_CLUSTER
     """The cluster that it is sent to, which the job records."""
+    owner: str | None = None
+    """Who sends it, as the cluster knows them; None: not known."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What the job has otherwise than the profile says, see `Profile.with_settings`."""
 
 
 def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
@@ -80,6 +87,10 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
     check_id(submission.job)
     name, pool = _workers_class(submission, profile)
     labels = profile.labels | {JOB_LABEL: submission.job, KIND_LABEL: submission.spec.kind}
+    annotations = {SPEC_ANNOTATION: spec_digest(dump_job(submission.spec))}
+    if submission.owner:
+        labels |= {OWNER: label_value(submission.owner)}
+        annotations[OWNER] = submission.owner
     common = _Common(profile, profile.image_for(submission.image), labels)
     spec: dict[str, Any] = {
         # The operator starts the driver, and asks how it stands. In the other modes a submitter
@@ -102,7 +113,7 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
         "metadata": {
             "name": submission.job,
             "labels": labels,
-            "annotations": {SPEC_ANNOTATION: spec_digest(dump_job(submission.spec))},
+            "annotations": annotations,
         },
         "spec": spec,
     }
@@ -144,6 +155,11 @@ def _ray_cluster(
             }
         ],
     }
+
+
+def label_value(text: str) -> str:
+    """Return as much of a text as a label's value may have: 63 letters, digits, `-`, `_`, `.`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:63].strip("._-")
 
 
 def travels_through_store(spec: str) -> bool:
@@ -214,6 +230,11 @@ def _head_template(submission: Submission, common: "_Common", workers: int) -> d
     if not travels_through_store(text := dump_job(submission.spec)):
         # Kubernetes would put variables in place of $(NAME).
         container["env"].append({"name": "GRAFT_SPEC", "value": text.replace("$", "$$")})
+    gpus = workers * scaling_of(submission.spec).gpus_per_worker
+    if gpus:
+        container["env"].append({"name": "GRAFT_GPUS", "value": str(gpus)})
+    if submission.owner:
+        container["env"].append({"name": "GRAFT_OWNER", "value": submission.owner})
     if submission.cluster.place:
         container["env"].append({"name": "GRAFT_WHERE", "value": submission.cluster.place})
     if submission.cluster.uid:

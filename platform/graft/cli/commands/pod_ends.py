@@ -4,13 +4,12 @@ from typing import Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
+from graft.cli.options import DEFAULT_STORE, StoreUri
 
 
 def pod_ends(
     job: Annotated[str, typer.Argument(help="The job's id.")],
     store: StoreUri = DEFAULT_STORE,
-    debug: Debug = False,
 ) -> None:
     """Record that this pod was told to end: what stops in it counts as no failure of its job."""
     import socket

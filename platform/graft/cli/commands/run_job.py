@@ -29,6 +29,10 @@ def run_job(
     cluster: Annotated[
         str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
     ] = None,
+    owner: Annotated[
+        str | None, typer.Option(envvar="GRAFT_OWNER", help="Who submitted it.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(envvar="GRAFT_GPUS", help="GPUs of its cluster.")] = 0,
     retries: Annotated[
         int | None,
         typer.Option(envvar="GRAFT_RETRIES", help="Attempts that may fail or die; default: any."),
@@ -60,7 +64,7 @@ def run_job(
             # An earlier pod died between recording that and its end.
             print(f"job {job} has succeeded already")
             return
-        driver = Driver(ClusterIdentity(where, cluster), socket.gethostname())
+        driver = Driver(ClusterIdentity(where, cluster), socket.gethostname(), owner, gpus)
         attempt = begin_attempt(opened, job, parsed.kind, driver, retries)
         print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():

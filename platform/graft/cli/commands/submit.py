@@ -1,12 +1,11 @@
 """`graft submit SPEC`: run a job on a cluster."""
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.cluster_options import ClusterOptions
+from graft.cli.cluster_options import ClusterOptions, PodOptions
 from graft.cli.options import Json, Settings, grouped_options
 
 if TYPE_CHECKING:
@@ -16,26 +15,13 @@ if TYPE_CHECKING:
     from graft.cluster.rayjob_manifest import Submission
 
 
-@dataclass(frozen=True)
-class SubmissionOptions:
-    """What a person may choose for a job that the spec does not say."""
-
-    job: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="The job's id; default: a new one.")
-    ] = None
-    resource_class: Annotated[
-        str | None,
-        typer.Option("--class", metavar="NAME", help="Resource class of the workers' pods."),
-    ] = None
-    image: Annotated[
-        str | None, typer.Option(metavar="IMAGE", help="One that the profile allows.")
-    ] = None
-
-
 @grouped_options
 def submit(
     spec: Annotated[str, typer.Argument(help="Job spec (YAML), of any kind.")],
     set_: Settings = None,
+    id_: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The job's id; default: a new one.")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow it to its end; fails where it does.")
     ] = False,
@@ -43,7 +29,7 @@ def submit(
         bool, typer.Option("--dry-run", help="Print what would be sent; send nothing.")
     ] = False,
     *,
-    options: SubmissionOptions,
+    pods: PodOptions,
     cluster: ClusterOptions,
     json: Json = False,
 ) -> None:
@@ -62,17 +48,17 @@ def submit(
     from graft.spec import load_job
 
     local = load_job(spec, set_ or [], None)
-    job = options.job or new_id(local.name)
+    job = id_ or new_id(local.name)
     check_id(job)
     files = local_weights(local)  # before the cluster is asked
     target, store = cluster.open_target()
     inputs = JobInputs.of(store, local, files)
-    submission = Submission(job, inputs.spec, options.image, options.resource_class)
+    submission = Submission(job, inputs.spec, pods.image, pods.resource_class, owner=target.user())
     if dry_run:
         sys.stdout.write(target.show(submission, json))
         return
     jobs = Jobs(target, None if inputs.problem else store)
-    if options.job and _was_sent(jobs, submission):
+    if id_ and _was_sent(jobs, submission):
         note(f"{job} was submitted before")
     else:
         _send(target, submission, inputs)
@@ -99,14 +85,18 @@ def _was_sent(jobs: "Jobs", submission: "Submission") -> bool:
         raise InputError(
             f"there is a job '{submission.job}' with another spec; choose another --id"
         )
-    return sent is not None
+    return sent is not None and jobs.began(submission.job)
 
 
 def _send(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") -> None:
     """Send a job that can run, after the files that it needs."""
     from graft.cli.show.output import note
     from graft.cluster.job_inputs import check_names, put_weights
-    from graft.errors import ClusterLost
+    from graft.cluster.job_records import submit_job
+    from graft.cluster.rayjob_manifest import travels_through_store
+    from graft.errors import ClusterLost, InputError
+    from graft.spec import dump_job
+    from graft.units import size
 
     if inputs.problem:
         note(f"the dataset is left to the job; no use of the store here: {inputs.problem}")
@@ -115,6 +105,13 @@ def _send(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") 
     for text in target.check(submission):
         note(text)
     put_weights(inputs.store, inputs.files)
+    if travels_through_store(text := dump_job(submission.spec)):
+        if inputs.problem:
+            raise InputError(
+                f"this spec has {size(len(text))} and has to travel through the store, which "
+                f"cannot be used from here: {inputs.problem}"
+            )
+        submit_job(inputs.store, submission.job, text)
     try:
         target.submit(submission)
     except ClusterLost as error:
