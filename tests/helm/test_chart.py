@@ -113,6 +113,7 @@ def test_a_profile_has_what_the_values_say() -> None:
         "shared_memory": "16Gi",
         "cache": "40Gi",
         "autoscaled": True,
+        "evictable": False,
         "node_selector": {"gpu": "a100"},
         "tolerations": ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},),
     }
