@@ -16,7 +16,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.actor import ActorHandle
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, RunFailed, StoreError
@@ -25,6 +25,7 @@ from graft.spec import Scaling
 from graft.store import Store
 from graft.training.attempt import run_attempt
 from graft.training.events import REPORT_EVERY_S, Board, Event
+from graft.training.meeting_file import MeetingTorchConfig
 from graft.training.run_records import Result, read_result, read_spec
 from graft.training.worker_group import Ranks
 
@@ -153,7 +154,7 @@ def _trainer(
             "started": time.time(),
             "mover": mover or Mover.here("python"),  # this machine's user, not the workers'
         },
-        torch_config=TorchConfig(
+        torch_config=MeetingTorchConfig(
             backend="nccl" if gpu else "gloo",
             timeout_s=int(scaling.stall_timeout_s) + 60,  # the watchdog, which explains, is first
         ),
