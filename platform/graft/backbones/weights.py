@@ -26,7 +26,15 @@ from graft.backbones.trunk import version_state
 from graft.errors import ObjectExists, ObjectNotFound, WeightsError
 from graft.registry import ModelVersion, get_model
 from graft.spec import Backbone, Preprocess
-from graft.store import ObjectRef, Store, find_document, read_document, sha256
+from graft.store import (
+    ObjectRef,
+    SourceBucket,
+    Store,
+    bucket_and_key,
+    find_document,
+    read_document,
+    sha256,
+)
 from graft.store.index import indexed_rows
 
 DOWNLOAD_TIMEOUT_S = 10
@@ -136,8 +144,8 @@ def _read_record(store: Store, digest: str) -> WeightsRecord:
 def _read(source: str) -> bytes:
     try:
         if source.startswith("s3://"):
-            folder, _, name = source.rpartition("/")
-            return Store.open(folder).read(name).data
+            bucket, key = bucket_and_key(source)
+            return SourceBucket(bucket).read(key).data
         return Path(source).expanduser().read_bytes()
     except (ObjectNotFound, FileNotFoundError) as error:
         raise WeightsError(

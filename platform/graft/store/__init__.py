@@ -2,13 +2,16 @@
 
 from graft.store.documents import Marker, find_document, parse_document, read_document, read_text
 from graft.store.objects import FileName, ObjectRef, payload_name, sha256, sha256_file
+from graft.store.s3 import SourceBucket, bucket_and_key
 from graft.store.store import Store
 
 __all__ = [
     "FileName",
     "Marker",
     "ObjectRef",
+    "SourceBucket",
     "Store",
+    "bucket_and_key",
     "find_document",
     "parse_document",
     "payload_name",
