@@ -204,11 +204,10 @@ def measure_costs(setup: TrunkSetup, images: Sequence[Image], dtype: Dtype) -> d
     before = time.perf_counter()
     _decode(setup, sample)
     decode_s = (time.perf_counter() - before) / len(sample)
-    costs, seconds = {}, 0.0
-    for depth, timing in enumerate(time_depths(setup.model, setup.preprocess.crop), 1):
-        seconds += timing.seconds
-        costs[depth] = Costs(BYTES[dtype] * prod(timing.shape), seconds, decode_s)
-    return costs
+    return {
+        depth: Costs(BYTES[dtype] * prod(timing.shape), timing.seconds, decode_s)
+        for depth, timing in enumerate(time_depths(setup.model, setup.preprocess.crop), 1)
+    }
 
 
 def _decode(setup: TrunkSetup, images: Sequence[Image]) -> None:
