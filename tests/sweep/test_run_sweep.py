@@ -299,7 +299,6 @@ def test_other_searches_and_schedulers(store, ray_cluster, search, scheduler):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="an exchange gives a trial the other's number", raises=StoreError)
 def test_population_based_training_exchanges_weights_and_values(store, ray_cluster):
     space = {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-1]}}
     base = {"backbone": {**RESNET, "freeze": -1}, "train__epochs": 4}
