@@ -14,6 +14,8 @@ import ray
 import torch
 
 from colours import colour_spec, draw_colours, new_run
+from graft.activations.lease import hold_lease
+from graft.backbones.trunk import trunk_chain
 from graft.data.importing import import_dataset
 from graft.errors import Interrupted, RunFailed, SpecError, StoreError
 from graft.registry import get_model
@@ -24,10 +26,18 @@ from graft.sweep.events import TrialAdvanced, TrialEnded
 from graft.sweep.prepare_sweep import prepare_sweep
 from graft.sweep.run_sweep import run_sweep
 from graft.sweep.sweep_plan import Throughput
-from graft.sweep.sweep_records import create_sweep, read_plan, read_sweep_result, read_trials
+from graft.sweep.sweep_records import (
+    create_sweep,
+    read_plan,
+    read_sweep,
+    read_sweep_result,
+    read_trials,
+)
 from graft.sweep.trial import Selection, TrialProcess, train_together
 from graft.sweep.trial_recorder import TrialRecorder
 from graft.training.attempt_pointer import claim_attempt
+from graft.training.events import Note
+from graft.training.prepare_run import assemble
 from graft.training.run_records import read_result
 from graft.training.worker_group import Ranks
 
@@ -264,6 +274,29 @@ def test_asha_stops_the_worse_and_tpe_learns_from_an_earlier_sweep(store, ray_cl
     again = {"kind": "tpe", "trials": 2, "startup": 2}
     second = run(store, make(store, space, again, asha, base, warm_start=first.sweep))
     assert sum(second.states.values()) == 2
+
+
+@pytest.mark.slow
+def test_a_trial_says_for_whom_it_waits(store, ray_cluster):
+    """Trials that a plan does not list compute themselves what they read."""
+    search = {"kind": "tpe", "trials": 2, "startup": 1}
+    sweep_id = make(store, {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-1]}}, search)
+    prepared = assemble(store, read_sweep(store, sweep_id).base)
+    first_stage = trunk_chain(prepared.model, prepared.contract).digests[1]
+    notes = []
+    with contextlib.ExitStack() as held:
+        lease = f"activations/claims/{first_stage[:16]}-colours.json"
+        held.enter_context(hold_lease(store, lease))
+
+        def show(event):
+            if isinstance(event, Note) and "waiting" in event.text:
+                notes.append(event.text)
+                held.close()
+
+        result = run_sweep(store, sweep_id, show, contextlib.nullcontext)
+    assert result.states == {"finished": 2}
+    (note,) = notes
+    assert note.startswith(f"trial 1: waiting for activations that process {os.getpid()} on")
 
 
 @pytest.mark.parametrize(

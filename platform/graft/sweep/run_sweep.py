@@ -227,7 +227,7 @@ class _Driver:
         """Train the best trial again, as a run of its own."""
         self._recorder.say(f"training the best trial again: run {run}")
         with self._connect():
-            return run_finetune(self._store, run, lambda event: None)
+            return run_finetune(self._store, run, self._recorder.pass_on)
 
     def _fill_on_ray(
         self, cache: ActivationCache, setup: TrunkSetup, entries: Sequence[CacheEntry]
@@ -242,6 +242,6 @@ class _Driver:
                 TaskResources(scaling.cpus_per_worker, scaling.gpus_per_worker),
             ),
             entries,
-            terms=LeaseTerms(waiting=self._recorder.waiting),
+            LeaseTerms(waiting=self._recorder.waiting),
             progress=self._recorder.computing,
         )

@@ -171,7 +171,7 @@ class _Workers:
             batches = -(-longest // (self.ranks.size * BATCH_SIZE))
             task_images = min(batches * BATCH_SIZE, ROUND_IMAGES)
         terms = LeaseTerms(waiting=self._waiting, pause=self._pause)
-        filled = fill(self.cache, entries, self._run, task_images=task_images, terms=terms)
+        filled = fill(self.cache, entries, self._run, terms, task_images=task_images)
         self.ranks.from_first(_End())
         return filled.activations
 
