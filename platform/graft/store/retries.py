@@ -1,4 +1,8 @@
-"""How often something in a store is tried again, and after which pause."""
+"""How often something in a store is tried again, and after which pause.
+
+Not tenacity, whose `Retrying` with these bounds and messages takes as many lines: what is tried
+again is mostly an answer and no exception, and a body that came on begins its count anew.
+"""
 
 import contextlib
 import random
