@@ -135,7 +135,7 @@ def _filled(lab: Lab, device: torch.device, store: str) -> Mapping[CacheEntry, A
     """Fill what the frozen loop reads, and the maps one stage before, into a store of its own."""
     model = lab.model("all").to(device)
     chain = trunk_chain(model, lab.contract)
-    keys = KeyScheme(chain, lab.augment, "float32", backend_name(device))
+    keys = KeyScheme(chain, lab.augment, "float32", backend_name(device, model.stages.arch))
     cache = ActivationCache(lab.new_store(store), lab.dataset, keys)
     setup = TrunkSetup(model, lab.loader(lab.contract), lab.contract)
     places = [("train", 1, model.depth - 1), ("train", 1, model.depth), ("val", 0, model.depth)]
