@@ -41,7 +41,9 @@ class Lab:
         return TrunkSetup(self.model, self.loader, self.contract, BATCH)
 
     def cache(self, dtype: Dtype = "float32") -> ActivationCache:
-        keys = KeyScheme(self.chain, self.augment, dtype, backend_name("cpu", self.model.stages.arch))
+        keys = KeyScheme(
+            self.chain, self.augment, dtype, backend_name("cpu", self.model.stages.arch)
+        )
         return ActivationCache(self.store, self.dataset, keys)
 
     def fill(
