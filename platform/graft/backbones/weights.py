@@ -31,6 +31,7 @@ from graft.store import (
     SourceBucket,
     Store,
     bucket_and_key,
+    document_bytes,
     find_document,
     read_document,
     sha256,
@@ -169,7 +170,7 @@ def _store_file(store: Store, data: bytes, source: str) -> str:
         file = store.put(f"weights/{digest}", f"weights{suffix}", data)
         record = WeightsRecord(source=source, file=file)
         with contextlib.suppress(ObjectExists):
-            store.create(_marker(digest), record.model_dump_json(indent=1).encode())
+            store.create(_marker(digest), document_bytes(record))
     return digest
 
 

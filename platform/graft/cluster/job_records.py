@@ -23,7 +23,14 @@ from graft.errors import (
     RunFailed,
 )
 from graft.spec import Id, Ref, Section, nearest
-from graft.store import Store, find_document, parse_document, read_document, read_text
+from graft.store import (
+    Store,
+    document_bytes,
+    find_document,
+    parse_document,
+    read_document,
+    read_text,
+)
 from graft.store.index import indexed_rows
 from graft.store.retries import swaps
 
@@ -295,7 +302,7 @@ def _record_key(job: str) -> str:
 
 
 def _bytes(record: JobRecord) -> bytes:
-    return record.model_dump_json(indent=1).encode()
+    return document_bytes(record)
 
 
 def _now() -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from graft.errors import NotFoundError, ObjectNotFound
 from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job, nearest, parse_job, parse_yaml
-from graft.store import Store, find_document, read_document, read_text
+from graft.store import Store, document_bytes, find_document, read_document, read_text
 from graft.store.index import indexed_rows
 from graft.sweep.sweep_plan import SweepPlan
 from graft.training.best_epoch_and_stopping import not_finite
@@ -110,8 +110,7 @@ def create_sweep(store: Store, sweep: Sweep, plan: SweepPlan, sweep_id: str | No
     """Record a resolved spec and its plan; return the sweep's id, by default a new one."""
     new = f"{sweep.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     sweep_id = sweep_id or new
-    data = plan.model_dump_json(by_alias=True, indent=1).encode()
-    store.create(f"sweeps/{sweep_id}/plan.json", data)
+    store.create(f"sweeps/{sweep_id}/plan.json", document_bytes(plan))
     store.create(f"sweeps/{sweep_id}/spec.yaml", dump_job(sweep).encode())
     return sweep_id
 
@@ -152,8 +151,7 @@ def put_trial(store: Store, sweep_id: str, record: TrialRecord) -> None:
     Raises:
         ObjectExists: another driver has committed another record of it.
     """
-    data = record.model_dump_json(indent=1).encode()
-    store.create(f"sweeps/{sweep_id}/trials/{record.number}.json", data)
+    store.create(f"sweeps/{sweep_id}/trials/{record.number}.json", document_bytes(record))
 
 
 def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
@@ -171,8 +169,7 @@ def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
 
 def publish_sweep(store: Store, result: SweepResult) -> None:
     """Commit the result."""
-    data = result.model_dump_json(indent=1).encode()
-    store.create(f"sweeps/{result.sweep}/result.json", data)
+    store.create(f"sweeps/{result.sweep}/result.json", document_bytes(result))
 
 
 def read_sweep_result(store: Store, sweep_id: str) -> SweepResult | None:

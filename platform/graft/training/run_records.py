@@ -10,11 +10,11 @@ runs/<run>/result.json               makes the run finished
 import json
 import secrets
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from graft.errors import NotFoundError, ObjectNotFound
 from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job, nearest, parse_job, parse_yaml
-from graft.store import ObjectRef, Store, find_document, read_document, read_text
+from graft.store import ObjectRef, Store, document_bytes, find_document, read_document, read_text
 from graft.store.index import indexed_rows
 from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
 
@@ -49,6 +49,9 @@ class StagePlan(Section):
 
 class Result(Section):
     """What a finished run gives: the marker ``result.json``, and the document of ``--json``."""
+
+    FORMAT: ClassVar[int] = 2
+    """1: the confusion matrix was within `metrics`."""
 
     run: Id
     model: Ref | None
@@ -188,7 +191,7 @@ def publish_result(store: Store, pointer: AttemptPointer, result: Result) -> Non
         RunFailed: it has.
     """
     check_attempt(store, run_folder(result.run), pointer)
-    store.create(f"runs/{result.run}/result.json", result.model_dump_json(indent=1).encode())
+    store.create(f"runs/{result.run}/result.json", document_bytes(result))
 
 
 def put_metrics(store: Store, run: str, attempt: int, epoch: Epoch) -> None:
