@@ -1,5 +1,6 @@
 """Networks and servers as they are: bodies break off, writes meet, writers have no end."""
 
+import errno
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from graft.activations.lease import LeaseTerms, hold_lease
 from graft.cluster.job_records import begin_attempt, submit_job
 from graft.errors import ObjectChanged, ObjectExists, StoreError
 from graft.spec import dump_job
-from graft.store import ObjectRef, Store, retries
+from graft.store import ObjectRef, Store, node_cache, retries, sha256
 from graft.store.directory import Directory
 from graft.store.retries import TRIES, persist
 from graft.training.attempt_pointer import claim_attempt
@@ -216,6 +217,26 @@ def test_a_file_system_without_hard_links_is_named(
         Store.open(str(tmp_path)).create("a", b"")
     assert "permission denied" not in str(error.value)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    store.write("a", b"1")
+
+    def flock(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(StoreError, match=r"store/a: its file system has no file locks \("):
+        store.replace("a", b"2", store.read("a").etag)
+    ref = ObjectRef(name="x", size=1, sha256=sha256(b"1"))
+    with pytest.raises(StoreError, match=r"cache/.*: its file system has no file locks \("):
+        node_cache.open_copy(ref, lambda file: None)
+    assert store.read("a").data == b"1"
 
 
 @pytest.mark.nightly
