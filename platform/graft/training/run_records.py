@@ -7,7 +7,6 @@ runs/<run>/cache.json                what it reads from the activation cache
 runs/<run>/result.json               makes the run finished
 """
 
-import json
 import secrets
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
@@ -197,7 +196,7 @@ def publish_result(store: Store, pointer: AttemptPointer, result: Result) -> Non
 def put_metrics(store: Store, run: str, attempt: int, epoch: Epoch) -> None:
     """Write one epoch's metrics as a numbered chunk."""
     key = f"runs/{run}/attempt-{attempt}/metrics/{epoch.epoch:06d}.json"
-    store.write(key, json.dumps(epoch.model_dump(mode="json")).encode())
+    store.write(key, document_bytes(epoch, compact=True))
 
 
 def latest_epoch(store: Store, run: str) -> Epoch | None:
