@@ -277,6 +277,16 @@ def test_asha_stops_the_worse_and_tpe_learns_from_an_earlier_sweep(store, ray_cl
 
 
 @pytest.mark.slow
+def test_a_sweep_says_that_what_import_has_shrunk_is_enlarged(tmp_path):
+    store, images = Store.open(str(tmp_path / "store")), draw_colours(tmp_path / "images", 4, 2)
+    import_dataset(store, str(images), "colours", max_side=16, test_fraction=0)
+    events = []
+    run(store, make(store, RATES), events)
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert sum("is enlarged again; import with --max-side 72" in note for note in notes) == 1
+
+
+@pytest.mark.slow
 def test_a_trial_says_for_whom_it_waits(store, ray_cluster):
     """Trials that a plan does not list compute themselves what they read."""
     search = {"kind": "tpe", "trials": 2, "startup": 1}
