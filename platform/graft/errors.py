@@ -14,6 +14,7 @@
     │   │   └── ClusterLost     the cluster does not answer
     │   └── StoreError          bucket, credentials, endpoint, a damaged object
     │       ├── ObjectNotFound  no object at that key
+    │       ├── ObjectUnreadable    an object that its store has, and does not give
     │       ├── ObjectExists    an exclusive create lost: another writer has the key
     │       └── ObjectChanged   a conditional replace lost: another writer was first
     ├── RunFailed               training stopped by itself and cannot go on
@@ -76,6 +77,10 @@ class StoreError(InputError):
 
 class ObjectNotFound(StoreError):  # noqa: N818 - a state, caught by callers, seldom an error
     """There is no object at that key."""
+
+
+class ObjectUnreadable(StoreError):  # noqa: N818
+    """That one object cannot be read, as far as is known; others can."""
 
 
 class ObjectExists(StoreError):  # noqa: N818

@@ -6,6 +6,7 @@ import torch
 from activations_lab import BATCH, Lab
 from graft.activations.fill_cache import FillResult
 from graft.activations.key import CacheEntry
+from graft.activations.lease import DEFAULT_TERMS
 from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
 from graft.errors import ResourceError, StoreError
 from graft.spec import Loader
@@ -23,6 +24,7 @@ def fill_with_ray(lab: Lab, seen: list[tuple[int, int]] | None = None, cpus: int
         lab.cache(),
         TaskSetup(lab.model, lab.contract, Loader(threads=1), TaskResources(cpus), BATCH),
         ENTRIES,
+        DEFAULT_TERMS,
         progress=lambda done, total: (seen if seen is not None else []).append((done, total)),
     )
 

@@ -5,14 +5,15 @@ import pickle
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from graft.backbones.transfer_model import build
 from graft.backbones.trunk import trunk_chain
 from graft.backbones.weights import load_weights, resolve_weights
-from graft.errors import NotFoundError, SpecError, WeightsError
+from graft.errors import InputError, NotFoundError, SpecError, WeightsError
 from graft.spec import Backbone, Contract, LinearHead
-from graft.store import Store, sha256_file
+from graft.store import Store, sha256, sha256_file
+from s3_endpoint import s3_endpoint
 
 CONTRACT = Contract(max_side=64)
 
@@ -121,6 +122,19 @@ def test_the_wrong_file_is_refused_by_its_hash(store, published, tmp_path):
     torch.save(published, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"has SHA-256 .* asks for 0000"):
         load(store, tmp_path / "w.pth", weights_sha256="0" * 64)
+
+
+def test_weights_in_s3_are_read_at_the_very_key_that_is_named(tmp_path):
+    keys = ("a#b?/1.safetensors", "a//1.safetensors")
+    files = {key: save({"x": torch.tensor(place)}) for place, key in enumerate(keys)}
+    directory = Store.open(str(tmp_path))
+    with s3_endpoint(files):
+        for key, data in files.items():
+            spec = Backbone(arch="resnet18", weights=f"s3://bucket/{key}")
+            assert resolve_weights(directory, spec).sha256 == sha256(data)
+        for nothing in ("", "bucket/", "bucket/a/1.safetensors"):
+            with pytest.raises((WeightsError, InputError), match=r"no file|found no bucket"):
+                resolve_weights(directory, Backbone(arch="resnet18", weights=f"s3://{nothing}"))
 
 
 def test_no_such_file_model_or_enum(store):

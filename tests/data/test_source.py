@@ -12,6 +12,7 @@ from graft.data.source import ImageSource, open_source
 from graft.data.walk import IGNORED
 from graft.errors import DataError, ImageError, StoreError
 from graft.store import Store
+from s3_endpoint import s3_endpoint
 
 
 def write(root: Path, *paths: str) -> str:
@@ -417,6 +418,59 @@ def test_s3_prefix_and_table(s3_store_uri, tmp_path):
     bucket.delete("set/val/a/2.png")
     with pytest.raises(ImageError, match="does not exist"):
         local.read(local.files[0])
+
+
+ODD_KEYS = {
+    "set/ants//1.png": "ants",
+    "set//ants/2.png": "ants",
+    "set/./bees/3.png": ".",
+    "set/bees/../4.png": "bees",
+    "set/bees/trail ": "bees",
+    "set/bees /5.png": "bees ",
+    "set/bees/%41 %FF +.png": "bees",
+    "set/bees/#?&<.png": "bees",
+    "set/bees/c\\d.png": "bees",
+    "set/bees/\x01.png": "bees",
+}
+"""Keys that S3 takes and a store of ours would not, and the class of each."""
+
+
+def test_whatever_s3_calls_an_object_is_read(tmp_path):
+    with s3_endpoint({key: key.encode() for key in ODD_KEYS} | {"set/bees/": b""}):
+        source = open_source("s3://bucket/set")
+        read = {source.read(file).decode(): file.label for file in source.files}
+        assert read == {key: label for key, label in ODD_KEYS.items() if "/." not in key}
+        assert source.stray == []
+        named = [key for key in ODD_KEYS if key == key.strip()]  # a table's texts are stripped
+        rows = "".join(f'"s3://bucket/{key}",x\n' for key in named)
+        table = open_source(csv(tmp_path, f"path,label\n{rows}"))
+        assert [table.read(file).decode() for file in table.files] == named
+
+
+def test_a_table_in_s3_names_keys_as_they_are():
+    table = b"path,label\nants//1.png,a\n../2.png,b\n./3.png,a\n../../../4.png,b\n"
+    objects = {"set//ants//1.png": b"1", "set/2.png": b"2", "set//3.png": b"3"}
+    with s3_endpoint(objects | {"set//labels.csv": table}):
+        source = open_source("s3://bucket/set//labels.csv")
+        assert [source.read(file) for file in source.files[:3]] == [b"1", b"2", b"3"]
+        with pytest.raises(ImageError, match="does not exist"):
+            source.read(source.files[3])
+
+
+def test_an_object_that_s3_does_not_give_is_a_bad_file():
+    refusals = ["InvalidObjectState", "KeyTooLongError", "AccessDenied", "XMinioInvalidObjectName"]
+    objects = {f"a/{code}": code for code in refusals} | {"a/1": b"1", "b/2/": b"an image"}
+    with s3_endpoint(objects):
+        source = open_source("s3://bucket")
+        assert reasons(source) == {"b/2/": "its name ends with /"}
+        for file in source.files[1:]:
+            with pytest.raises(ImageError, match=r"^cannot be read: s3://bucket/a/\w+: "):
+                source.read(file)
+        assert source.read(source.files[0]) == b"1"
+    with s3_endpoint({"a/1": "SignatureDoesNotMatch"}):
+        source = open_source("s3://bucket")
+        with pytest.raises(StoreError, match="the credentials were refused"):
+            source.read(source.files[0])
 
 
 def test_s3_sources_that_are_not_there(s3_store_uri):

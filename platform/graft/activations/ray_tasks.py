@@ -14,7 +14,7 @@ from graft.activations.compute import BATCH_SIZE, FillTask, TrunkSetup, compute_
 from graft.activations.fill_cache import TASK_IMAGES, FillResult, TaskResult, fill
 from graft.activations.index import Part
 from graft.activations.key import CacheEntry
-from graft.activations.lease import DEFAULT_TERMS, LeaseTerms
+from graft.activations.lease import LeaseTerms
 from graft.backbones.malloc import keep_freed_memory
 from graft.backbones.transfer_model import TransferModel
 from graft.data.loader import ImageLoader
@@ -65,8 +65,8 @@ def fill_on_ray(
     cache: ActivationCache,
     setup: TaskSetup,
     entries: Iterable[CacheEntry],
+    terms: LeaseTerms,
     *,
-    terms: LeaseTerms = DEFAULT_TERMS,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> FillResult:
     """Return the activations of all entries, what is missing computed by tasks on Ray.
@@ -112,7 +112,7 @@ def fill_on_ray(
                 ray.cancel(unfinished)
 
     task_images = min(batches * setup.batch_size, max(setup.batch_size, TASK_IMAGES))
-    return fill(cache, entries, run, task_images=task_images, terms=terms)
+    return fill(cache, entries, run, terms, task_images=task_images)
 
 
 def _parts(task: Any) -> dict[int, list[Part]]:

@@ -26,7 +26,16 @@ from graft.backbones.trunk import version_state
 from graft.errors import ObjectExists, ObjectNotFound, WeightsError
 from graft.registry import ModelVersion, get_model
 from graft.spec import Backbone, Preprocess
-from graft.store import ObjectRef, Store, find_document, read_document, sha256
+from graft.store import (
+    ObjectRef,
+    SourceBucket,
+    Store,
+    bucket_and_key,
+    document_bytes,
+    find_document,
+    read_document,
+    sha256,
+)
 from graft.store.index import indexed_rows
 
 DOWNLOAD_TIMEOUT_S = 10
@@ -132,8 +141,8 @@ def _marker(digest: str) -> str:
 def _read(source: str) -> bytes:
     try:
         if source.startswith("s3://"):
-            folder, _, name = source.rpartition("/")
-            return Store.open(folder).read(name).data
+            bucket, key = bucket_and_key(source)
+            return SourceBucket(bucket).read(key).data
         return Path(source).expanduser().read_bytes()
     except (ObjectNotFound, FileNotFoundError) as error:
         raise WeightsError(
@@ -157,7 +166,7 @@ def _store_file(store: Store, data: bytes, source: str) -> str:
         file = store.put(f"weights/{digest}", f"weights{suffix}", data)
         record = WeightsRecord(source=source, file=file)
         with contextlib.suppress(ObjectExists):
-            store.create(_marker(digest), record.model_dump_json(indent=1).encode())
+            store.create(_marker(digest), document_bytes(record))
     return digest
 
 

@@ -22,7 +22,7 @@ from graft.errors import (
     RunFailed,
 )
 from graft.spec import Id, Ref, Section
-from graft.store import Store, find_document, parse_document, read_document
+from graft.store import Store, document_bytes, find_document, parse_document, read_document
 from graft.store.index import indexed_rows
 from graft.store.recorded_specs import recorded_text
 from graft.store.retries import swaps
@@ -290,7 +290,7 @@ def _record_key(job: str) -> str:
 
 
 def _bytes(record: JobRecord) -> bytes:
-    return record.model_dump_json(indent=1).encode()
+    return document_bytes(record)
 
 
 def _now() -> str:

@@ -79,5 +79,5 @@ def _few(names: Iterable[str], most: int = 4) -> str:
 
 
 def top_folder(path: str) -> str:
-    """Return the outermost folder of a relative path, in lower case."""
-    return path.partition("/")[0].lower()
+    """Return the outermost folder of a relative path, in lower case; one without a name is none."""
+    return path.lstrip("/").partition("/")[0].lower()

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -21,7 +22,7 @@ from graft.registry.versions import (
     version_numbers,
 )
 from graft.spec import NAME, Section, nearest
-from graft.store import Store, parse_document, read_document
+from graft.store import Store, document_bytes, parse_document, read_document
 from graft.store.retries import swaps
 
 CHAMPION = "champion"
@@ -53,6 +54,9 @@ class Move(Section):
 
 class Alias(Section):
     """A pointer to a version, and how it got there."""
+
+    FORMAT: ClassVar[int] = 2
+    """1: a move did not say who made it, and on what evidence."""
 
     version: int
     history: tuple[Move, ...]
@@ -212,7 +216,7 @@ def _move(
         )
         history = (*before.history, move) if before else (move,)
         after = Alias(version=version.version, history=history)
-        data = after.model_dump_json(indent=2, by_alias=True).encode()
+        data = document_bytes(after)
         if fence:
             fence()
         with contextlib.suppress(ObjectExists, ObjectChanged):

@@ -60,7 +60,7 @@ def fill_here(device: torch.device, recorder: TrialRecorder) -> Filler:
     ) -> FillResult:
         setup.model.to(device)
         run = run_here(cache.store, setup, recorder.computing)
-        return fill(cache, entries, run, terms=LeaseTerms(waiting=recorder.waiting))
+        return fill(cache, entries, run, LeaseTerms(waiting=recorder.waiting))
 
     return fill_missing
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.actor import ActorHandle
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
@@ -24,6 +25,8 @@ from graft.sweep.ray_tune_scheduler import concurrency, make_scheduler
 from graft.sweep.search import Suggestion, TrialSearch
 from graft.sweep.sweep_plan import Trial
 from graft.sweep.trial_recorder import TrialRecorder
+from graft.training.events import REPORT_EVERY_S, Board
+from graft.training.ray_train import open_board
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -76,8 +79,10 @@ def tune_trials(
     # Tune's population-based training takes no searcher: it starts from a grid of all trials.
     population = isinstance(sweep.scheduler, PBT)
     stop = SweepStop()
-    watcher = TrialWatcher(recorder, search, stop)
-    actor = tune.with_parameters(TrialActor, setup=setup)
+    # Where trials compute themselves what they read, they may wait for one another for hours.
+    board = open_board() if nested or setup.readers_per_trunk else None
+    watcher = TrialWatcher(recorder, search, stop, board)
+    actor = tune.with_parameters(TrialActor, setup=replace(setup, board=board))
     searcher = None if population else TuneSearcher(search, make_trial, recorder, sweep, stop)
     seconds_left = recorder.seconds_left
     with tempfile.TemporaryDirectory(prefix="graft-tune-") as scratch, _ctrl_c_stops(stop):
@@ -94,6 +99,7 @@ def tune_trials(
             ),
             run_config=_run_config(setup.sweep_id, scratch, scaling, watcher, stop),
         ).fit()
+    watcher.pass_on_messages()
     stop.raise_reason()
     watcher.record_unfinished()
 
@@ -272,8 +278,15 @@ class _Watched:
 class TrialWatcher(_Stateless, tune.Callback):  # type: ignore[misc]
     """Shows the progress of Tune's trials and records those that end; in the driver's process."""
 
-    def __init__(self, recorder: TrialRecorder, search: TrialSearch, stop: SweepStop):
+    def __init__(
+        self,
+        recorder: TrialRecorder,
+        search: TrialSearch,
+        stop: SweepStop,
+        board: ActorHandle[Board] | None = None,
+    ):
         self._recorder, self._search, self._stop = recorder, search, stop
+        self._board, self._looked = board, 0.0
         self._watched: dict[str, _Watched] = {}
         """By Tune's trial id."""
 
@@ -316,6 +329,18 @@ class TrialWatcher(_Stateless, tune.Callback):  # type: ignore[misc]
             last = str(trial.get_error() or "").strip().rpartition("\n")[2]
             died = "its process died"
             self._try_to_record(trial, f"{died}: {last}" if last else died)
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Show what trials say in the middle of a step; Tune calls this all the time."""
+        if time.monotonic() - self._looked > REPORT_EVERY_S:
+            self._looked = time.monotonic()
+            self.pass_on_messages()
+
+    def pass_on_messages(self) -> None:
+        """Show the messages on the board."""
+        if self._board:
+            for event in ray.get(self._board.take.remote()):
+                self._recorder.pass_on(event)
 
     def record_unfinished(self) -> None:
         """Record the trials that were running when the time was up."""

@@ -15,6 +15,7 @@ import ray
 import ray.exceptions
 import torch
 from ray import tune
+from ray.actor import ActorHandle
 
 from graft.backbones.malloc import keep_freed_memory
 from graft.errors import GraftError, ResourceError, StoreError
@@ -33,7 +34,7 @@ from graft.sweep.trial import (
 )
 from graft.training.attempt import repeat_exactly
 from graft.training.checkpoint import latest_checkpoint, state_from_bytes, state_to_bytes
-from graft.training.events import Validated
+from graft.training.events import Board, Note, Validated
 from graft.training.ray_train import run_finetune
 from graft.training.run_records import create_run
 from graft.training.worker_group import Ranks
@@ -99,6 +100,8 @@ class ActorSetup:
     readers_per_trunk: int
     """How many trials are expected to read the same activations, where the plan does not list the
     trials; 0: it does, and the driver has cached what is worth caching."""
+    board: ActorHandle[Board] | None = None
+    """Where actors leave messages for people; None: nobody reads them."""
 
 
 @dataclass(frozen=True)
@@ -199,13 +202,17 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             ranks = Ranks.alone(device_of(scaling))
             sweep_id, selection = self._setup.sweep_id, self._setup.selection
             self._process = TrialProcess(self._store, sweep_id, selection, ranks)
+
+        def waiting(holder: str) -> None:
+            self._say(trial, f"waiting for activations that {holder} computes")
+
         if self._setup.mutates:
             spec = trial_spec(trial.spec, assignment.values, f"trial {trial.number}")
             trial = trial.model_copy(update={"spec": spec})
         if resumed:
             images = resumed.progress.trunk_images
         else:
-            images = self._process.fill(trial.spec, readers) if readers else 0
+            images = self._process.fill(trial.spec, readers, waiting) if readers else 0
         for snapshot in train_trial(self._process, trial, resumed):
             total = images + snapshot.progress.trunk_images
             progress = snapshot.progress.model_copy(update={"trunk_images": total})
@@ -216,10 +223,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         run = create_run(self._store, trial.spec)
         epochs: tuple[TrialEpoch, ...] = ()
         diverged: str | None = None
-        for validated in _validated_epochs(self._store, run):
-            finite, diverged = trial_epochs([(validated.epoch, validated.train, validated.val)])
+        for event in _notes_and_epochs(self._store, run):
+            if isinstance(event, Note):
+                self._say(trial, event.text)
+                continue
+            finite, diverged = trial_epochs([(event.epoch, event.train, event.val)])
             epochs += finite
-            if validated.epoch < trial.spec.train.epochs:
+            if event.epoch < trial.spec.train.epochs:
                 yield Snapshot(Progress(epochs=epochs, diverged=diverged, run=run), None)
         checkpoint = latest_checkpoint(self._store, run)
         last = Progress(
@@ -231,9 +241,14 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         )
         yield Snapshot(last, None)
 
+    def _say(self, trial: Trial, text: str) -> None:
+        """Leave a message for people: in the middle of a step, no result of Tune's carries one."""
+        if self._setup.board:
+            self._setup.board.post.remote(Note(f"trial {trial.number}: {text}"))
 
-def _validated_epochs(store: Store, run: str) -> Iterator[Validated]:
-    """Train a run on Ray Train's workers in a thread; yield its epochs as they are validated."""
+
+def _notes_and_epochs(store: Store, run: str) -> Iterator[Note | Validated]:
+    """Train a run on Ray Train's workers in a thread; yield its messages and validated epochs."""
     events: queue.Queue[Any] = queue.Queue()
 
     def train() -> None:
@@ -246,7 +261,7 @@ def _validated_epochs(store: Store, run: str) -> Iterator[Validated]:
     thread = threading.Thread(target=train, daemon=True)
     thread.start()
     while not isinstance(event := events.get(), _RunEnded):
-        if isinstance(event, Validated):
+        if isinstance(event, Note | Validated):
             yield event
     if event.error is not None:
         raise event.error

@@ -20,9 +20,10 @@ from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms
 from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
 from graft.backbones.malloc import keep_freed_memory
+from graft.data.manifest import open_dataset
 from graft.errors import Interrupted, ResourceError
 from graft.registry import Fence, Mover
-from graft.spec import Finetune, StandardAugment, trial_spec
+from graft.spec import Finetune, Preprocess, StandardAugment, trial_spec
 from graft.store import Store
 from graft.store.retries import persist
 from graft.sweep.cache_shared_trunks import Filler, cache_shared_trunks, fill_here
@@ -43,6 +44,7 @@ from graft.sweep.trial import Progress, Selection, TrialProcess, train_together
 from graft.sweep.trial_recorder import Show, TrialRecorder
 from graft.training.attempt_pointer import hold_attempt
 from graft.training.events import Note
+from graft.training.prepare_run import enlargement
 from graft.training.publish_model import Publishing
 from graft.training.ray_train import require_resources, run_finetune
 from graft.training.run_records import Result
@@ -126,7 +128,10 @@ class _Driver:
 
     def run(self, mover: Mover) -> SweepResult:
         """Cache shared activations, train the remaining trials, and finish the sweep."""
-        remaining = self._remaining()
+        base, remaining = self._sweep.base, self._remaining()
+        manifest = open_dataset(self._store, base.dataset.name, base.dataset.version).manifest
+        if text := enlargement(manifest, base.preprocess or Preprocess()):
+            self._recorder.say(text)
         unlisted = not self._plan.trials and len(self._recorder.records) < self._plan.count
         needs_tune = bool(remaining.alone or unlisted)
         with ExitStack() as connected:
@@ -227,7 +232,7 @@ class _Driver:
         """Train the best trial again, as a run of its own."""
         self._recorder.say(f"training the best trial again: run {run}")
         with self._connect():
-            return run_finetune(self._store, run, lambda event: None)
+            return run_finetune(self._store, run, self._recorder.pass_on)
 
     def _fill_on_ray(
         self, cache: ActivationCache, setup: TrunkSetup, entries: Sequence[CacheEntry]
@@ -242,6 +247,6 @@ class _Driver:
                 TaskResources(scaling.cpus_per_worker, scaling.gpus_per_worker),
             ),
             entries,
-            terms=LeaseTerms(waiting=self._recorder.waiting),
+            LeaseTerms(waiting=self._recorder.waiting),
             progress=self._recorder.computing,
         )

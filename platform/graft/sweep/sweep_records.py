@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job
-from graft.store import Store, find_document, read_document
+from graft.store import Store, document_bytes, find_document, read_document
 from graft.store.index import indexed_rows
 from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.sweep.sweep_plan import SweepPlan
@@ -108,8 +108,7 @@ class SweepResult(Section):
 def create_sweep(store: Store, sweep: Sweep, plan: SweepPlan, sweep_id: str | None = None) -> str:
     """Record a resolved spec and its plan; return the sweep's id, by default a new one."""
     sweep_id = sweep_id or sweep.name + id_ending()
-    data = plan.model_dump_json(by_alias=True, indent=1).encode()
-    store.create(f"sweeps/{sweep_id}/plan.json", data)
+    store.create(f"sweeps/{sweep_id}/plan.json", document_bytes(plan))
     store.create(f"sweeps/{sweep_id}/spec.yaml", dump_job(sweep).encode())
     return sweep_id
 
@@ -138,8 +137,7 @@ def put_trial(store: Store, sweep_id: str, record: TrialRecord) -> None:
     Raises:
         ObjectExists: another driver has committed another record of it.
     """
-    data = record.model_dump_json(indent=1).encode()
-    store.create(f"sweeps/{sweep_id}/trials/{record.number}.json", data)
+    store.create(f"sweeps/{sweep_id}/trials/{record.number}.json", document_bytes(record))
 
 
 def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
@@ -157,8 +155,7 @@ def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
 
 def publish_sweep(store: Store, result: SweepResult) -> None:
     """Commit the result."""
-    data = result.model_dump_json(indent=1).encode()
-    store.create(f"sweeps/{result.sweep}/result.json", data)
+    store.create(f"sweeps/{result.sweep}/result.json", document_bytes(result))
 
 
 def read_sweep_result(store: Store, sweep_id: str) -> SweepResult | None:

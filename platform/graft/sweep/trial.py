@@ -16,6 +16,7 @@ from graft.activations.cache_decision import choose_to_cache
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import key_scheme
+from graft.activations.lease import LeaseTerms
 from graft.activations.lookup import SharedActivations
 from graft.backbones.trunk import TrunkChain, tensors_to_bytes, trunk_chain
 from graft.spec import Finetune, Section
@@ -104,11 +105,16 @@ class TrialProcess:
         cache = self._cache(spec, chain, data)
         return prepared, chain, replace(data, cached=self._activations.lookup(cache))
 
-    def fill(self, spec: Finetune, readers: int) -> int:
+    def fill(self, spec: Finetune, readers: int, waiting: Callable[[str], object]) -> int:
         """Compute a trial's activations where caching them pays; return the images computed.
 
-        For trials that the plan does not list. `readers` is how many trials are expected to read
-        the same activations. Several processes that need the same ones compute them once.
+        For trials that the plan does not list. Several processes that need the same ones compute
+        them once.
+
+        Args:
+            spec: the trial's.
+            readers: how many trials are expected to read the same activations.
+            waiting: called with the process that computes them, where this one waits for it.
         """
         if spec.cache_refusal:
             return 0
@@ -123,7 +129,8 @@ class TrialProcess:
         decisions = choose_to_cache(cache, setup, spec.cache, reads)
         entries = [entry for decision in decisions for entry in decision.entries]
         self._activations.forget()
-        return fill(cache, entries, run_here(self.store, setup)).trunk_forwards
+        run = run_here(self.store, setup)
+        return fill(cache, entries, run, LeaseTerms(waiting=waiting)).trunk_forwards
 
     def _cache(self, spec: Finetune, chain: TrunkChain, data: TrainingData) -> ActivationCache:
         keys = key_scheme(spec, chain, self.ranks.device)

@@ -62,6 +62,11 @@ class TrialRecorder:
         """Show which other process this one waits for."""
         self.say(f"waiting for {holder}, which computes these activations now")
 
+    def pass_on(self, event: object) -> None:
+        """Show what a trial's own process says, or a run's, if it is a message for people."""
+        if isinstance(event, Note):
+            self._show(event)
+
     def computing(self, images: int, total: int) -> None:
         """Show how many of `total` views of images have gone through the trunk."""
         self._show(TrunkComputing(images, total))

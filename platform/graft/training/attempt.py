@@ -76,7 +76,7 @@ def run_attempt(
     if ranks.rank == 0:
         recorder = RunRecorder(store, run, pointer, prepared, chain, post, last)
         post(Started(pointer.attempt, finished, plan.stages, chain.digests[-1]))
-        if text := enlargement(prepared):
+        if text := enlargement(prepared.dataset.manifest, prepared.contract):
             post(Note(text))
     data = training_data(prepared, spec)
     cache = ActivationCache(store, data.dataset, key_scheme(spec, chain, ranks.device))

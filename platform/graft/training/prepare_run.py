@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from graft.backbones.transfer_model import TransferModel, build, build_on_meta, check_input
 from graft.backbones.weights import Weights, load_weights, resolve_weights
-from graft.data.manifest import DatasetVersion, open_dataset
+from graft.data.manifest import DatasetVersion, Manifest, open_dataset
 from graft.data.subset import choose_subset
 from graft.errors import DataError, SpecError
 from graft.spec import Contract, Finetune, Preprocess
@@ -114,19 +114,19 @@ def assemble(store: Store, spec: Finetune, freeze: int | None = None) -> Prepare
     return PreparedRun(dataset, contract, weights, model, plan)
 
 
-def enlargement(prepared: PreparedRun) -> str | None:
+def enlargement(manifest: Manifest, preprocess: Preprocess) -> str | None:
     """Say that large images are enlarged again after import shrank them; None: they are not.
 
     No error, since serving shrinks and enlarges in the same way; but detail is lost for nothing.
     """
-    manifest, contract = prepared.dataset.manifest, prepared.contract
+    max_side, resize = manifest.settings.max_side, preprocess.resize
     longest = max(manifest.width.max, manifest.height.max)
-    if longest <= contract.max_side or contract.resize <= contract.max_side:
+    if longest <= max_side or resize <= max_side:
         return None
     return (
-        f"images of {manifest.ref} are stored with sides up to {contract.max_side} pixels, and "
-        f"preprocess.resize makes their shorter side {contract.resize}: what import shrank is "
-        f"enlarged again; import with --max-side {2 * contract.resize} to keep its detail"
+        f"images of {manifest.ref} are stored with sides up to {max_side} pixels, and "
+        f"preprocess.resize makes their shorter side {resize}: what import shrank is "
+        f"enlarged again; import with --max-side {2 * resize} to keep its detail"
     )
 
 

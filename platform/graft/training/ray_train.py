@@ -50,8 +50,7 @@ def run_finetune(
         return done
     scaling = read_spec(store, run).scaling
     require_resources(scaling)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    board = open_board()
     last: Exception | None = None
     with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch, _shown(board, show):
         # A sweep's trial runs in another thread, which has no handler to restore.
@@ -87,6 +86,13 @@ def run_finetune(
             f"Go on from the last checkpoint with: graft runs resume {run}"
         ) from last
     return result
+
+
+def open_board() -> ActorHandle[Board]:
+    """Return a board on the driver's node, which ends with the last reference to it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: ActorHandle[Board] = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    return board
 
 
 @contextlib.contextmanager

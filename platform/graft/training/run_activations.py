@@ -22,7 +22,7 @@ from graft.data.subset import choose_subset
 from graft.data.views import view_of_epoch
 from graft.errors import ObjectExists
 from graft.spec import Finetune, Section
-from graft.store import Store, find_document, read_document
+from graft.store import Store, document_bytes, find_document, read_document
 from graft.training.events import Event, Note, TrunkComputing
 from graft.training.training_plan import TrainingPlan
 from graft.training.worker_group import Ranks
@@ -105,7 +105,7 @@ def _choose_once(
         return record.entries
     record = CacheRecord(entries=tuple(choose()))
     try:
-        store.create(key, record.model_dump_json(indent=1).encode())
+        store.create(key, document_bytes(record))
     except ObjectExists:  # by a newer attempt, which overtook this one
         return read_document(store, key, CacheRecord).entries
     return record.entries
@@ -171,7 +171,7 @@ class _Workers:
             batches = -(-longest // (self.ranks.size * BATCH_SIZE))
             task_images = min(batches * BATCH_SIZE, ROUND_IMAGES)
         terms = LeaseTerms(waiting=self._waiting, pause=self._pause)
-        filled = fill(self.cache, entries, self._run, task_images=task_images, terms=terms)
+        filled = fill(self.cache, entries, self._run, terms, task_images=task_images)
         self.ranks.from_first(_End())
         return filled.activations
 

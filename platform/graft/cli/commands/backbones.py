@@ -151,9 +151,13 @@ def rank(
     # All specs first: weights that cannot be had are an error before anything is computed.
     specs = [candidate_spec(opened, images, backbone) for backbone in backbones]
     ranked = []
+
+    def waiting(holder: str) -> None:
+        note(f"waiting for {holder}, which computes these features now")
+
     for spec in specs:
         with counting(f"{spec.backbone.arch}'s features") as progress:
-            ranked.append(measure_candidate(opened, spec, folds, progress))
+            ranked.append(measure_candidate(opened, spec, folds, progress, waiting))
     ranked = by_promise(ranked)
     write_file(out, saved(ranking_figure(ranked), "png"))
     note(f"accuracy against cost: {out}")

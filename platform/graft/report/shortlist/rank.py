@@ -21,6 +21,7 @@ from graft.activations.cache_decision import measure_costs
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import CacheEntry, key_scheme
+from graft.activations.lease import LeaseTerms
 from graft.activations.measure import time_depths
 from graft.backbones.trunk import trunk_chain
 from graft.data.manifest import DatasetVersion
@@ -73,7 +74,11 @@ def count_folds(dataset: DatasetVersion) -> int:
 
 
 def measure_candidate(
-    store: Store, spec: Finetune, folds: int, progress: Callable[[int, int], object]
+    store: Store,
+    spec: Finetune,
+    folds: int,
+    progress: Callable[[int, int], object],
+    waiting: Callable[[str], object],
 ) -> Candidate:
     """Measure one candidate.
 
@@ -82,6 +87,7 @@ def measure_candidate(
         spec: from `candidate_spec`.
         folds: number of folds of cross-validation.
         progress: called with the number of images that have gone through the trunk, and of all.
+        waiting: called with which other process computes the same now, and is waited for.
     """
     prepared = assemble(store, spec)
     data = training_data(prepared, spec)
@@ -89,7 +95,7 @@ def measure_candidate(
     cache = ActivationCache(store, data.dataset, key_scheme(spec, chain, "cpu"))
     setup = TrunkSetup(prepared.model, data.loader, data.preprocess)
     entry = CacheEntry("train", 0, prepared.model.depth)
-    filled = fill(cache, [entry], run_here(store, setup, progress))
+    filled = fill(cache, [entry], run_here(store, setup, progress), LeaseTerms(waiting=waiting))
     features = pooled(filled.activations[entry])
     labels = np.array([image.label for image in data.train], np.int64)
     accuracies = linear_probe(features, labels, folds)
