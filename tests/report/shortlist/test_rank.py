@@ -1,6 +1,7 @@
 """`graft backbones rank`: its figures against scikit-learn's, and the command itself."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from sklearn.linear_model import BayesianRidge
 import commands
 from colours import draw_colours
 from graft.data.importing import import_dataset
-from graft.report.shortlist.rank import linear_probe, logme
+from graft.data.manifest import open_dataset
+from graft.report.shortlist.rank import (
+    candidate_spec,
+    count_folds,
+    linear_probe,
+    logme,
+    measure_candidate,
+)
+from graft.spec import Backbone
 from graft.store import Store
 
 ABSENT = ("--arch", "resnet18", "--weights", "absent.pth")
@@ -51,6 +60,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store.open(str(folder / "store"))
     import_dataset(store, str(draw_colours(folder / "images", 8, 3)), "colours", test_fraction=0)
     return store
+
+
+def test_copies_change_no_figure(store: Store, tmp_path: Path) -> None:
+    """Of blue, each training image is there four times; of red, twice under other names."""
+    images = draw_colours(tmp_path / "images", 8, 3)
+    for name, times in (("blue", 4), ("red", 2)):
+        for file in list((images / "train" / name).iterdir()):
+            for number in range(1, times):
+                shutil.copy(file, file.with_name(f"{number}-{file.name}"))
+    import_dataset(store, str(images), "copies", test_fraction=0)
+    figures = []
+    for name in ("colours", "copies"):
+        dataset = open_dataset(store, name)
+        backbone = Backbone(arch="timm/test_resnet", weights="none", freeze="all")
+        spec, folds = candidate_spec(store, dataset, backbone), count_folds(dataset)
+        measured = measure_candidate(store, spec, folds, lambda done, total: None)
+        figures.append((folds, measured.accuracy, measured.deviation, measured.logme))
+    assert figures[0] == pytest.approx(figures[1])
 
 
 def rank(store: Store, folder: Path, *arguments: str) -> commands.Done:
@@ -135,4 +162,4 @@ def test_a_class_with_one_image(tmp_path: Path) -> None:
     import_dataset(store, str(tmp_path / "images"), "few", test_fraction=0)
     done = rank(store, tmp_path, "few", "--arch", "squeezenet1_1", "--weights", "none")
     assert done.returncode == 2
-    assert "1 training image of class 'b'; cross-validation needs two" in done.stderr
+    assert "1 training image of class 'b', of copies one; cross-validation needs" in done.stderr
