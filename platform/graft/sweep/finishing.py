@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,6 @@ from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.publish_model import Origin, Publishing, register_model
 from graft.training.run_records import Epoch, Result, create_run
-from graft.training.training_plan import make_training_plan
 
 TrainRun = Callable[[str], Result]
 """Trains a recorded run to its end."""
@@ -173,8 +172,8 @@ def load_trial_model(
     """
     tail = _tail(store, record)
     prepared = assemble(store, spec)
-    plan = make_training_plan(prepared.model, spec.backbone, spec.train)
-    prepared = assemble(store, spec, plan.depth(epoch))
+    model = prepared.model.cut(prepared.plan.depth(epoch))
+    prepared = replace(prepared, model=model)
     # Hashed before the tail is loaded: the trunk has its initial weights all the time.
     chain = trunk_chain(prepared.model, prepared.contract)
     copy_into(prepared.model.network.state_dict(), tail)

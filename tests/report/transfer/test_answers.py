@@ -33,3 +33,12 @@ def test_transfer_that_hurts_is_named_and_not_taken() -> None:
     assert backbone.why == (
         "no arm that transfers does better with all labels; shown to be worse: features, full"
     )
+
+
+def test_labels_that_tuned_count_and_seconds_are_an_epochs() -> None:
+    """Each training has 40 labels to train on and 10 more that chose its epoch and rate."""
+    mistakes = {"scratch": 5, "features": 1, "partial": 1, "full": 1}
+    (backbone,) = answers("r", recorded_spec(), mistakes).backbones
+    assert {(point.images, point.labelled) for point in backbone.points} == {(40, 50)}
+    assert {(match.images, match.at_least) for match in backbone.matches} == {(50, 50)}
+    assert {(plateau.epochs, plateau.seconds) for plateau in backbone.plateaus} == {(2, 4)}

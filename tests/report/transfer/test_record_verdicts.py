@@ -183,13 +183,13 @@ def test_a_report_is_shown_with_its_intervals(reported: Path) -> None:
     words = ("report", "show", REPORT, "--store", reported)
     output = commands.main(*words, env={"COLUMNS": "100"}).stdout
     rows = cells(output)
-    assert ["scratch", "40", "78.0"] in [row[:3] for row in rows]
+    assert ["scratch", "50", "78.0"] in [row[:3] for row in rows]
     gain = gains(Store.open(str(reported)))
     for arm, outcome in SHOWN.items():
         difference = gain[arm].difference
         spread = f"{100 * difference.interval.low:+.1f} to {100 * difference.interval.high:+.1f}"
         assert [arm, f"{100 * difference.value:+.1f}", spread, outcome] in rows
-    assert ["full", "40", "more than 40", "more than 40", "more"] in rows  # labels for scratch
+    assert ["full", "50", "more than 50", "more than 50", "more"] in rows  # labels for scratch
     assert "take full: shown to beat scratch: full at 100 % of the labels" in output
     assert "warning: transfer hurts: features at 100 % of the labels" in output
 
