@@ -22,6 +22,7 @@ from graft.sweep.sweep_records import (
     count_states,
     publish_sweep,
 )
+from graft.sweep.tails import keeps_all, remove_tails
 from graft.sweep.trial_recorder import TrialRecorder
 from graft.training.checkpoint import latest_checkpoint, load_checkpoint_model
 from graft.training.moving_average import copy_into
@@ -105,6 +106,8 @@ def finish_sweep(
     )
     publishing.fence()
     publish_sweep(store, finished)
+    if not keeps_all(sweep):  # from here on no attempt needs another one
+        remove_tails(store, sweep_id, {record.checkpoint})
     return finished
 
 

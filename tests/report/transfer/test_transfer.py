@@ -375,6 +375,7 @@ def resumed(folder: Path, ray_cluster_address: str, stopped: str) -> dict[str, A
     assert done.returncode == 0, done.stderr
     after = {record.number: record for record in read_trials(store, f"{stopped}-rates")}
     assert {number: after[number] for number in before} == before  # none was trained again
+    assert not [key for key, _ in store.scan("sweeps/") if stopped in key and "/tails/" in key]
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 

@@ -53,6 +53,7 @@ from graft.store import Store
 from graft.sweep.prepare_sweep import prepare_sweep
 from graft.sweep.sweep_plan import TWO_CORES
 from graft.sweep.sweep_records import SweepResult, create_sweep, read_plan
+from graft.sweep.tails import remove_tails
 from graft.training.attempt_pointer import hold_attempt
 from graft.training.prepare_run import resolve
 
@@ -129,13 +130,15 @@ def run_transfer(
         RunFailed: an arm gave no usable model at some budget and seed, or a newer attempt at the
             report has taken over.
     """
-    if has_report(store, report):
-        return read_report(store, report)
-    spec = read_transfer(store, report)
-    with hold_attempt(store, f"reports/{report}", say, take_over) as fence:
-        trained = _train_all(store, report, spec, runners)
-        _test_all(store, report, spec, trained, runners, progress)
-        return _conclude(store, report, spec, trained, fence)
+    if not has_report(store, report):
+        spec = read_transfer(store, report)
+        with hold_attempt(store, f"reports/{report}", say, take_over) as fence:
+            trained = _train_all(store, report, spec, runners)
+            _test_all(store, report, spec, trained, runners, progress)
+            _conclude(store, report, spec, trained, fence)
+    for sweep_id in (f"{report}-rates", f"{report}-seeds"):
+        remove_tails(store, sweep_id)  # each has been tested
+    return read_report(store, report)
 
 
 def _train_all(
@@ -179,7 +182,7 @@ def _test_all(
 
 def _conclude(
     store: Store, report: str, spec: TransferReport, trained: Sequence[TrainedCell], fence: Fence
-) -> Report:
+) -> None:
     """Publish what the tests of all cells say."""
     dataset = _dataset(store, spec.base)
     split, tested = split_that_tests(dataset), images_that_test(dataset)
@@ -192,7 +195,6 @@ def _conclude(
     fence()
     made = publish_report(store, report, "transfer", answers, transfer_files(answers, spec))
     record_to_versions(store, made)
-    return made
 
 
 def _dataset(store: Store, base: Finetune) -> DatasetVersion:
