@@ -83,8 +83,7 @@ def test_an_interval_holds_the_difference(images: int, first: float, second: flo
     """`first`, `second`: how often each model alone is right."""
     random = np.random.default_rng(0)
     held = 0
-    for _ in range(1_000):
-        differences = random.choice([-1.0, 0.0, 1.0], images, p=[first, 1 - first - second, second])
-        interval = difference_interval(differences)
+    for counts in random.multinomial(images, [first, 1 - first - second, second], 1_000):
+        interval = difference_interval(np.repeat([-1.0, 0.0, 1.0], counts))
         held += interval.low <= second - first <= interval.high
     assert held >= 940

@@ -16,6 +16,7 @@ import commands
 from colours import draw_colours
 from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
+from graft.report.shortlist.candidates import Candidate, EpochCost, by_promise
 from graft.report.shortlist.rank import (
     candidate_spec,
     count_folds,
@@ -23,6 +24,7 @@ from graft.report.shortlist.rank import (
     logme,
     measure_candidate,
 )
+from graft.report.shortlist.ranking_chart import ranking_figure
 from graft.spec import Backbone
 from graft.store import Store
 
@@ -163,3 +165,27 @@ def test_a_class_with_one_image(tmp_path: Path) -> None:
     done = rank(store, tmp_path, "few", "--arch", "squeezenet1_1", "--weights", "none")
     assert done.returncode == 2
     assert "1 training image of class 'b', of copies one; cross-validation needs" in done.stderr
+
+
+def test_the_picture_has_each_candidate_where_its_figures_are() -> None:
+    cost = EpochCost(depth=1, through="stem", epoch_s=20, cached_s=None)
+    worse, better = (
+        Candidate(
+            arch=arch,
+            weights="a/w.pth",
+            accuracy=accuracy,
+            deviation=0.01,
+            logme=0.1,
+            features=8,
+            parameters=100,
+            images_per_second=10,
+            costs=(cost,),
+            computed=0,
+        )
+        for arch, accuracy in (("resnet18", 0.8), ("vgg16", 0.9))
+    )
+    ranked = by_promise([worse, better])
+    assert ranked == [better, worse]
+    (axes,) = ranking_figure(ranked).axes
+    assert [text.get_text() for text in axes.texts] == ["vgg16\nw.pth", "resnet18\nw.pth"]
+    assert [text.xy for text in axes.texts] == [(20, 0.9), (20, 0.8)]

@@ -19,14 +19,14 @@ SHA256 = 32 * "ab"
 """SHA-256 of the weights that it transfers from."""
 
 
-def recorded_spec() -> TransferReport:
-    """Return a report's spec: one label budget, five seeds."""
+def recorded_spec(**changes: object) -> TransferReport:
+    """Return a report's spec: one label budget, five seeds, but for the changes."""
     base = colour_spec(
         backbone={"arch": "squeezenet1_1", "weights": "a/pretrained.pth", "freeze": "all"},
         backbone__weights_sha256=SHA256,
         augment={"kind": "none"},
     )
-    document = transfer_document(base, epochs=3, labels=[1.0])
+    document = transfer_document(base, epochs=3, labels=[1.0], **changes)
     return parse_job(document, "test", TransferReport)
 
 
@@ -50,7 +50,7 @@ def made_up_result(spec: TransferReport, cell: Cell, wrong: int) -> CellResult:
         ece=abs(0.98 - float(right.mean())),
         train_accuracy=1.0,
         epoch_s=None if cell.seed else 2.0,
-        way=None if cell.seed else way(spec, cell.condition.arm),
+        way=None if cell.seed else way(spec, cell),
         hits=ObjectRef(name="hits", size=1, sha256=32 * "00"),
     )
     return CellResult(
@@ -63,20 +63,25 @@ def made_up_result(spec: TransferReport, cell: Cell, wrong: int) -> CellResult:
     )
 
 
-def answers(report: str, spec: TransferReport, wrong: Mapping[str, int]) -> Answers:
-    """Return a report's answers where each arm is wrong on so many images of each class."""
+def answers(report: str, spec: TransferReport, *wrong: Mapping[str, int]) -> Answers:
+    """Return a report's answers where each arm is wrong on so many images of each class.
+
+    `wrong` is of each backbone.
+    """
     cells = first_cells(spec)
     cells += other_cells(spec, {(cell.backbone, cell.condition): cell.rate for cell in cells})
-    results = [made_up_result(spec, cell, wrong[cell.condition.arm]) for cell in cells]
+    results = [
+        made_up_result(spec, cell, wrong[cell.backbone][cell.condition.arm]) for cell in cells
+    ]
     return answer(report, spec, "colours@1", "test", results)
 
 
 DEPTHS = {"features": 3, "partial": 1, "full": 0}
 
 
-def way(spec: TransferReport, arm: str) -> Way | None:
-    """Return how an arm trains a network of three stages; None from scratch."""
-    (backbone,) = spec.backbones
+def way(spec: TransferReport, cell: Cell) -> Way | None:
+    """Return how a cell trains a network of three stages; None from scratch."""
+    backbone, arm = spec.backbones[cell.backbone], cell.condition.arm
     if arm == "scratch":
         return None
     return Way(

@@ -49,7 +49,7 @@ def store(reported: Path, tmp_path: Path) -> Store:
 def trained(
     store: Store,
     name: str,
-    freeze: int,
+    depth: int,
     dataset: str = "colours",
     arch: str = "squeezenet1_1",
     trunk: str = "",
@@ -58,8 +58,8 @@ def trained(
     **backbone: object,
 ) -> None:
     """Register a model of that name, trained as an arm of the report is, but for the changes."""
-    spec = {"weights": "elsewhere/w.pth", "weights_sha256": SHA256, "freeze": freeze} | backbone
-    digest = trunk or 32 * f"c{freeze}"
+    spec = {"weights": "elsewhere/w.pth", "weights_sha256": SHA256, "freeze": depth} | backbone
+    digest = trunk or 32 * f"c{depth}"
     lineage = Lineage(
         run=f"run-{name}",
         dataset=dataset,
@@ -77,7 +77,7 @@ def trained(
         dropout=None,
         classes=("ants", "bees"),
         contract=Contract(max_side=512),
-        freeze=freeze,
+        freeze=depth,
         stages=(digest,),
         trunk_digest=digest,
         metrics={"val": {"accuracy": 0.9, "loss": 0.2}},
@@ -144,6 +144,26 @@ def test_weights_of_a_model_version_are_told_apart_by_its_name(store: Store) -> 
 
 def promote(store: Store, ref: str, *arguments: str) -> commands.Done:
     return commands.main("models", "promote", ref, *arguments, "--store", store.uri)
+
+
+def test_of_an_earlier_release_the_way_is_told_by_weights_and_depth_as_written(
+    store: Store,
+) -> None:
+    """Its reports do not say how their arms train."""
+    found = read_report(store, REPORT).model_dump(mode="json")["found"]
+    for backbone in found["backbones"]:
+        del backbone["ways"]
+    spec = recorded_spec()
+    store.create("reports/earlier/spec.yaml", dump_job(spec).encode())
+    publish_report(store, "earlier", "transfer", Answers.model_validate(found), {})
+    trained(store, "features", 3, freeze="all")
+    trained(store, "other-depth", 3, freeze=3)
+    trained(store, "other-weights", 3, freeze="all", weights_sha256=32 * "cd")
+    record_to_versions(store, read_report(store, "earlier"))
+    (verdict,) = verdicts(store, get_model(store, "features@1"))
+    assert (verdict.report, verdict.outcome) == ("earlier", "worse")
+    for name in ("other-depth", "other-weights"):
+        assert not verdicts(store, get_model(store, f"{name}@1"))
 
 
 def test_promotion_is_refused_to_what_is_shown_to_be_worse_than_scratch(store: Store) -> None:

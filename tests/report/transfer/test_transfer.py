@@ -18,8 +18,8 @@ from graft.backbones.trunk import tensors_to_bytes
 from graft.backbones.verify_architecture import random_model
 from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
-from graft.errors import SpecError
-from graft.report.publishing import list_reports, read_transfer
+from graft.errors import RunFailed, SpecError, StoreError
+from graft.report.publishing import has_report, list_reports, read_transfer
 from graft.report.transfer.answers import Answers
 from graft.report.transfer.cell_result import TrainedCell, read_result
 from graft.report.transfer.corruptions import CORRUPTIONS
@@ -210,35 +210,43 @@ def without_times(answers: dict[str, Any]) -> dict[str, Any]:
     return timeless
 
 
+def recorded(folder: Path, **changes: Any) -> tuple[Store, str]:
+    """Record a report of one seed and one rate; return it, and the store."""
+    store, asked = Store.open(str(folder / "store")), document(seeds=1, **changes)
+    asked["base"]["backbone"]["weights"] = str(folder / "pretrained.pth")
+    asked["arms"]["scratch"]["rates"] = [0.01]
+    return store, create_transfer(store, parse_job(asked, "test", TransferReport))
+
+
+def made_up_records(store: Store, sweep_id: str, **changes: Any) -> list[TrialRecord]:
+    """Return records of trainings that nobody made."""
+    made = {"state": "finished", "seconds": 1.0, "ended_s": 1.0} | changes
+    if made["state"] == "finished":
+        made["epochs"] = [{"epoch": 1, "train": {}, "val": {"loss": 1.0, "accuracy": 0.5}}]
+    return [
+        TrialRecord(number=trial.number, id=trial.id, changes=trial.changes, **made)
+        for trial in read_plan(store, sweep_id).trials
+    ]
+
+
 def run_sweep(store: Store, sweep_id: str) -> SweepResult:
-    """Make up trainings that leave the tails as they were."""
-    records = []
-    for trial in read_plan(store, sweep_id).trials:
-        tail = tensors_to_bytes(assemble(store, trial.spec).model.tail_state())
-        ref = store.put(f"sweeps/{sweep_id}/tails", f"{trial.number}.safetensors", tail)
-        epoch = TrialEpoch(epoch=1, train={}, val={"loss": 1.0, "accuracy": 0.5})
-        records.append(
-            TrialRecord(
-                number=trial.number,
-                id=trial.id,
-                changes=trial.changes,
-                state="finished",
-                epochs=(epoch,),
-                seconds=1.0,
-                ended_s=1.0,
-                checkpoint=f"sweeps/{sweep_id}/tails/{ref.name}",
-            )
-        )
+    """Make up trainings that leave the tails of one seed as they were."""
+    records, keys = [], dict[tuple[object, str], str]()
+    for record in made_up_records(store, sweep_id):
+        spec = read_plan(store, sweep_id).trial(record.number).spec
+        kind = spec.backbone.freeze, spec.backbone.weights
+        if kind not in keys:
+            tail = tensors_to_bytes(assemble(store, spec).model.tail_state())
+            ref = store.put(f"sweeps/{sweep_id}/tails", f"{record.number}.safetensors", tail)
+            keys[kind] = f"sweeps/{sweep_id}/tails/{ref.name}"
+        records.append(record.model_copy(update={"checkpoint": keys[kind]}))
     return result_of(sweep_id, records)
 
 
 def begun(folder: Path, **changes: Any) -> tuple[Store, str, list[TrainedCell]]:
-    """Return a report whose cells are trained, with made-up trainings, and none of them tested."""
-    store, cells = Store.open(str(folder / "store")), []
-    asked = document(seeds=1, **changes)
-    asked["base"]["backbone"]["weights"] = str(folder / "pretrained.pth")
-    asked["arms"]["scratch"]["rates"] = [0.01]
-    report = create_transfer(store, parse_job(asked, "test", TransferReport))
+    """Return a report whose cells are trained, as `run_sweep` has it, and none of them tested."""
+    store, report = recorded(folder, **changes)
+    cells: list[TrainedCell] = []
 
     def stop(report: str, spec: TransferReport, trained: Sequence[TrainedCell]) -> Iterator[None]:
         cells.extend(trained)
@@ -254,40 +262,63 @@ def test_a_report_that_is_stopped_tests_no_cell_again(folder: Path) -> None:
     base = document()["base"]
     base["backbone"]["freeze"] = 0
     base["train"]["rates"] = {"kind": "decay", "factor": 0.5}  # and an arm freezes all
-    store, report, _ = begun(folder, labels=[1.0], base=base)
-    tested: list[TrainedCell] = []
+    store, report, cells = begun(folder, labels=[1.0], base=base)
+    tested: list[str] = []
 
     def test(report: str, spec: TransferReport, cells: Sequence[TrainedCell]) -> Iterator[None]:
         for trained in cells:
             measure_cell(store, report, spec, trained, torch.device("cpu"))
-            tested.append(trained)
+            tested.append(trained.name)
             yield
 
-    for stop_after in (3, 4):
+    def progress(done: int, total: int) -> None:
+        if len(tested) == done == 3:
+            raise KeyboardInterrupt
 
-        def progress(done: int, total: int, stop_after: int = stop_after) -> None:
-            if done == stop_after:
-                raise KeyboardInterrupt
-
-        runners = Runners(partial(run_sweep, store), test)
-        with pytest.raises(KeyboardInterrupt):
-            run_transfer(store, report, runners, progress, take_over=True)
-        assert len(tested) == stop_after
+    runners = Runners(partial(run_sweep, store), test)
+    with pytest.raises(KeyboardInterrupt):
+        run_transfer(store, report, runners, progress, take_over=True)
+    assert not has_report(store, report)
+    made = run_transfer(store, report, runners, progress, take_over=True)
+    assert tested == [trained.name for trained in cells]
+    (answers,) = Answers.model_validate(made.found).backbones
+    kinds = {way.arm: way.rates["kind"] for way in answers.ways}
+    assert kinds == {"features": "uniform", "partial": "decay", "full": "decay"}
+    # Twelve images of a class, of copies one, of which two tune.
+    assert {(point.images, point.tuned) for point in answers.points} == {(30, 6)}
+    assert not list(store.scan(f"sweeps/{report}-rates/tails/"))
+    assert run_transfer(store, report, runners, progress) == made  # it is done
 
     labels = np.zeros(24, np.int64)
-    results = {t.cell.condition.arm: read_result(store, report, t, labels) for t in tested}
-    assert set(results) == set(ARMS)
-    kinds = {"features": "uniform", "partial": "decay", "full": "decay"}
-    for arm, result in results.items():
-        # Twelve images of a class, of copies one, of which two tune.
-        assert (result.figures.images, result.figures.tuned) == (30, 6)
+    for trained in cells:
+        result = read_result(store, report, trained, labels)
         assert result.right.shape == (24,)
-        assert {name: hits.shape for name, hits in result.corrupted.items()} == dict.fromkeys(
-            CORRUPTIONS, (3, 24)
-        )
+        shapes = {name: hits.shape for name, hits in result.corrupted.items()}
+        assert shapes == dict.fromkeys(CORRUPTIONS, (3, 24))
         assert result.figures.epoch_s
+        arm = trained.cell.condition.arm
         assert bool(result.figures.cold_s) == (arm in ("features", "partial"))
-        assert (result.figures.way.rates["kind"] if result.figures.way else None) == kinds.get(arm)
+    with pytest.raises(StoreError, match="expected hits on 23 test images"):
+        read_result(store, report, cells[0], labels[1:])
+
+
+def test_trainings_that_give_no_model_are_told_before_anything_is_tested(folder: Path) -> None:
+    store, report = recorded(folder, labels=[1.0])
+
+    def diverge(sweep_id: str) -> SweepResult:
+        return result_of(sweep_id, made_up_records(store, sweep_id, state="diverged"))
+
+    runners = Runners(diverge, lambda *words: pytest.fail("something was tested"))
+    with pytest.raises(RunFailed, match="scratch at labels 1, seed 0, gave no model: diverged"):
+        run_transfer(store, report, runners, print, take_over=True)
+
+
+def test_other_backbones_are_resolved_as_the_bases_is(folder: Path) -> None:
+    shutil.copy(folder / "pretrained.pth", folder / "again.pth")
+    other = {"arch": ARCH, "weights": str(folder / "again.pth"), "preprocess": {"crop": 32}}
+    store, report = recorded(folder, labels=[1.0], other_backbones=[other])
+    spec = read_transfer(store, report)
+    assert spec.other_backbones[0].weights_sha256 == spec.base.backbone.weights_sha256
 
 
 def test_where_a_test_split_judges_all_validation_labels_tune(folder: Path) -> None:
