@@ -17,7 +17,7 @@ from graft.report.publishing import publish_report, read_report
 from graft.report.transfer.answers import Answers
 from graft.report.transfer.design import Way
 from graft.report.transfer.page import transfer_files
-from graft.report.transfer.record_verdicts import record_to_versions
+from graft.report.transfer.record_verdicts import record_from_reports, record_to_versions
 from graft.spec import Contract, Head, LinearHead, MLPHead, UniformRates, dump_job
 from graft.store import Store
 from report.transfer.made_up import DEPTHS, SHA256, answers, recorded_spec
@@ -159,10 +159,12 @@ def test_of_an_earlier_release_the_way_is_told_by_weights_and_depth_as_written(
     trained(store, "features", 3, freeze="all")
     trained(store, "other-depth", 3, freeze=3)
     trained(store, "other-weights", 3, freeze="all", weights_sha256=32 * "cd")
+    trained(store, "other-arch", 3, freeze="all", arch="resnet18")
     record_to_versions(store, read_report(store, "earlier"))
+    record_from_reports(store, get_model(store, "other-arch@1"))  # as a promotion does
     (verdict,) = verdicts(store, get_model(store, "features@1"))
     assert (verdict.report, verdict.outcome) == ("earlier", "worse")
-    for name in ("other-depth", "other-weights"):
+    for name in ("other-depth", "other-weights", "other-arch"):
         assert not verdicts(store, get_model(store, f"{name}@1"))
 
 

@@ -18,7 +18,7 @@ from graft.backbones.trunk import tensors_to_bytes
 from graft.backbones.verify_architecture import random_model
 from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
-from graft.errors import RunFailed, SpecError, StoreError
+from graft.errors import InputError, RunFailed, SpecError, StoreError
 from graft.report.publishing import has_report, list_reports, read_transfer
 from graft.report.transfer.answers import Answers
 from graft.report.transfer.cell_result import TrainedCell, read_result
@@ -33,8 +33,9 @@ from graft.report.transfer.design import (
 )
 from graft.report.transfer.measure_cell import LoadedCell, images_that_test, measure_cell, predict
 from graft.report.transfer.run_transfer import Runners, create_transfer, run_transfer
+from graft.report.uses import part_of
 from graft.spec import TransferReport, dump_job, parse_job
-from graft.store import Store
+from graft.store import Store, sha256
 from graft.sweep.finishing import load_trial_model
 from graft.sweep.sweep_records import SweepResult, TrialEpoch, TrialRecord, read_plan, read_trials
 from graft.training.prepare_run import assemble
@@ -271,23 +272,25 @@ def test_a_report_that_is_stopped_tests_no_cell_again(folder: Path) -> None:
             tested.append(trained.name)
             yield
 
-    def progress(done: int, total: int) -> None:
-        if len(tested) == done == 3:
+    def stop_after(count: int, done: int, total: int) -> None:
+        if done == count:
             raise KeyboardInterrupt
 
     runners = Runners(partial(run_sweep, store), test)
-    with pytest.raises(KeyboardInterrupt):
-        run_transfer(store, report, runners, progress, take_over=True)
+    for count in (3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run_transfer(store, report, runners, partial(stop_after, count), take_over=True)
+        assert tested == [trained.name for trained in cells[:count]]
     assert not has_report(store, report)
-    made = run_transfer(store, report, runners, progress, take_over=True)
-    assert tested == [trained.name for trained in cells]
+    made = run_transfer(store, report, runners, print, take_over=True)
+    assert len(tested) == 4
     (answers,) = Answers.model_validate(made.found).backbones
     kinds = {way.arm: way.rates["kind"] for way in answers.ways}
     assert kinds == {"features": "uniform", "partial": "decay", "full": "decay"}
     # Twelve images of a class, of copies one, of which two tune.
     assert {(point.images, point.tuned) for point in answers.points} == {(30, 6)}
     assert not list(store.scan(f"sweeps/{report}-rates/tails/"))
-    assert run_transfer(store, report, runners, progress) == made  # it is done
+    assert run_transfer(store, report, runners, print) == made  # it is done
 
     labels = np.zeros(24, np.int64)
     for trained in cells:
@@ -319,6 +322,20 @@ def test_other_backbones_are_resolved_as_the_bases_is(folder: Path) -> None:
     store, report = recorded(folder, labels=[1.0], other_backbones=[other])
     spec = read_transfer(store, report)
     assert spec.other_backbones[0].weights_sha256 == spec.base.backbone.weights_sha256
+
+
+def test_images_that_are_set_apart_for_calibration_judge_nothing(folder: Path) -> None:
+    store = Store.open(str(folder / "store"))
+    images = draw_colours(folder / "apart", 3, 8, seed=1)
+    (images / "val").rename(images / "test")
+    for file in images.glob("test/*/*.png"):
+        if part_of(sha256(file.read_bytes())) == "judge":
+            file.unlink()
+    shutil.copytree(folder / "images" / "val", images / "val")
+    import_dataset(store, str(images), "apart")
+    base = document()["base"] | {"dataset": {"name": "apart"}}
+    with pytest.raises(InputError, match="has no image in split 'test' that judges; import more"):
+        recorded(folder, base=base)
 
 
 def test_where_a_test_split_judges_all_validation_labels_tune(folder: Path) -> None:
