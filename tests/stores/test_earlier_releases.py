@@ -142,6 +142,8 @@ def test_its_reports(store: Store) -> None:
         report = read_report(store, name)
         if kind == "evaluation":
             assert Scores.model_validate(report.found).images == 6
+            document = json.loads(graft(store, "reports", "show", name, "--json").stdout)
+            assert sum(map(sum, document["confusion"])) == 6
         else:
             assert Answers.model_validate(report.found).report == name
             assert read_transfer(store, name).kind == "transfer-report"

@@ -103,6 +103,8 @@ def run(store, sweep_id, events=None):
 def test_a_sweep_finds_the_best_and_a_second_one_computes_no_trunk(store, ray_cluster):
     first = run(store, make(store, FREEZE | RATES))
     assert first.states == {"finished": 4}
+    assert all(trial.setup_s > 0 and trial.seconds > 0 for trial in first.trials)
+    assert len(list(store.scan(f"sweeps/{first.sweep}/tails/"))) == 1
     # Two depths in one pass: every view of every image goes through the trunk once.
     assert first.trunk_images == 39 * 2 + 15
     values = [max(e.val["accuracy"] for e in t.epochs) for t in first.trials]
@@ -211,6 +213,9 @@ def test_what_no_activations_stand_for_is_counted(store):
 def test_a_lane_that_diverges_leaves_the_others_alone(store):
     result = run(store, make(store, {"train.optimizer.lr": {"choice": [5e-3, 1e30, 1e-2]}}))
     assert [trial.state for trial in result.trials] == ["finished", "diverged", "finished"]
+    assert all(trial.setup_s > 0 and trial.seconds > 0 for trial in result.trials)
+    tails = [key for key, _ in store.scan(f"sweeps/{result.sweep}/tails/")]
+    assert tails == [result.trials[result.best.number - 1].checkpoint]
 
 
 class Failing(Directory):

@@ -207,10 +207,14 @@ def _by_start(
 
 
 def _forget_notes(store: Store, activations: Activations) -> None:
-    """Remove notes of finished tasks that say nothing beyond an index."""
-    shards = {part.shard.name for part in activations.parts}
+    """Remove notes of finished tasks whose images an index has, in these shards or in others.
+
+    Others are those of a process that computed the same, having lost its lease. Its shards stay,
+    counted by `graft activations ls`, until `rm`: nothing tells them from those of one at work.
+    """
+    indexed = {image for part in activations.parts for image in part.images}
     for marker, _ in list(store.scan(f"{activations.key.folder}/parts/")):
         with contextlib.suppress(ObjectNotFound):
             note = read_index(store, marker)
-            if all(part.shard.name in shards for part in note.parts):
+            if indexed.issuperset(image for part in note.parts for image in part.images):
                 store.delete(marker)

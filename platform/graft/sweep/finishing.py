@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,13 +22,13 @@ from graft.sweep.sweep_records import (
     count_states,
     publish_sweep,
 )
+from graft.sweep.tails import keeps_all, remove_tails
 from graft.sweep.trial_recorder import TrialRecorder
 from graft.training.checkpoint import latest_checkpoint, load_checkpoint_model
 from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.publish_model import Origin, Publishing, TrainedModel, register_model
 from graft.training.run_records import Epoch, Result, create_run
-from graft.training.training_plan import make_training_plan
 
 TrainRun = Callable[[str], Result]
 """Trains a recorded run to its end."""
@@ -85,6 +86,8 @@ def finish_sweep(
     )
     publishing.fence()
     publish_sweep(store, finished)
+    if not keeps_all(sweep):  # from here on no attempt needs another one
+        remove_tails(store, sweep_id, {record.checkpoint})
     return finished
 
 
@@ -152,8 +155,8 @@ def load_trial_model(
     """
     tail = _tail(store, record)
     prepared = assemble(store, spec)
-    plan = make_training_plan(prepared.model, spec.backbone, spec.train)
-    prepared = assemble(store, spec, plan.depth(epoch))
+    model = prepared.model.cut(prepared.plan.depth(epoch))
+    prepared = replace(prepared, model=model)
     # Hashed before the tail is loaded: the trunk has its initial weights all the time.
     chain = trunk_chain(prepared.model, prepared.contract)
     copy_into(prepared.model.network.state_dict(), tail)

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -270,7 +270,6 @@ class _Watched:
     """A trial that has not been recorded yet."""
 
     trial: Trial
-    began: float = field(default_factory=time.monotonic)
     update: TrialUpdate | None = None
     """The newest one; None: the trial has finished no step."""
 
@@ -366,10 +365,6 @@ class TrialWatcher(_Stateless, tune.Callback):  # type: ignore[misc]
     def _record(self, trial_id: str, watched: _Watched, error: str | None) -> None:
         self._watched.pop(trial_id, None)
         update = watched.update or TrialUpdate(values=watched.trial.changes)
-        seconds = time.monotonic() - watched.began
-        record = self._recorder.record(
-            watched.trial.model_copy(update={"changes": update.values}),
-            update.progress.model_copy(update={"seconds": seconds}),
-            error,
-        )
+        trial = watched.trial.model_copy(update={"changes": update.values})
+        record = self._recorder.record(trial, update.progress, error)
         self._search.tell(record)

@@ -6,6 +6,7 @@ of a trial travels the same way, so that Tune itself sees no error and the sweep
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from graft.sweep.trial import (
 )
 from graft.training.attempt import repeat_exactly
 from graft.training.checkpoint import latest_checkpoint, state_from_bytes, state_to_bytes
-from graft.training.events import Board, Note, Validated
+from graft.training.events import Board, Event, Note, Untrained, Validated
 from graft.training.ray_train import run_finetune
 from graft.training.run_records import create_run
 from graft.training.worker_group import Ranks
@@ -209,37 +210,48 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         if self._setup.mutates:
             spec = trial_spec(trial.spec, assignment.values, f"trial {trial.number}")
             trial = trial.model_copy(update={"spec": spec})
+        began = time.monotonic()
         if resumed:
             images = resumed.progress.trunk_images
         else:
             images = self._process.fill(trial.spec, readers, waiting) if readers else 0
+        filling_s = time.monotonic() - began
         for snapshot in train_trial(self._process, trial, resumed):
             total = images + snapshot.progress.trunk_images
-            progress = snapshot.progress.model_copy(update={"trunk_images": total})
-            yield replace(snapshot, progress=progress)
+            setup_s = filling_s + snapshot.progress.setup_s
+            update = {"trunk_images": total, "setup_s": setup_s}
+            yield replace(snapshot, progress=snapshot.progress.model_copy(update=update))
 
     def _nested(self, trial: Trial) -> Iterator[Snapshot]:
         """Train on several workers, as a run of its own."""
         run = create_run(self._store, trial.spec)
         epochs: tuple[TrialEpoch, ...] = ()
         diverged: str | None = None
-        for event in _notes_and_epochs(self._store, run):
+        began = ready = time.monotonic()
+
+        def so_far() -> Progress:
+            return Progress(
+                epochs=epochs,
+                diverged=diverged,
+                run=run,
+                setup_s=ready - began,
+                seconds=time.monotonic() - ready,
+            )
+
+        for event in _events_of(self._store, run):
             if isinstance(event, Note):
                 self._say(trial, event.text)
+            if isinstance(event, Untrained):
+                ready = time.monotonic()
+            if not isinstance(event, Validated):
                 continue
             finite, diverged = trial_epochs([(event.epoch, event.train, event.val)])
             epochs += finite
             if event.epoch < trial.spec.train.epochs:
-                yield Snapshot(Progress(epochs=epochs, diverged=diverged, run=run), None)
+                yield Snapshot(so_far(), None)
         checkpoint = latest_checkpoint(self._store, run)
-        last = Progress(
-            epochs=epochs,
-            diverged=diverged,
-            checkpoint=checkpoint.folder if checkpoint else None,
-            ended=True,
-            run=run,
-        )
-        yield Snapshot(last, None)
+        folder = checkpoint.folder if checkpoint else None
+        yield Snapshot(so_far().model_copy(update={"checkpoint": folder, "ended": True}), None)
 
     def _say(self, trial: Trial, text: str) -> None:
         """Leave a message for people: in the middle of a step, no result of Tune's carries one."""
@@ -247,8 +259,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             self._setup.board.post.remote(Note(f"trial {trial.number}: {text}"))
 
 
-def _notes_and_epochs(store: Store, run: str) -> Iterator[Note | Validated]:
-    """Train a run on Ray Train's workers in a thread; yield its messages and validated epochs."""
+def _events_of(store: Store, run: str) -> Iterator[Event]:
+    """Train a run on Ray Train's workers in a thread; yield its events."""
     events: queue.Queue[Any] = queue.Queue()
 
     def train() -> None:
@@ -261,8 +273,7 @@ def _notes_and_epochs(store: Store, run: str) -> Iterator[Note | Validated]:
     thread = threading.Thread(target=train, daemon=True)
     thread.start()
     while not isinstance(event := events.get(), _RunEnded):
-        if isinstance(event, Note | Validated):
-            yield event
+        yield event
     if event.error is not None:
         raise event.error
     thread.join()

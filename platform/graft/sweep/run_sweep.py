@@ -114,7 +114,7 @@ class _Driver:
         self._cluster = os.environ.get("RAY_ADDRESS") not in (None, "", "local")
         weights = sweep.register_.weights if sweep.register_ else "best"
         selection = Selection(sweep.search.metric, sweep.search.mode, weights)
-        self._recorder = TrialRecorder(store, sweep_id, selection, sweep.budget, show, fence)
+        self._recorder = TrialRecorder(store, sweep_id, sweep, show, fence)
         readers = 0
         if not self._plan.trials:
             readers = max(1, self._plan.count // max(1, len(self._plan.trunks)))

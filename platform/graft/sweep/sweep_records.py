@@ -54,13 +54,18 @@ class TrialRecord(Section):
     epochs: tuple[TrialEpoch, ...] = ()
     """The epochs whose numbers are finite."""
     seconds: float
-    """Wall time of the trial; of trials that were one computation, each has an equal share."""
+    """Seconds of training and validation; of trials that were one computation, each has an equal
+    share. Records of earlier releases count set-up here, too."""
+    setup_s: float | None = None
+    """Seconds before, to build the model and to open or compute activations; shared likewise. null:
+    of an earlier release."""
     ended_s: float
     """Seconds from the sweep's start to the trial's end; after a resume the count goes on."""
     run: Id | None = None
     """Id of the run that trained it; null: it was trained without a run of its own."""
     checkpoint: str | None = Field(default=None, pattern=_WEIGHTS)
-    """Store key of its weights: a tail, or a run's checkpoint; null: none were stored."""
+    """Store key of its weights: a tail, which is there as long as `sweep.tails` says, or a run's
+    checkpoint; null: none were stored."""
     error: str | None = None
     """What went wrong, on one line."""
 

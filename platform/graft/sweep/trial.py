@@ -1,7 +1,7 @@
 """Trials as one process trains them, one alone or several heads together; plain torch, no Ray.
 
 Cached activations are read where the store has them; the driver computes them beforehand. Of a
-trial's weights only the tail of its best epoch is stored, in ``sweeps/<sweep>/tails/``.
+trial's weights only the tail of its best epoch is stored; how long it stays, `tails` says.
 """
 
 import time
@@ -64,8 +64,10 @@ class Progress(Section):
     """Views of images that the trial itself sent through a frozen trunk."""
     run: str | None = None
     """Id of the run that trains it; null: it is trained without a run of its own."""
+    setup_s: float = 0.0
+    """Seconds before its first batch; see `TrialRecord`."""
     seconds: float = 0.0
-    """Wall time so far, once it is known; heads of one computation have equal shares."""
+    """Seconds of training and validation so far; see `TrialRecord`."""
 
     @property
     def state(self) -> State:
@@ -212,9 +214,11 @@ def train_trial(
     Raises:
         RunFailed: a frozen parameter changed during training.
     """
-    spec = trial.spec
+    spec, before = trial.spec, resumed.progress if resumed else Progress()
+    began = time.monotonic()
     prepared, chain, data = process.set_up(spec)
-    best = process.best_tail(trial, resumed.progress if resumed else None)
+    ready = time.monotonic()
+    best = process.best_tail(trial, before)
     state = resumed.training if resumed else None
     for event in finetune(prepared.model, data, spec.train, prepared.plan, process.ranks, state):
         if not isinstance(event, EpochDone):
@@ -226,8 +230,13 @@ def train_trial(
             frozen = prepared.model.cut(prepared.plan.depth(event.epoch))
             prove_frozen(f"trial {trial.number}", frozen, prepared.contract, chain, process.ranks)
         forwards = data.loader.rendered if prepared.plan.depth(1) else 0
-        counted = progress.model_copy(update={"ended": ended, "trunk_images": forwards})
-        yield Snapshot(counted, event.state)
+        counted = {
+            "ended": ended,
+            "trunk_images": forwards,
+            "setup_s": before.setup_s + ready - began,
+            "seconds": before.seconds + time.monotonic() - ready,
+        }
+        yield Snapshot(progress.model_copy(update=counted), event.state)
         if ended:
             return
 
@@ -251,6 +260,7 @@ def train_together(
     """
     began = time.monotonic()
     prepared, chain, data = process.set_up(trials[0].spec)
+    ready = time.monotonic()
     model = prepared.model
     recipes = [
         (make_training_plan(model, trial.spec.backbone, trial.spec.train), trial.spec.train)
@@ -272,7 +282,11 @@ def train_together(
             break
     together = f"trials {trials[0].number} to {trials[-1].number}"
     prove_frozen(together, model, prepared.contract, chain, process.ranks)
-    share = {"ended": ended, "seconds": (time.monotonic() - began) / len(trials)}
+    share = {
+        "ended": ended,
+        "setup_s": (ready - began) / len(trials),
+        "seconds": (time.monotonic() - ready) / len(trials),
+    }
     outcomes = [best.progress.model_copy(update=share) for best in tails]
     # All heads shared one pass through the trunk: the first one counts it.
     first = outcomes[0].model_copy(update={"trunk_images": data.loader.rendered})

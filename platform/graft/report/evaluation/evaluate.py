@@ -12,7 +12,7 @@ from graft.registry import ModelVersion, Outcome, Verdict, record_verdict
 from graft.report.charts import chart_files, embedded_charts
 from graft.report.evaluation.classes import check_classes
 from graft.report.evaluation.comparison import Comparison, compare_unseen
-from graft.report.evaluation.compute_scores import compute_scores
+from graft.report.evaluation.compute_scores import compute_scores, count_confusions
 from graft.report.evaluation.predictions import (
     Predictions,
     from_parquet,
@@ -34,6 +34,7 @@ from graft.report.uses import part_that_judges, record_use, used_already
 from graft.serving.predictor import Predictor
 from graft.store import Store
 from graft.training.charts import confusion_figure
+from graft.training.confusion_matrix import FILE as CONFUSION
 
 PREDICTIONS = "predictions.parquet"
 _REVERSED: dict[Outcome, Outcome] = {
@@ -80,11 +81,13 @@ def evaluate(
     scores = compute_scores(judging).model_copy(
         update={"part": part_that_judges(split), "seen": tuple(seen), "used_before": used}
     )
+    confusion = count_confusions(judging)
     figures = {
-        "confusion": confusion_figure(scores.confusion, version.classes),
+        "confusion": confusion_figure(confusion.counts, version.classes),
         "reliability": reliability_figure(scores.reliability, scores.ece),
     }
-    files = chart_files(figures) | {PREDICTIONS: to_parquet(predictions)}
+    files = chart_files(figures)
+    files |= {PREDICTIONS: to_parquet(predictions), CONFUSION: confusion.to_bytes()}
     images = {image.sha256: image for image in dataset.images(split)}
     files[PAGE] = render_page(
         "evaluation.html.j2",
