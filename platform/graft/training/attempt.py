@@ -3,18 +3,14 @@
 Every worker drives the loop; the first one also records the run, see `run_recorder`.
 """
 
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-
-import torch
 
 from graft.activations.cache import ActivationCache
 from graft.activations.compute import TrunkSetup
 from graft.activations.key import key_scheme
 from graft.activations.lookup import NO_ACTIVATIONS
-from graft.backbones.malloc import keep_freed_memory
 from graft.backbones.trunk import TrunkChain, trunk_chain
 from graft.data.loader import ImageLoader
 from graft.data.subset import choose_subset
@@ -61,7 +57,6 @@ def run_attempt(
     """
     _require_store(store, run, ranks)
     spec = read_spec(store, run)
-    set_up_process(spec, ranks.device)
     pointer: AttemptPointer = ranks.from_first(
         claim_attempt(store, run_folder(run)) if ranks.rank == 0 else None
     )
@@ -128,21 +123,6 @@ def _require_finite(run: str, done: EpochDone) -> None:
             f"{run}: the loss of epoch {done.epoch} is not finite; training diverged. "
             "Lower train.optimizer.lr"
         )
-
-
-def set_up_process(spec: Finetune, device: torch.device) -> None:
-    """Prepare this process for training: its threads, its memory, and numbers that repeat."""
-    torch.set_num_threads(spec.scaling.cpus_per_worker)
-    keep_freed_memory()
-    if device.type == "cuda":
-        repeat_exactly()
-
-
-def repeat_exactly() -> None:
-    """Make a GPU give the same float32 numbers every time, and a CPU's within rounding."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def _require_store(store: Store, run: str, ranks: Ranks) -> None:

@@ -1,5 +1,6 @@
 """`graft backbones ls|show|verify|rank`: architectures, their stages, and how they compare."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -146,6 +147,7 @@ def rank(
     opened = Store.open(store)
     images = open_dataset_ref(opened, dataset)
 
+    from graft.backbones.process_setup import set_up_process
     from graft.report.shortlist.candidates import by_promise
     from graft.report.shortlist.rank import candidate_spec, count_folds, measure_candidate
     from graft.report.shortlist.ranking_chart import ranking_figure
@@ -154,6 +156,7 @@ def rank(
     folds = count_folds(images)
     # All specs first: weights that cannot be had are an error before anything is computed.
     specs = [candidate_spec(opened, images, backbone) for backbone in backbones]
+    set_up_process(len(os.sched_getaffinity(0)))
     ranked = []
     for spec in specs:
         with counting(f"{spec.backbone.arch}'s features") as progress:
@@ -190,10 +193,11 @@ def _candidates(archs: list[str], weights: list[str] | None) -> "list[Backbone]"
 def _verify(arch: str, weights: str | None) -> "list[Check]":
     import torch
 
+    from graft.backbones.process_setup import set_up_process
     from graft.backbones.verify_architecture import random_model, verify
     from graft.backbones.weights import load_file
 
-    torch.set_num_threads(1)  # with images this small, a second thread mostly waits
+    set_up_process(cpus=1)  # with images this small, a second thread mostly waits
     torch.manual_seed(0)
     model = random_model(arch)
     if weights:

@@ -2,7 +2,17 @@
 
 import os
 
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Out, Split, StoreUri
+from graft.cli.options import (
+    DEFAULT_STORE,
+    DatasetRef,
+    Debug,
+    Gpus,
+    Json,
+    Model,
+    Out,
+    Split,
+    StoreUri,
+)
 
 
 def evaluate(
@@ -10,6 +20,7 @@ def evaluate(
     dataset: DatasetRef = None,
     split: Split = None,
     out: Out = None,
+    gpus: Gpus = 0,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
     debug: Debug = False,
@@ -41,8 +52,10 @@ def evaluate(
         report = read_report(opened, report_id)  # at once, without torch
     else:
         from graft.report.evaluation.evaluate import evaluate
+        from graft.spec import Scaling
 
-        threads = len(os.sched_getaffinity(0))
+        cpus = len(os.sched_getaffinity(0))
+        scaling = Scaling(cpus_per_worker=cpus, gpus_per_worker=gpus)
         with counting("predicting") as progress:
-            report = evaluate(opened, version, images, chosen, threads, progress)
+            report = evaluate(opened, version, images, chosen, scaling, progress)
     show_report(opened, report, out, json)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Split, StoreUri
+from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Gpus, Json, Model, Split, StoreUri
 from graft.cli.show.output import counting, emit, note
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def compare(
     second: Model,
     dataset: DatasetRef = None,
     split: Split = None,
+    gpus: Gpus = 0,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
     debug: Debug = False,
@@ -171,10 +172,11 @@ def compare(
     images, chosen = evaluation_images(opened, versions[0], dataset, split)
 
     from graft.report.evaluation.evaluate import compare_versions
+    from graft.spec import Scaling
 
-    threads = len(os.sched_getaffinity(0))
+    scaling = Scaling(cpus_per_worker=len(os.sched_getaffinity(0)), gpus_per_worker=gpus)
     with counting("predicting") as progress:
-        comparison = compare_versions(opened, *versions, images, chosen, threads, progress)
+        comparison = compare_versions(opened, *versions, images, chosen, scaling, progress)
     emit(comparison.model_dump(mode="json"), json, lambda: comparison_page(comparison))
 
 

@@ -3,8 +3,7 @@
 import shlex
 from collections.abc import Callable
 
-import torch
-
+from graft.backbones.process_setup import set_up_process
 from graft.data.image import decode
 from graft.data.manifest import DatasetVersion
 from graft.errors import InputError
@@ -32,6 +31,7 @@ from graft.report.publishing import (
 from graft.report.seen_images import seen_by, told_apart
 from graft.report.uses import part_that_judges, record_use, used_already
 from graft.serving.predictor import Predictor
+from graft.spec import Scaling
 from graft.store import Store
 from graft.training.charts import confusion_figure
 
@@ -48,7 +48,7 @@ def evaluate(
     version: ModelVersion,
     dataset: DatasetVersion,
     split: str,
-    threads: int,
+    scaling: Scaling,
     progress: Callable[[int, int], object],
 ) -> Report:
     """Return the report on a version and a split, made now if the store has none.
@@ -60,20 +60,21 @@ def evaluate(
         version: the model.
         dataset: the images.
         split: ``train``, ``val`` or ``test``.
-        threads: number of threads that decode images, and of threads that compute.
+        scaling: the CPUs and GPUs of one worker: as many threads decode as compute, and without a
+            GPU nothing is computed on one.
         progress: called after each batch with the number of images done, and of all images.
 
     Raises:
         InputError: the split has no images, or classes that the model does not know.
+        ResourceError: `scaling` has a GPU, and there is none here.
         ServingError: the model does not give the outputs recorded for its golden images.
     """
     report = evaluation_id(version, dataset.manifest, split)
     if has_report(store, report):
         return read_report(store, report)
-    torch.set_num_threads(threads)
-    device = torch.device("cuda") if torch.cuda.is_available() else None
+    device = set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker)
     predictor = Predictor.load(store, version, device)
-    predictions = predict_split(predictor, dataset, split, threads, progress)
+    predictions = predict_split(predictor, dataset, split, scaling.cpus_per_worker, progress)
     judging = _judging(predictions)
     _, seen = told_apart(judging.images, seen_by(store, version))
     used = record_use(store, dataset.manifest, split, len(judging.images), report)
@@ -110,7 +111,7 @@ def compare_versions(
     second: ModelVersion,
     dataset: DatasetVersion,
     split: str,
-    threads: int,
+    scaling: Scaling,
     progress: Callable[[int, int], object],
 ) -> Comparison:
     """Evaluate two versions on a split, compare them, and record a verdict with each.
@@ -123,7 +124,7 @@ def compare_versions(
     """
     check_classes(first, second)
     predictions = [
-        _judging(predictions_of(store, evaluate(store, version, dataset, split, threads, progress)))
+        _judging(predictions_of(store, evaluate(store, version, dataset, split, scaling, progress)))
         for version in (first, second)
     ]
     seen = [*seen_by(store, first), *seen_by(store, second)]

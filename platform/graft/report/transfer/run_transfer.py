@@ -25,6 +25,7 @@ from scipy.special import softmax
 
 from graft.activations.cache_decision import measure_costs
 from graft.activations.compute import TrunkSetup
+from graft.backbones.process_setup import set_up_process
 from graft.backbones.trunk import trunk_chain
 from graft.data.image import decode
 from graft.data.loader import to_tensor
@@ -189,7 +190,7 @@ def _make(
                 f"arms.{arm}.rates"
             )
     results, views = [], _Views(dataset, spec.base.loader.decoded_cache_mb << 20)
-    torch.set_num_threads(1)  # any machine then gives the same figures; images go in parallel
+    set_up_process(cpus=1)  # any machine then gives the same figures; images go in parallel
     for number, cell in enumerate(cells, 1):
         results.append(_measure(store, spec, dataset, views, cell, trained[cell]))
         progress(number, len(cells))
