@@ -343,13 +343,19 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_later(store):
 
 @pytest.mark.slow
 def test_a_trial_of_several_workers_nests_ray_train(store, ray_cluster):
-    space = {"backbone.freeze": {"choice": [-1]}}
-    result = run(store, make(store, space, base={"scaling": {"workers": 2}}))
+    space = {"backbone.freeze": {"choice": ["all"]}}
+    recipe = {"train__seed": 1, "train__optimizer": {"kind": "sgd", "lr": 1.0}}
+    search = {"kind": "grid", "metric": "val.loss", "mode": "min"}
+    base = {"scaling": {"workers": 2}, **recipe}
+    result = run(store, make(store, space, search, base=base))
     assert result.states == {"finished": 1}
     (trial,) = result.trials
     assert [epoch.epoch for epoch in trial.epochs] == [1, 2]
     assert trial.run
-    assert get_model(store, result.model).lineage.run == result.run
+    version = get_model(store, result.model)
+    assert version.lineage.run == result.run
+    # The run goes by the sweep's metric: its own would be the accuracy.
+    assert version.epoch == result.best.epoch
 
 
 @pytest.mark.slow

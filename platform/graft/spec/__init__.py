@@ -25,7 +25,6 @@ from graft.spec.ranges import Choice, IntUniform, LogUniform, Range, Uniform
 from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoScheduler
 from graft.spec.section import NAME, Digest, Id, Name, Ref, Section
 from graft.spec.sweep import (
-    METRICS,
     MUTABLE,
     AsIs,
     BOHBSearch,
@@ -38,6 +37,7 @@ from graft.spec.sweep import (
     TPESearch,
 )
 from graft.spec.train import (
+    METRICS,
     SGD,
     AdamW,
     Constant,

@@ -65,9 +65,11 @@ TRUNK = ("backbone", "dataset", "preprocess", "head.replaces", "train.unfreeze")
 class TrialResolver:
     """Resolves the trials of one sweep, once for all that differ in rates and seeds alone."""
 
-    def __init__(self, store: Store, base: Finetune):
+    def __init__(self, store: Store, base: Finetune, metric: str | None = None):
+        """Compare all trials' epochs by `metric`; None: as `base` says."""
         self._resolver = Resolver(store)
         self._base = base
+        self._metric = metric or base.train.metric
         self._cache: dict[str, tuple[Finetune, Facts]] = {}
 
     def resolve(self, changes: Changes) -> Resolved:
@@ -78,6 +80,8 @@ class TrialResolver:
         """
         label = f"trial ({describe(changes)})"
         spec = trial_spec(self._base, changes, label)
+        train = spec.train.model_copy(update={"metric": self._metric})
+        spec = spec.model_copy(update={"train": train})
         key = str(spec.model_dump(mode="json", exclude={"train": set(UNCHECKED)}))
         if key not in self._cache:
             try:
@@ -100,7 +104,7 @@ def prepare_sweep(
         InputError: whatever would make a trial fail before its first step.
     """
     _check_metric(store, sweep)
-    resolver = TrialResolver(store, sweep.base)
+    resolver = TrialResolver(store, sweep.base, sweep.search.metric)
     listed = known_trials(sweep)
     changes_of_all = _reachable(sweep) if listed is None else listed
     trials = [resolver.resolve(changes) for changes in changes_of_all]

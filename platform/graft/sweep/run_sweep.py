@@ -25,7 +25,7 @@ from graft.spec import Finetune, StandardAugment, trial_spec
 from graft.store import Store
 from graft.store.retries import persist
 from graft.sweep.cache_shared_trunks import Filler, cache_shared_trunks, fill_here
-from graft.sweep.finishing import finish_sweep
+from graft.sweep.finishing import EndedSweep
 from graft.sweep.prepare_sweep import TrialResolver
 from graft.sweep.ray_tune import tune_trials
 from graft.sweep.ray_tune_actor import ActorSetup, batch_on_ray, on_a_line
@@ -107,7 +107,7 @@ class _Driver:
         self._sweep = sweep = read_sweep(store, sweep_id)
         self._plan = read_plan(store, sweep_id)
         self._scaling = sweep.base.scaling
-        self._resolver = TrialResolver(store, sweep.base)
+        self._resolver = TrialResolver(store, sweep.base, sweep.search.metric)
         cluster = os.environ.get("RAY_ADDRESS") not in (None, "", "local")
         # What this process put on a GPU would stay there while others train on it.
         self._only_drives = cluster or self._scaling.gpus_per_worker > 0
@@ -143,15 +143,10 @@ class _Driver:
             if needs_tune and not self._recorder.out_of_time:
                 self._tune(remaining.alone)
         publishing = Publishing(mover, self._fence, self._recorder.say)
-        return finish_sweep(
-            self._store,
-            self._id,
-            self._sweep,
-            self._recorder,
-            self._spec_of,
-            self._train_run,
-            publishing,
+        ended = EndedSweep(
+            self._store, self._id, self._sweep, self._recorder, self._spec_of, self._train_run
         )
+        return ended.finish(publishing)
 
     def _remaining(self) -> _Remaining:
         ended = self._recorder.records

@@ -12,7 +12,10 @@ from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
 
 if TYPE_CHECKING:
     from graft.backbones.verify_architecture import Check
+    from graft.data.manifest import DatasetVersion
+    from graft.report.shortlist.candidates import Candidate
     from graft.spec import Backbone
+    from graft.store import Store
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show, verify and rank backbones.")
 
@@ -137,7 +140,7 @@ def rank(
     """
     from graft.cli.dataset_refs import open_dataset_ref
     from graft.cli.show.backbones import ranking_table
-    from graft.cli.show.output import counting, emit, note, write_file
+    from graft.cli.show.output import emit, note, write_file
     from graft.errors import InputError
     from graft.store import Store
 
@@ -147,21 +150,13 @@ def rank(
     opened = Store.open(store)
     images = open_dataset_ref(opened, dataset)
 
-    from graft.backbones.process_setup import set_up_process
     from graft.report.shortlist.candidates import by_promise
-    from graft.report.shortlist.rank import candidate_spec, count_folds, measure_candidate
+    from graft.report.shortlist.rank import count_folds
     from graft.report.shortlist.ranking_chart import ranking_figure
     from graft.training.charts import saved
 
     folds = count_folds(images)
-    # All specs first: weights that cannot be had are an error before anything is computed.
-    specs = [candidate_spec(opened, images, backbone) for backbone in backbones]
-    set_up_process(len(os.sched_getaffinity(0)))
-    ranked = []
-    for spec in specs:
-        with counting(f"{spec.backbone.arch}'s features") as progress:
-            ranked.append(measure_candidate(opened, spec, folds, progress))
-    ranked = by_promise(ranked)
+    ranked = by_promise(_measured(opened, images, backbones, folds))
     write_file(out, saved(ranking_figure(ranked), "png"))
     note(f"accuracy against cost: {out}")
     document = {
@@ -188,6 +183,24 @@ def _candidates(archs: list[str], weights: list[str] | None) -> "list[Backbone]"
             "each, in order, or of none"
         )
     return [Backbone(arch=arch, weights=w) for arch, w in zip(archs, chosen, strict=True)]
+
+
+def _measured(
+    store: "Store", images: "DatasetVersion", backbones: "list[Backbone]", folds: int
+) -> "list[Candidate]":
+    """Measure all candidates on this process's CPUs."""
+    from graft.backbones.process_setup import set_up_process
+    from graft.cli.show.output import counting
+    from graft.report.shortlist.rank import candidate_spec, measure_candidate
+
+    # All specs first: weights that cannot be had are an error before anything is computed.
+    specs = [candidate_spec(store, images, backbone) for backbone in backbones]
+    set_up_process(len(os.sched_getaffinity(0)))
+    measured = []
+    for spec in specs:
+        with counting(f"{spec.backbone.arch}'s features") as progress:
+            measured.append(measure_candidate(store, spec, folds, progress))
+    return measured
 
 
 def _verify(arch: str, weights: str | None) -> "list[Check]":

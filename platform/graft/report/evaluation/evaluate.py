@@ -19,6 +19,7 @@ from graft.report.evaluation.predictions import (
     to_parquet,
 )
 from graft.report.evaluation.reliability_chart import reliability_figure
+from graft.report.evaluation.scores import Scores
 from graft.report.page import render_page, thumbnail
 from graft.report.publishing import (
     PAGE,
@@ -81,28 +82,38 @@ def evaluate(
     scores = compute_scores(judging).model_copy(
         update={"part": part_that_judges(split), "seen": tuple(seen), "used_before": used}
     )
+    files = _page_files(report, version, dataset, scores) | {PREDICTIONS: to_parquet(predictions)}
+    return publish_report(store, report, "evaluation", scores, files)
+
+
+def _page_files(
+    report: str, version: ModelVersion, dataset: DatasetVersion, scores: Scores
+) -> dict[str, bytes]:
+    """Return the page of an evaluation and its pictures, by file name."""
     figures = {
         "confusion": confusion_figure(scores.confusion, version.classes),
         "reliability": reliability_figure(scores.reliability, scores.ece),
     }
-    files = chart_files(figures) | {PREDICTIONS: to_parquet(predictions)}
-    images = {image.sha256: image for image in dataset.images(split)}
-    files[PAGE] = render_page(
+    images = {image.sha256: image for image in dataset.images(scores.split)}
+    page = render_page(
         "evaluation.html.j2",
         s=scores,
         report=report,
         run=version.lineage.run,
         predictions=PREDICTIONS,
-        used_already=used_already(used),
+        used_already=used_already(scores.used_before),
         command=shlex.join(
-            ["graft", "evaluate", scores.model, "--dataset", scores.dataset, "--split", split]
+            [
+                *("graft", "evaluate", scores.model),
+                *("--dataset", scores.dataset, "--split", scores.split),
+            ]
         ),
         wrong=[
             (wrong, thumbnail(decode(dataset.read(images[wrong.sha256])))) for wrong in scores.wrong
         ],
         **embedded_charts(figures),
     )
-    return publish_report(store, report, "evaluation", scores, files)
+    return chart_files(figures) | {PAGE: page}
 
 
 def compare_versions(
