@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gpu.sizes import Sizes
 from graft.activations.lookup import NO_ACTIVATIONS, ActivationLookup
+from graft.backbones.process_setup import set_up_process
 from graft.backbones.stage_map import freeze_depth
 from graft.backbones.transfer_model import TransferModel, build
 from graft.backbones.trunk import trunk_chain
@@ -56,7 +57,8 @@ class Lab:
 
     @classmethod
     def make(cls, device: torch.device, sizes: Sizes, folder: Path) -> "Lab":
-        """Draw the images and import them."""
+        """Draw the images and import them; a GPU computes as it does for an attempt."""
+        set_up_process(torch.get_num_threads(), gpus=int(device.type == "cuda"))
         draw(folder / "images", sizes)
         store = Store.open(str(folder / "store"))
         import_dataset(store, str(folder / "images"), "photos")
