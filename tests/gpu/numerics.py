@@ -37,7 +37,7 @@ BF16 = 0.1
 """Largest difference of a bf16 training loss from float32's, as a part of it."""
 FORWARD = 3e-4
 """Largest difference of what a float32 forward gives, as a part of the largest number; TF32,
-which `repeat_exactly` turns off, would be above it."""
+which `set_up_process` turns off, would be above it."""
 PIXELS = 1e-6
 """The same of normalised pixels."""
 LOOPS = f"losses within {LOSS:g}, weights {WAY:g} of their way"

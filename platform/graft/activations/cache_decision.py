@@ -1,8 +1,8 @@
 """Whether activations are cached: the bytes and seconds that it takes, and the reason.
 
 `choose_to_cache` decides for whoever reads activations: a run, or the trials of a sweep. It
-times the trunk and decoding on this machine, sees what the store has and has room for, and
-lets `decide` weigh them for each freeze depth.
+takes what `measure` found where the work will run, sees what the store has, and lets `decide`
+weigh them for each freeze depth.
 """
 
 import shutil
@@ -158,14 +158,32 @@ class Decision:
         return self.uncached_s - self.cached_s >= WORTH * self.uncached_s
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What a process measured: costs and space are those of its node and of its device."""
+
+    costs: Mapping[int, Costs]
+    """What one image costs, by freeze depth; depth 0 is not among them."""
+    space: FreeSpace
+
+
+def measure(setup: TrunkSetup, store: Store, images: Sequence[Image], dtype: Dtype) -> Measurement:
+    """Measure here and now what caching depends on; arguments as `measure_costs` has them."""
+    return Measurement(measure_costs(setup, images, dtype), FreeSpace.of(store))
+
+
 def choose_to_cache(
-    cache: ActivationCache, setup: TrunkSetup, mode: Mode, reads: Mapping[CacheEntry, float]
+    cache: ActivationCache,
+    measurement: Measurement,
+    mode: Mode,
+    reads: Mapping[CacheEntry, float],
 ) -> Iterator[Decision]:
     """Decide for each freeze depth what is cached; depths share the space that there is.
 
     Args:
         cache: where activations are, or will be.
-        setup: a trunk as deep as any that is read; it is timed here and now.
+        measurement: made where activations will be computed and read, with a trunk as deep as any
+            that is read.
         mode: `cache` of the spec.
         reads: how often each entry is read, see `Reads.times`; whatever part of a split is read,
             all of it is computed. Depths are decided in this order.
@@ -174,8 +192,7 @@ def choose_to_cache(
         SpecError: `on`, where there is nothing to cache.
         ResourceError: `on`, and there is not enough space.
     """
-    images = cache.dataset.images("train")
-    costs, space = measure_costs(setup, images, cache.keys.dtype), FreeSpace.of(cache.store)
+    costs, space = measurement.costs, measurement.space
     by_depth: defaultdict[int, list[Reads]] = defaultdict(list)
     for entry, times in reads.items():
         count = len(cache.dataset.images(entry.split))

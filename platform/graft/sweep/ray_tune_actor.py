@@ -14,11 +14,10 @@ from typing import Any, Self
 
 import ray
 import ray.exceptions
-import torch
 from ray import tune
 from ray.actor import ActorHandle
 
-from graft.backbones.malloc import keep_freed_memory
+from graft.backbones.process_setup import set_up_process
 from graft.errors import GraftError, ResourceError, StoreError
 from graft.spec import Changes, Scaling, Section, trial_spec
 from graft.store import Store
@@ -33,7 +32,6 @@ from graft.sweep.trial import (
     train_together,
     train_trial,
 )
-from graft.training.attempt import repeat_exactly
 from graft.training.checkpoint import latest_checkpoint, state_from_bytes, state_to_bytes
 from graft.training.events import Board, Event, Note, Untrained, Validated
 from graft.training.ray_train import run_finetune
@@ -128,7 +126,6 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._setup = setup
         self._store = Store.open(setup.store_uri)
         self._process: TrialProcess | None = None
-        keep_freed_memory()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -198,9 +195,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         """Train in this process."""
         trial = assignment.trial
         scaling, readers = trial.spec.scaling, self._setup.readers_per_trunk
-        torch.set_num_threads(scaling.cpus_per_worker)
         if self._process is None:
-            ranks = Ranks.alone(device_of(scaling))
+            device = set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker)
+            ranks = Ranks.alone(device)
             sweep_id, selection = self._setup.sweep_id, self._setup.selection
             self._process = TrialProcess(self._store, sweep_id, selection, ranks)
 
@@ -292,9 +289,7 @@ def batch_on_ray(
     """Train heads as one computation, in a task on the connected Ray; see `train_together`."""
 
     def train() -> list[Progress]:
-        torch.set_num_threads(scaling.cpus_per_worker)
-        keep_freed_memory()
-        ranks = Ranks.alone(device_of(scaling))
+        ranks = Ranks.alone(set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker))
         store = Store.open(setup.store_uri)
         process = TrialProcess(store, setup.sweep_id, setup.selection, ranks)
         return train_together(process, batch, lambda trial, epoch: None, seconds)
@@ -311,20 +306,3 @@ def error_line(error: Exception) -> str:
     """Return an error's text on one line, with its type unless it is Graft's."""
     text = " ".join(str(error).split())
     return text if isinstance(error, GraftError) else f"{type(error).__name__}: {text}"
-
-
-def device_of(scaling: Scaling) -> torch.device:
-    """Return the device that a trial trains on, set to give the same numbers every time.
-
-    Raises:
-        ResourceError: the spec asks for a GPU, and there is none here.
-    """
-    if scaling.gpus_per_worker == 0:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ResourceError(
-            "base.scaling.gpus_per_worker is 1, and there is no GPU here that torch can use; set "
-            "it to 0, or name a cluster in RAY_ADDRESS"
-        )
-    repeat_exactly()
-    return torch.device("cuda")

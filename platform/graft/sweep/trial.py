@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from graft.activations.cache import ActivationCache
-from graft.activations.cache_decision import choose_to_cache
+from graft.activations.cache_decision import choose_to_cache, measure
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import key_scheme
@@ -128,7 +128,9 @@ class TrialProcess:
             for entry, times in reads_of(spec, data.dataset, prepared.plan).items()
             if entry.depth
         }
-        decisions = choose_to_cache(cache, setup, spec.cache, reads)
+        images = data.dataset.images("train")
+        measurement = measure(setup, self.store, images, cache.keys.dtype)
+        decisions = choose_to_cache(cache, measurement, spec.cache, reads)
         entries = [entry for decision in decisions for entry in decision.entries]
         self._activations.forget()
         run = run_here(self.store, setup)

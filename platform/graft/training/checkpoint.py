@@ -48,7 +48,7 @@ class Checkpoint(Section, Marker):
     confusion: ObjectRef | None = None
     """The last epoch's confusion matrix; null: an earlier release wrote it into `history`."""
     best_epoch: int
-    """The first epoch with the best validation accuracy."""
+    """The best epoch so far, see `best_epoch_and_stopping`."""
     best: str | None = Field(default=None, pattern=_FOLDER)
     """Folder of the best epoch's checkpoint; null: this one."""
     tensors: ObjectRef

@@ -19,6 +19,7 @@ from graft.errors import DataError, SpecError
 from graft.spec import Contract, Finetune, Preprocess
 from graft.store import Store
 from graft.training.loss import class_weights
+from graft.training.metrics import TOP
 from graft.training.training_plan import TrainingPlan, make_training_plan
 
 
@@ -144,6 +145,11 @@ def _check(dataset: DatasetVersion, spec: Finetune, crop: int) -> None:
         raise DataError(
             f"dataset '{spec.dataset.name}' has {images} training images, fewer than "
             f"scaling.workers ({workers}); use at most {images}"
+        )
+    if spec.train.metric == "val.top5_accuracy" and len(classes) <= TOP:
+        raise SpecError(
+            f"train.metric: val.top5_accuracy needs more than {TOP} classes; "
+            f"'{spec.dataset.name}' has {len(classes)}"
         )
     if sync and not any(isinstance(m, nn.SyncBatchNorm) for m in model.tail.modules()):
         raise SpecError("train.batch_norm: sync has no effect: the tail has no BatchNorm layer")

@@ -16,9 +16,10 @@ from typing import Any
 import ray
 import ray.train
 from ray.actor import ActorHandle
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from graft.backbones.process_setup import set_up_process
 from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, RunFailed, StoreError
 from graft.registry import Mover
 from graft.spec import Scaling
@@ -183,11 +184,14 @@ def train_worker(config: dict[str, Any]) -> None:
     store = Store.open(config["store"])
     if ray.get(board.failure.remote()) or read_result(store, config["run"]):
         return
+    scaling = read_spec(store, config["run"]).scaling
     try:
+        # Ray Train has made the worker's GPU the current one.
+        device = set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker)
         run_attempt(
             store,
             config["run"],
-            Ranks.current(get_device()),
+            Ranks.current(device),
             board.post.remote,
             config["started"],
             config["mover"],

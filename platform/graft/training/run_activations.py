@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from graft.activations.cache import ActivationCache, Activations
-from graft.activations.cache_decision import choose_to_cache
+from graft.activations.cache_decision import choose_to_cache, measure
 from graft.activations.compute import BATCH_SIZE, FillTask, TrunkSetup, compute_task
 from graft.activations.fill_cache import TASK_IMAGES, TaskResult, fill
 from graft.activations.key import CacheEntry
@@ -123,8 +123,10 @@ def _choose(
         if spec.cache != "off":
             post(Note(f"not cached: {reason}"))
         return []
+    images = cache.dataset.images("train")
+    measurement = measure(setup, cache.store, images, cache.keys.dtype)
     entries: list[CacheEntry] = []
-    for decision in choose_to_cache(cache, setup, spec.cache, reads):
+    for decision in choose_to_cache(cache, measurement, spec.cache, reads):
         at_depth = f"{decision.depth} frozen stages: " if spec.train.unfreeze else ""
         post(Note(at_depth + decision.reason))
         entries += decision.entries

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.help import noun
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Json, Model, Split, StoreUri, open_store
+from graft.cli.options import (
+    DEFAULT_STORE,
+    DatasetRef,
+    Gpus,
+    Json,
+    Model,
+    Split,
+    StoreUri,
+    open_store,
+)
 from graft.cli.show.output import counting, emit, note
 
 if TYPE_CHECKING:
@@ -127,6 +136,7 @@ def compare(
     second: Model,
     dataset: DatasetRef = None,
     split: Split = None,
+    gpus: Gpus = 0,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -148,10 +158,11 @@ def compare(
     images, chosen = evaluation_images(opened, versions[0], dataset, split)
 
     from graft.report.evaluation.evaluate import compare_versions
+    from graft.spec import Scaling
 
-    threads = len(os.sched_getaffinity(0))
+    scaling = Scaling(cpus_per_worker=len(os.sched_getaffinity(0)), gpus_per_worker=gpus)
     with counting("predicting") as progress:
-        comparison = compare_versions(opened, *versions, images, chosen, threads, progress)
+        comparison = compare_versions(opened, *versions, images, chosen, scaling, progress)
     emit(comparison.model_dump(mode="json"), json, lambda: comparison_page(comparison))
 
 

@@ -5,16 +5,14 @@ from contextlib import AbstractContextManager
 
 import ray
 import ray.exceptions
-import torch
 
-from graft.backbones.malloc import keep_freed_memory
+from graft.backbones.process_setup import set_up_process
 from graft.errors import RunFailed
 from graft.report.transfer.cell_result import TrainedCell
 from graft.report.transfer.measure_cell import measure_cell
 from graft.spec import TransferReport
 from graft.store import Store
 from graft.store.retries import persist
-from graft.sweep.ray_tune_actor import device_of
 from graft.training.ray_train import require_resources
 
 Connect = Callable[[], AbstractContextManager[None]]
@@ -33,9 +31,7 @@ def measure_on_ray(
     uri, scaling = store.uri, spec.scaling
 
     def measure(trained: TrainedCell) -> None:
-        torch.set_num_threads(scaling.cpus_per_worker)
-        keep_freed_memory()
-        device = device_of(scaling)
+        device = set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker)
         persist(lambda: measure_cell(Store.open(uri), report, spec, trained, device))
 
     with connect():
