@@ -5,12 +5,14 @@ by `sweep.prepare_sweep`. Whoever trains or measures later reads the recorded sp
 `assemble`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from graft.backbones.fit_weights import fitted_state
 from graft.backbones.transfer_model import TransferModel, build, build_on_meta, check_input
 from graft.backbones.weights import Weights, load_weights, resolve_weights
 from graft.data.manifest import DatasetVersion, open_dataset
@@ -67,7 +69,15 @@ class Resolver:
             InputError: whatever would make the run fail before its first step.
         """
         dataset = self.dataset(spec)
-        weights = resolve_weights(self._store, spec.backbone)
+        classes = len(dataset.manifest.classes)
+
+        def check_fit(state: Mapping[str, Tensor], source: str, trained: Preprocess) -> None:
+            crop = (spec.preprocess or trained).crop
+            fitted_state(
+                build_on_meta(spec.backbone, spec.head, classes, crop), state, False, source
+            )
+
+        weights = resolve_weights(self._store, spec.backbone, check_fit)
         preprocess = spec.preprocess or weights.preprocess
         recorded = spec.model_copy(
             update={
