@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.help import Group
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Split, StoreUri
 from graft.cli.show.output import counting, emit, note
 
@@ -90,7 +91,6 @@ def promote(
 
     Example: graft models promote ants-bees@2
     """
-    from graft.cli.mover import mover_of
     from graft.registry import get_model, promote
     from graft.store import Store
 

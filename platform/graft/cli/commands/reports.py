@@ -7,6 +7,7 @@ import typer
 
 from graft.cli.commands.sweep import run_with_progress
 from graft.cli.help import Group
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, Debug, Json, Out, Settings, StoreUri
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def finish_transfer(
 
             def run_sweep(sweep_id: str) -> "SweepResult":
                 # Who holds the report holds its sweeps.
-                return run_with_progress(store, sweep_id, "graft reports transfer", take_over=True)
+                return run_with_progress(store, sweep_id, mover_of("graft reports transfer"), True)
 
             made = run_transfer(store, report, run_sweep, progress, note, take_over)
     except (Interrupted, KeyboardInterrupt):
