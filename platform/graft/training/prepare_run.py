@@ -95,8 +95,10 @@ class Resolver:
 
     def _check_weights(self, spec: Finetune, crop: int) -> None:
         """Refuse weights that do not fit the model; with `assemble`, as those who train do."""
-        model = [spec.dataset, spec.backbone.arch, spec.backbone.weights_sha256, spec.head, crop]
-        key = f"{model} {spec.backbone.weights}"
+        backbone, dataset = spec.backbone, spec.dataset
+        head = spec.head.model_dump(exclude={"dropout"})
+        model = [dataset.name, dataset.version, backbone.arch, backbone.weights_sha256, head, crop]
+        key = f"{model} {backbone.weights}"
         if key not in self._fitting:
             assemble(self._store, spec)
             self._fitting.add(key)

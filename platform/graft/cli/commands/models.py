@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from graft.registry import ModelVersion, VersionRow
 
+SELF_DECLARED = "* self-declared: what a machine says of itself, which no server vouches for"
+
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="List, show, compare and promote registered models."
 )
@@ -129,7 +131,7 @@ def history(
         return [move.when[:19].replace("T", " "), alias, change, who, move.command or "", shown]
 
     def table() -> Table:
-        table = Table(caption="* by the machine's own word", caption_justify="left")
+        table = Table(caption=SELF_DECLARED, caption_justify="left")
         for column in ("when (UTC)", "alias", "version", "who", "command", "evidence"):
             table.add_column(column, overflow="fold")
         for alias, move in moves:
