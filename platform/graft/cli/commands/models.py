@@ -13,7 +13,7 @@ from graft.cli.show.output import counting, emit, note
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from graft.registry import ModelVersion, VersionRow
+    from graft.registry import ModelVersion, Move, VersionRow
 
 SELF_DECLARED = "* self-declared: what a machine says of itself, which no server vouches for"
 
@@ -116,32 +116,51 @@ def history(
 
     Example: graft models history ants-bees
     """
+    from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
 
-    from graft.registry import Move, alias_history
+    from graft.registry import alias_history
     from graft.store import Store
 
     moves = alias_history(Store.open(store), name)
 
-    def cells(alias: str, move: Move) -> list[str]:
+    def cells(alias: str, move: "Move") -> list[str]:
         who = f"{move.who}{'*' if move.self_declared else ''}" if move.who else "not recorded"
-        change = f"{move.from_ or ''} → {move.to}".strip()
-        shown = "; ".join([move.basis or "not recorded", *move.evidence])
-        return [move.when[:19].replace("T", " "), alias, change, who, move.command or "", shown]
+        return [
+            _when(move),
+            alias,
+            _change(move),
+            who,
+            move.command or "",
+            move.basis or "not recorded",
+        ]
 
-    def table() -> Table:
+    def page() -> Group:
         table = Table(caption=SELF_DECLARED, caption_justify="left")
         for column in ("when (UTC)", "alias", "version", "who", "command", "evidence"):
             table.add_column(column, overflow="fold")
         for alias, move in moves:
             table.add_row(*map(escape, cells(alias, move)))
-        return table
+        # Not in the table, where a sentence would be a column of single words.
+        reports = [
+            f"{_when(m)} {alias} {_change(m)}: {line}" for alias, m in moves for line in m.evidence
+        ]
+        return Group(table, *map(escape, reports))
 
     rows = [
         {"alias": alias, **move.model_dump(mode="json", by_alias=True)} for alias, move in moves
     ]
-    emit({"model": name, "moves": rows}, json, table)
+    emit({"model": name, "moves": rows}, json, page)
+
+
+def _change(move: "Move") -> str:
+    return f"{move.from_ or ''} → {move.to}".strip()
+
+
+def _when(move: "Move") -> str:
+    """Return when an alias moved, in UTC."""
+    return move.when[:19].replace("T", " ")
 
 
 @app.command()
