@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from colours import colour_spec
+from graft.cluster.job_records import Sender
 from graft.cluster.profile import Profile, amount, times
 from graft.cluster.rayjob_manifest import Submission, rayjob, sent_spec
 from graft.errors import InputError, SpecError
@@ -109,6 +110,18 @@ def test_the_spec_travels_in_the_manifest_and_reads_back_unchanged() -> None:
     assert sent_spec(manifest) == given["GRAFT_SPEC"]
     assert given["GRAFT_STORE"] == "s3://bucket/prefix"
     assert "GRAFT_SPEC" not in environment(pods(manifest)["worker"]["containers"][0])
+
+
+def test_who_sends_a_job_travels_in_the_manifest() -> None:
+    sender = Sender("alice$(x)@example.org", self_declared=False)
+    given = environment(
+        pods(made(Submission("one", spec(), sender=sender)))["head"]["containers"][0]
+    )
+    assert given["GRAFT_SENDER"].replace("$$", "$") == sender.who
+    assert given["GRAFT_SENDER_SELF_DECLARED"] == "false"
+    assert "GRAFT_SENDER" not in environment(
+        pods(made(Submission("one", spec())))["head"]["containers"][0]
+    )
 
 
 def test_a_sweep_gets_the_pods_of_all_trials_that_run_at_once() -> None:

@@ -1,13 +1,21 @@
 """Who moves aliases, where a command does."""
 
-from graft.registry import Mover
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graft.cluster.job_records import Sender
+    from graft.registry import Mover
 
 
-def mover_of(command: str) -> Mover:
-    """Return this machine's user with the command, such as `graft train`.
+def mover_of(command: str, sender: "Sender | None" = None) -> "Mover":
+    """Return who moves aliases by a command as typed, such as `graft train`.
 
-    Before a champion moves, the store's transfer reports are asked about it.
+    That is the sender of a submitted job, else this machine's user. Before a champion moves, the
+    store's transfer reports are asked about it.
     """
+    from graft.registry import Mover
     from graft.report.transfer.record_verdicts import record_from_reports
 
-    return Mover.here(command, record_from_reports)
+    if sender is None:
+        return Mover.here(command, record_from_reports)
+    return Mover(sender.who, command, sender.self_declared, record_from_reports)

@@ -51,6 +51,24 @@ class ClusterIdentity:
 UNKNOWN_CLUSTER = ClusterIdentity()
 
 
+@dataclass(frozen=True)
+class Sender:
+    """Who sends a job, in whose name its aliases move."""
+
+    who: str
+    """The user as the cluster's API server knows him, else USER@HOST."""
+    self_declared: bool = True
+    """Whether `who` is what the sender's machine says of itself."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `graft run-job` reads."""
+        return {
+            "GRAFT_SENDER": self.who,
+            "GRAFT_SENDER_SELF_DECLARED": str(self.self_declared).lower(),
+        }
+
+
 class JobRecord(Section):
     """What a job recorded of itself: ``job.json``."""
 

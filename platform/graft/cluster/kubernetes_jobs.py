@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cached_property
 from io import StringIO
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from ruamel.yaml import YAML
 
 from graft.cluster.capacity import misfits, over_quota, pod_requests, without_limits
 from graft.cluster.job_id import JOB_ID
-from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.job_records import ClusterIdentity, Sender
 from graft.cluster.kubernetes_api import Kube, KubeConflict, KubeObject, UnknownField
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import (
@@ -23,6 +24,7 @@ from graft.cluster.rayjob_manifest import (
 )
 from graft.cluster.status import ClusterStatus, rayjob_status
 from graft.errors import InputError, NotFoundError
+from graft.registry import user_and_host
 from graft.spec import parse_yaml
 from graft.spec.explain import explain
 
@@ -177,8 +179,14 @@ class KubeJobs:
         return self._kube.text(f"{CORE}/pods/{newest['metadata']['name']}/log")
 
     def _manifest(self, submission: Submission) -> KubeObject:
-        manifest = rayjob(replace(submission, cluster=self.identity), self._profile)
+        sent = replace(submission, cluster=self.identity, sender=self._sender)
+        manifest = rayjob(sent, self._profile)
         return manifest | {"metadata": manifest["metadata"] | {"namespace": self._kube.namespace}}
+
+    @cached_property
+    def _sender(self) -> Sender:
+        user = self._kube.user()
+        return Sender(user, self_declared=False) if user else Sender(user_and_host())
 
     def _status(self, stored: KubeObject) -> ClusterStatus:
         """Return how a RayJob stands; its pods, which cost a request, only say why it waits."""

@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 import httpx
 
-from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.job_records import ClusterIdentity, Sender
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ClusterStatus, JobState, on_a_line
 from graft.errors import ClusterLost, InputError
+from graft.registry import user_and_host
 from graft.spec import dump_job
 
 TIMEOUT_S = 30.0
@@ -124,6 +125,7 @@ class RayJobs:
             "GRAFT_SPEC": spec,
             "GRAFT_WHERE": self._address,
             "GRAFT_CLUSTER": self._address,
+            **Sender(user_and_host()).environment,  # of Ray's token, all who have it are one
         }
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             environment["AWS_ENDPOINT_URL"] = endpoint

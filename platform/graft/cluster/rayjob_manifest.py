@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.cluster.job_id import check_id
-from graft.cluster.job_records import UNKNOWN_CLUSTER, ClusterIdentity
+from graft.cluster.job_records import UNKNOWN_CLUSTER, ClusterIdentity, Sender
 from graft.cluster.profile import HeadNode, Pod, Profile, ResourceClass, times
 from graft.errors import SpecError
 from graft.spec import Job, Scaling, Sweep, TransferReport, dump_job
@@ -44,6 +44,8 @@ class Submission:
     """None: the profile's default class."""
     cluster: ClusterIdentity = UNKNOWN_CLUSTER
     """The cluster that it is sent to, which the job records."""
+    sender: Sender | None = None
+    """Who sends it; None: not known."""
 
 
 def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
@@ -177,6 +179,9 @@ def _head_template(submission: Submission, common: "_Common", workers: int) -> d
         container["env"].append({"name": "GRAFT_WHERE", "value": submission.cluster.place})
     if submission.cluster.uid:
         container["env"].append({"name": "GRAFT_CLUSTER", "value": submission.cluster.uid})
+    if submission.sender:
+        for name, value in submission.sender.environment.items():
+            container["env"].append({"name": name, "value": value.replace("$", "$$")})
     container["ports"] = [
         {"name": "gcs", "containerPort": 6379},
         {"name": "dashboard", "containerPort": 8265},

@@ -32,7 +32,8 @@ _SPECIAL = {
 }
 """Kinds of file that are not regular: to open one may wait for ever, or act on a device."""
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
+_WINDOWS = re.compile(r"[A-Za-z]:/|.*\\")
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,8 @@ def _by_folders(
             f"{uri}: found {len(stray)} files and no class folder with a file; expected {LAYOUT}"
         )
     notes = names.notes()
+    if deeper := sum(file.path.count("/") > 1 + with_splits for file in labelled):
+        notes.append(f"in folders below a class's folder, and of that class: {deeper:,} files")
     if ignored:
         counts = ", ".join(f"{name} ({count:,})" for name, count in sorted(ignored.items()))
         notes.append(f"names of systems and storage boxes are ignored: {counts}")
@@ -271,8 +274,11 @@ def _open_table(uri: str) -> ImageSource:
         if not location.startswith("s3://"):
             if _SCHEME.match(path):
                 row.refuse(f"path is '{path}'; only local paths and s3:// are read")
-            if "\\" in path and not os.path.lexists(location):
-                row.refuse(f"there is no '{path}'; folders are separated by /, not by \\")
+            if _WINDOWS.match(path) and not os.path.lexists(location):
+                row.refuse(
+                    f"there is no '{path}'; folders are separated by /, not by \\, and drives "
+                    "have no letters"
+                )
         first_label, first_position = first_rows.setdefault(location, (label, row.position))
         if first_label != label:
             raise DataError(

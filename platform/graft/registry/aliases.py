@@ -78,11 +78,16 @@ class Mover:
         cls, command: str, consult: Callable[[Store, ModelVersion], object] | None = None
     ) -> "Mover":
         """Return the user of this machine's account; no server vouches for that name."""
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):  # a container's user may have no name
-            user = f"uid {os.getuid()}"
-        return cls(f"{user}@{socket.gethostname()}", command, consult=consult)
+        return cls(user_and_host(), command, consult=consult)
+
+
+def user_and_host() -> str:
+    """Return the user of this machine's account, and the machine's name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def get_model(store: Store, ref: str) -> ModelVersion:

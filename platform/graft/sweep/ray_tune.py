@@ -215,9 +215,11 @@ def _ctrl_c_stops(stop: SweepStop) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set signal handlers
         return
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    for number, _ in before:
-        signal.signal(number, interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.getsignal(number)) for number in numbers]
+    for number, handler in before:
+        if (number, handler) != (signal.SIGHUP, signal.SIG_IGN):  # as nohup sets it
+            signal.signal(number, interrupt)
     try:
         yield
     finally:

@@ -5,12 +5,14 @@ by `sweep.prepare_sweep`. Whoever trains or measures later reads the recorded sp
 `assemble`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from graft.backbones.fit_weights import fitted_state
 from graft.backbones.transfer_model import TransferModel, build, build_on_meta, check_input
 from graft.backbones.weights import Weights, load_weights, resolve_weights
 from graft.data.manifest import DatasetVersion, Manifest, open_dataset
@@ -68,7 +70,15 @@ class Resolver:
             InputError: whatever would make the run fail before its first step.
         """
         dataset = self.dataset(spec)
-        weights = resolve_weights(self._store, spec.backbone)
+        classes = len(dataset.manifest.classes)
+
+        def check_fit(state: Mapping[str, Tensor], source: str, trained: Preprocess) -> None:
+            crop = (spec.preprocess or trained).crop
+            fitted_state(
+                build_on_meta(spec.backbone, spec.head, classes, crop), state, False, source
+            )
+
+        weights = resolve_weights(self._store, spec.backbone, check_fit)
         preprocess = spec.preprocess or weights.preprocess
         recorded = spec.model_copy(
             update={
@@ -86,8 +96,10 @@ class Resolver:
 
     def _check_weights(self, spec: Finetune, crop: int) -> None:
         """Refuse weights that do not fit the model; with `assemble`, as those who train do."""
-        model = [spec.dataset, spec.backbone.arch, spec.backbone.weights_sha256, spec.head, crop]
-        key = f"{model} {spec.backbone.weights}"
+        backbone, dataset = spec.backbone, spec.dataset
+        head = spec.head.model_dump(exclude={"dropout"})
+        model = [dataset.name, dataset.version, backbone.arch, backbone.weights_sha256, head, crop]
+        key = f"{model} {backbone.weights}"
         if key not in self._fitting:
             assemble(self._store, spec)
             self._fitting.add(key)

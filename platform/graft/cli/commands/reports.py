@@ -7,6 +7,7 @@ import typer
 
 from graft.cli.commands.sweep import run_with_progress
 from graft.cli.help import noun
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, Json, Out, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def finish_transfer(
 
             def run_sweep(sweep_id: str) -> "SweepResult":
                 # Who holds the report holds its sweeps.
-                return run_with_progress(store, sweep_id, "graft reports transfer", take_over=True)
+                return run_with_progress(store, sweep_id, mover_of("graft reports transfer"), True)
 
             runners = Runners(run_sweep, partial(measure_on_ray, store, ray_session))
             made = run_transfer(store, report, runners, progress, note, take_over)
