@@ -78,6 +78,10 @@ class JobStatus:
     """Who submitted it; None: not known."""
     gpu_hours: float
     """What its attempts have taken so far."""
+    losses: int
+    """Attempts that failed or died, which `jobs.retries` bounds."""
+    preemptions: int
+    """Attempts whose pods were told to end, which nothing bounds."""
 
     @property
     def has_ended(self) -> bool:
@@ -124,6 +128,8 @@ def combine(
         ended=record.ended if record else status.ended if status else None,
         owner=(record and record.owner) or (status and status.owner) or None,
         gpu_hours=round(record.gpu_hours(datetime.now(UTC)), 3) if record else 0.0,
+        losses=record.losses if record else 0,
+        preemptions=record.preemptions if record else 0,
     )
 
 

@@ -59,14 +59,14 @@ class Team:
         document: dict[str, Any] = json.loads(self.graft("jobs", "show", job, "--json").stdout)
         return document
 
-    def running(self, job: str, epoch: int) -> None:
-        """Wait until a job has finished an epoch."""
+    def running(self, job: str, epoch: int, attempt: int = 1) -> None:
+        """Wait until a job has finished an epoch, in this attempt or a later one."""
 
         def reached() -> bool:
             found = self.job(job)
             assert found["state"] in ("starting", "running"), found
             done = re.match(r"epoch (\d+)/", found["progress"] or "")
-            return bool(done) and int(done[1]) >= epoch
+            return bool(done) and int(done[1]) >= epoch and found["attempt"] >= attempt
 
         self.cluster.wait_for(f"epoch {epoch} of {job}", reached, 180)
 
@@ -75,6 +75,10 @@ class Team:
         selector = f"graft.dev/job={job}" + (f",ray.io/node-type={role}" if role else "")
         found = self.cluster.find("pods", self.namespace, selector)
         return [pod["metadata"]["name"] for pod in found]
+
+    def evict(self, pod: str) -> None:
+        """Tell a pod to end, as a drained node and a preemption do."""
+        self.cluster.kubectl("delete", "pod", pod, "-n", self.namespace, "--wait=false")
 
     def kill(self, pod: str) -> None:
         """Delete a pod as if its node had gone."""
@@ -113,7 +117,7 @@ def values(cluster: Cluster, **changes: Any) -> str:
         "jobs": {
             "sweepConcurrency": 2,
             "startDeadlineSeconds": START_DEADLINE_S,
-            "submitter": {"cpu": "50m", "memory": "512Mi"},
+            "retries": 1,
         },
     }
     for key, value in changes.items():

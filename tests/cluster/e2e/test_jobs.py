@@ -33,7 +33,7 @@ def test_finetune_gives_the_model_that_a_local_run_gives(team: Team) -> None:
     logs = team.graft("jobs", "logs", job).stdout
     assert "epoch 3/3" in logs
 
-    local = team.cluster.graft("train", str(team.spec), "--json", RAY_AUTH_MODE="disabled")
+    local = team.cluster.graft("train", str(team.spec), "--json")
     assert local.returncode == 0, local.stderr
     alone = json.loads(local.stdout)
     shown = team.cluster.graft("runs", "show", job, "--json").stdout
@@ -89,17 +89,43 @@ def test_worker_pod_deleted_while_training(team: Team) -> None:
     assert "going on after epoch" in logs
 
 
-def test_head_pod_deleted_while_training(team: Team) -> None:
+def test_head_pod_evicted_while_training(team: Team) -> None:
     job = team.new_id("head")
     # Its workers train on until KubeRay ends them: not to the end, or nothing is left to resume.
     longer = (*LONG, "--set", "train.epochs=60")
     assert team.graft("submit", str(team.spec), "--id", job, *longer).returncode == 0
     team.running(job, epoch=2)
-    team.kill(team.pods(job, "head")[0])
+    team.evict(team.pods(job, "head")[0])
     logs = follow_to_the_end(team, job)
     print("\n".join(line for line in logs.splitlines() if re.match(r"(attempt|epoch|job)", line)))
     assert f"job {job}, attempt 2" in logs
     assert "going on after epoch" in logs
+    ended = team.job(job)
+    assert (ended["losses"], ended["preemptions"]) == (0, 1)  # it was told to end
+
+
+def test_head_that_is_killed_each_time(team: Team) -> None:
+    """As one that has too little memory: its container starts again, and nothing is told before."""
+    job = team.new_id("killed")
+    longer = (*LONG, "--set", "train.epochs=500", "--set", "scaling.workers=1")
+    assert team.graft("submit", str(team.spec), "--id", job, *longer).returncode == 0
+    for attempt in (1, 2):
+        team.running(job, epoch=1 if attempt == 1 else 2, attempt=attempt)
+        (head,) = team.pods(job, "head")
+        words = ("exec", head, "-n", team.namespace, "-c", "head", "--", "sh", "-c", "kill -9 -1")
+        with contextlib.suppress(AssertionError):  # the shell has killed itself, too
+            team.cluster.kubectl(*words)
+    waited = team.graft("jobs", "wait", job)
+    assert waited.returncode == 1
+    ended = team.job(job)
+    print(ended["why"])
+    assert ended["state"] == "failed"
+    assert "given up after 2 attempts that failed or died (jobs.retries is 1)" in ended["why"]
+    resumed = team.graft("jobs", "resume", job)
+    assert resumed.returncode == 0, resumed.stderr
+    team.running(job, epoch=3, attempt=3)
+    assert team.graft("jobs", "cancel", job).returncode == 0
+    assert team.graft("jobs", "prune", "--older", "1d").stdout.strip() == "no job ended so long ago"
 
 
 def test_sweep_of_six_trials(team: Team, tmp_path: Path) -> None:
@@ -142,8 +168,11 @@ def test_cancel_while_training(team: Team) -> None:
     assert waited.returncode == 1
     shown = team.cluster.graft("runs", "show", job, "--json")
     assert json.loads(shown.stdout)["state"] == "unfinished"
-    resumed = team.cluster.graft("runs", "resume", job, RAY_AUTH_MODE="disabled")
+    # With epochs fewer than LONG's there is nothing left to train after the one of then.
+    resumed = team.graft("jobs", "resume", job, "--set", "jobs.retries=0", "--wait")
     assert resumed.returncode == 0, resumed.stderr  # nothing half-written is in the way
+    assert "going on after epoch" in resumed.stdout
+    assert team.job(job)["state"] == "succeeded"
 
 
 def test_job_that_would_fail_again_gets_no_other_cluster(team: Team) -> None:
