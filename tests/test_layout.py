@@ -46,11 +46,13 @@ ALLOWED = {
     "ray": [
         "activations/ray_tasks.py",
         "training/ray_train.py",
+        "training/ray_train_meeting.py",
         "sweep/ray_tune_actor.py",
         "sweep/run_sweep.py",
         "sweep/ray_tune_scheduler.py",
         "sweep/ray_tune.py",
         "serving/deployment.py",
+        "serving/haproxy.py",
         "report/evaluation/ray_task.py",
         "report/transfer/ray_tasks.py",
         "cluster/",

@@ -26,7 +26,7 @@ from graft.spec import Scaling
 from graft.store import Store
 from graft.training.attempt import run_attempt
 from graft.training.events import REPORT_EVERY_S, Board, Event
-from graft.training.meeting_file import MeetingTorchConfig
+from graft.training.ray_train_meeting import MeetingTorchConfig
 from graft.training.run_records import Result, read_result, read_spec
 from graft.training.worker_group import Ranks
 
