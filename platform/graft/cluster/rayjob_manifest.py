@@ -6,7 +6,14 @@ from typing import Any
 
 from graft.cluster.job_id import check_id
 from graft.cluster.job_records import UNKNOWN_CLUSTER, ClusterIdentity
-from graft.cluster.profile import HeadNode, Pod, Profile, ResourceClass, times
+from graft.cluster.profile import (
+    HeadNode,
+    Pod,
+    Profile,
+    ResourceClass,
+    object_store_bytes,
+    times,
+)
 from graft.errors import SpecError
 from graft.spec import Job, Scaling, Sweep, TransferReport, dump_job
 from graft.sweep.space import count_trials
@@ -18,8 +25,6 @@ KIND_LABEL = "graft.dev/kind"
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 LOGS = f"{TMP}/ray/session_latest/logs"
 CA_FILE = "/etc/graft/ca/ca.crt"
-USER = 1000
-"""Id of the image's user and group."""
 SHIPPER = Pod(cpu="10m", memory="192Mi")
 """What the container requests that ships a pod's logs."""
 GRACE_S = 20
@@ -110,7 +115,11 @@ def _ray_cluster(
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
-            "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104
+            "rayStartParams": {
+                "num-cpus": "0",
+                "dashboard-host": "0.0.0.0",  # noqa: S104
+                "object-store-memory": str(object_store_bytes(common.profile.head.shared_memory)),
+            },
             "template": _head_template(submission, common, pods),
         },
         "workerGroupSpecs": [
@@ -119,7 +128,7 @@ def _ray_cluster(
                 "replicas": pods,
                 "minReplicas": pods,
                 "maxReplicas": pods,
-                "rayStartParams": _ray_start_params(scaling_of(submission.spec)),
+                "rayStartParams": _ray_start_params(scaling_of(submission.spec), pool),
                 "template": _worker_template(submission, common, pool),
             }
         ],
@@ -155,9 +164,12 @@ def worker_pods(spec: Job, profile: Profile) -> int:
     return workers * min(concurrency, count_trials(spec))
 
 
-def _ray_start_params(scaling: Scaling) -> dict[str, str]:
+def _ray_start_params(scaling: Scaling, pool: ResourceClass) -> dict[str, str]:
     """Return the CPUs and GPUs that Ray counts in a worker, whatever its pod requests."""
-    params = {"num-cpus": str(scaling.cpus_per_worker)}
+    params = {
+        "num-cpus": str(scaling.cpus_per_worker),
+        "object-store-memory": str(object_store_bytes(pool.shared_memory)),
+    }
     if scaling.gpus_per_worker:
         params["num-gpus"] = str(scaling.gpus_per_worker)
     return params
@@ -182,8 +194,8 @@ def _head_template(submission: Submission, common: "_Common", workers: int) -> d
         {"name": "dashboard", "containerPort": 8265},
         {"name": "client", "containerPort": 10001},
     ]
-    template = _ray_template(submission, common, container, head, shared_memory=None)
-    template["metadata"]["annotations"] = dict(NOT_EVICTED)
+    template = _ray_template(submission, common, container, head)
+    template["metadata"]["annotations"] |= NOT_EVICTED
     return template
 
 
@@ -196,7 +208,10 @@ def _worker_template(
     if scaling.gpus_per_worker and pool.gpu:
         for side in ("requests", "limits"):
             container["resources"][side][pool.gpu] = str(scaling.gpus_per_worker)
-    return _ray_template(submission, common, container, pool, pool.shared_memory)
+    template = _ray_template(submission, common, container, pool)
+    if pool.runtime_class:
+        template["spec"]["runtimeClassName"] = pool.runtime_class
+    return template
 
 
 @dataclass(frozen=True)
@@ -223,13 +238,11 @@ def _ray_template(
     common: _Common,
     container: dict[str, Any],
     node: HeadNode | ResourceClass,
-    shared_memory: str | None,
 ) -> dict[str, Any]:
     """Return the template of a pod of the Ray cluster, with a container that ships its logs."""
-    container["resources"]["requests"]["ephemeral-storage"] = node.cache
+    container["resources"]["requests"]["ephemeral-storage"] = _disk(node)
     # This many GB are a little less than the limit in GiB, beyond which a pod is evicted.
     container["env"].append({"name": "GRAFT_CACHE_GB", "value": node.cache.removesuffix("Gi")})
-    memory = {"medium": "Memory"} | ({"sizeLimit": shared_memory} if shared_memory else {})
     container["volumeMounts"] += [
         {"name": "cache", "mountPath": "/cache"},
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
@@ -239,7 +252,7 @@ def _ray_template(
     template = _template(common, [container, shipper], node)
     template["spec"]["volumes"] += [
         {"name": "cache", "emptyDir": {"sizeLimit": node.cache}},
-        {"name": "shm", "emptyDir": memory},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": node.shared_memory}},
     ]
     template["spec"]["terminationGracePeriodSeconds"] = GRACE_S
     return template
@@ -259,16 +272,13 @@ def _template(
     spec: dict[str, Any] = {
         "serviceAccountName": profile.service_account,
         "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _security(profile.pods.run_as_user),
         "containers": containers,
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": node.tmp}}],
     }
+    if profile.store_claim:
+        claim = {"claimName": profile.store_claim}
+        spec["volumes"].append({"name": "store", "persistentVolumeClaim": claim})
     if profile.store_ca:
         spec["volumes"].append({"name": "ca", "configMap": {"name": profile.store_ca}})
     if profile.image_pull_secrets:
@@ -281,7 +291,32 @@ def _template(
         spec["tolerations"] = [dict(toleration) for toleration in node.tolerations]
     if restart:
         spec["restartPolicy"] = restart
-    return {"metadata": {"labels": dict(common.labels)}, "spec": spec}
+    if profile.pods.affinity:
+        spec["affinity"] = dict(profile.pods.affinity)
+    if profile.pods.scheduler_name:
+        spec["schedulerName"] = profile.pods.scheduler_name
+    if profile.pods.topology_spread_constraints:
+        same_job = {"labelSelector": {"matchLabels": {JOB_LABEL: common.labels[JOB_LABEL]}}}
+        spec["topologySpreadConstraints"] = [
+            same_job | constraint for constraint in profile.pods.topology_spread_constraints
+        ]
+    metadata = {"labels": dict(common.labels), "annotations": dict(profile.pods.annotations)}
+    return {"metadata": metadata, "spec": spec}
+
+
+def _security(user: int | None) -> dict[str, Any]:
+    """Return a pod's security context; None: the platform adds a user that it may have."""
+    strict = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if user is None:
+        return strict
+    # A volume with many files is changed to the group once, not at each start of a pod.
+    ids = {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return strict | ids | {"fsGroupChangePolicy": "OnRootMismatch"}
+
+
+def _disk(node: HeadNode | ResourceClass) -> str:
+    """Return what a Ray pod requests of its node's disk."""
+    return f"{sum(int(size.removesuffix('Gi')) for size in (node.cache, node.tmp))}Gi"
 
 
 def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
@@ -290,7 +325,9 @@ def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
     container = _bare_container(name, common, pod)
     container["env"] += common.environment
     if profile.store_secret:
-        container["envFrom"] = [{"secretRef": {"name": profile.store_secret}}]
+        container.setdefault("envFrom", []).append({"secretRef": {"name": profile.store_secret}})
+    if profile.store_claim:
+        container["volumeMounts"].append({"name": "store", "mountPath": profile.store})
     if profile.store_ca:
         mount = {"name": "ca", "mountPath": CA_FILE.rpartition("/")[0], "readOnly": True}
         container["volumeMounts"].append(mount)
@@ -299,13 +336,14 @@ def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
 
 def _bare_container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
     """Return a container that does not use the store."""
-    return {
+    container: dict[str, Any] = {
         "name": name,
         "image": common.image,
         "imagePullPolicy": common.profile.image_pull_policy,
         "env": [
             {"name": "HOME", "value": TMP},
             {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+            *(dict(variable) for variable in common.profile.pods.env),
         ],
         "resources": {
             "requests": {"cpu": pod.cpu, "memory": pod.memory},
@@ -318,3 +356,6 @@ def _bare_container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
         },
         "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
     }
+    if common.profile.pods.env_from:
+        container["envFrom"] = [dict(source) for source in common.profile.pods.env_from]
+    return container
