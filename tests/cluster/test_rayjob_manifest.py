@@ -227,6 +227,14 @@ def test_what_a_namespace_adds() -> None:
             Submission("one", spec(), image="evil:1"),
             "image evil:1 is not allowed here; allowed:",
         ),
+        (
+            Submission("one", spec(), image="registry.example/graft:a b"),
+            "'registry.example/graft:a b' is no name of an image; expected such as",
+        ),
+        (
+            Submission("one", spec(), image="registry.example/graft:"),
+            "is no name of an image",
+        ),
     ],
 )
 def test_what_cannot_be_had(submission: Submission, message: str) -> None:
@@ -242,3 +250,12 @@ def test_quantities() -> None:
     assert amount("1.5") == 1.5
     assert times("250m", 3) == "750m"
     assert times("4", 2) == "8000m"
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["graft", "graft:2", "localhost:5000/team/graft:v1.2-a", f"a.example/graft@sha256:{'0' * 64}"],
+)
+def test_names_of_images(image: str) -> None:
+    profile = PROFILE.model_copy(update={"allowed_images": ("*",)})
+    assert profile.image_for(image) == image

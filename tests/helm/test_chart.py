@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.version import Version
 
 from colours import colour_spec
+from graft import __version__
 from graft.cluster.profile import HeadNode, Profile
 from graft.cluster.rayjob_manifest import RAY_VERSION, Submission, rayjob
 from graft.spec import load_job, parse_yaml
@@ -135,11 +137,41 @@ def test_a_profile_has_what_the_values_say() -> None:
 
 def test_the_charts_defaults_are_the_profiles() -> None:
     made = profile(LEAST)
+    names = ("version", "min_client", "image", "store", "service_account", "labels")
     own = Profile.model_validate(
-        {name: getattr(made, name) for name in ("image", "store", "service_account", "labels")}
+        {name: getattr(made, name) for name in names}
         | {"classes": {"cpu": {}}, "default_class": "cpu"}
     )
     assert made == own
+
+
+@pytest.mark.parametrize(
+    ("image", "release"),
+    [
+        ({}, __version__),
+        ({"tag": "v0.3.1"}, "0.3.1"),
+        ({"tag": "0.3.0rc1"}, "0.3.0rc1"),
+        ({"tag": "main"}, __version__),
+        ({"tag": "0.3.0-slim"}, __version__),
+        ({"tag": DIGEST}, __version__),
+        ({"tag": "main", "release": "0.3.1"}, "0.3.1"),
+    ],
+)
+def test_a_profile_says_the_release_of_its_image(image: dict[str, str], release: str) -> None:
+    made = profile(LEAST | {"image": image})
+    assert made.version == release
+    assert made.min_client
+    assert Version(made.min_client) <= Version(__version__)  # else nobody could use it
+
+
+def test_without_jobs_there_is_nothing_that_submits_them() -> None:
+    submitters = [{"kind": "User", "name": "a"}]
+    objects = rendered(CASES["no jobs"] | {"submitters": submitters})
+    names = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    assert {kind for kind, _ in names} & {"Role", "RoleBinding", "ClusterRole"} == set()
+    assert ("ConfigMap", "graft-profile") not in names
+    assert ("NetworkPolicy", "graft-job") not in names
+    assert ("RayService", "graft") in names
 
 
 @needs_schemas
@@ -291,6 +323,11 @@ def test_submitters_may_do_what_the_command_does_and_no_more() -> None:
         ("", "limitranges"): {"list"},
         ("", "secrets", "graft-s3"): {"get"},
     }
+    queued = only(rendered(CASES["submitters"] | {"jobs": {"queue": "vision"}}), "Role")["rules"]
+    kueue = {"apiGroups": ["kueue.x-k8s.io"], "resources": ["localqueues", "workloads"]}
+    assert [rule for rule in queued if rule not in only(objects, "Role")["rules"]] == [
+        kueue | {"verbs": ["list"]}
+    ]
     (rule,) = only(objects, "ClusterRole")["rules"]
     assert rule == {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}
     for kind in ("RoleBinding", "ClusterRoleBinding"):
@@ -357,7 +394,10 @@ def test_notes_say_the_next_command() -> None:
 def test_the_kind_recipe() -> None:
     values = parse_yaml((KIND / "values.yaml").read_text(), "values.yaml")
     assert refusals(rendered(values)) == []
-    assert refusals(objects_of((KIND / "minio.yaml").read_text())) == []
+    store = objects_of((KIND / "minio.yaml").read_text())
+    assert refusals(store) == []
+    images = [c["image"] for one in store for spec in pod_specs(one) for c in spec["containers"]]
+    assert all(re.search(r":[\w.-]+$", image) for image in images), images
 
 
 def test_plain_manifests_are_current() -> None:

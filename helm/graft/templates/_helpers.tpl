@@ -26,6 +26,18 @@ graft.dev/release: {{ .Release.Name | quote }}
 graft.dev/role: {{ .role }}
 {{- end }}
 
+{{/* Release of Graft in the image: of its tag, where that is a version. */}}
+{{- define "graft.imageRelease" -}}
+{{- $tag := .Values.image.tag | default "" | trimPrefix "v" -}}
+{{- .Values.image.release | default (regexMatch "^[0-9]+(\\.[0-9]+)+((a|b|rc|\\.dev|\\.post)[0-9]+)?$" $tag | ternary $tag .Chart.AppVersion) -}}
+{{- end }}
+
+{{/* The oldest client that makes right jobs of the profile, though it ignores keys of it that it does
+     not know. Raised by the release that adds one which may not be ignored. */}}
+{{- define "graft.minClient" -}}
+0.1.0
+{{- end }}
+
 {{- define "graft.image" -}}
 {{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
 {{ .Values.image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag }}

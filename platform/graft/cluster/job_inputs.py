@@ -71,8 +71,13 @@ def check_names(store: Store, spec: Job) -> None:
         open_dataset(store, dataset.name, dataset.version)
 
 
-def store_problem(store: Store) -> StoreError | None:
-    """Return why a store cannot be used from here, None where it can."""
+def store_problem(store: Store, is_volume: bool = False) -> StoreError | None:
+    """Return why a store cannot be used from here, None where it can.
+
+    `is_volume`: it is one of a cluster, and not a directory of this machine that may yet be made.
+    """
+    if is_volume and not Path(store.uri).is_dir():
+        return StoreError(f"the cluster's volume {store.uri} is not mounted on this machine")
     try:
         store.children("datasets/")
     except NotFoundError:

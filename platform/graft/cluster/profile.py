@@ -1,5 +1,6 @@
 """The profile: what a namespace gives jobs, read from the chart's ConfigMap."""
 
+import re
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -15,6 +16,12 @@ Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G
 """A Kubernetes quantity: CPUs (`500m`, `2`) or bytes (`4Gi`)."""
 Gibibytes = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*Gi$")]
 """A quantity in whole Gi."""
+
+IMAGE = re.compile(
+    r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+"""What a node can pull: HOST:PORT/PATH:TAG@DIGEST, of which only the path is needed."""
 
 
 class Pod(Section):
@@ -147,10 +154,14 @@ class Profile(Section):
         """Return the image of a job that asks for one; None: the profile's.
 
         Raises:
-            InputError: the profile does not allow it.
+            InputError: it is no name of an image, or the profile does not allow it.
         """
         if image is None or image == self.image:
             return self.image
+        if not IMAGE.fullmatch(image):  # its pods would wait for ever
+            raise InputError(
+                f"'{image}' is no name of an image; expected such as registry.example/graft:0.2.0"
+            )
         if not any(fnmatchcase(image, pattern) for pattern in self.allowed_images):
             allowed = ", ".join((self.image, *self.allowed_images))
             raise InputError(f"image {image} is not allowed here; allowed: {allowed}")

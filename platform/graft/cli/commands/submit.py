@@ -58,7 +58,7 @@ def submit(
     check_id(name)
     weights = local_weights(local)
     target, store = cluster.open_target()
-    unreachable = store_problem(store)
+    unreachable = store_problem(store, target.store_is_volume)
     jobs = Jobs(target, None if unreachable else store)
     if unreachable and weights:
         raise InputError(
