@@ -124,6 +124,33 @@ def test_files_stay_short() -> None:
     assert long == {}
 
 
+def words() -> list[list[str]]:
+    """The rows of CONTRIBUTING's list of words: the word, what it means, where it lives."""
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("\n| word | ")[2]
+    rows = section.partition("\n\n")[0].splitlines()[2:]
+    return [row.strip("| ").split(" | ") for row in rows]
+
+
+def test_the_words_are_in_order_and_each_once() -> None:
+    listed = [row[0].lower() for row in words()]
+    assert len(listed) > 40
+    assert listed == sorted(set(listed))
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_a_page_on_the_code_names_files_that_there_are(page: str) -> None:
+    """And, where it says `FILE: NAME`, files that have the name."""
+    text = (ROOT / page).read_text()
+    places = re.findall(r"\b((?:\w+/)+(?!__)\w+\.(?:py|toml|env))(?:: (\w+)`)?", text)
+    assert places
+    wrong = []
+    for name, content in places:
+        file = next((f for f in (ROOT / name, PACKAGE / name) if f.is_file()), None)
+        if file is None or content not in file.read_text():
+            wrong.append(f"{name}: {content}")
+    assert wrong == []
+
+
 def test_no_file_holds_a_registrys_address_or_a_machines_path() -> None:
     address = re.compile(
         r"pypi\.(org|python\.org)|pythonhosted\.org|registry\.npmjs|proxy\.golang|sum\.golang"

@@ -11,19 +11,24 @@
     │   ├── WeightsError        backbone weights that cannot be had or do not fit
     │   ├── NotFoundError       no dataset version, run, model or alias has that name
     │   ├── ResourceError       the cluster lacks what was asked for; a port is in use
-    │   │   └── ClusterLost     the cluster does not answer
+    │   │   └── ClusterLost     exit code 75: the cluster does not answer
     │   └── StoreError          bucket, credentials, endpoint, a damaged object
+    │       ├── StoreLost       exit code 75: the store does not answer
     │       ├── ObjectNotFound  no object at that key
     │       ├── ObjectExists    an exclusive create lost: another writer has the key
     │       └── ObjectChanged   a conditional replace lost: another writer was first
     ├── RunFailed               training stopped by itself and cannot go on
     │   └── GaveUp              all restarts are used up; on another cluster it may work
+    ├── StillRuns               exit code 75: a job has not ended within the time that was given
     ├── ServingError            a server that does not answer as it should
     └── Interrupted             exit code 130: the user stopped it
 
 A message says what was found, what was expected and what to do. The command line prints
 the message alone; ``--debug`` adds the traceback.
 """
+
+TRY_LATER = 75
+"""Exit code where the same command may work later: sysexits' EX_TEMPFAIL."""
 
 
 class GraftError(Exception):
@@ -69,9 +74,17 @@ class ResourceError(InputError):
 class ClusterLost(ResourceError):  # noqa: N818
     """The cluster does not answer; what runs there may well go on."""
 
+    exit_code = TRY_LATER
+
 
 class StoreError(InputError):
     """The store cannot be reached or used."""
+
+
+class StoreLost(StoreError):  # noqa: N818
+    """The store does not answer; what is in it may well be there."""
+
+    exit_code = TRY_LATER
 
 
 class ObjectNotFound(StoreError):  # noqa: N818 - a state, caught by callers, seldom an error
@@ -84,6 +97,12 @@ class ObjectExists(StoreError):  # noqa: N818
 
 class ObjectChanged(StoreError):  # noqa: N818
     """A conditional replace found that the object had changed since it was read."""
+
+
+class StillRuns(GraftError):  # noqa: N818
+    """A job has not ended within the time that was given; it goes on."""
+
+    exit_code = TRY_LATER
 
 
 class RunFailed(GraftError):  # noqa: N818

@@ -14,6 +14,19 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.0f} B"
 
 
+def seconds_of(text: str) -> float:
+    """Return the seconds of ``90s``, ``10m``, ``2h`` or ``30d``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    number, unit = text[:-1], text[-1:]
+    scale = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(unit)
+    if scale is None or not number.isdecimal():
+        raise ValueError(f"'{text}' is no time; expected a number and s, m, h or d, such as 30d")
+    return float(number) * scale
+
+
 def duration(seconds: float) -> str:
     """Return seconds in the unit that suits them: ``0.35 s``, ``280 s``, ``83 min``, ``2.5 h``."""
     if seconds >= 2 * 3600:

@@ -138,7 +138,7 @@ def fail() -> Callable[..., commands.Done]:
     """Runs the real `main` with one more command in it, which raises an error."""
 
     def run(error: BaseException, *arguments: str) -> commands.Done:
-        def fail(debug: bool = False) -> None:
+        def fail() -> None:
             raise error
 
         app.command()(fail)

@@ -4,7 +4,7 @@ from colours import colour_spec
 from graft.cli.show.sweep import _SweepProgress
 from graft.cli.show.training import _TrainingProgress
 from graft.spec import Sweep, dump_job, parse_job, parse_yaml
-from graft.sweep.events import TrialAdvanced, TrialEnded
+from graft.sweep.sweep_events import TrialAdvanced, TrialEnded
 from graft.sweep.sweep_records import TrialEpoch, TrialRecord
 from graft.training.events import Stepped
 

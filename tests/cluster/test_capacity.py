@@ -15,7 +15,6 @@ PROFILE = Profile.model_validate(
         "store": "s3://bucket",
         "service_account": "graft",
         "head": {"cpu": "500m", "memory": "2Gi"},
-        "submitter": {"cpu": "100m", "memory": "256Mi"},
         "classes": {
             "cpu": {"cpu": "250m", "memory": "2Gi"},
             "gpu": {
@@ -49,21 +48,21 @@ def node(
 
 
 def test_a_jobs_pods_request_what_all_their_containers_do() -> None:
-    head, worker, submitter = requests(workers=3, cpus_per_worker=2)
-    assert (head.name, head.count, submitter.count) == ("head", 1, 1)
+    head, worker = requests(workers=3, cpus_per_worker=2)
+    assert (head.name, head.count) == ("head", 1)
     assert (worker.name, worker.count) == ("worker of class 'cpu'", 3)
     assert worker.requests["cpu"] == amount("510m")  # with what ships its logs
     assert worker.requests["memory"] == worker.limits["memory"] == amount("2240Mi")
 
 
 def test_a_worker_takes_at_least_what_comes_before_it() -> None:
-    _, worker, _ = pod_requests(
+    _, worker = pod_requests(
         rayjob(
             Submission("one", colour_spec()),
             PROFILE.model_copy(update={"classes": {"cpu": ResourceClass(cpu="50m", memory="1Gi")}}),
         )
     )
-    assert worker.requests["cpu"] == amount("200m")
+    assert worker.requests["cpu"] == amount("210m")  # while its logs are shipped
 
 
 def test_a_cluster_that_holds_it_has_no_misfits() -> None:
@@ -88,7 +87,7 @@ def test_a_head_has_nodes_of_its_own() -> None:
     profile = PROFILE.model_copy(update={"head": head})
     pods = pod_requests(rayjob(Submission("one", colour_spec()), profile))
     problems = misfits(pods, [node("8", "64Gi")])
-    assert [problem.partition(" (")[0] for problem in problems] == ["1 x head", "1 x submitter"]
+    assert [problem.partition(" (")[0] for problem in problems] == ["1 x head"]
     assert misfits(pods, [node("8", "64Gi"), node("2", "4Gi", "system")]) == []
 
 
@@ -119,7 +118,7 @@ def test_a_head_has_nodes_of_its_own() -> None:
         (
             requests(workers=6),
             [node("2", "24Gi")],
-            "its pods request 2.17 cpu in all, the nodes have 2",
+            "its pods request 2.07 cpu in all, the nodes have 2",
         ),
         (requests(workers=8), [node("2", "24Gi")], "8 x worker of class 'cpu'"),
         (
@@ -145,16 +144,16 @@ def test_a_quota_that_would_be_exceeded_is_named() -> None:
         used = {"requests.cpu": "1", "pods": "3"}
         return {"metadata": {"name": "team"}, "status": {"hard": keys, "used": used}}
 
-    enough = quota(requests__cpu="10", pods="7") | {"status": {"hard": {"requests.cpu": "10"}}}
+    enough = quota(requests__cpu="10", pods="6") | {"status": {"hard": {"requests.cpu": "10"}}}
     assert over_quota(pods, [enough]) == []
     assert over_quota(pods, [quota(requests__cpu="3")]) == [
-        "quota team: requests.cpu would be 3.63 of 3, 1 in use"
+        "quota team: requests.cpu would be 3.53 of 3, 1 in use"
     ]
-    assert over_quota(pods, [quota(pods="6")]) == ["quota team: pods would be 7 of 6, 3 in use"]
+    assert over_quota(pods, [quota(pods="5")]) == ["quota team: pods would be 6 of 5, 3 in use"]
     scoped = quota(pods="0") | {"spec": {"scopes": ["NotTerminating"]}}
     assert over_quota(pods, [scoped]) == []
     memory = quota() | {"status": {"hard": {"limits.memory": "8Gi"}}}
-    assert over_quota(pods, [memory])[0].startswith("quota team: limits.memory would be 18.8Gi of")
+    assert over_quota(pods, [memory])[0].startswith("quota team: limits.memory would be 18.6Gi of")
     gpus = quota() | {"status": {"hard": {"requests.nvidia.com/gpu": "1"}}}
     assert over_quota(pods, [gpus]) == [
         "quota team: requests.nvidia.com/gpu would be 2 of 1, 0 in use"

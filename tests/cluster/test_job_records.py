@@ -2,24 +2,24 @@
 
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from graft.cluster.job_list import list_jobs
+from graft.cluster.job_logs import log_end, log_sources, put_log, read_log
 from graft.cluster.job_records import (
+    Driver,
     begin_attempt,
     cancel_job,
-    list_jobs,
-    log_end,
-    log_sources,
-    put_log,
     read_job,
     read_job_spec,
-    read_log,
     submit_job,
+    tell_end,
 )
 from graft.cluster.log_shipping import Shipper, ship_until
-from graft.errors import InputError, NotFoundError, RunFailed
+from graft.errors import GraftError, InputError, NotFoundError, RunFailed
 from graft.store import Store
 
 
@@ -64,7 +64,7 @@ def test_attempts_are_counted_and_the_last_one_says_how_it_ended(store: Store) -
 def test_a_mistake_is_not_tried_again(store: Store) -> None:
     submit_job(store, "one", "")
     begin_attempt(store, "one", "finetune").fail("no dataset 'x'", final=True)
-    with pytest.raises(InputError, match="one has failed for good: no dataset 'x'; submit it un"):
+    with pytest.raises(InputError, match="one has failed for good: no dataset 'x'; go on with"):
         begin_attempt(store, "one", "finetune")
 
 
@@ -74,7 +74,9 @@ def test_a_cancelled_job_publishes_nothing_any_more(store: Store) -> None:
     assert cancel_job(store, "one", "finetune").state == "cancelled"
     with pytest.raises(RunFailed, match="or it was cancelled"):
         attempt.succeed("colours@1")
-    with pytest.raises(InputError, match="one has been cancelled; submit it under another id"):
+    with pytest.raises(
+        InputError, match="one has been cancelled; go on with graft jobs resume one"
+    ):
         begin_attempt(store, "one", "finetune")
     # Before anything began, and after all was done.
     assert cancel_job(store, "two", "sweep").attempt == 0
@@ -83,6 +85,32 @@ def test_a_cancelled_job_publishes_nothing_any_more(store: Store) -> None:
     submit_job(store, "three", "")
     begin_attempt(store, "three", "finetune").succeed(None)
     assert cancel_job(store, "three", "finetune").state == "succeeded"
+
+
+def test_attempts_that_die_are_bounded_and_those_told_to_end_are_not(store: Store) -> None:
+    """As KubeRay starts a driver in each new head, without end."""
+    submit_job(store, "one", "")
+    begin = partial(begin_attempt, store, "one", "finetune", retries=2)
+    begin(Driver(pod="a"))  # and dies: its head had too little memory
+    for pod in "bcdef":
+        attempt = begin(Driver(pod=pod))
+        tell_end(store, "one", pod)
+    assert attempt.number == 6
+    begin(Driver(pod="g")).fail("no answer from the store", final=False)
+    record = read_job(store, "one")
+    assert record is not None
+    assert (record.losses, record.preemptions) == (1, 5)
+    begin(Driver(pod="h"))
+    for _ in range(2):  # for good
+        with pytest.raises(GraftError, match="go on with graft jobs resume one"):
+            begin(Driver(pod="i"))
+    record = read_job(store, "one")
+    assert record is not None
+    assert (record.state, record.final, record.attempt) == ("failed", True, 8)
+    assert record.error == (
+        "given up after 3 attempts that failed or died (jobs.retries is 2); "
+        "the last one: its head died without a word, perhaps for want of memory"
+    )
 
 
 @pytest.fixture

@@ -1,62 +1,26 @@
 """Following a job through a cluster that goes away, and a store that keeps what it said."""
 
-from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from cluster.scripted import Scripted, answer
 from colours import colour_spec
+from graft.cli.show.job_log import Output
 from graft.cluster import job_overview
 from graft.cluster import log_following as following
+from graft.cluster.job_logs import put_log
 from graft.cluster.job_overview import Jobs
 from graft.cluster.job_progress import job_progress
-from graft.cluster.job_records import ClusterIdentity, begin_attempt, put_log, submit_job
+from graft.cluster.job_records import ClusterIdentity, Driver, begin_attempt, submit_job
 from graft.cluster.log_following import Log, follow
-from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ClusterStatus, JobStatus
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError, RunFailed
 from graft.spec import Sweep, parse_job
 from graft.store import Store
 from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
 from graft.sweep.sweep_records import create_sweep
-
-
-class Scripted:
-    """A cluster that answers as it is told, one answer a look; the last one stays."""
-
-    identity, ships_logs = ClusterIdentity("a test", "uid"), True
-
-    def __init__(self, *answers: Callable[[], ClusterStatus | None]):
-        self._answers = list(answers)
-        self.said = ""
-        self.cancelled = ""
-
-    def find(self, job: str) -> ClusterStatus | None:
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        return answer()
-
-    def all(self) -> list[ClusterStatus]:
-        status = self.find("one")
-        return [status] if status else []
-
-    def output(self, job: str) -> str:
-        return self.said
-
-    def cancel(self, job: str) -> None:
-        self.cancelled = job
-
-    def check(self, submission: Submission) -> list[str]:
-        return []
-
-    def show(self, submission: Submission, as_json: bool) -> str:
-        return ""
-
-    def submit(self, submission: Submission) -> None:
-        raise NotImplementedError
-
-
-def answer(state: str, why: str | None = None) -> Callable[[], ClusterStatus | None]:
-    return lambda: ClusterStatus("one", "finetune", state, why)  # type: ignore[arg-type]
 
 
 def lost() -> ClusterStatus | None:
@@ -83,7 +47,7 @@ def test_states_and_log_come_in_order_and_end_with_the_job(store: Store) -> None
         if isinstance(item, JobStatus):
             seen.append(str(item))
         else:
-            seen.append(item[1].decode())
+            seen.append(item.data.decode())
         if seen[-1] == "running":
             put_log(store, "one", "driver@session_1@head-a", 8, b"epoch 2\n")
             attempt.succeed("photos@1")
@@ -104,7 +68,7 @@ def test_the_logs_of_attempts_come_in_their_order(store: Store) -> None:
     ):
         put_log(store, "one", log, 0, said)
     log = Log(Jobs(Scripted(lambda: None), store), "one")
-    assert [data for _, data in log.new()] == [b"attempt 1\n", b"attempt 2\n"]
+    assert [chunk.data for chunk in log.new()] == [b"attempt 1\n", b"attempt 2\n"]
     assert list(log.new()) == []
 
 
@@ -128,11 +92,11 @@ def test_a_driver_is_heard_from_its_cluster_where_the_store_is_out_of_reach() ->
     jobs = Jobs(cluster, None)
     log = Log(jobs, "one")
     cluster.said = "epoch 1\n"
-    assert [data for _, data in log.new()] == [b"epoch 1\n"]
+    assert [chunk.data for chunk in log.new()] == [b"epoch 1\n"]
     cluster.said = "epoch 1\nepoch 2\n"
-    assert [data for _, data in log.new()] == [b"epoch 2\n"]
+    assert [chunk.data for chunk in log.new()] == [b"epoch 2\n"]
     cluster.said = "attempt 2\n"  # of another pod
-    assert [data for _, data in log.new()] == [b"attempt 2\n"]
+    assert [chunk.data for chunk in log.new()] == [b"attempt 2\n"]
 
 
 def test_nobody_takes_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +121,9 @@ def test_a_job_of_another_cluster_is_what_the_store_says(store: Store) -> None:
         ("somewhere", None, None),
     ):
         submit_job(store, job, "")
-        begin_attempt(store, job, "finetune", ClusterIdentity(place, uid))
+        begin_attempt(store, job, "finetune", Driver(ClusterIdentity(place, uid)))
     jobs = Jobs(Scripted(lambda: None), store)
-    assert {status.job: str(status) for status in jobs.all()} == {
+    assert {status.job: str(status) for status in jobs.newest()} == {
         "here": "failed: its cluster is gone, and it did not say how it ended",
         "here-by-another-way": "failed: its cluster is gone, and it did not say how it ended",
         "there": "running",
@@ -175,12 +139,12 @@ def test_what_never_got_into_the_store_is_read_from_the_cluster(store: Store) ->
     cluster.said = "graft: wrong credentials\n"
     log = Log(Jobs(cluster, store), "one")
     assert list(log.new()) == []  # it may yet come
-    assert [data for _, data in log.new(last=True)] == [b"graft: wrong credentials\n"]
+    assert [chunk.data for chunk in log.new(last=True)] == [b"graft: wrong credentials\n"]
 
 
 def test_cancelling(store: Store) -> None:
     submit_job(store, "one", "")
-    attempt = begin_attempt(store, "one", "finetune", ClusterIdentity("a test"))
+    attempt = begin_attempt(store, "one", "finetune", Driver(ClusterIdentity("a test")))
     cluster = Scripted(answer("running"))
     Jobs(cluster, store).cancel("one")
     assert cluster.cancelled == "one"
@@ -199,7 +163,7 @@ def test_a_cluster_that_is_gone_for_good_is_not_asked_for_what_the_store_knows(
     store: Store,
 ) -> None:
     submit_job(store, "one", "")
-    begin_attempt(store, "one", "finetune", ClusterIdentity("a test")).succeed("photos@1")
+    begin_attempt(store, "one", "finetune", Driver(ClusterIdentity("a test"))).succeed("photos@1")
     assert str(Jobs(Scripted(lost), store).status("one")) == "succeeded: photos@1"
 
 
@@ -220,7 +184,7 @@ def test_how_far_a_transfer_report_is(store: Store) -> None:
 
 def test_logs_alone_make_no_job(store: Store) -> None:
     put_log(store, "early", "driver@head", 0, b"")
-    assert Jobs(None, store).all() == []
+    assert list(Jobs(None, store).newest()) == []
 
 
 def test_a_ray_that_is_gone_leaves_what_the_store_knows(store: Store) -> None:
@@ -231,8 +195,9 @@ def test_a_ray_that_is_gone_leaves_what_the_store_knows(store: Store) -> None:
     cluster.ships_logs = False
     jobs = Jobs(cluster, store)
     assert jobs.spec("one") == "kind: finetune\n"
-    assert [str(status) for status in jobs.all()] == ["succeeded: m@1"]
-    assert list(Log(jobs, "one").new(last=True)) == [("driver@session_1@head-a", b"the end\n")]
+    assert [str(status) for status in jobs.newest()] == ["succeeded: m@1"]
+    (chunk,) = Log(jobs, "one").new(last=True)
+    assert (chunk.source, chunk.data) == ("driver@session_1@head-a", b"the end\n")
 
 
 def test_what_has_just_ended_is_not_cancelled(store: Store) -> None:
@@ -242,3 +207,26 @@ def test_what_has_just_ended_is_not_cancelled(store: Store) -> None:
     with pytest.raises(InputError, match="one has ended already: succeeded"):
         Jobs(cluster, store).cancel("one")
     assert cluster.cancelled == ""
+
+
+def test_a_log_is_cut_to_its_end_or_to_what_is_new(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit_job(store, "one", "")
+    for time, offset, said in ((1000, 0, b"a\nb\n"), (2000, 4, b"c\nd"), (2002, 7, b"d\n")):
+        monkeypatch.setattr("graft.cluster.job_logs.time.time", lambda time=time: time)
+        put_log(store, "one", "driver@1@h", offset, said)
+    jobs = Jobs(None, store)
+
+    def shown(output: Output, since: datetime | None = None) -> str:
+        for chunk in Log(jobs, "one", since=since).new(last=True):
+            output.show(chunk)
+        output.release()
+        return capsys.readouterr().out
+
+    assert shown(Output()) == "a\nb\nc\ndd\n"
+    assert shown(Output(tail=2)) == "c\ndd\n"
+    assert shown(Output(tail=0)) == ""
+    assert shown(Output(), datetime.fromtimestamp(1500, UTC)) == "c\ndd\n"
+    stamped = shown(Output(timestamps=True, tail=1))
+    assert stamped == "1970-01-01T00:33:20Z dd\n"

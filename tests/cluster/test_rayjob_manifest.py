@@ -6,10 +6,18 @@ from typing import Any
 import pytest
 
 from colours import colour_spec
-from graft.cluster.profile import Profile, amount, times
-from graft.cluster.rayjob_manifest import Submission, rayjob, sent_spec
+from graft.cluster.log_shipping import EVERY_S, LAST_TRIES_S
+from graft.cluster.profile import Profile, ResourceClass, amount, times
+from graft.cluster.rayjob_manifest import (
+    Submission,
+    rayjob,
+    sent_digest,
+    sent_spec,
+    spec_digest,
+    travels_through_store,
+)
 from graft.errors import InputError, SpecError
-from graft.spec import Finetune, Sweep, load_job, parse_job, parse_yaml
+from graft.spec import Finetune, Sweep, dump_job, load_job, parse_job, parse_yaml
 from graft.sweep.space import count_trials
 
 PROFILE = Profile.model_validate(
@@ -60,7 +68,6 @@ def made(submission: Submission, **changes: Any) -> dict[str, Any]:
 def pods(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     cluster = manifest["spec"]["rayClusterSpec"]
     return {
-        "submitter": manifest["spec"]["submitterPodTemplate"]["spec"],
         "head": cluster["headGroupSpec"]["template"]["spec"],
         "worker": cluster["workerGroupSpecs"][0]["template"]["spec"],
     }
@@ -97,7 +104,7 @@ def test_gpus_come_from_a_class_that_has_them() -> None:
     pod = pods(manifest)["worker"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["nodeSelector"] == {"gpu": "a100"}
-    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert {"key": "nvidia.com/gpu", "operator": "Exists"} in pod["tolerations"]
     assert "nodeSelector" not in pods(manifest)["head"]
 
 
@@ -128,7 +135,7 @@ def test_every_pod_meets_restricted_pod_security_and_says_what_it_takes() -> Non
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
+        for container in (*pod["containers"], *pod["initContainers"]):
             assert container["image"] == "graft:1"
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -138,19 +145,19 @@ def test_every_pod_meets_restricted_pod_security_and_says_what_it_takes() -> Non
             # Beside what the node has for Ray's own copies of the store.
             disk = set(container["resources"]["requests"]) - {"cpu", "memory"}
             assert disk == ({"ephemeral-storage"} if "cache" in mounts_of(container) else set())
-            # The submitter only talks to the head.
-            secrets = [{"secretRef": {"name": "graft-s3"}}]
-            assert container.get("envFrom", secrets) == secrets
-            assert ("envFrom" in container) == (container["name"] != "submitter")
+            assert container["envFrom"] == [{"secretRef": {"name": "graft-s3"}}]
             assert mounts_of(container) <= {volume["name"] for volume in pod["volumes"]}
 
 
-def test_logs_are_shipped_from_head_and_workers_beside_ray() -> None:
+def test_logs_are_shipped_from_head_and_workers_until_ray_has_ended() -> None:
     made_pods = pods(made(Submission("one", spec())))
     for name in ("head", "worker"):
-        ray, logs = made_pods[name]["containers"]
-        assert ray["name"] == name  # Ray's has to be the first
+        (ray,), (logs,) = made_pods[name]["containers"], made_pods[name]["initContainers"]
+        assert ray["name"] == name
         assert logs["command"][:3] == ["graft", "ship-logs", "one"]
+        assert logs["restartPolicy"] == "Always"  # Kubernetes' own sidecar, which it ends last
+        drain = int(environment(ray)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert made_pods[name]["terminationGracePeriodSeconds"] > drain + LAST_TRIES_S + EVERY_S
         shared = {"name": "tmp", "mountPath": "/tmp"}
         assert shared in ray["volumeMounts"]
         assert shared in logs["volumeMounts"]
@@ -168,13 +175,57 @@ def test_a_cluster_has_deadlines_retries_and_a_token() -> None:
     assert "suspend" not in job
 
 
-def test_autoscalers_leave_a_head_where_it_is() -> None:
-    cluster = made(Submission("one", spec()))["spec"]["rayClusterSpec"]
-    assert cluster["headGroupSpec"]["template"]["metadata"]["annotations"] == {
-        "karpenter.sh/do-not-disrupt": "true",
-        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-    }
-    assert cluster["workerGroupSpecs"][0]["template"]["metadata"]["annotations"] == {}
+def test_autoscalers_leave_pods_where_they_are_but_those_of_a_class_that_says_so() -> None:
+    evictable = PROFILE.classes | {"spot": ResourceClass(evictable=True)}
+    for name, stays in (("cpu", True), ("spot", False)):
+        submission = Submission("one", spec(), resource_class=name)
+        cluster = made(submission, classes=evictable)["spec"]["rayClusterSpec"]
+        head, worker = cluster["headGroupSpec"], cluster["workerGroupSpecs"][0]
+        annotations = {
+            "karpenter.sh/do-not-disrupt": "true",
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        }
+        assert head["template"]["metadata"]["annotations"] == annotations
+        assert worker["template"]["metadata"]["annotations"] == (annotations if stays else {})
+
+
+def test_the_operator_follows_a_job_and_gives_a_lost_node_up_in_time() -> None:
+    manifest = made(Submission("one", spec()))
+    assert manifest["spec"]["submissionMode"] == "HTTPMode"  # no pod, no stream, that could end it
+    for pod in pods(manifest).values():
+        seconds = {
+            toleration["key"]: toleration["tolerationSeconds"]
+            for toleration in pod["tolerations"]
+            if "tolerationSeconds" in toleration
+        }
+        # Before KubeRay 1.7 gives a job up for good whose head is silent for 300 s.
+        assert seconds == {
+            f"node.kubernetes.io/{state}": 30 for state in ("not-ready", "unreachable")
+        }
+    (head,), (worker,) = (pods(manifest)[name]["containers"] for name in ("head", "worker"))
+    assert head["lifecycle"]["preStop"]["exec"]["command"] == ["graft", "pod-ends", "one"]
+    assert environment(head)["GRAFT_RETRIES"] == "2"
+    assert "lifecycle" not in worker
+
+
+def test_a_spec_of_any_size_travels() -> None:
+    trials = [{"train.optimizer.lr": 1e-3 * number} for number in range(1, 4000)]
+    document = sweep(2).model_dump(mode="json", by_alias=True)
+    document |= {"space": {}, "search": {"kind": "list", "trials": trials}}
+    large = parse_job(document, "test", Sweep)
+    manifest = made(Submission("one", large))
+    text = dump_job(large)
+    assert travels_through_store(text)
+    assert "GRAFT_SPEC" not in environment(pods(manifest)["head"]["containers"][0])
+    assert sent_spec(manifest) is None
+    assert (
+        sent_digest(manifest) == spec_digest(text) != sent_digest(made(Submission("one", spec())))
+    )
+    # Linux takes no longer variable than 128 kB; its name counts.
+    longest = max(
+        len(value) for value in environment(pods(manifest)["head"]["containers"][0]).values()
+    )
+    assert longest < 1000
 
 
 def test_what_a_namespace_adds() -> None:
@@ -197,10 +248,8 @@ def test_what_a_namespace_adds() -> None:
     for pod in pods(manifest).values():
         assert pod["priorityClassName"] == "low"
         assert pod["imagePullSecrets"] == [{"name": "pull"}]
-        for container in pod["containers"]:
+        for container in (*pod["containers"], *pod["initContainers"]):
             assert container["image"] == "registry.example/graft:2"
-            if container["name"] == "submitter":
-                continue
             given = environment(container)
             assert given["AWS_ENDPOINT_URL"] == "https://minio.example"
             assert given["AWS_CA_BUNDLE"] == "/etc/graft/ca/ca.crt"

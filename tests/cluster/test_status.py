@@ -87,7 +87,7 @@ def unschedulable(name: str, message: str) -> dict[str, Any]:
         ),
         (
             {"jobDeploymentStatus": "Running", "jobStatus": "PENDING"},
-            [ready("h"), ready("w"), ready("v"), pod("submitter", "Pending")],
+            [ready("h"), ready("w"), ready("v")],
             "starting",
             "its pods are ready, the driver starts",
         ),
@@ -151,7 +151,13 @@ def test_a_job_that_is_being_deleted_is_cancelled() -> None:
 
 
 def record(**changes: Any) -> JobRecord:
-    fields = {"job": "one", "kind": "finetune", "state": "running", "attempt": 2, "started": "t"}
+    fields = {
+        "job": "one",
+        "kind": "finetune",
+        "state": "running",
+        "attempt": 2,
+        "started": "2026-11-24T10:00:00+00:00",
+    }
     return JobRecord.model_validate(fields | changes)
 
 

@@ -37,7 +37,7 @@ def pods(objects: list[Object]) -> dict[str, End]:
     text = only(objects, "ConfigMap", "-profile")["data"]["profile.yaml"]
     profile = Profile.model_validate(parse_yaml(text, "profile"))
     job = rayjob(Submission("one", colour_spec()), profile)["spec"]
-    found = {"submitter": job["submitterPodTemplate"]["metadata"]["labels"]}
+    found: dict[str, dict[str, str]] = {}
     clusters = {"job": job["rayClusterSpec"]}
     for one in objects:
         if one["kind"] == "RayCluster":
@@ -84,8 +84,8 @@ def together(cluster: str) -> Table:
     return {(head, worker): ALL, (worker, head): ALL}
 
 
-JOB = {("submitter", "job head"): {8265}, ("operator", "job head"): {8265}} | together("job")
-JOB_PODS = ["submitter", "job head", "job worker", "test"]
+JOB = {("operator", "job head"): {8265}} | together("job")
+JOB_PODS = ["job head", "job worker", "test"]
 
 
 @needs_helm
@@ -110,7 +110,7 @@ def test_with_everything_on() -> None:
     """Clients are named, the store and Redis run in the cluster, Prometheus reads."""
     nodes = [f"{cluster} {node}" for cluster, node in product(CLUSTERS, ("head", "worker"))]
     rows = JOB | together("shared") | together("serving")
-    for name in (*nodes, "submitter", "test"):
+    for name in (*nodes, "test"):
         rows[name, "dns"] = {53}
         rows[name, "store"] = {9000}
     for name in nodes:

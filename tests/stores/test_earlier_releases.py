@@ -17,7 +17,8 @@ from graft.activations.cache import ActivationCache
 from graft.activations.key import CacheEntry, key_scheme
 from graft.activations.list_and_remove import list_activations
 from graft.backbones.trunk import trunk_chain
-from graft.cluster.job_records import read_job, read_job_spec, read_log
+from graft.cluster.job_logs import read_log
+from graft.cluster.job_records import read_job, read_job_spec
 from graft.data.manifest import open_dataset
 from graft.registry import aliases, get_model, list_models
 from graft.report.evaluation.scores import Scores
@@ -26,8 +27,8 @@ from graft.report.transfer.answers import Answers
 from graft.serving.predictor import Predictor
 from graft.store import Store
 from graft.sweep.best_trial import best_trial
+from graft.sweep.sweep_list import list_sweep_rows
 from graft.sweep.sweep_records import (
-    list_sweeps,
     read_plan,
     read_sweep,
     read_sweep_result,
@@ -36,7 +37,7 @@ from graft.sweep.sweep_records import (
 from graft.training.attempt_pointer import read_pointer
 from graft.training.checkpoint import latest_checkpoint, load_state
 from graft.training.prepare_run import assemble
-from graft.training.run_records import latest_epoch, list_runs, read_result, read_spec, run_folder
+from graft.training.run_records import latest_epoch, read_result, read_spec, run_folder
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*.tar.xz"))
 
@@ -63,7 +64,7 @@ def test_its_dataset(store: Store) -> None:
 
 
 def test_its_run_and_the_name_of_its_trunk(store: Store) -> None:
-    (run,) = list_runs(store)
+    (run,) = store.children("runs/")
     spec, result = read_spec(store, run), read_result(store, run)
     pointer = read_pointer(store, run_folder(run))
     assert result is not None
@@ -83,7 +84,7 @@ def test_its_run_and_the_name_of_its_trunk(store: Store) -> None:
 
 
 def test_its_activations(store: Store) -> None:
-    (run,) = list_runs(store)
+    (run,) = store.children("runs/")
     spec = read_spec(store, run)
     prepared = assemble(store, spec)
     keys = key_scheme(spec, trunk_chain(prepared.model, prepared.contract), "cpu")
@@ -99,7 +100,7 @@ def test_its_activations(store: Store) -> None:
 
 
 def test_its_sweep(store: Store) -> None:
-    sweep = next(name for name in list_sweeps(store) if name.startswith("colours-"))
+    sweep = next(row.sweep for row in list_sweep_rows(store) if row.sweep.startswith("colours-"))
     spec, plan, trials = (
         read_sweep(store, sweep),
         read_plan(store, sweep),

@@ -26,7 +26,6 @@ from graft.registry import aliases, get_model, list_models, verdicts
 from graft.report.publishing import list_reports, read_report, read_transfer, write_out
 from graft.store import ObjectRef, Store
 from graft.sweep.sweep_records import (
-    list_sweeps,
     read_plan,
     read_sweep,
     read_sweep_result,
@@ -34,7 +33,6 @@ from graft.sweep.sweep_records import (
 )
 from graft.training.run_records import (
     latest_epoch,
-    list_runs,
     read_pointer,
     read_result,
     read_spec,
@@ -147,7 +145,7 @@ def read_models(place: Place) -> None:
 
 
 def read_runs(place: Place) -> None:
-    for run in list_runs(place.store):
+    for run in place.store.children("runs/"):
         read_spec(place.store, run)
         read_pointer(place.store, run)
         latest_epoch(place.store, run)
@@ -156,7 +154,7 @@ def read_runs(place: Place) -> None:
 
 
 def read_sweeps(place: Place) -> None:
-    for sweep in list_sweeps(place.store):
+    for sweep in place.store.children("sweeps/"):
         read_sweep(place.store, sweep)
         read_plan(place.store, sweep)
         read_sweep_result(place.store, sweep)

@@ -20,9 +20,9 @@ from graft.registry import get_model
 from graft.spec import Sweep, parse_job
 from graft.store import Store
 from graft.store.directory import Directory
-from graft.sweep.events import TrialAdvanced, TrialEnded
 from graft.sweep.prepare_sweep import prepare_sweep
 from graft.sweep.run_sweep import run_sweep
+from graft.sweep.sweep_events import TrialAdvanced, TrialEnded
 from graft.sweep.sweep_plan import Throughput
 from graft.sweep.sweep_records import create_sweep, read_plan, read_sweep_result, read_trials
 from graft.sweep.trial import Selection, TrialProcess, train_together

@@ -6,7 +6,15 @@ import pytest
 
 from graft.errors import SpecError
 from graft.spec import Choice, IntUniform, LogUniform, Uniform
-from graft.sweep.space import describe, draw, grid, holds, into_range, label, random_trials
+from graft.sweep.space import (
+    changes_text,
+    draw,
+    grid,
+    holds,
+    into_range,
+    random_trials,
+    value_text,
+)
 
 FREEZE = Choice(choice=("all", -1, -3))
 RATE = LogUniform(log_uniform=(1e-4, 1e-1))
@@ -104,10 +112,10 @@ def test_a_mutated_value_stays_within_its_range(values, mutated, value):
 
 def test_values_are_written_as_a_person_would():
     assert (
-        label({"kind": "mlp", "hidden": [256, 64], "dropout": 0.5})
+        value_text({"kind": "mlp", "hidden": [256, 64], "dropout": 0.5})
         == "mlp hidden=[256, 64] dropout=0.5"
     )
-    assert describe({"backbone.freeze": "all", "train.optimizer.lr": 0.0001}) == (
+    assert changes_text({"backbone.freeze": "all", "train.optimizer.lr": 0.0001}) == (
         "backbone.freeze all, train.optimizer.lr 0.0001"
     )
-    assert [label(value) for value in (None, True, 3)] == ["null", "true", "3"]
+    assert [value_text(value) for value in (None, True, 3)] == ["null", "true", "3"]

@@ -9,6 +9,7 @@ from graft.errors import NotFoundError, ObjectExists, SpecError
 from graft.spec import Sweep, parse_job
 from graft.sweep.best_trial import best_trial, ranked
 from graft.sweep.search import warm_trials
+from graft.sweep.sweep_list import list_sweep_rows
 from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
 from graft.sweep.sweep_records import (
     SweepResult,
@@ -16,7 +17,6 @@ from graft.sweep.sweep_records import (
     TrialRecord,
     count_states,
     create_sweep,
-    list_sweeps,
     publish_sweep,
     put_trial,
     read_plan,
@@ -88,10 +88,10 @@ def some_result(sweep_id, trials):
 
 def test_a_sweep_is_kept_with_its_plan_its_trials_and_its_result(store):
     sweep = some_sweep()
-    assert list_sweeps(store) == []
+    assert [row.sweep for row in list_sweep_rows(store)] == []
     sweep_id = create_sweep(store, sweep, some_plan(sweep))
     assert sweep_id.startswith("colours-")
-    assert list_sweeps(store) == [sweep_id]
+    assert [row.sweep for row in list_sweep_rows(store)] == [sweep_id]
     assert read_sweep(store, sweep_id) == sweep
     assert read_plan(store, sweep_id) == some_plan(sweep)
     assert read_trials(store, sweep_id) == []
@@ -110,7 +110,7 @@ def test_a_plan_without_a_spec_is_no_sweep(store):
     sweep = some_sweep()
     sweep_id = create_sweep(store, sweep, some_plan(sweep))
     store.write("sweeps/killed-20260101-000000-abcd/plan.json", b"{}")
-    assert list_sweeps(store) == [sweep_id]
+    assert [row.sweep for row in list_sweep_rows(store)] == [sweep_id]
     with pytest.raises(NotFoundError, match=f"no sweep '{sweep_id[:-1]}' in .*; did you mean"):
         read_sweep(store, sweep_id[:-1])
 

@@ -112,14 +112,6 @@ podSelector: {matchLabels: {app.kubernetes.io/component: kuberay-operator}}
 namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . | quote }}}}
 {{- end }}
 
-{{/* Selector of jobs' submitters: the pods of a job that are not Ray's. */}}
-{{- define "graft.submitters" -}}
-matchLabels:
-  {{- include "graft.podLabels" (dict "root" . "role" "job") | nindent 2 }}
-matchExpressions:
-  - {key: ray.io/is-ray-node, operator: DoesNotExist}
-{{- end }}
-
 {{/* What is served, as JSON: {models: [...]}, each with name, alias, class, gpus of a replica, min and
      max replicas, route, and path, which is the route without its last slash. */}}
 {{- define "graft.models" -}}

@@ -7,9 +7,9 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from graft.activations.activation_shards import Shard, logical, open_shard
 from graft.activations.index import Coverage, Index, Part, commit_index, covering, find_index
 from graft.activations.key import BYTES, CacheEntry, Key, KeyScheme
-from graft.activations.shards import Shard, logical, open_shard
 from graft.data.manifest import DatasetVersion
 from graft.store import Store
 
@@ -23,7 +23,7 @@ class Activations:
 
     Of a bucket's, those for which the node-local cache has no room are read row by row.
 
-    Hold on to it for as long as batches are read: a shard that nobody holds is checked again.
+    Keep it while batches are read: a shard that nothing refers to is checked again on its next use.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Whether activations are cached, and why: what that takes in bytes and seconds, and a reason.
+"""Whether activations are cached: the bytes and seconds that it takes, and the reason.
 
 `choose_to_cache` decides for whoever reads activations: a run, or the trials of a sweep. It
 times the trunk and decoding on this machine, sees what the store has and has room for, and
@@ -28,9 +28,9 @@ from graft.store.node_cache import cache_folder, cache_room, gigabytes
 Mode = Literal["auto", "on", "off"]
 
 WORTH = 0.1
-"""Part of the time that must be saved under `auto`: an estimate is no better than that."""
+"""Part of the time that the cache has to save under `auto`: an estimate may be wrong by as much."""
 SAMPLE = 8
-"""Images that are decoded to find out what that costs."""
+"""Images that are decoded to measure what decoding costs."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class Reads:
 
 @dataclass(frozen=True)
 class Costs:
-    """What one image costs at a freeze depth, and one byte."""
+    """What an image costs at a freeze depth, and how fast bytes are read and written."""
 
     row_bytes: int
     """Activations of one image, as stored."""
     trunk_s: float
-    """Seconds of the trunk's forward pass for one image, with all that computes at once."""
+    """Seconds of the trunk's forward pass for one image, of a batch on this machine."""
     decode_s: float
     """Seconds to decode and render one image."""
     read_bytes_s: float = 1e9
-    """Bytes a second from the node's disk or its page cache; of the store, where that is slower."""
+    """Bytes read a second: from the node's disk or page cache, or from the store if slower."""
     write_bytes_s: float = 2e8
-    """Bytes a second into the store."""
+    """Bytes written a second into the store."""
 
     def uncached_s(self, read: Reads) -> float:
         """Return the seconds of decoding and trunk, each time anew."""
@@ -183,7 +183,7 @@ def choose_to_cache(
         by_depth[entry.depth].append(read)
     for depth, group in by_depth.items():
         if depth == 0 and len(by_depth) > 1:
-            continue  # some epochs or trials freeze nothing: no reason against the others
+            continue  # epochs or trials that freeze nothing do not keep the others from caching
         decision = decide(mode, depth, group, costs.get(depth, Costs(0, 0.0, 0.0)), space)
         space = space.less(decision)
         yield decision

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graft.activations.activation_shards import SHARD_BYTES, ActivationWriter, memory_order, stored
 from graft.activations.cache import Activations
 from graft.activations.index import Part
 from graft.activations.key import BYTES, Key
-from graft.activations.shards import SHARD_BYTES, ShardWriter, memory_order, stored
 from graft.backbones.transfer_model import TransferModel, Trunk
 from graft.data.loader import BatchSlice, ImageLoader, to_tensor
 from graft.data.manifest import Image
@@ -24,8 +24,8 @@ from graft.store.backend import explained
 from graft.store.node_cache import cache_folder, remove_leftovers
 
 BATCH_SIZE = 32
-"""Images in every batch of the trunk, the last one too, on whatever machine: at one size and
-layout, an image's activations are the same bits in any company and position."""
+"""Images in every batch of the trunk, on every machine; the last batch is filled up. At one batch
+size and layout an image's activations have the same bits, whichever images are beside it."""
 
 PENDING = 4
 """Full shards of a depth that may wait for the store."""
@@ -167,7 +167,7 @@ def _bounds(setup: TrunkSetup, task: FillTask) -> Iterator[tuple[int, int]]:
 class _OpenShard:
     """A shard that is being written."""
 
-    writer: ShardWriter
+    writer: ActivationWriter
     images: tuple[str, ...]
     """SHA-256 of the image of each row that it will have."""
 
@@ -219,7 +219,7 @@ class _Output:
         with explained(f"the node-local cache {self._folder}"):
             self._folder.mkdir(exist_ok=True)
         path = self._folder / f"{len(self._parts)}.safetensors"
-        return _OpenShard(ShardWriter(path, len(images), row_shape, dtype), images)
+        return _OpenShard(ActivationWriter(path, len(images), row_shape, dtype), images)
 
 
 @dataclass(frozen=True)

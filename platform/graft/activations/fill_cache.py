@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import partial
 
 from graft.activations.cache import ActivationCache, Activations
 from graft.activations.compute import FillTask, Start, TrunkSetup, compute_task
@@ -22,7 +21,7 @@ from graft.errors import ObjectNotFound
 from graft.store import Store
 
 TASK_IMAGES = 2048
-"""Most images of a task: what its process has finished stays when it is killed in the next one."""
+"""Most images of a task: a process that is killed loses the task that it computes, none before."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +150,11 @@ def run_here(
     def run(tasks: Sequence[FillTask]) -> Generator[TaskResult, None, None]:
         done, total = 0, sum(len(task.images) for task in tasks)
 
-        def advance(before: int, images: int) -> None:
-            progress(before + images, total)
+        def advance(images: int) -> None:
+            progress(done + images, total)
 
         for task in tasks:
-            parts = compute_task(store, setup, task, progress=partial(advance, done))
+            parts = compute_task(store, setup, task, progress=advance)
             yield TaskResult(task, parts)
             done += len(task.images)
 

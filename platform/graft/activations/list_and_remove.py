@@ -43,7 +43,9 @@ def list_activations(store: Store) -> list[CatalogueEntry]:
         if match is None or (key := Key.parse(match[1], match[2])) is None:
             continue
         if key not in entries:
-            entries[key] = CatalogueEntry(key, *_stage(store, key.trunk))
+            record = find_document(store, f"stages/{key.trunk}/stage.json", _Stage)
+            arch, stage = (record.arch, record.stage) if record else (None, None)
+            entries[key] = CatalogueEntry(key, arch, stage)
             committed[key] = set()
         if match[3] is None:
             entries[key].bytes += size
@@ -123,11 +125,6 @@ class _Stage(BaseModel):
 
     arch: str
     stage: str
-
-
-def _stage(store: Store, trunk: str) -> tuple[str | None, str | None]:
-    record = find_document(store, f"stages/{trunk}/stage.json", _Stage)
-    return (record.arch, record.stage) if record else (None, None)
 
 
 def _order(key: Key) -> tuple[str, int, str]:

@@ -66,17 +66,14 @@ def trunk_chain(model: TransferModel, contract: Contract) -> TrunkChain:
         "arch": model.stages.arch,
     }
     digests = [hashlib.sha256(_canonical(header)).hexdigest()]
-    tensors = tuple(_hashes(model.stage_state(index)) for index in range(model.depth))
+    states = [sorted(model.stage_state(index).items()) for index in range(model.depth)]
+    tensors = tuple({name: _hash(value) for name, value in state} for state in states)
     for stage, hashes in zip(model.stages.stages, tensors, strict=False):
         link = hashlib.sha256(digests[-1].encode() + _canonical(hashes))
         if stage.flat:  # the same weights give other activations
             link.update(b"flat")
         digests.append(link.hexdigest())
     return TrunkChain(tuple(digests), tensors)
-
-
-def _hashes(state: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: _hash(value) for name, value in sorted(state.items())}
 
 
 def _hash(value: Tensor) -> str:

@@ -108,7 +108,7 @@ def load_weights(store: Store, weights: Weights, model: TransferModel, keep_head
     if weights.model:
         state = version_state(store, weights.model)
     elif weights.sha256:
-        record = _read_record(store, weights.sha256)
+        record = read_document(store, _marker(weights.sha256), WeightsRecord)
         data = store.get_shared(f"weights/{weights.sha256}", record.file)
         state = _parse(data, record.source)
     else:
@@ -127,10 +127,6 @@ def load_file(source: str, model: TransferModel) -> None:
 
 def _marker(digest: str) -> str:
     return f"weights/{digest}/weights.json"
-
-
-def _read_record(store: Store, digest: str) -> WeightsRecord:
-    return read_document(store, _marker(digest), WeightsRecord)
 
 
 def _read(source: str) -> bytes:

@@ -1,11 +1,8 @@
 """Which cluster, and which store, a command on jobs means."""
 
-import functools
-import inspect
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,15 +10,28 @@ from graft.cli.show.output import note
 from graft.errors import InputError
 
 if TYPE_CHECKING:
-    from graft.cluster.backend import ClusterJobs
+    from graft.cluster.cluster_jobs import ClusterJobs
     from graft.cluster.job_overview import Jobs
     from graft.cluster.profile import Profile
     from graft.store import Store
 
 
 @dataclass(frozen=True)
+class PodOptions:
+    """What a person may choose for a job's pods that the spec does not say."""
+
+    resource_class: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Resource class of the workers' pods."),
+    ] = None
+    image: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="One that the profile allows.")
+    ] = None
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
-    """The options that choose a cluster; a command gets them by `cluster_options`."""
+    """The options that choose a cluster; a command takes them by `grouped_options`."""
 
     context: Annotated[
         str | None, typer.Option("--kube-context", metavar="NAME", help="Of the kubeconfig.")
@@ -104,28 +114,6 @@ class ClusterOptions:
     @property
     def _names_namespace(self) -> bool:
         return bool(self.context or self.namespace or self.profile)
-
-
-def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `ClusterOptions`, where its parameter `cluster` stands."""
-    names = [field.name for field in fields(ClusterOptions)]
-
-    @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        cluster = ClusterOptions(**{name: values.pop(name) for name in names})
-        command(**values, cluster=cluster)
-
-    parameters: list[inspect.Parameter] = []
-    signature = inspect.signature(command)
-    for parameter in signature.parameters.values():
-        if parameter.name == "cluster":
-            parameters += inspect.signature(ClusterOptions).parameters.values()
-        else:
-            parameters.append(parameter)
-    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    # What typer makes options of.
-    with_options.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    return with_options
 
 
 def _store_of(profile: "Profile") -> "Store":

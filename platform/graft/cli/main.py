@@ -31,6 +31,7 @@ from graft.cli.commands import (
 from graft.cli.commands.demo import demo
 from graft.cli.commands.evaluate import evaluate
 from graft.cli.commands.lr_find import lr_find
+from graft.cli.commands.pod_ends import pod_ends
 from graft.cli.commands.predict import predict
 from graft.cli.commands.run_job import run_job
 from graft.cli.commands.serve import serve
@@ -69,8 +70,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(version: bool) -> None:
+    if version:
         print(f"graft {__version__}")
         raise typer.Exit
 
@@ -105,6 +106,7 @@ for section, commands in COMMANDS.items():
 # A submitted job's pods call these, people do not.
 app.command("run-job", hidden=True)(run_job)
 app.command("ship-logs", hidden=True)(ship_logs)
+app.command("pod-ends", hidden=True)(pod_ends)
 
 
 def script() -> None:

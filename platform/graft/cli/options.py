@@ -1,13 +1,20 @@
-"""The options that several commands have.
+"""The options that several commands have, and how a command takes several as one value.
 
-Every command on the store takes
-``store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False``.
+Every command on the store takes ``store: StoreUri = DEFAULT_STORE, json: Json = False``; the group
+of a command (`help.Group`) adds ``--debug``.
 """
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from graft.store import Store
 
 DEFAULT_STORE = "./graft-store"
 
@@ -23,8 +30,6 @@ StoreUri = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
 ]
-# `main` looks for the flag itself: it reports errors before, and after, a command runs, too.
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; several times."),
@@ -44,3 +49,35 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="Where the page, pictures and JSON are written."),
 ]
+
+
+def open_store(uri: str) -> "Store":
+    """Return the store of `--store`; what stores need is imported when a command opens one."""
+    from graft.store import Store
+
+    return Store.open(uri)
+
+
+def grouped_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of its parameters' dataclasses as options, where these stand."""
+    signature = inspect.signature(command)
+    groups = {
+        name: parameter.annotation
+        for name, parameter in signature.parameters.items()
+        if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation)
+    }
+    fields = {name: inspect.signature(group).parameters for name, group in groups.items()}
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in fields[name]})
+        command(**values)
+
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        parameters += fields[name].values() if name in groups else [parameter]
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    # What typer makes options of.
+    with_options.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return with_options

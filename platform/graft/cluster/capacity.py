@@ -34,32 +34,39 @@ class PodRequest:
 
 
 def pod_requests(rayjob: Json) -> list[PodRequest]:
-    """Return what all pods of a RayJob request: the head, each group's workers, the submitter."""
-    spec = rayjob["spec"]
-    cluster = spec["rayClusterSpec"]
+    """Return what all pods of a RayJob request: the head, and each group's workers."""
+    cluster = rayjob["spec"]["rayClusterSpec"]
     requests = [_request("head", 1, cluster["headGroupSpec"]["template"])]
     for group in cluster["workerGroupSpecs"]:
         name = f"worker of class '{group['groupName']}'"
         requests.append(_request(name, group["replicas"], group["template"], INIT))
-    requests.append(_request("submitter", 1, spec["submitterPodTemplate"]))
     return requests
 
 
 def _request(
     name: str, count: int, template: Json, least: Mapping[str, Decimal] = MappingProxyType({})
 ) -> PodRequest:
-    """Return what `count` pods of a template request, which is at least `least` for each."""
+    """Return what `count` pods of a template request, which is at least `least` beside sidecars."""
     spec = template["spec"]
-    sums: dict[str, Amounts] = {}
-    for side in ("requests", "limits"):
-        total: Amounts = {}
-        for container in spec["containers"]:
-            for resource, quantity in container["resources"][side].items():
-                total[resource] = total.get(resource, Decimal(0)) + amount(quantity)
-        sums[side] = total
-    requests = {key: max(value, least.get(key, value)) for key, value in sums["requests"].items()}
+    # Sidecars, which are the only init containers here, last as long as the pod.
+    sidecars, containers = spec["initContainers"], spec["containers"]
+    beside = _sum(sidecars, "requests")
+    requests = {
+        key: max(value, beside.get(key, Decimal(0)) + least.get(key, Decimal(0)))
+        for key, value in _sum([*sidecars, *containers], "requests").items()
+    }
+    limits = _sum([*sidecars, *containers], "limits")
     selector, tolerations = spec.get("nodeSelector", {}), tuple(spec.get("tolerations", ()))
-    return PodRequest(name, count, requests, sums["limits"], selector, tolerations)
+    return PodRequest(name, count, requests, limits, selector, tolerations)
+
+
+def _sum(containers: Iterable[Json], side: str) -> Amounts:
+    """Return what containers request, or are limited to, in all."""
+    total: Amounts = {}
+    for container in containers:
+        for resource, quantity in container["resources"][side].items():
+            total[resource] = total.get(resource, Decimal(0)) + amount(quantity)
+    return total
 
 
 def misfits(pods: Iterable[PodRequest], nodes: Iterable[Json]) -> list[str]:
@@ -130,8 +137,8 @@ def _tolerated(taint: Json, tolerations: Iterable[Json]) -> bool:
 def _nearest_node(pod: PodRequest, nodes: list[Json]) -> str:
     """Say what keeps every node from holding a pod; devices, whose names have a /, first."""
     for resource in sorted(pod.requests, key=lambda name: "/" not in name):
-        each = [amount(node["status"]["allocatable"].get(resource, "0")) for node in nodes]
-        best = max(each, default=Decimal(0))
+        amounts = [amount(node["status"]["allocatable"].get(resource, "0")) for node in nodes]
+        best = max(amounts, default=Decimal(0))
         if best < pod.requests[resource]:
             most = f"at most {_shown(resource, best)}" if best else "no"
             return f"a node of this cluster has {most} {resource}"

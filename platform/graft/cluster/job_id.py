@@ -1,10 +1,9 @@
 """A job's id, which is a name in Kubernetes too."""
 
 import re
-import secrets
-from datetime import UTC, datetime
 
 from graft.errors import SpecError
+from graft.store.recorded_specs import id_ending
 
 JOB_ID = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LONGEST_ID = 47
@@ -13,7 +12,7 @@ LONGEST_ID = 47
 
 def new_id(name: str) -> str:
     """Return a new job id that begins with a spec's name, in letters that Kubernetes allows."""
-    ending = f"-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    ending = id_ending()
     plain = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
     if not plain[:1].isalpha():
         plain = f"job-{plain}"

@@ -1,8 +1,9 @@
 """What is done with a spec before it is sent: files are put into the store, names looked up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from graft.errors import InputError, NotFoundError, StoreError
 from graft.registry import get_model
@@ -21,6 +22,36 @@ from graft.store import Store, payload_name, sha256_file
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
+@dataclass(frozen=True)
+class JobInputs:
+    """What a job needs in the store before it begins."""
+
+    store: Store
+    problem: StoreError | None
+    """Why the store cannot be used from here; None where it can."""
+    spec: Job
+    """As it is sent: it names no file of this machine."""
+    files: Sequence[Path]
+    """The weights files of this machine that go into the store."""
+
+    @classmethod
+    def of(cls, store: Store, spec: Job, files: Sequence[Path], is_volume: bool = False) -> Self:
+        """Look at the store; `spec` is as a person wrote it, and names `files`.
+
+        `is_volume`: the store is a cluster's, and maybe not mounted here.
+
+        Raises:
+            InputError: there are files, and the store cannot be used from here.
+        """
+        problem = store_problem(store, is_volume)
+        if problem and files:
+            raise InputError(
+                f"{files[0]} has to be copied into the store, which cannot be used from here: "
+                f"{problem}"
+            )
+        return cls(store, problem, stored_weights(store, spec) if files else spec, files)
+
+
 def local_weights(spec: Job) -> list[Path]:
     """Return the weights files of this machine that a spec names.
 
@@ -37,20 +68,20 @@ def local_weights(spec: Job) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def stored_weights(store: Store, spec: Job, send: bool = True) -> Job:
-    """Return the spec with the URIs in the store of the weights files that it names.
+def stored_weights(store: Store, spec: Job) -> Job:
+    """Return the spec with the URIs that its weights files of this machine get in the store."""
 
-    `send`: put the files there, too.
-    """
-
-    def stored(path: Path) -> str:
+    def uri(path: Path) -> str:
         digest = sha256_file(path)
-        folder = f"weights/{digest}"
-        if send:
-            store.put(folder, path.name, path)
-        return f"{store.uri}/{folder}/{payload_name(path.name, digest)}"
+        return f"{store.uri}/weights/{digest}/{payload_name(path.name, digest)}"
 
-    return _replace_files(spec, stored)
+    return _replace_files(spec, uri)
+
+
+def put_weights(store: Store, files: Sequence[Path]) -> None:
+    """Copy weights files of this machine into the store."""
+    for path in files:
+        store.put(f"weights/{sha256_file(path)}", path.name, path)
 
 
 def check_names(store: Store, spec: Job) -> None:

@@ -1,32 +1,38 @@
 """Jobs as a person sees them: how they stand by their cluster and by the store, and how to cancel.
 
-`backend` knows the cluster alone, `job_records` the store alone; `Jobs` puts the two together.
+`cluster_jobs` knows the cluster alone, `job_records` the store alone; `Jobs` puts the two together.
 """
 
+import itertools
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from graft.cluster.backend import ClusterJobs
+from graft.cluster.cluster_jobs import ClusterJobs, prune_jobs
+from graft.cluster.job_list import list_jobs, newest_jobs, read_jobs
+from graft.cluster.job_logs import log_sources
 from graft.cluster.job_progress import job_progress
 from graft.cluster.job_records import (
     JobRecord,
     cancel_job,
-    list_jobs,
-    log_sources,
     read_job,
     read_job_spec,
-    read_jobs,
+    reopen_job,
     submit_job,
 )
 from graft.cluster.log_shipping import DRIVER_SOURCE
+from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, combine
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError
-from graft.spec import nearest
+from graft.registry import Mover
+from graft.spec import dump_job, nearest
 from graft.store import Store
 from graft.training.attempt_pointer import claim_attempt
 
 PLACES = {"finetune": "runs", "sweep": "sweeps", "transfer-report": "reports"}
 """Where the store has what a job of a kind makes in attempts, under the job's id."""
+BATCH = 32
+"""Records that are read at once for a list."""
 ACCEPT_S = 20.0
 """Seconds in which an operator has to take up a job that was sent."""
 
@@ -38,26 +44,43 @@ class Jobs:
         """Look at a cluster and a store; None for what is out of reach."""
         self.cluster, self.store = cluster, store
 
+    def user(self) -> str:
+        """Return who the cluster takes its user for, else this machine's user."""
+        return (self.cluster and self.cluster.user()) or Mover.here("").who
+
     def ids(self) -> list[str]:
         """Return the ids of all jobs, of the store and of the cluster."""
         stored = list_jobs(self.store) if self.store else []
         running = [status.job for status in self.cluster.all()] if self.cluster else []
         return sorted({*stored, *running})
 
-    def all(self) -> list[JobStatus]:
-        """Return how all jobs stand."""
-        stored = read_jobs(self.store) if self.store else {}
+    def newest(self) -> Iterator[JobStatus]:
+        """Yield how jobs stand: those that the cluster has first, then others, the latest first.
+
+        The store is read as far as the caller goes on, so the first jobs cost the same however
+        many there are.
+
+        Raises:
+            ClusterLost: the cluster does not answer, and there is no store.
+        """
         try:
-            statuses = {status.job: status for status in self.cluster.all()} if self.cluster else {}
+            statuses = self.cluster.all() if self.cluster else []
         except ClusterLost:
-            if not stored:
+            if self.store is None:
                 raise
-            statuses = {}
-        return [
-            combined
-            for job in sorted({*statuses, *stored})
-            if (combined := self._combined(job, statuses.get(job), stored.get(job)))
-        ]
+            statuses = []
+        statuses.sort(key=lambda status: status.created or "", reverse=True)
+        yield from self._combined_all({status.job: status for status in statuses})
+        seen = {status.job for status in statuses}
+        others = (job for job in (newest_jobs(self.store) if self.store else ()) if job not in seen)
+        while batch := list(itertools.islice(others, BATCH)):
+            yield from self._combined_all(dict.fromkeys(batch))
+
+    def _combined_all(self, statuses: Mapping[str, ClusterStatus | None]) -> Iterator[JobStatus]:
+        records = read_jobs(self.store, list(statuses)) if self.store and statuses else {}
+        for job, status in statuses.items():
+            if combined := self._combined(job, status, records.get(job)):
+                yield combined
 
     def status(self, job: str) -> JobStatus:
         """Return how a job stands.
@@ -90,6 +113,11 @@ class Jobs:
             return spec
         status = self.cluster.find(job) if self.cluster else None
         return status.spec if status else None
+
+    def began(self, job: str) -> bool:
+        """Whether a job was sent; its spec alone may be in the store before that."""
+        on_cluster = self.cluster.find(job) if self.cluster else None
+        return on_cluster is not None or self._record(job) is not None
 
     def accepted(self, job: str) -> JobStatus:
         """Wait until the cluster has taken up a job that was just sent; return how it stands.
@@ -136,6 +164,50 @@ class Jobs:
             if place and self.store.exists(f"{place}/{job}/spec.yaml"):
                 claim_attempt(self.store, f"{place}/{job}")  # the one that goes on is overtaken
         self.cluster.cancel(job)
+
+    def resume(self, submission: Submission) -> None:
+        """Have a job go on that has ended, from what it has committed; `submission`: as it is sent.
+
+        Raises:
+            InputError: it has succeeded or has not ended, or the cluster or store is out of reach.
+        """
+        job = submission.job
+        if self.cluster is None or self.store is None:
+            raise InputError(f"to go on with {job} takes its cluster and its store")
+        status = self.status(job)
+        if not status.has_ended:
+            raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
+        if status.state == "succeeded":
+            raise InputError(f"{job} has succeeded; there is nothing to go on with")
+        changes = dict(submission.settings)
+        if submission.resource_class:
+            changes["class"] = submission.resource_class
+        if submission.image:
+            changes["image"] = submission.image
+        submit_job(self.store, job, dump_job(submission.spec))  # where it was lost before it began
+        self.cluster.remove(job)
+        reopen_job(self.store, job, status.kind, submission.owner or self.user(), changes)
+        self.cluster.submit(submission)
+
+    def remove(self, job: str) -> None:
+        """Remove from the cluster what it has of a job that has ended; the store's record stays.
+
+        Raises:
+            NotFoundError: there is no such job.
+            InputError: it has not ended.
+        """
+        if self.cluster is None:
+            raise InputError(f"to remove {job} takes the cluster that it ran on")
+        status = self.status(job)
+        if not status.has_ended:
+            raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
+        self.cluster.remove(job)
+
+    def prune(self, older_s: float) -> list[str]:
+        """Remove from the cluster the jobs that ended so many seconds ago; return their ids."""
+        if self.cluster is None:
+            raise InputError("to prune jobs takes the cluster that they ran on")
+        return prune_jobs(self.cluster, older_s)
 
     def sources(self, job: str) -> list[str]:
         """Return the names of a job's logs: the driver's of each attempt first, then others."""

@@ -1,33 +1,35 @@
-"""Jobs in the store: what was submitted, what the job itself recorded, and what it logged.
+"""Jobs in the store: what was submitted, and what the job itself recorded.
 
 jobs/<job>/spec.yaml               the spec that was sent; makes the job exist
 jobs/<job>/job.json                the job's record: a pointer that its current attempt moves
-jobs/<job>/logs/<source>/<offset>  a chunk of a source's log, from that byte on
+jobs/<job>/told/<pod>              that this pod of its was told to end: evicted, drained, preempted
 
 A job's run, sweep or report has the job's id, so that a later attempt finds what an earlier one
 left.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, Field
+
+from graft.cluster.job_times import note_time
 from graft.errors import (
     InputError,
-    NotFoundError,
     ObjectChanged,
     ObjectExists,
     ObjectNotFound,
     RunFailed,
 )
-from graft.spec import Id, Ref, Section, nearest
-from graft.store import Store, find_document, parse_document, read_document, read_text
-from graft.store.index import indexed_rows
+from graft.spec import Id, Ref, Section
+from graft.store import Store, parse_document, read_document
+from graft.store.recorded_specs import recorded_text
 from graft.store.retries import swaps
 
-RecordedState = Literal["running", "succeeded", "failed", "cancelled"]
+RecordedState = Literal["running", "succeeded", "failed", "cancelled", "resumed"]
 """How a job stands by its own record. Before its first attempt there is no record: what a person is
 shown (`status.JobState`) has states for that time, too, which only its cluster knows."""
 _ENDED = {
@@ -35,7 +37,6 @@ _ENDED = {
     "failed": "failed for good",
     "cancelled": "been cancelled",
 }
-OFFSET_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,43 @@ class ClusterIdentity:
 UNKNOWN_CLUSTER = ClusterIdentity()
 
 
+@dataclass(frozen=True)
+class Driver:
+    """Where an attempt at a job runs, and whose it is."""
+
+    cluster: ClusterIdentity = UNKNOWN_CLUSTER
+    pod: str | None = None
+    """Host name of its pod; None: in none, or not known."""
+    owner: str | None = None
+    """Who submitted the job, as the cluster knows them; None: not known."""
+    gpus: int = 0
+    """GPUs of all its workers."""
+
+
+NO_POD = Driver()
+
+
+def _is_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("expected a time with its zone, ISO 8601")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_is_time)]
+"""ISO 8601 in UTC."""
+
+
+class Resumption(Section):
+    """That a person had an ended job go on."""
+
+    attempt: int
+    """The last one before."""
+    who: str
+    when: Time
+    changes: dict[str, str] = Field(default={})
+    """What they set otherwise than when it was submitted, by option."""
+
+
 class JobRecord(Section):
     """What a job recorded of itself: ``job.json``."""
 
@@ -64,15 +102,32 @@ class JobRecord(Section):
     """Place of the cluster that it was sent to (`ClusterIdentity.place`); null: not known."""
     cluster: str | None = None
     """That cluster's `ClusterIdentity.uid`; null: not known."""
-    started: str
-    """When this attempt began; ISO 8601 in UTC."""
-    ended: str | None = None
+    started: Time
+    """When this attempt began."""
+    ended: Time | None = None
     error: str | None = None
     """Why it failed, on a line."""
     final: bool = False
     """Whether another attempt would change nothing: done, cancelled, or failed by a mistake."""
     model: Ref | None = None
     """NAME@VERSION of the model that it registered."""
+    pod: str | None = None
+    """Host name of the pod that this attempt's driver runs in; null: in none, or not known."""
+    losses: int = 0
+    """Earlier attempts that failed, or died without a word; resuming the job forgets them."""
+    preemptions: int = 0
+    """Earlier attempts whose pods were told to end; they count as no loss."""
+    owner: str | None = None
+    """Who submitted it, as its cluster knows them; null: not known."""
+    gpus: int = 0
+    """GPUs that this attempt holds."""
+    gpu_seconds: float = 0.0
+    """What earlier attempts held, times the seconds for which they did."""
+    resumptions: tuple[Resumption, ...] = ()
+
+    def gpu_hours(self, now: datetime) -> float:
+        """Return the GPU hours that the job has taken until it ended, or `now`."""
+        return (self.gpu_seconds + _gpu_seconds(self, now)) / 3600
 
     def was_sent_to(self, cluster: ClusterIdentity) -> bool:
         """Whether the job was sent to this cluster, by whichever way its sender reached it."""
@@ -109,7 +164,7 @@ class JobAttempt:
     def _end(self, changes: dict[str, Any]) -> None:
         record = self._record.model_copy(update=changes | {"ended": _now()})
         try:
-            self._store.replace(_record_key(record.job), _bytes(record), self._etag)
+            self._store.replace(record_key(record.job), _bytes(record), self._etag)
         except ObjectChanged as changed:
             raise RunFailed(
                 f"{record.job}: a newer attempt has taken this job over, or it was cancelled"
@@ -122,27 +177,48 @@ def submit_job(store: Store, job: str, spec: str) -> None:
     Raises:
         InputError: there is such a job, with another spec.
     """
+    key = f"jobs/{job}/spec.yaml"
+    if not store.exists(key):
+        note_time(store, job, datetime.now(UTC))
     try:
-        store.create(f"jobs/{job}/spec.yaml", spec.encode())
+        store.create(key, spec.encode())
     except ObjectExists as error:
         raise InputError(f"there is a job '{job}' with another spec; choose another id") from error
 
 
 def begin_attempt(
-    store: Store, job: str, kind: str, cluster: ClusterIdentity = UNKNOWN_CLUSTER
+    store: Store,
+    job: str,
+    kind: str,
+    driver: Driver = NO_POD,
+    retries: int | None = None,
 ) -> JobAttempt:
     """Begin the next attempt at a recorded job; an earlier attempt can then record no end.
 
+    Whoever starts drivers may do so without end: KubeRay starts another one in each new head.
+    So attempts are counted here.
+
+    Args:
+        store: where the job is recorded.
+        job: its id.
+        kind: kind of its spec.
+        driver: where this attempt runs.
+        retries: how many earlier attempts may have failed or died; None: any number.
+
     Raises:
         InputError: it was cancelled, or has ended in a way that another attempt would not change.
+        RunFailed: its attempts have failed or died more often than `retries`.
     """
     first = JobRecord(
         job=job,
         kind=kind,
         state="running",
         attempt=1,
-        where=cluster.place,
-        cluster=cluster.uid,
+        where=driver.cluster.place,
+        cluster=driver.cluster.uid,
+        pod=driver.pod,
+        owner=driver.owner,
+        gpus=driver.gpus,
         started=_now(),
     )
 
@@ -150,11 +226,46 @@ def begin_attempt(
         if before.final:
             reason = f": {before.error}" if before.error else ""
             raise InputError(
-                f"{job} has {_ENDED[before.state]}{reason}; submit it under another id"
+                f"{job} has {_ENDED[before.state]}{reason}; "
+                f"go on with graft jobs resume {job}, or submit it under another id"
             )
-        return first.model_copy(update={"attempt": before.attempt + 1})
+        told = before.state == "running" and was_told_to_end(store, job, before.pod)
+        lost = before.state in ("running", "failed") and not told
+        losses = before.losses + lost
+        update = {
+            "attempt": before.attempt + 1,
+            "losses": losses,
+            "preemptions": before.preemptions + told,
+            "gpu_seconds": before.gpu_seconds + _gpu_seconds(before, datetime.now(UTC)),
+            "resumptions": before.resumptions,
+        }
+        if retries is None or losses <= retries:
+            return first.model_copy(update=update)
+        last = before.error or "its head died without a word, perhaps for want of memory"
+        return before.model_copy(
+            update={
+                "state": "failed",
+                "ended": _now(),
+                "final": True,
+                "error": f"given up after {losses} attempts that failed or died "
+                f"(jobs.retries is {retries}); the last one: {last}",
+            }
+        )
 
-    return JobAttempt(store, *_update_record(store, first, next_attempt))
+    record, etag = _update_record(store, first, next_attempt)
+    if record.final:
+        raise RunFailed(f"{job} was {record.error}; go on with graft jobs resume {job}")
+    return JobAttempt(store, record, etag)
+
+
+def tell_end(store: Store, job: str, pod: str) -> None:
+    """Record that a pod of a job was told to end, which is no failure of the job's."""
+    store.write(_told_key(job, pod), _now().encode())
+
+
+def was_told_to_end(store: Store, job: str, pod: str | None) -> bool:
+    """Whether a pod of a job, by its host name, was told to end; None: there was no pod."""
+    return pod is not None and store.exists(_told_key(job, pod))
 
 
 def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
@@ -172,6 +283,44 @@ def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
     return _update_record(store, first, cancelled)[0]
 
 
+def reopen_job(
+    store: Store, job: str, kind: str, who: str, changes: Mapping[str, str]
+) -> JobRecord:
+    """Let attempts begin again at a job that has ended; return its record.
+
+    Raises:
+        InputError: it has succeeded, or an attempt at it may still run.
+    """
+    now = _now()
+
+    def reopened(before: JobRecord) -> JobRecord:
+        if before.state == "succeeded":
+            raise InputError(f"{job} has succeeded; there is nothing to go on with")
+        resumption = Resumption(attempt=before.attempt, who=who, when=now, changes=dict(changes))
+        return before.model_copy(
+            update={
+                "state": "resumed",
+                "final": False,
+                "ended": None,
+                "error": None,
+                "losses": 0,
+                "gpu_seconds": before.gpu_seconds + _gpu_seconds(before, datetime.now(UTC)),
+                "gpus": 0,
+                "resumptions": (*before.resumptions, resumption),
+            }
+        )
+
+    first = JobRecord(job=job, kind=kind, state="resumed", attempt=0, started=now)
+    return _update_record(store, first, reopened)[0]
+
+
+def _gpu_seconds(record: JobRecord, now: datetime) -> float:
+    """Return GPUs times seconds of a record's attempt; one that died ends when that is noticed."""
+    end = datetime.fromisoformat(record.ended) if record.ended else now
+    began = datetime.fromisoformat(record.started)
+    return record.gpus * max((end - began).total_seconds(), 0.0)
+
+
 def _update_record(
     store: Store, first: JobRecord, change: Callable[[JobRecord], JobRecord]
 ) -> tuple[JobRecord, str]:
@@ -182,7 +331,7 @@ def _update_record(
     Raises:
         StoreError: others change it without end.
     """
-    key = _record_key(first.job)
+    key = record_key(first.job)
     turn = swaps(f"{store.uri}/{key}")
     while True:
         next(turn)
@@ -202,28 +351,6 @@ def _update_record(
                 return record, written.etag
 
 
-def list_jobs(store: Store) -> list[str]:
-    """Return the ids of all recorded jobs."""
-    return store.children("jobs/")
-
-
-def read_jobs(store: Store) -> dict[str, JobRecord | None]:
-    """Return the record of every job, by id; None before its first attempt.
-
-    Records that will not change any more are kept in an index.
-    """
-    jobs = list_jobs(store)
-    records = indexed_rows(
-        store,
-        "jobs/index.json",
-        JobRecord,
-        jobs,
-        lambda job: find_document(store, _record_key(job), JobRecord),
-        settled=lambda record: record.final,
-    )
-    return {job: records.get(job) for job in jobs}
-
-
 def read_job(store: Store, job: str) -> JobRecord | None:
     """Return a job's record; None before its first attempt.
 
@@ -231,7 +358,7 @@ def read_job(store: Store, job: str) -> JobRecord | None:
         NotFoundError: no such job.
     """
     try:
-        return read_document(store, _record_key(job), JobRecord)
+        return read_document(store, record_key(job), JobRecord)
     except ObjectNotFound:
         read_job_spec(store, job)
         return None
@@ -243,54 +370,15 @@ def read_job_spec(store: Store, job: str) -> str:
     Raises:
         NotFoundError: no such job.
     """
-    try:
-        return read_text(store, f"jobs/{job}/spec.yaml")
-    except ObjectNotFound as error:
-        raise NotFoundError(
-            f"no job '{job}' in {store.uri}{nearest(job, list_jobs(store))}"
-        ) from error
+    return recorded_text(store, "job", job)
 
 
-class _StoredChunk(NamedTuple):
-    """A chunk of a log in the store; chunks sort by their offset in the log, in bytes."""
-
-    offset: int
-    size: int
-    key: str
+def _told_key(job: str, pod: str) -> str:
+    return f"jobs/{job}/told/{pod}"
 
 
-def log_sources(store: Store, job: str) -> list[str]:
-    """Return the names of a job's logs, one for each file that was shipped."""
-    return store.children(f"jobs/{job}/logs/")
-
-
-def log_end(store: Store, job: str, source: str) -> int:
-    """Return how many bytes of a source's log are in the store."""
-    chunks = _chunks(store, job, source)
-    return max((chunk.offset + chunk.size for chunk in chunks), default=0)
-
-
-def put_log(store: Store, job: str, source: str, offset: int, data: bytes) -> None:
-    """Add a chunk to a source's log, which begins at byte `offset` of it."""
-    store.create(f"jobs/{job}/logs/{source}/{offset:0{OFFSET_DIGITS}}", data)
-
-
-def read_log(store: Store, job: str, source: str, start: int = 0) -> Iterator[bytes]:
-    """Yield a source's log from byte `start` on, where a chunk has to begin."""
-    for chunk in _chunks(store, job, source):
-        if chunk.offset >= start:
-            yield store.read(chunk.key).data
-
-
-def _chunks(store: Store, job: str, source: str) -> list[_StoredChunk]:
-    """Return every chunk of a source's log, in order."""
-    folder = f"jobs/{job}/logs/{source}/"
-    return sorted(
-        _StoredChunk(int(key.removeprefix(folder)), size, key) for key, size in store.scan(folder)
-    )
-
-
-def _record_key(job: str) -> str:
+def record_key(job: str) -> str:
+    """Return the key of a job's record."""
     return f"jobs/{job}/job.json"
 
 

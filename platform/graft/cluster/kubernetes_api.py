@@ -53,8 +53,10 @@ class Kube:
         """
         configuration = kubernetes.client.Configuration()
         configuration.retries = 1
+        standard = Path.home() / ".kube" / "config"
+        has_kubeconfig = "KUBECONFIG" in os.environ or standard.exists()
         try:
-            if context is None and not _has_kubeconfig() and IN_POD_NAMESPACE.exists():
+            if context is None and not has_kubeconfig and IN_POD_NAMESPACE.exists():
                 kubernetes.config.load_incluster_config(configuration)
                 default = IN_POD_NAMESPACE.read_text().strip()
             else:
@@ -154,10 +156,6 @@ class Kube:
         if error.status is not None and error.status >= 500:
             raise ClusterLost(f"Kubernetes at {self.server} fails: {message}") from error
         raise InputError(f"Kubernetes refuses: {message}") from error
-
-
-def _has_kubeconfig() -> bool:
-    return "KUBECONFIG" in os.environ or Path.home().joinpath(".kube", "config").exists()
 
 
 def _load_kubeconfig(configuration: Any, context: str | None) -> str:

@@ -1,12 +1,15 @@
 """Jobs in a namespace of Kubernetes, each of which is a RayJob there."""
 
+import contextlib
 import json
+import time
 from dataclasses import replace
 from io import StringIO
 
 from ruamel.yaml import YAML
 
 from graft.cluster.capacity import misfits, over_quota, pod_requests, without_limits
+from graft.cluster.cluster_jobs import prune_jobs
 from graft.cluster.job_id import JOB_ID
 from graft.cluster.job_records import ClusterIdentity
 from graft.cluster.kubernetes_api import Kube, KubeConflict, KubeObject, UnknownField
@@ -19,16 +22,19 @@ from graft.cluster.rayjob_manifest import (
     VERSION,
     Submission,
     rayjob,
-    sent_spec,
+    sent_digest,
 )
 from graft.cluster.releases import check_release, read_profile
-from graft.cluster.status import ClusterStatus, rayjob_status
-from graft.errors import InputError, NotFoundError
+from graft.cluster.status import NODE_TYPE, ClusterStatus, rayjob_status
+from graft.errors import GraftError, InputError, NotFoundError, ResourceError
 
 PROFILE_LABEL = "graft.dev/profile"
 PROFILE_KEY = "profile.yaml"
 RAYJOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{{ns}}/{PLURAL}"
 CORE = "/api/v1/namespaces/{ns}"
+SELF = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+REMOVED_S = 60.0
+"""Seconds in which the operator lets a RayJob go that was deleted."""
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -107,7 +113,8 @@ class KubeJobs:
         pods = pod_requests(manifest)
         quotas = self._kube.items(f"{CORE}/resourcequotas")
         problems += without_limits(pods, quotas, self._kube.items(f"{CORE}/limitranges"))
-        if not self._profile.resource_class(submission.resource_class)[1].autoscaled:
+        profile = self._profile.with_settings(submission.settings)
+        if not profile.resource_class(submission.resource_class)[1].autoscaled:
             try:
                 problems += misfits(pods, self._kube.items("/api/v1/nodes"))
             except InputError as error:
@@ -117,7 +124,7 @@ class KubeJobs:
                 f"this job could never run in {self.identity.place}: {'; '.join(problems)}"
             )
         # Where there is a queue, Kueue lets a job wait for its quota.
-        if not self._profile.queue and (problems := over_quota(pods, quotas)):
+        if not profile.queue and (problems := over_quota(pods, quotas)):
             raise InputError(
                 f"this job does not fit {self.identity.place} now, nothing was sent: "
                 f"{'; '.join(problems)}"
@@ -144,11 +151,15 @@ class KubeJobs:
             raise InputError(
                 f"this cluster's KubeRay is older than 1.6, or its CRDs are: {error}"
             ) from error
-        if not _is_graft_job(stored) or sent_spec(stored) != sent_spec(manifest):
+        if not _is_graft_job(stored) or sent_digest(stored) != sent_digest(manifest):
             raise InputError(
                 f"there is a job '{submission.job}' with another spec in "
                 f"{self.identity.place}; choose another --id"
             )
+
+        # Who sends jobs also tidies up: KubeRay keeps what has ended, and pods hold no rights.
+        with contextlib.suppress(GraftError):
+            prune_jobs(self, self._profile.keep_record_s)
 
     def find(self, job: str) -> ClusterStatus | None:
         """See `ClusterJobs`."""
@@ -171,18 +182,41 @@ class KubeJobs:
         if self.find(job):
             self._kube.delete(f"{RAYJOBS}/{job}")
 
+    def remove(self, job: str) -> None:
+        """See `ClusterJobs`."""
+        self.cancel(job)
+        deadline = time.monotonic() + REMOVED_S
+        while self.find(job):
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"RayJob {job} is still there {REMOVED_S:.0f} s after it was deleted; is the "
+                    "KubeRay operator running?"
+                )
+            time.sleep(0.5)
+
+    def user(self) -> str | None:
+        """See `ClusterJobs`."""
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        try:
+            answer = self._kube.create(SELF, review)
+        except InputError:  # Kubernetes before 1.28, or its administrator does not want it
+            return None
+        return str(answer["status"]["userInfo"]["username"])
+
     def output(self, job: str) -> str:
         """See `ClusterJobs`."""
-        pods = self._kube.items(f"{CORE}/pods", labelSelector=f"job-name={job}")
-        if not pods:
+        selector = f"{JOB_LABEL}={job},{NODE_TYPE}=head"
+        heads = self._kube.items(f"{CORE}/pods", labelSelector=selector)
+        running = [pod for pod in heads if pod["status"]["phase"] == "Running"]
+        if not running:
             return ""
-        newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-        if newest["status"]["phase"] == "Pending":
-            return ""
-        return self._kube.text(f"{CORE}/pods/{newest['metadata']['name']}/log")
+        newest = max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        # Its sidecar says what it ships.
+        return self._kube.text(f"{CORE}/pods/{newest['metadata']['name']}/log", container="logs")
 
     def _manifest(self, submission: Submission) -> KubeObject:
-        manifest = rayjob(replace(submission, cluster=self.identity), self._profile)
+        sent = replace(submission, cluster=self.identity)
+        manifest = rayjob(sent, self._profile.with_settings(submission.settings))
         return manifest | {"metadata": manifest["metadata"] | {"namespace": self._kube.namespace}}
 
     def _status(self, stored: KubeObject) -> ClusterStatus:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -15,7 +16,6 @@ from graft.errors import ResourceError
 from graft.store import Store
 
 DEFAULTS = {
-    "RAY_AUTH_MODE": "disabled",  # unset, a local Ray turns token authentication on
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # unset, Ray warns that it will become 0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -23,6 +23,14 @@ DEFAULTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 """Environment variables for Ray, which the user's own settings override."""
+OWN_DEFAULTS = {
+    # What Ray takes for laptops with Windows and macOS: every process of it listens on 127.0.0.1.
+    # Else all do on all addresses, and whoever reaches one runs code as this user.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Other users of this machine reach 127.0.0.1, too.
+    "RAY_AUTH_MODE": "token",
+}
+"""The same for a Ray of our own, on this machine."""
 CONNECT_TIMEOUT_S = 5
 JOIN_S = 120
 """Seconds in which workers have to join a new head node."""
@@ -46,14 +54,18 @@ def ray_session(show: Callable[[str, str], object] | None = None) -> Iterator[No
     Raises:
         ResourceError: nothing answers at ``RAY_ADDRESS``.
     """
-    for name, value in DEFAULTS.items():
+    address = os.environ.get("RAY_ADDRESS")
+    starts_one = address in (None, "", "local")
+    defaults = DEFAULTS | OWN_DEFAULTS | _token() if starts_one else DEFAULTS
+    for name, value in defaults.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
+    if starts_one:
+        _read_environment_again()
     silence = ResourceError(
         f"no Ray answers at RAY_ADDRESS={address}; start one, or unset RAY_ADDRESS "
         "to run on this machine alone"
@@ -80,6 +92,27 @@ def ray_session(show: Callable[[str, str], object] | None = None) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def _read_environment_again() -> None:
+    """Have Ray see our defaults: it reads them when it is imported, which may have been before."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ[name].lower() in ("1", "true")
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _token() -> dict[str, str]:
+    """Return a token for a Ray of our own, unless the user has one for all of theirs.
+
+    It is in the environment of this process and of Ray's: only this user, and root, can read that.
+    """
+    if "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return {}
+    return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _show_instead_of_ray(show: Callable[[str, str], object]) -> None:

@@ -1,16 +1,19 @@
 """Following a job until it ends: each change of its status, and its log as it grows."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import NamedTuple
 
-from graft.cluster.backend import ClusterJobs
+from graft.cluster.cluster_jobs import ClusterJobs
+from graft.cluster.job_logs import log_chunks
 from graft.cluster.job_overview import Jobs
-from graft.cluster.job_records import read_log
 from graft.cluster.log_shipping import DRIVER_SOURCE
 from graft.cluster.status import JobStatus
-from graft.errors import ClusterLost, StoreError
+from graft.errors import ClusterLost, StillRuns, StoreError
+from graft.units import duration
 
 EVERY_S = 2.0
 """Seconds between two looks at a job."""
@@ -25,14 +28,21 @@ class LogChunk(NamedTuple):
     """Name of the log: of a driver, or of a worker."""
     data: bytes
     """May begin or end within a character."""
+    shipped: datetime | None = None
+    """When it got into the store; None: not known."""
 
 
 class Log:
     """A job's log since the last look at it: from the store, or else from the cluster."""
 
-    def __init__(self, jobs: Jobs, job: str, source: str | None = None):
-        """Look at the log of one source; None: those of the drivers of all attempts."""
-        self._jobs, self._job, self._source = jobs, job, source
+    def __init__(
+        self, jobs: Jobs, job: str, source: str | None = None, since: datetime | None = None
+    ):
+        """Look at the log of one source; None: those of the drivers of all attempts.
+
+        `since`: what was shipped before is left out; None: nothing is.
+        """
+        self._jobs, self._job, self._source, self._since = jobs, job, source, since
         self._read: dict[str, int] = {}
         """Bytes that were yielded, by source."""
 
@@ -49,9 +59,11 @@ class Log:
         for source in sources:
             if self._source in (None, source) and self._jobs.store:
                 start = self._read.get(source, 0)
-                for data in read_log(self._jobs.store, self._job, source, start):
-                    self._read[source] = self._read.get(source, 0) + len(data)
-                    yield LogChunk(source, data)
+                for chunk in log_chunks(self._jobs.store, self._job, source, start):
+                    if not (self._since and chunk.shipped and chunk.shipped < self._since):
+                        data = self._jobs.store.read(chunk.key).data
+                        yield LogChunk(source, data, chunk.shipped)
+                    self._read[source] = chunk.end
 
     def _from_cluster(self, cluster: ClusterJobs) -> Iterator[LogChunk]:
         output = cluster.output(self._job).encode()
@@ -64,19 +76,29 @@ class Log:
 
 
 def follow(
-    jobs: Jobs, job: str, log: Log | None, every_s: float = EVERY_S
+    jobs: Jobs,
+    job: str,
+    log: Log | None,
+    every_s: float = EVERY_S,
+    timeout_s: float | None = None,
 ) -> Iterator[JobStatus | LogChunk]:
     """Yield each change of a job's status, and its log, until it has ended.
 
     A cluster that does not answer is asked again for a minute.
 
     Raises:
+        StillRuns: it has not ended within `timeout_s`; None: it has any time.
         NotFoundError: there is no such job.
         ClusterLost: the cluster still does not answer; the message says how to look later.
     """
     last: JobStatus | None = None
     silent_since: float | None = None
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     while True:
+        if time.monotonic() > deadline:
+            raise StillRuns(
+                f"{job} has not ended within {duration(timeout_s or 0)}: {last}; it goes on"
+            )
         try:
             status = jobs.status(job)
             if status != last and not status.has_ended:

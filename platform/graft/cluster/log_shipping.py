@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from graft.cluster.job_records import log_end, put_log
+from graft.cluster.job_logs import log_end, put_log
 from graft.errors import GraftError, StoreError
 from graft.store import Store
 
@@ -26,14 +26,23 @@ CHUNK_BYTES = 4 << 20
 EVERY_S = 2.0
 """Seconds between two looks at the files."""
 LAST_TRIES_S = 20.0
-"""Seconds for which shipping to a store that fails is tried again, once the pod is to end."""
+"""Seconds for which the shipper tries again a store that fails, once the pod is told to end."""
 
 
 class Shipper:
     """Ships the log files of one pod; `folder` is the log folder of Ray's latest session."""
 
-    def __init__(self, store: Store, job: str, folder: Path, pod: str):
+    def __init__(
+        self,
+        store: Store,
+        job: str,
+        folder: Path,
+        pod: str,
+        echo: Callable[[bytes], object] | None = None,
+    ):
+        """Ship to a store; `echo` gets what is shipped of the driver's log, too."""
         self._store, self._job, self._folder, self._pod = store, job, folder, pod
+        self._echo = echo
         self._shipped: dict[str, int] = {}
         """Bytes that the store has, by source."""
 
@@ -66,6 +75,8 @@ class Shipper:
                     raise
                 self._shipped[source] += len(data)
                 shipped += len(data)
+                if self._echo and source.startswith(DRIVER_SOURCE):
+                    self._echo(data)
         return shipped
 
 

@@ -1,12 +1,13 @@
 """The profile: what a namespace gives jobs, read from the chart's ConfigMap."""
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from kubernetes.utils import parse_quantity
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError
 
 from graft.errors import InputError, SpecError
 from graft.spec import Section, nearest
@@ -22,6 +23,16 @@ IMAGE = re.compile(
     re.ASCII,
 )
 """What a node can pull: HOST:PORT/PATH:TAG@DIGEST, of which only the path is needed."""
+
+
+SETTINGS = {
+    "jobs.retries": "retries",
+    "jobs.startDeadlineSeconds": "start_deadline_s",
+    "jobs.runDeadlineSeconds": "run_deadline_s",
+    "jobs.queue": "queue",
+    "jobs.priorityClassName": "priority_class",
+}
+"""What one job may have otherwise, by the names of the chart's values."""
 
 
 class Pod(Section):
@@ -65,6 +76,8 @@ class ResourceClass(Section):
     """RuntimeClass of its pods; null: the nodes' own."""
     autoscaled: bool = False
     """Whether nodes for it are added when they are asked for; else one has to exist."""
+    evictable: bool = False
+    """Whether a cluster's autoscaler may move its pods to save nodes; spot nodes are so anyway."""
     node_selector: dict[str, str] = Field(default={})
     tolerations: tuple[dict[str, Any], ...] = ()
 
@@ -118,7 +131,6 @@ class Profile(Section):
     classes: Annotated[dict[str, ResourceClass], Field(min_length=1)]
     default_class: str
     head: HeadNode = HeadNode(cpu="1", memory="4Gi")
-    submitter: Pod = Pod(cpu="100m", memory="512Mi")
     pods: PodSettings = PodSettings()
     priority_class: str | None = None
     queue: str | None = None
@@ -128,13 +140,17 @@ class Profile(Section):
     sweep_concurrency: Positive = 4
     """Trials of a sweep that run at once, where its `budget.concurrency` is auto."""
     retries: Annotated[int, Field(ge=0)] = 2
-    """How often a job whose cluster died gets a new one."""
+    """How many attempts of a job may fail or die before it is given up; those whose pods were told
+    to end, by an eviction or a preemption, do not count."""
     start_deadline_s: Positive = 900
     """Seconds within which the pods of each attempt have to run."""
     run_deadline_s: Positive = 7 * 24 * 3600
     """Seconds within which each attempt has to end; after that there is no other."""
     keep_finished_s: Annotated[int, Field(ge=0)] = 0
     """Seconds for which a finished job's pods stay, for a look inside."""
+    keep_record_s: Annotated[int, Field(ge=0)] = 7 * 24 * 3600
+    """Seconds after which the cluster has nothing of a finished job any more, once another job is
+    sent; the store has."""
 
     def resource_class(self, name: str | None) -> tuple[str, ResourceClass]:
         """Return a class and its name; None: the default class.
@@ -149,6 +165,28 @@ class Profile(Section):
                 f"this namespace has: {', '.join(sorted(self.classes))}"
             )
         return name, self.classes[name]
+
+    def with_settings(self, settings: Mapping[str, str]) -> "Profile":
+        """Return the profile with settings of one job, by the names that the chart gives them.
+
+        Raises:
+            SpecError: there is no such setting, or not with such a value.
+        """
+        changes: dict[str, str] = {}
+        for name, value in settings.items():
+            if name not in SETTINGS:
+                raise SpecError(
+                    f"unknown setting '{name}'{nearest(name, list(SETTINGS))}; "
+                    f"there are: {', '.join(SETTINGS)}"
+                )
+            changes[SETTINGS[name]] = value
+        try:
+            return Profile.model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            names = {field: name for name, field in SETTINGS.items()}
+            name = names[str(problem["loc"][0])]
+            raise SpecError(f"{name}={settings[name]}: {problem['msg']}") from error
 
     def image_for(self, image: str | None) -> str:
         """Return the image of a job that asks for one; None: the profile's.

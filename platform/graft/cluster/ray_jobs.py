@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from graft.cluster.job_records import ClusterIdentity
-from graft.cluster.rayjob_manifest import Submission
+from graft.cluster.rayjob_manifest import Submission, spec_digest, travels_through_store
 from graft.cluster.status import ClusterStatus, JobState, on_a_line
 from graft.errors import ClusterLost, InputError
 from graft.spec import dump_job
@@ -58,8 +58,10 @@ class RayJobs:
 
     def check(self, submission: Submission) -> list[str]:
         """See `ClusterJobs`."""
-        if submission.image or submission.resource_class:
-            raise InputError("--image and --class choose pods; a running Ray cluster has its own")
+        if submission.image or submission.resource_class or submission.settings:
+            raise InputError(
+                "--image, --class and --set jobs.* choose pods; a running Ray cluster has its own"
+            )
         self._request("GET", "/api/version")
         return []
 
@@ -74,7 +76,7 @@ class RayJobs:
         if status is None:
             self._post(body)
             status = self.find(submission.job)
-        if status is None or status.spec != dump_job(submission.spec):
+        if status is None or status.digest != spec_digest(dump_job(submission.spec)):
             raise InputError(
                 f"there is a job '{submission.job}' with another spec at {self._address}; "
                 "choose another --id"
@@ -107,6 +109,14 @@ class RayJobs:
         """See `ClusterJobs`."""
         self._request("POST", f"{_path(job)}/stop", none_at=404)
 
+    def remove(self, job: str) -> None:
+        """See `ClusterJobs`."""
+        self._request("DELETE", _path(job), none_at=404)
+
+    def user(self) -> str | None:
+        """See `ClusterJobs`."""
+        return None
+
     def output(self, job: str) -> str:
         """See `ClusterJobs`."""
         answer = self._request("GET", f"{_path(job)}/logs", none_at=404)
@@ -114,7 +124,7 @@ class RayJobs:
 
     def _body(self, submission: Submission) -> dict[str, Any]:
         spec = dump_job(submission.spec)
-        if "$" in spec:
+        if "$" in spec and not travels_through_store(spec):
             raise InputError(
                 "the spec has a '$', in whose place Ray's Jobs API puts its own variables; "
                 "submit it to a namespace, or write it otherwise"
@@ -122,17 +132,20 @@ class RayJobs:
         environment = {
             "GRAFT_STORE": self._store,
             "GRAFT_JOB": submission.job,
-            "GRAFT_SPEC": spec,
             "GRAFT_WHERE": self._address,
             "GRAFT_CLUSTER": self._address,
         }
+        if submission.owner:
+            environment["GRAFT_OWNER"] = submission.owner
+        if not travels_through_store(spec):
+            environment["GRAFT_SPEC"] = spec
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             environment["AWS_ENDPOINT_URL"] = endpoint
         return {
             "entrypoint": ENTRYPOINT,
             "submission_id": submission.job,
             "runtime_env": {"env_vars": environment},
-            "metadata": {"graft": submission.spec.kind},
+            "metadata": {"graft": submission.spec.kind, "spec-sha256": spec_digest(spec)},
         }
 
     def _request(self, method: str, path: str, body: Any = None, none_at: int | None = None) -> Any:
@@ -170,13 +183,16 @@ def _path(job: str) -> str:
 def _status(job: dict[str, Any]) -> ClusterStatus:
     """Return how a job of Ray's stands, from what its Jobs API says of it."""
     environment = ((job.get("runtime_env") or {}).get("env_vars")) or {}
+    metadata = job.get("metadata") or {}
+    spec = environment.get("GRAFT_SPEC")
     state = STATES[job["status"]]
     return ClusterStatus(
         job=job["submission_id"],
-        kind=(job.get("metadata") or {}).get("graft", ""),
+        kind=metadata.get("graft", ""),
         state=state,
         why=on_a_line(job.get("message")) if state == "failed" else None,
-        spec=environment.get("GRAFT_SPEC"),
+        spec=spec,
+        digest=metadata.get("spec-sha256") or (spec and spec_digest(spec)),
     )
 
 

@@ -1,7 +1,9 @@
 """From a job's spec and a namespace's profile to what Kubernetes is asked for; pure."""
 
+import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from graft.cluster.job_id import check_id
@@ -22,18 +24,39 @@ RAY_VERSION = "2.60.0"
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 JOB_LABEL = "graft.dev/job"
 KIND_LABEL = "graft.dev/kind"
+OWNER = "graft.dev/owner"
+"""Annotation with who sent a job, and label with as much of it as a label may have."""
+SPEC_ANNOTATION = "graft.dev/spec-sha256"
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 LOGS = f"{TMP}/ray/session_latest/logs"
 CA_FILE = "/etc/graft/ca/ca.crt"
 SHIPPER = Pod(cpu="10m", memory="192Mi")
 """What the container requests that ships a pod's logs."""
-GRACE_S = 20
-"""Seconds that a pod has for shipping the end of its logs, once it is told to stop."""
+DRAIN_S = 30
+"""Seconds for which a pod that is told to end goes on: Ray tells its workers, which commit."""
+GRACE_S = 75
+"""Seconds after which such a pod is killed: its hook, Ray's drain, and the end of its logs."""
+LOST_NODE_S = 30
+"""Seconds after which a pod is given up whose node does not answer. KubeRay 1.7 gives a job up for
+good whose head is silent for 300 seconds; Kubernetes itself would wait as long."""
 NOT_EVICTED = {
     "karpenter.sh/do-not-disrupt": "true",
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
 }
-"""Annotations of heads: a job that loses its head goes back to its last checkpoint."""
+"""Annotations of pods that are not to be moved: what loses one goes back to its last checkpoint."""
+LARGEST_VARIABLE = 96 << 10
+"""Bytes of a spec beyond which it travels through the store: Linux takes no variable of 128 kB."""
+
+
+_LOST_NODE = [
+    {
+        "key": f"node.kubernetes.io/{condition}",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": LOST_NODE_S,
+    }
+    for condition in ("not-ready", "unreachable")
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,10 @@ class Submission:
     """None: the profile's default class."""
     cluster: ClusterIdentity = UNKNOWN_CLUSTER
     """The cluster that it is sent to, which the job records."""
+    owner: str | None = None
+    """Who sends it, as the cluster knows them; None: not known."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What the job has otherwise than the profile says, see `Profile.with_settings`."""
 
 
 def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
@@ -65,21 +92,21 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
     check_id(submission.job)
     name, pool = _workers_class(submission, profile)
     labels = profile.labels | {JOB_LABEL: submission.job, KIND_LABEL: submission.spec.kind}
+    annotations = {SPEC_ANNOTATION: spec_digest(dump_job(submission.spec))}
+    if submission.owner:
+        labels |= {OWNER: label_value(submission.owner)}
+        annotations[OWNER] = submission.owner
     common = _Common(profile, profile.image_for(submission.image), labels)
     spec: dict[str, Any] = {
-        "submissionMode": "K8sJobMode",
+        # The operator starts the driver, and asks how it stands. In the other modes a submitter
+        # follows the driver's log, and the job fails where that stream ends, whyever it does.
+        "submissionMode": "HTTPMode",
         "entrypoint": "graft run-job",
         "backoffLimit": profile.retries,
         "preRunningDeadlineSeconds": profile.start_deadline_s,
         "activeDeadlineSeconds": profile.run_deadline_s,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": profile.keep_finished_s,
-        "submitterPodTemplate": _template(
-            common,
-            [_bare_container("submitter", common, profile.submitter)],
-            profile.head,
-            restart="Never",
-        ),
         "rayClusterSpec": _ray_cluster(submission, common, name, pool),
     }
     if profile.queue:
@@ -88,7 +115,11 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "RayJob",
-        "metadata": {"name": submission.job, "labels": labels},
+        "metadata": {
+            "name": submission.job,
+            "labels": labels,
+            "annotations": annotations,
+        },
         "spec": spec,
     }
 
@@ -135,8 +166,32 @@ def _ray_cluster(
     }
 
 
+def label_value(text: str) -> str:
+    """Return as much of a text as a label's value may have: 63 letters, digits, `-`, `_`, `.`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:63].strip("._-")
+
+
+def travels_through_store(spec: str) -> bool:
+    """Whether the text of a spec is too long for a pod's environment."""
+    return len(spec.encode()) > LARGEST_VARIABLE
+
+
+def spec_digest(spec: str) -> str:
+    """Return what tells the specs of two jobs apart, and fits an annotation."""
+    return hashlib.sha256(spec.encode()).hexdigest()
+
+
+def sent_digest(rayjob: Mapping[str, Any]) -> str | None:
+    """Return the digest of the spec that a RayJob was made of; None where `rayjob` did not."""
+    annotations: Mapping[str, str] = rayjob["metadata"].get("annotations") or {}
+    if digest := annotations.get(SPEC_ANNOTATION):
+        return digest
+    spec = sent_spec(rayjob)  # a release before wrote no annotation
+    return spec and spec_digest(spec)
+
+
 def sent_spec(rayjob: Mapping[str, Any]) -> str | None:
-    """Return the text of the spec in a RayJob's manifest; None where `rayjob` did not make it."""
+    """Return the text of the spec in a RayJob's manifest; None where it is in the store alone."""
     if "rayClusterSpec" not in rayjob["spec"]:
         return None
     template = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
@@ -181,14 +236,25 @@ def _head_template(submission: Submission, common: "_Common", workers: int) -> d
     cpus = workers * scaling_of(submission.spec).cpus_per_worker
     container["env"] += [
         {"name": "GRAFT_JOB", "value": submission.job},
-        # Kubernetes would put variables in place of $(NAME).
-        {"name": "GRAFT_SPEC", "value": dump_job(submission.spec).replace("$", "$$")},
         {"name": "GRAFT_CPUS", "value": str(cpus)},
+        {"name": "GRAFT_RETRIES", "value": str(common.profile.retries)},
     ]
+    if not travels_through_store(text := dump_job(submission.spec)):
+        # Kubernetes would put variables in place of $(NAME).
+        container["env"].append({"name": "GRAFT_SPEC", "value": text.replace("$", "$$")})
+    gpus = workers * scaling_of(submission.spec).gpus_per_worker
+    if gpus:
+        container["env"].append({"name": "GRAFT_GPUS", "value": str(gpus)})
+    if submission.owner:
+        container["env"].append({"name": "GRAFT_OWNER", "value": submission.owner})
     if submission.cluster.place:
         container["env"].append({"name": "GRAFT_WHERE", "value": submission.cluster.place})
     if submission.cluster.uid:
         container["env"].append({"name": "GRAFT_CLUSTER", "value": submission.cluster.uid})
+    # Kubernetes calls this before it ends the pod, in an eviction, a node's drain or a preemption;
+    # a pod that dies calls nothing. What workers lose that way Ray Train counts by itself.
+    command = ["graft", "pod-ends", submission.job]
+    container["lifecycle"] = {"preStop": {"exec": {"command": command}}}
     container["ports"] = [
         {"name": "gcs", "containerPort": 6379},
         {"name": "dashboard", "containerPort": 8265},
@@ -211,6 +277,8 @@ def _worker_template(
     template = _ray_template(submission, common, container, pool)
     if pool.runtime_class:
         template["spec"]["runtimeClassName"] = pool.runtime_class
+    if not pool.evictable:
+        template["metadata"]["annotations"] |= NOT_EVICTED
     return template
 
 
@@ -239,7 +307,10 @@ def _ray_template(
     container: dict[str, Any],
     node: HeadNode | ResourceClass,
 ) -> dict[str, Any]:
-    """Return the template of a pod of the Ray cluster, with a container that ships its logs."""
+    """Return the template of a pod of the Ray cluster, with a sidecar that ships its logs.
+
+    The sidecar is one of Kubernetes' own: it ends after Ray, so that the last line is shipped.
+    """
     container["resources"]["requests"]["ephemeral-storage"] = _disk(node)
     # This many GB are a little less than the limit in GiB, beyond which a pod is evicted.
     container["env"].append({"name": "GRAFT_CACHE_GB", "value": node.cache.removesuffix("Gi")})
@@ -249,7 +320,13 @@ def _ray_template(
     ]
     shipper = _container("logs", common, SHIPPER)
     shipper["command"] = ["graft", "ship-logs", submission.job, LOGS]
-    template = _template(common, [container, shipper], node)
+    shipper["restartPolicy"] = "Always"
+    container["env"].append(
+        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(DRAIN_S)}
+    )
+    template = _template(common, [container], node)
+    template["spec"]["initContainers"] = [shipper]
+    template["spec"]["tolerations"] = [*_LOST_NODE, *template["spec"].get("tolerations", [])]
     template["spec"]["volumes"] += [
         {"name": "cache", "emptyDir": {"sizeLimit": node.cache}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": node.shared_memory}},
@@ -259,10 +336,7 @@ def _ray_template(
 
 
 def _template(
-    common: _Common,
-    containers: list[dict[str, Any]],
-    node: HeadNode | ResourceClass,
-    restart: str | None = None,
+    common: _Common, containers: list[dict[str, Any]], node: HeadNode | ResourceClass
 ) -> dict[str, Any]:
     """Return a pod's template, which meets Kubernetes' strictest pod security standard.
 
@@ -289,8 +363,6 @@ def _template(
         spec["nodeSelector"] = dict(node.node_selector)
     if node.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in node.tolerations]
-    if restart:
-        spec["restartPolicy"] = restart
     if profile.pods.affinity:
         spec["affinity"] = dict(profile.pods.affinity)
     if profile.pods.scheduler_name:
@@ -322,28 +394,15 @@ def _disk(node: HeadNode | ResourceClass) -> str:
 def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
     """Return a container that uses the store."""
     profile = common.profile
-    container = _bare_container(name, common, pod)
-    container["env"] += common.environment
-    if profile.store_secret:
-        container.setdefault("envFrom", []).append({"secretRef": {"name": profile.store_secret}})
-    if profile.store_claim:
-        container["volumeMounts"].append({"name": "store", "mountPath": profile.store})
-    if profile.store_ca:
-        mount = {"name": "ca", "mountPath": CA_FILE.rpartition("/")[0], "readOnly": True}
-        container["volumeMounts"].append(mount)
-    return container
-
-
-def _bare_container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
-    """Return a container that does not use the store."""
     container: dict[str, Any] = {
         "name": name,
         "image": common.image,
-        "imagePullPolicy": common.profile.image_pull_policy,
+        "imagePullPolicy": profile.image_pull_policy,
         "env": [
             {"name": "HOME", "value": TMP},
             {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-            *(dict(variable) for variable in common.profile.pods.env),
+            *(dict(variable) for variable in profile.pods.env),
+            *common.environment,
         ],
         "resources": {
             "requests": {"cpu": pod.cpu, "memory": pod.memory},
@@ -356,6 +415,13 @@ def _bare_container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
         },
         "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
     }
-    if common.profile.pods.env_from:
-        container["envFrom"] = [dict(source) for source in common.profile.pods.env_from]
+    if profile.pods.env_from:
+        container["envFrom"] = [dict(source) for source in profile.pods.env_from]
+    if profile.store_secret:
+        container.setdefault("envFrom", []).append({"secretRef": {"name": profile.store_secret}})
+    if profile.store_claim:
+        container["volumeMounts"].append({"name": "store", "mountPath": profile.store})
+    if profile.store_ca:
+        mount = {"name": "ca", "mountPath": CA_FILE.rpartition("/")[0], "readOnly": True}
+        container["volumeMounts"].append(mount)
     return container

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from graft.cluster.job_records import JobRecord, RecordedState
-from graft.cluster.rayjob_manifest import JOB_LABEL, KIND_LABEL, sent_spec
+from graft.cluster.job_records import JobRecord
+from graft.cluster.rayjob_manifest import JOB_LABEL, KIND_LABEL, OWNER, sent_digest, sent_spec
 
 Json = Mapping[str, Any]
-JobState = Literal["queued", "starting"] | RecordedState
-"""How a job stands, as a person is shown it: what its record can say, or what comes before that."""
+JobState = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled"]
+"""How a job stands, as a person is shown it."""
 NODE_TYPE = "ray.io/node-type"
-"""Label of the pods of a Ray cluster; a submitter's pod has none."""
+"""Label of the pods of a Ray cluster: `head` or `worker`."""
 ENDED = ("succeeded", "failed", "cancelled")
 NOT_TAKEN_UP = "the KubeRay operator has not taken it up"
 STUCK = (
@@ -29,6 +30,7 @@ REASONS = {
     "PreRunningDeadlineExceeded": "its pods did not run within the start deadline",
     "DeadlineExceeded": "it ran into its deadline",
     "SubmissionFailed": "its driver could not be started, or its head was lost",
+    "JobStatusCheckTimeoutExceeded": "its head did not answer for too long",
 }
 LONGEST = 300
 """Characters of a reason that are shown: its end, because Ray puts the end of the log there."""
@@ -44,7 +46,15 @@ class ClusterStatus:
     why: str | None = None
     """Why it is not running yet, or how it ended; a line."""
     spec: str | None = None
-    """The text of the spec that was sent."""
+    """The text of the spec that was sent; None: only the store has it."""
+    digest: str | None = None
+    """The `spec_digest` of the spec that was sent."""
+    owner: str | None = None
+    """Who sent it, as the cluster knows them."""
+    created: str | None = None
+    """When the cluster got it; ISO 8601 in UTC."""
+    ended: str | None = None
+    """When the cluster saw its end; ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,12 @@ class JobStatus:
     model: str | None
     """NAME@VERSION of the model that it registered."""
     started: str | None
+    """When its current attempt began, or the cluster got it; ISO 8601 in UTC."""
     ended: str | None
+    owner: str | None
+    """Who submitted it; None: not known."""
+    gpu_hours: float
+    """What its attempts have taken so far."""
 
     @property
     def has_ended(self) -> bool:
@@ -105,8 +120,10 @@ def combine(
         progress=progress,
         attempt=record.attempt if record else 0,
         model=record.model if record else None,
-        started=record.started if record else None,
-        ended=record.ended if record else None,
+        started=record.started if record else status.created if status else None,
+        ended=record.ended if record else status.ended if status else None,
+        owner=(record and record.owner) or (status and status.owner) or None,
+        gpu_hours=round(record.gpu_hours(datetime.now(UTC)), 3) if record else 0.0,
     )
 
 
@@ -114,17 +131,22 @@ def _state(
     status: ClusterStatus | None, record: JobRecord | None, on_this_cluster: bool
 ) -> tuple[JobState, str | None]:
     """Return a job's state, and the reason for it."""
-    if record and record.final:
+    recorded: JobState | None = None
+    if record and record.state != "resumed":
+        recorded = record.state
+    if record and recorded and record.final:
         # The cluster may learn of that later, or start another attempt in vain.
-        return record.state, record.error
-    if status and record and record.state == "failed" and status.state in ("starting", "failed"):
+        return recorded, record.error
+    if status and record and recorded == "failed" and status.state in ("starting", "failed"):
         # Why the last attempt failed, and what the cluster says of the next one.
         later = status.why if status.state == "starting" or status.why in REASONS.values() else None
         return status.state, "; ".join(reason for reason in (record.error, later) if reason)
     if status:
         return status.state, status.why
-    if record and not (record.state == "running" and on_this_cluster):
-        return record.state, record.error
+    if record and recorded is None:
+        return "failed", "it was to go on, but was not sent again"
+    if record and recorded and not (recorded == "running" and on_this_cluster):
+        return recorded, record.error
     if record:
         return "failed", "its cluster is gone, and it did not say how it ended"
     if on_this_cluster:
@@ -141,6 +163,7 @@ def on_a_line(text: object) -> str:
 def rayjob_status(rayjob: Json, pods: Iterable[Json]) -> ClusterStatus:
     """Return how a job stands, from its RayJob and its pods as Kubernetes' API gives them."""
     meta = rayjob["metadata"]
+    seen: Json = rayjob.get("status") or {}
     state, why = _rayjob_state(rayjob, list(pods))
     return ClusterStatus(
         job=meta["labels"][JOB_LABEL],
@@ -148,6 +171,10 @@ def rayjob_status(rayjob: Json, pods: Iterable[Json]) -> ClusterStatus:
         state=state,
         why=why,
         spec=sent_spec(rayjob),
+        digest=sent_digest(rayjob),
+        owner=(meta.get("annotations") or {}).get(OWNER),
+        created=meta.get("creationTimestamp"),
+        ended=seen.get("endTime") if state in ENDED else None,
     )
 
 
@@ -167,7 +194,7 @@ def _rayjob_state(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]
     if deployment in ("Suspended", "Suspending"):
         return "queued", "waits for its queue to admit it"
     if deployment == "Running" and status.get("jobStatus") not in (None, "", "PENDING"):
-        return "running", None  # also when the driver has ended, but its submitter has not yet
+        return "running", None
     if deployment == "Retrying":
         return "starting", "its cluster failed, another one is made"
     failed = status.get("failed") or 0

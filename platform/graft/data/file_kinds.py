@@ -1,4 +1,4 @@
-"""What a file is that is no image for Graft, by its first bytes: so that the reason helps."""
+"""Kinds of files that Graft cannot decode, told by their first bytes, so that errors name them."""
 
 import re
 

@@ -60,8 +60,8 @@ def choose_originals(
         for label, candidates in sorted(classes.items()):
             if len(chosen) == ORIGINALS:
                 return list(chosen.values())
-            if taken := candidates.take(prefer_changed=(turn + label) % 2 == 0):
-                chosen[taken.sha256] = taken
+            if original := candidates.take(prefer_changed=(turn + label) % 2 == 0):
+                chosen[original.sha256] = original
     return list(chosen.values())
 
 

@@ -38,8 +38,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _STRIP_PIXELS = 1 << 20
-"""Colours are converted by as many pixels at a time: a large image is then in memory twice, as it
-was and as it becomes, and not four times."""
+"""Pixels whose colours are converted at a time: a large image is then in memory twice, before and
+after, and not four times."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
@@ -148,13 +148,13 @@ def _too_large(pixels: int) -> ImageTooLarge:
 
 def _without_metadata(png: bytes) -> bytes:
     """Return a PNG of only those chunks that its upright pixels follow from."""
-    kept, start = [_PNG], len(_PNG)
+    chunks, start = [_PNG], len(_PNG)
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4])  # length, kind, data, checksum
         if png[start + 4 : start + 8] in _PNG_PIXELS:
-            kept.append(png[start:end])
+            chunks.append(png[start:end])
         start = end
-    return b"".join(kept)
+    return b"".join(chunks)
 
 
 def _upright(image: Image.Image, orientation: int, max_side: int | None) -> Image.Image:

@@ -1,8 +1,8 @@
 """Import: from a source of labelled files to an immutable dataset version.
 
 One pass over the source, in threads: read, hash, decode, shrink what is too large, append to
-shards in a temporary folder. Only the last image decides the version's name; then the payloads
-are uploaded, and the manifest makes the version exist.
+shards in a temporary folder. The version's name depends on every image, so the payloads are
+uploaded after the last one; then the manifest makes the version exist.
 """
 
 import os
@@ -53,7 +53,7 @@ UPLOADS = 4
 
 Progress = Callable[[str, int, int], None]
 """Called with the step (listing, reading, uploading), how many of its items are done and how many
-it has; as many, while these are not known."""
+there are; while that is not known, as many as are done."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -112,15 +112,14 @@ def import_dataset(
         skipped = [*source.stray, *scan.unusable]
         if skipped and not skip_bad:
             raise DataError(explain_unusable(uri, skipped, len(scan.images)))
-        classes = sorted({image.file.label for image in scan.images})
-        images = index_images(scan.images, scan.places, classes, made)
-        check_trainable(uri, classes, images, source.splits)
-        draft = draft_version(name, uri, settings, classes, images, skipped, source.notes)
+        contents = index_images(scan.images, scan.places, skipped, made)
+        check_trainable(uri, contents, source.splits)
+        draft = draft_version(name, uri, settings, contents, source.notes)
         if manifest := find_manifest(store, name, draft.version):
             imported = Imported(manifest, written=False)
         else:
-            originals = read_originals(source, choose_originals(images, scan.images))
-            imported = _commit(store, draft, images, originals, scan.shards, progress)
+            originals = read_originals(source, choose_originals(contents.images, scan.images))
+            imported = _commit(store, draft, contents.images, originals, scan.shards, progress)
     point_latest(store, name, draft.version)
     return imported
 
@@ -135,7 +134,7 @@ def _check_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What one pass over a source came to."""
+    """What one pass over a source gives."""
 
     images: list[DraftImage]
     """The usable files, in the source's order."""

@@ -221,7 +221,7 @@ def _check_index(table: pa.Table, shards: Sequence[int]) -> None:
     """Check what an index says of its images, whose shards have these sizes in bytes.
 
     Raises:
-        ValueError: a digest is none, or a split, a shard, or a place in one does not exist.
+        ValueError: a digest is malformed, or a split, a shard or a place in a shard does not exist.
     """
     if not pc.all(pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")).as_py():
         raise ValueError("an image's SHA-256 is none")

@@ -31,7 +31,7 @@ _SPECIAL = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
 }
-"""What is no regular file: opening it may wait for ever, or do something."""
+"""Kinds of file that are not regular: to open one may wait for ever, or act on a device."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 

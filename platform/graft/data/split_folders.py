@@ -22,7 +22,7 @@ OTHER_SPLIT_NAMES = {
     **dict.fromkeys(("tr", "trn", "fit", "learn"), "train"),
     **dict.fromkeys(("tst", "te", "holdout", "hold-out", "heldout"), "test"),
 }
-"""What other tools and people call splits: refused, since `dev` may be either and be a class."""
+"""Names that other tools give splits: refused, since such a folder may be val, test or a class."""
 
 LAYOUT = "SRC/CLASS/image or SRC/train/CLASS/image and SRC/val/CLASS/image"
 

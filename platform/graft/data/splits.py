@@ -39,7 +39,7 @@ def choose_made_splits(
         DataError: a setting is out of range, or has no effect on splits that the source has.
     """
     for split, fraction in (("test", test_fraction), ("val", val_fraction)):
-        if split in source_splits and fraction:  # 0 asks for none to be made, as it is
+        if split in source_splits and fraction:  # 0 asks for no split to be made, and none is
             raise _no_effect(f"--{split}-fraction {fraction}", f"its own {split} split")
     val = 0.0 if "val" in source_splits else _or(val_fraction, VAL_FRACTION)
     test = 0.0 if "test" in source_splits else _or(test_fraction, TEST_FRACTION)
@@ -70,8 +70,8 @@ def make_splits(
 
     Each class's distinct images are divided by the fractions, rounded. Train gets at least one
     image of every class; val, and then test, one of every class that has enough, where its fraction
-    is above 0. An image's rank in its class follows from its
-    own digest and the seed, so that few images change splits when others are added.
+    is above 0. An image's rank in its class follows from its own digest and the seed, so that few
+    images change splits when others are added.
 
     Args:
         images: (digest, class); a digest may come several times, and in several classes.
@@ -84,7 +84,7 @@ def make_splits(
         classes[label].add(digest)
 
     assigned: dict[str, str] = {}
-    # The rarer class comes first: it decides on a digest that both have, having fewer others.
+    # The rarer class comes first: a digest that two classes have goes where the rarer one puts it.
     for _, digests in sorted(classes.items(), key=lambda item: (len(item[1]), item[0])):
         counts = _counts(len(digests), val_fraction, test_fraction)
         for split in (assigned[digest] for digest in digests if digest in assigned):

@@ -12,13 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.data.copies import find_label_conflicts, find_leakage, images_by_digest
-from graft.data.manifest import (
-    DatasetDraft,
-    Image,
-    ImportSettings,
-    SkippedFile,
-    Spread,
-)
+from graft.data.manifest import DatasetDraft, Image, ImportSettings, SkippedFile, Spread
 from graft.data.shards import Place
 from graft.data.source import LabelledFile
 from graft.data.split_folders import LAYOUT
@@ -56,18 +50,34 @@ def explain_unusable(uri: str, unusable: Sequence[SkippedFile], usable: int) -> 
     return "\n".join([*lines, "repair or remove them, or leave them out with --skip-bad"])
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a dataset version holds."""
+
+    classes: list[str]
+    """Their names, in the order of their labels."""
+    images: list[Image]
+    """The index: sorted by split, label and digest."""
+    skipped: Sequence[SkippedFile]
+    """The files of the source that are left out."""
+
+    def has(self, split: str) -> bool:
+        """Whether a split has images."""
+        return any(image.split == split for image in self.images)
+
+
 def index_images(
     draft_images: Sequence[DraftImage],
     places: Mapping[str, Place],
-    classes: Sequence[str],
+    skipped: Sequence[SkippedFile],
     made: MadeSplits | None,
-) -> list[Image]:
-    """Give each image its label and split, and sort by split, label and digest.
+) -> Contents:
+    """Give each image its label and split.
 
     Args:
         draft_images: all usable files, in any order.
         places: where each digest's image lies in the shards.
-        classes: the classes' names in the order of their labels.
+        skipped: all other files.
         made: how to split the files that the source has in train; None: they stay there.
     """
     made_split: dict[str, str] = {}
@@ -78,6 +88,7 @@ def index_images(
             made.test_fraction,
             made.seed,
         )
+    classes = sorted({image.file.label for image in draft_images})
     labels = {name: label for label, name in enumerate(classes)}
     images = []
     for image in draft_images:
@@ -95,25 +106,25 @@ def index_images(
                 height=image.height,
             )
         )
-    return sorted(images, key=lambda i: (SPLITS.index(i.split), i.label, i.sha256, i.path))
+    images.sort(key=lambda i: (SPLITS.index(i.split), i.label, i.sha256, i.path))
+    return Contents(classes, images, skipped)
 
 
-def check_trainable(
-    uri: str, classes: Sequence[str], images: Sequence[Image], source_splits: set[str]
-) -> None:
+def check_trainable(uri: str, contents: Contents, source_splits: set[str]) -> None:
     """Refuse what cannot be trained on; `source_splits`: those that the source has."""
+    classes = contents.classes
     if len(classes) < 2:
         raise DataError(
             f"{uri}: found {f'one class, {classes[0]!r}' if classes else 'no usable image'}; "
             f"expected at least two: {LAYOUT}"
         )
     for split in ("val", *sorted(source_splits)):
-        if not any(image.split == split for image in images):
+        if not contents.has(split):
             raise DataError(
                 f"{uri}: {split} has no usable image; it needs one"
                 + ("" if source_splits else ", and so a class with two different images")
             )
-    trained = {image.label for image in images if image.split == "train"}
+    trained = {image.label for image in contents.images if image.split == "train"}
     absent = [name for label, name in enumerate(classes) if label not in trained]
     if absent:
         raise DataError(
@@ -124,16 +135,11 @@ def check_trainable(
 
 
 def draft_version(
-    name: str,
-    uri: str,
-    settings: ImportSettings,
-    classes: Sequence[str],
-    images: Sequence[Image],
-    skipped: Sequence[SkippedFile],
-    notes: Sequence[str],
+    name: str, uri: str, settings: ImportSettings, contents: Contents, notes: Sequence[str]
 ) -> DatasetDraft:
-    """Return the draft of the version of dataset `name` with these images, as indexed."""
-    digest = _digest(settings, classes, images, skipped)
+    """Return the draft of the version of dataset `name` that holds `contents`."""
+    classes, images = contents.classes, contents.images
+    digest = _digest(settings, contents)
     counts = Counter((image.split, image.label) for image in images)
     by_digest = images_by_digest(images)
     return DatasetDraft(
@@ -145,14 +151,14 @@ def draft_version(
         counts={
             split: {label: counts[split, i] for i, label in enumerate(classes)}
             for split in SPLITS
-            if any(image.split == split for image in images)
+            if contents.has(split)
         },
         images=len(images),
         distinct=dict(Counter(split for split, _ in {(i.split, i.sha256) for i in images})),
         bytes=sum(same[0].size for same in by_digest.values()),
         width=_spread([image.width for image in images]),
         height=_spread([image.height for image in images]),
-        skipped=tuple(skipped),
+        skipped=tuple(contents.skipped),
         leakage=tuple(find_leakage(by_digest)),
         conflicts=tuple(find_label_conflicts(by_digest, classes)),
         notes=tuple(notes),
@@ -160,17 +166,13 @@ def draft_version(
     )
 
 
-def _digest(
-    settings: ImportSettings,
-    classes: Sequence[str],
-    images: Sequence[Image],
-    skipped: Sequence[SkippedFile],
-) -> str:
+def _digest(settings: ImportSettings, contents: Contents) -> str:
     """Return the hash that names a version; where the source lies has no part in it."""
     digest = hashlib.sha256(settings.model_dump_json(exclude={"skip_bad"}).encode())
-    for image in images:
-        digest.update(json.dumps([image.sha256, classes[image.label], image.split]).encode())
-    digest.update(json.dumps(sorted(Path(file.path).name for file in skipped)).encode())
+    for image in contents.images:
+        row = [image.sha256, contents.classes[image.label], image.split]
+        digest.update(json.dumps(row).encode())
+    digest.update(json.dumps(sorted(Path(file.path).name for file in contents.skipped)).encode())
     return digest.hexdigest()
 
 

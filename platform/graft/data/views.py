@@ -17,8 +17,8 @@ from PIL import Image
 from graft.spec import NoAugment, Preprocess, StandardAugment
 
 LONGEST = 16
-"""Of an image that is more times as long as wide, evaluation resizes the middle alone: of 9000 by
-1 pixels it crops the centre, and all of it would be 2 million pixels long."""
+"""Evaluation resizes only the middle of an image that is more than this many times as long as wide:
+an image of 9000 by 1 pixels would become 2 million pixels long, of which the centre is used."""
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -36,12 +36,12 @@ HIDDEN = ".*"
 """Stands for all names that begin with a dot, among those that are ignored."""
 
 LISTED_EACH = 1000
-"""After how many files a walk says how far it is."""
+"""A walk says how far it is each time that it has listed so many more files."""
 
 
 @dataclass
 class Walk:
-    """What a walk comes to."""
+    """What a walk lists."""
 
     files: dict[str, str] = field(default_factory=dict)
     """Location of each file by its relative path; that of an empty folder ends with ``/``."""

@@ -28,6 +28,8 @@ FONTS = (
     "cmtt10",
 )
 """Fonts with plain letters and figures that matplotlib ships."""
+SEED = 0
+"""Of all that is drawn at random: every demo has the same images."""
 SIDE = 32
 """Side of every image, in pixels."""
 
@@ -40,7 +42,7 @@ class LabelledImage:
     label: str
 
 
-def render_characters(folder: Path, per_class: int, seed: int = 0) -> int:
+def render_characters(folder: Path, per_class: int) -> int:
     """Render `per_class` PNGs of each character into class folders; return how many they are.
 
     Font, size, position, rotation, shear, colours and noise are drawn at random.
@@ -49,8 +51,8 @@ def render_characters(folder: Path, per_class: int, seed: int = 0) -> int:
 
     ttf = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     fonts = {name: (ttf / f"{name}.ttf").read_bytes() for name in FONTS}
-    generator = random.Random(seed)
-    noise = np.random.default_rng(seed)
+    generator = random.Random(SEED)
+    noise = np.random.default_rng(SEED)
     for character in CHARACTERS:
         (folder / character).mkdir(parents=True)
         for number in range(per_class):
@@ -87,7 +89,7 @@ def _character(
 
 
 def write_digits(
-    labelled: Path, held_out: Path, train_per_class: int, val_per_class: int, seed: int = 0
+    labelled: Path, held_out: Path, train_per_class: int, val_per_class: int
 ) -> list[LabelledImage]:
     """Write scikit-learn's handwritten digits as PNGs; return the held-out ones, shuffled.
 
@@ -97,7 +99,7 @@ def write_digits(
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(SEED)
     rest = []
     for label in range(10):
         rows = generator.permutation(np.flatnonzero(digits.target == label))
@@ -113,7 +115,7 @@ def write_digits(
             _digit(digits.images[row]).save(path)
             if folder == held_out:
                 rest.append(LabelledImage(path, str(label)))
-    random.Random(seed).shuffle(rest)
+    random.Random(SEED).shuffle(rest)
     return rest
 
 

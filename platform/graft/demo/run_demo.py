@@ -54,7 +54,7 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True)
-class Trained:
+class DemoRun:
     """One run of the demo."""
 
     name: str
@@ -72,9 +72,9 @@ class Trained:
 class DemoResult:
     """The three runs of the demo, and how the served model answered."""
 
-    pretraining: Trained
-    pretrained: Trained
-    scratch: Trained
+    pretraining: DemoRun
+    pretrained: DemoRun
+    scratch: DemoRun
     served: str
     """NAME@VERSION of the better one: `pretrained` or `scratch`."""
     asked: int
@@ -163,13 +163,13 @@ def _spec(dataset: str, weights: str, train: dict[str, Any], scaling: dict[str, 
     return parse_job(document, "demo")
 
 
-def _train(store: Store, name: str, spec: Finetune, watch: Watch, mover: Mover | None) -> Trained:
+def _train(store: Store, name: str, spec: Finetune, watch: Watch, mover: Mover | None) -> DemoRun:
     recorded = resolve(store, spec)
     run = create_run(store, recorded)
     with watch(run, recorded) as show:
         result: Result = run_finetune(store, run, show, mover)
     dataset = open_dataset(store, recorded.dataset.name, recorded.dataset.version)
-    return Trained(
+    return DemoRun(
         name=name,
         model=str(result.model),
         images=len(dataset.images("train")),

@@ -16,7 +16,7 @@ from graft.registry.aliases import (
     promote,
     promote_new,
 )
-from graft.registry.verdicts import Basis, Outcome, Verdict, record_verdict, verdicts
+from graft.registry.verdicts import Outcome, Verdict, record_verdict, verdicts
 from graft.registry.versions import (
     Fence,
     Lineage,
@@ -31,7 +31,6 @@ from graft.registry.versions import (
 __all__ = [
     "CHAMPION",
     "Alias",
-    "Basis",
     "Fence",
     "Lineage",
     "ModelDraft",

@@ -73,7 +73,7 @@ class Mover:
     def here(
         cls, command: str, consult: Callable[[Store, ModelVersion], object] | None = None
     ) -> "Mover":
-        """Return the user of this machine's account, who is not known to be anybody."""
+        """Return the user of this machine's account; no server vouches for that name."""
         try:
             user = getpass.getuser()
         except (KeyError, OSError):  # a container's user may have no name
@@ -176,9 +176,10 @@ def _move(
     force: bool = False,
     fence: Fence | None = None,
 ) -> list[str]:
-    """Move an alias in one compare-and-swap, begun before all that decides whether it may move.
+    """Move an alias in one compare-and-swap.
 
-    With a `fence` it never moves to an older version.
+    The alias is read before all that decides whether it may move, so that the swap fails where
+    another writer has moved it meanwhile. With a `fence` it never moves to an older version.
     """
     champion = alias == CHAMPION
     if champion and mover.consult:

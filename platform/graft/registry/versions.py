@@ -149,7 +149,7 @@ def register(
         tail: see `ModelVersion.tail`.
         golden: see `ModelVersion.golden`.
         fence: called just before the version is committed.
-        created: called with the version if this call has committed it, and not another before.
+        created: called with the version if this call committed it, and no earlier one had.
 
     Raises:
         StoreError: others take each number first.
@@ -176,8 +176,8 @@ def register(
             store.create(f"{folder}/model.json", version.model_dump_json(indent=2).encode())
         except ObjectExists:
             # Another run took the number: remove our payloads, but for those that are its, too.
-            taken = read_version(store, draft.name, number)
-            for ref in {version.tail, version.golden} - {taken.tail, taken.golden}:
+            winner = read_version(store, draft.name, number)
+            for ref in {version.tail, version.golden} - {winner.tail, winner.golden}:
                 store.delete(f"{folder}/{ref.name}")
         else:
             if created:

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import httpx
 import ray
@@ -31,6 +33,7 @@ from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion, get_model
 from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
 from graft.serving.app import MAX_BATCH, create_app
+from graft.serving.haproxy import write_script
 from graft.serving.predictor import Predictor
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
 from graft.store import Store
@@ -66,6 +69,7 @@ class Replica:
 
     def __init__(self, store_uri: str, ref: str, cpus: int, polling: Polling | None):
         """Load a model version for good, or with `polling` follow the alias of `ref`."""
+        _listen_at_this_node_alone()
         torch.set_num_threads(cpus)
         keep_freed_memory()
         _log_to_stderr()
@@ -143,6 +147,23 @@ def _deployment(name: str, capacity: Capacity, tries: int) -> Deployment:
     )
 
 
+def _listen_at_this_node_alone() -> None:
+    """Have Ray Serve bind this replica's gRPC server to its node's address, once it does.
+
+    It takes pickles from whoever reaches it, and would listen on all addresses. On a laptop the
+    node's address is 127.0.0.1; in a cluster other nodes' proxies have to reach it.
+    """
+    from ray.serve._private import replica
+
+    add = replica.add_port_to_grpc_server
+    address = ray.util.get_node_ip_address()
+
+    def add_port(server: Any, listen: str) -> int:
+        return int(add(server, listen.replace("[::]", address)))
+
+    replica.add_port_to_grpc_server = add_port
+
+
 def _log_to_stderr() -> None:
     """Write a follower's messages to Ray's worker-*.err at once.
 
@@ -215,8 +236,9 @@ def serve_model(
         stack.callback(_stop)
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": host, "port": port},
-            controller_options={"runtime_env": {"env_vars": _fast_path(folder.name)}},
+            # HAProxy alone listens at `host`; what is behind it does not.
+            http_options={"host": "127.0.0.1", "port": port},
+            controller_options={"runtime_env": {"env_vars": _fast_path(folder.name, host)}},
         )
         ref = f"{version.name}@{alias}" if alias else version.ref
         application = deployment.bind(store.uri, ref, cpus, Polling() if alias else None)
@@ -237,13 +259,14 @@ def _stop() -> None:
         ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote())
 
 
-def _fast_path(folder: str) -> dict[str, str]:
+def _fast_path(folder: str, host: str = "127.0.0.1") -> dict[str, str]:
     """Return the environment of Serve's controller, which its proxies and replicas inherit.
 
     It gives HAProxy files and ports of its own: by default every Ray on a machine uses the same.
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_script(Path(folder), host)),
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",

@@ -48,8 +48,8 @@ class Guard:
             logger.error(f"error {incident} in {scope['method']} {scope['path']!r}\n{trace}")
             if started:  # half an answer cannot become another one
                 raise
-            said = f"internal error {incident}: the server's log has it under this id"
-            await JSONResponse({"error": said}, 500)(scope, receive, observed)
+            reason = f"internal error {incident}: the server's log has it under this id"
+            await JSONResponse({"error": reason}, 500)(scope, receive, observed)
 
 
 def _without_body(message: Message) -> Message:

@@ -7,7 +7,6 @@ file's `kind`. A spec is inert data: the modules that read it decide what its wo
 
 from graft.spec.backbone_and_head import Backbone, Head, LinearHead, MLPHead
 from graft.spec.data import (
-    Augment,
     Contract,
     Dataset,
     Loader,
@@ -20,13 +19,12 @@ from graft.spec.dotted_keys import Changes
 from graft.spec.evaluation import Evaluation
 from graft.spec.explain import nearest
 from graft.spec.finetune import Finetune, Register, Scaling
-from graft.spec.jobfile import Job, dump_job, load_job, parse_job, parse_yaml, trial_spec
+from graft.spec.jobfile import Job, Kind, dump_job, load_job, parse_job, parse_yaml, trial_spec
 from graft.spec.ranges import Choice, IntUniform, LogUniform, Range, Uniform
 from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoScheduler
 from graft.spec.section import NAME, Digest, Id, Name, Ref, Section
 from graft.spec.sweep import (
     METRICS,
-    MUTABLE,
     AsIs,
     BOHBSearch,
     Budget,
@@ -50,23 +48,19 @@ from graft.spec.train import (
     StageRate,
     StepDecay,
     Train,
-    Unfreeze,
     UniformRates,
 )
-from graft.spec.transfer import Arm, Arms, Pretrained, TransferReport
+from graft.spec.transfer import Arm, Pretrained, TransferReport
 
 __all__ = [
     "ASHA",
     "METRICS",
-    "MUTABLE",
     "NAME",
     "PBT",
     "SGD",
     "AdamW",
     "Arm",
-    "Arms",
     "AsIs",
-    "Augment",
     "BOHBSearch",
     "Backbone",
     "Budget",
@@ -88,6 +82,7 @@ __all__ = [
     "Id",
     "IntUniform",
     "Job",
+    "Kind",
     "LinearHead",
     "ListSearch",
     "ListedRates",
@@ -116,7 +111,6 @@ __all__ = [
     "TPESearch",
     "Train",
     "TransferReport",
-    "Unfreeze",
     "Uniform",
     "UniformRates",
     "dump_job",

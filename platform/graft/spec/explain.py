@@ -41,7 +41,8 @@ def explain(origin: str, model: type[Section], error: ValidationError) -> Iterab
         else:
             value = problem["input"]
             value = "a mapping" if isinstance(value, dict) else json.dumps(value, default=str)
-            yield f"{origin}: '{key}' is {value}; {_lower(problem['msg'])}"
+            reason = problem["msg"]
+            yield f"{origin}: '{key}' is {value}; {reason[:1].lower()}{reason[1:]}"
 
 
 def fields_of(sections: Iterable[type[Section]]) -> dict[str, Any]:
@@ -92,7 +93,3 @@ def _locate(model: type[Section], path: Sequence[str]) -> tuple[list[str], list[
 
 def _kind(section: type[Section]) -> Any:
     return section.model_fields["kind"].annotation if "kind" in section.model_fields else None
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from pydantic import JsonValue, ValidationError
 
@@ -19,6 +19,7 @@ from graft.spec.train import UniformRates
 from graft.spec.transfer import TransferReport
 
 Job = Finetune | Sweep | TransferReport | Evaluation | Demo
+Kind = TypeVar("Kind", bound=Job)
 KINDS: dict[str, type[Job]] = {
     "finetune": Finetune,
     "sweep": Sweep,
@@ -54,14 +55,12 @@ SECTION_KINDS = {"finetune": DEFAULT_KINDS, "sweep": SWEEP_KINDS}
 @overload
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Finetune: ...
 @overload
-def load_job(path: str | Path, overrides: Sequence[str], kind: type[Sweep]) -> Sweep: ...
+def load_job(path: str | Path, overrides: Sequence[str], kind: type[Kind]) -> Kind: ...
 @overload
 def load_job(path: str | Path, overrides: Sequence[str], kind: None) -> Job: ...
 def load_job(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    kind: type[Finetune] | type[Sweep] | None = Finetune,
-) -> Job:
+    path: str | Path, overrides: Sequence[str] = (), kind: type[Any] | None = Finetune
+) -> Any:
     """Read a job spec and apply overrides of the form ``a.b.c=value`` (value: YAML).
 
     `kind` is the type of spec that is expected; None accepts any.
@@ -85,12 +84,10 @@ def load_job(
 @overload
 def parse_job(document: dict[str, Any], origin: str) -> Finetune: ...
 @overload
-def parse_job(document: dict[str, Any], origin: str, kind: type[Sweep]) -> Sweep: ...
+def parse_job(document: dict[str, Any], origin: str, kind: type[Kind]) -> Kind: ...
 @overload
 def parse_job(document: dict[str, Any], origin: str, kind: None) -> Job: ...
-def parse_job(
-    document: dict[str, Any], origin: str, kind: type[Finetune] | type[Sweep] | None = Finetune
-) -> Job:
+def parse_job(document: dict[str, Any], origin: str, kind: type[Any] | None = Finetune) -> Any:
     """Check a document that YAML was parsed to, and return its spec.
 
     `origin` names the document in errors; `kind` is as in `load_job`.

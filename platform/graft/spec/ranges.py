@@ -98,7 +98,7 @@ Range = Annotated[
 ]
 
 
-def size(values: Range) -> int | None:
+def range_size(values: Range) -> int | None:
     """Return the number of values in a range; None for a continuous one."""
     if isinstance(values, Choice):
         return len(values.choice)

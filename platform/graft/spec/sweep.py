@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 from graft.spec.dotted_keys import Changes, sections_at
 from graft.spec.explain import fields_of, nearest
 from graft.spec.finetune import Finetune, Register
-from graft.spec.ranges import Choice, Range, size
+from graft.spec.ranges import Choice, Range, range_size
 from graft.spec.scheduler import ASHA, PBT, Scheduler
 from graft.spec.section import Name, Positive, PositiveFloat, Section, Seed
 from graft.spec.train import Train
@@ -252,7 +252,7 @@ class Sweep(Section):
     def _check_search(self) -> None:
         if isinstance(self.search, ListSearch):
             return
-        sizes = {key: size(values) for key, values in self.space.items()}
+        sizes = {key: range_size(values) for key, values in self.space.items()}
         combinations = 1
         for key, count in sizes.items():
             if count is None and self.search.kind == "grid":

@@ -90,8 +90,11 @@ class Backend(Protocol):
     def size(self, key: str) -> int | None:
         """Return the object's size in bytes, None where there is none."""
 
-    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield key and size in bytes of every object whose key starts with `prefix`, by key."""
+    def scan(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
+        """Yield key and size in bytes of every object whose key starts with `prefix`, by key.
+
+        `after`: a key; those up to it are left out, and cost nothing.
+        """
 
     def children(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below the folder `prefix` (ends with '/')."""

@@ -76,7 +76,7 @@ class Directory:
         with self._explained(key):
             return path.stat().st_size if path.is_file() else None
 
-    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def scan(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
         folder = self.root / checked_folder(self.uri, prefix)
         objects = []
         with self._explained(prefix):
@@ -84,7 +84,7 @@ class Directory:
                 for name in names:
                     path = Path(parent, name)
                     key = path.relative_to(self.root).as_posix()
-                    if key.startswith(prefix) and not name.startswith(".tmp-"):
+                    if key.startswith(prefix) and key > after and not name.startswith(".tmp-"):
                         checked(self.uri, key)
                         with contextlib.suppress(FileNotFoundError):
                             objects.append((key, path.stat().st_size))

@@ -9,7 +9,7 @@ from graft.store.store import Store
 
 
 class Marker(BaseModel):
-    """A marker that says itself which of the store's folders the payloads that it lists lie in."""
+    """A marker that names the folder in which the payloads that it lists lie."""
 
     @property
     def folder(self) -> str:

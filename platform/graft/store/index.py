@@ -54,11 +54,12 @@ def indexed_rows(
     lacking = [name for name in names if name not in rows]
     with ThreadPoolExecutor(READERS) as pool:
         made = dict(zip(lacking, pool.map(make, lacking), strict=True))
-    complete = {name: each for name in names if (each := rows.get(name) or made.get(name))}
-    kept = {name: each for name, each in complete.items() if name in rows or settled(each)}
-    if kept.keys() != rows.keys():
+    available = rows | {name: new for name, new in made.items() if new}
+    complete = {name: available[name] for name in names if name in available}
+    indexed = {name: new for name, new in complete.items() if name in rows or settled(new)}
+    if indexed.keys() != rows.keys():
         # For whoever comes next: where another was faster, or may not write, nothing is lost.
-        dumped = {name: each.model_dump(mode="json") for name, each in kept.items()}
+        dumped = {name: new.model_dump(mode="json") for name, new in indexed.items()}
         data = _Index(rows=dumped).model_dump_json().encode()
         with contextlib.suppress(StoreError):
             if etag is None:

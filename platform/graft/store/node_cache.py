@@ -81,15 +81,15 @@ def usable_room() -> int:
 def open_copy(ref: ObjectRef, copy: Callable[[BinaryIO], None]) -> BinaryIO | None:
     """Open the cache's file of a payload; None where there is no room for it.
 
-    What the cache has was written by anyone, and is verified once a process. What it lacks `copy`
-    writes into a file of its size, and verifies, before it gets its name.
+    Any process may have written a file of the cache, so each process verifies it once. Where there
+    is none, `copy` fills a file of the payload's size and verifies it; then the file gets its name.
     """
     path = _path_of(ref)
     with explained(f"the node-local cache {path}"), contextlib.ExitStack() as opened:
         if file := _open_shared(path):
             opened.enter_context(file)
             if digest_of(file) == ref.sha256:
-                # When it was last used; its time of change stays, by which it is known as verified.
+                # Only the time of use changes: by the time of change `digest_of` knows the file.
                 with contextlib.suppress(PermissionError):  # another user's
                     os.utime(path, ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
                 opened.pop_all()

@@ -44,8 +44,8 @@ _digests: dict[tuple[int, ...], str] = {}
 def digest_of(file: BinaryIO) -> str:
     """Hex SHA-256 of an open file, computed once a process for as long as the file stays as it is.
 
-    As much as a process can trust: whoever wrote the file, however long ago, it was read whole by
-    this process. Once more for each use would cost as much as the use itself.
+    That is enough to trust it: whoever wrote the file, this process has read it whole. To hash it
+    for each use would cost as much as the use itself.
     """
     status = os.fstat(file.fileno())
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Required, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from graft.errors import (
+    InputError,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    StoreError,
+    StoreLost,
+)
 from graft.store.backend import Versioned, checked, checked_folder
 from graft.store.retries import tries
 
@@ -87,9 +94,9 @@ class S3Bucket:
             return size if first_key == key else None
         return None
 
-    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def scan(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
         checked_folder(self.uri, prefix)
-        for key, size in self._list(prefix):
+        for key, size in self._list(prefix, after):
             if not key.endswith("/"):  # a folder that somebody made in a console
                 yield checked(self.uri, key), size
 
@@ -162,8 +169,9 @@ class S3Bucket:
     def _key(self, key: str) -> str:
         return self.prefix + checked(self.uri, key)
 
-    def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        for page in self._pages(self.prefix + prefix):
+    def _list(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
+        rest = {"StartAfter": self.prefix + after} if after else {}
+        for page in self._pages(self.prefix + prefix, **rest):
             for item in page.get("Contents", []):
                 yield item["Key"].removeprefix(self.prefix), item["Size"]
 
@@ -211,7 +219,9 @@ class S3Bucket:
             exceptions.SSLError,
             exceptions.ProxyConnectionError,
         ) as error:
-            raise StoreError(
+            # A certificate does not get better by waiting.
+            kind = StoreError if isinstance(error, exceptions.SSLError) else StoreLost
+            raise kind(
                 f"{self.uri}: the endpoint {self._client.meta.endpoint_url} cannot be reached "
                 f"({type(error).__name__}); check AWS_ENDPOINT_URL, AWS_CA_BUNDLE and the network"
             ) from error
@@ -252,7 +262,10 @@ class S3Bucket:
             raise StoreError(
                 f"{self.uri}: access denied; the credentials may not use bucket '{self.bucket}'"
             ) from error
-        raise StoreError(f"{location}: the endpoint answered {code or error}") from error
+        lost = code in ("SlowDown", "InternalError", "ServiceUnavailable", "500", "502", "503")
+        raise (StoreLost if lost else StoreError)(
+            f"{location}: the endpoint answered {code or error}"
+        ) from error
 
 
 class _Undecided(StoreError):  # noqa: N818

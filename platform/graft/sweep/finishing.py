@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,23 +25,12 @@ from graft.sweep.trial_recorder import TrialRecorder
 from graft.training.checkpoint import latest_checkpoint, load_checkpoint_model
 from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
-from graft.training.publish_model import Origin, Publishing, register_model
+from graft.training.publish_model import Origin, Publishing, TrainedModel, register_model
 from graft.training.run_records import Epoch, Result, create_run
 from graft.training.training_plan import make_training_plan
 
 TrainRun = Callable[[str], Result]
 """Trains a recorded run to its end."""
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A model with trained weights, ready to be registered."""
-
-    origin: Origin
-    prepared: PreparedRun
-    chain: TrunkChain
-    epoch: Epoch
-    """The epoch that its weights are from."""
 
 
 def finish_sweep(
@@ -78,16 +66,7 @@ def finish_sweep(
             trained = _trained_by_run(store, sweep_id, spec, target, run)
         else:
             trained = _trained_by_trial(store, sweep_id, spec, target, record, best)
-        version = register_model(
-            store,
-            trained.origin,
-            target,
-            trained.prepared,
-            trained.chain,
-            trained.epoch,
-            publishing,
-        )
-        model = version.ref
+        model = register_model(store, trained, target, publishing).ref
         metrics = _metrics(trained.epoch)
     finished = SweepResult(
         sweep=sweep_id,
@@ -139,18 +118,18 @@ def _trained_by_trial(
     target: Register,
     record: TrialRecord,
     best: BestTrial,
-) -> _Trained:
+) -> TrainedModel:
     """Load the weights that a trial stored."""
     number = best.epoch if target.weights == "best" else record.epochs[-1].epoch
     prepared, chain = load_trial_model(store, spec, record, number)
     epoch = Epoch(epoch=number, **_metrics(_epoch_of(record, number)))
     origin = Origin(spec, f"{sweep_id}/{record.number}", sweep_id)
-    return _Trained(origin, prepared, chain, epoch)
+    return TrainedModel(origin, prepared, chain, epoch)
 
 
 def _trained_by_run(
     store: Store, sweep_id: str, spec: Finetune, target: Register, run: str
-) -> _Trained:
+) -> TrainedModel:
     """Load the weights of a run's checkpoint.
 
     A run's best epoch is the one with the best accuracy, whichever metric the sweep compares.
@@ -160,7 +139,7 @@ def _trained_by_run(
         raise StoreError(f"{run} is finished, and none of its checkpoints is there")
     prepared, chosen = load_checkpoint_model(store, spec, last, target.weights)
     chain = trunk_chain(prepared.model, prepared.contract)
-    return _Trained(Origin(spec, run, sweep_id), prepared, chain, chosen.history[-1])
+    return TrainedModel(Origin(spec, run, sweep_id), prepared, chain, chosen.history[-1])
 
 
 def load_trial_model(

@@ -35,9 +35,9 @@ from graft.spec import (
     Sweep,
     trial_spec,
 )
-from graft.spec.ranges import bounds, size
+from graft.spec.ranges import bounds, range_size
 from graft.store import Store
-from graft.sweep.space import count_trials, describe, known_trials, values_of
+from graft.sweep.space import changes_text, count_trials, known_trials, values_of
 from graft.sweep.sweep_plan import (
     Facts,
     Resolved,
@@ -74,7 +74,7 @@ class TrialResolver:
         Raises:
             InputError: whatever would make the trial fail before its first step.
         """
-        label = f"trial ({describe(changes)})"
+        label = f"trial ({changes_text(changes)})"
         spec = trial_spec(self._base, changes, label)
         key = str(spec.model_dump(mode="json", exclude={"train": set(UNCHECKED)}))
         if key not in self._cache:
@@ -176,7 +176,7 @@ def _reaching(key: str, values: Range) -> Sequence[JsonValue]:
         return [max(value for value in values.choice if isinstance(value, int))]
     if key == "train.epochs":
         return [int(bounds(values)[1])]
-    if (key.startswith(TRUNK) or key in ("head", "train")) and size(values):
+    if (key.startswith(TRUNK) or key in ("head", "train")) and range_size(values):
         return values_of(values)
     return [values.choice[0] if isinstance(values, Choice) else bounds(values)[0]]
 
@@ -185,7 +185,7 @@ def _view_sets(sweep: Sweep) -> int:
     """Return the largest number of different sets of augmented views that a space can reach."""
     trials = count_trials(sweep)
     sizes = [
-        size(values) or trials
+        range_size(values) or trials
         for key, values in sweep.space.items()
         if key == "augment" or (key.startswith("augment.") and key != "augment.views")
     ]

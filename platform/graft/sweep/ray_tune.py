@@ -79,7 +79,7 @@ def tune_trials(
     watcher = TrialWatcher(recorder, search, stop)
     actor = tune.with_parameters(TrialActor, setup=setup)
     searcher = None if population else TuneSearcher(search, make_trial, recorder, sweep, stop)
-    left = recorder.seconds_left
+    seconds_left = recorder.seconds_left
     with tempfile.TemporaryDirectory(prefix="graft-tune-") as scratch, _ctrl_c_stops(stop):
         tune.Tuner(
             tune.with_resources(actor, _resources(scaling)),
@@ -90,7 +90,7 @@ def tune_trials(
                 num_samples=1 if population else -1,
                 reuse_actors=True,
                 max_concurrent_trials=concurrency(sweep),
-                time_budget_s=None if left is None else max(1.0, left),
+                time_budget_s=None if seconds_left is None else max(1.0, seconds_left),
             ),
             run_config=_run_config(setup.sweep_id, scratch, scaling, watcher, stop),
         ).fit()

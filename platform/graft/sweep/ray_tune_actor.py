@@ -140,9 +140,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             latest = persist(self._next)
             self._current = replace(self._current, latest=latest)
         except ResourceError as failure:  # not this trial's fault: the sweep ends
-            fatal = on_a_line(failure)
+            fatal = error_line(failure)
         except Exception as failure:  # this trial's alone, the store's too: the sweep goes on
-            error = on_a_line(failure)
+            error = error_line(failure)
         values, progress = self._current.assignment.values, self._current.latest.progress
         update = TrialUpdate(values=values, progress=progress, error=error, fatal=fatal)
         return {
@@ -281,7 +281,7 @@ def batch_on_ray(
     return outcomes
 
 
-def on_a_line(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return an error's text on one line, with its type unless it is Graft's."""
     text = " ".join(str(error).split())
     return text if isinstance(error, GraftError) else f"{type(error).__name__}: {text}"

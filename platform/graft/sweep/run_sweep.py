@@ -29,7 +29,7 @@ from graft.sweep.cache_shared_trunks import Filler, cache_shared_trunks, fill_he
 from graft.sweep.finishing import finish_sweep
 from graft.sweep.prepare_sweep import TrialResolver
 from graft.sweep.ray_tune import tune_trials
-from graft.sweep.ray_tune_actor import ActorSetup, batch_on_ray, device_of, on_a_line
+from graft.sweep.ray_tune_actor import ActorSetup, batch_on_ray, device_of, error_line
 from graft.sweep.search import Suggestion, make_search, warm_trials
 from graft.sweep.sweep_plan import Trial, trial_id
 from graft.sweep.sweep_records import (
@@ -197,7 +197,7 @@ class _Driver:
             raise  # not this batch's fault: the sweep ends
         except Exception as error:  # this batch's alone, the store's too: the sweep goes on
             for trial in batch:
-                self._recorder.record(trial, error=on_a_line(error))
+                self._recorder.record(trial, error=error_line(error))
         for trial, progress in zip(batch, outcomes, strict=False):
             self._recorder.record(trial, progress)
 

@@ -73,9 +73,10 @@ class _Outcome:
 class OptunaSearch:
     """Suggests trials by Optuna's tree-structured Parzen estimator.
 
-    To Optuna a trial that was stopped is a pruned one: worse than all that finished, and the worse
-    the sooner. So is one that diverged, which came to nothing: its neighbours are avoided. Trials
-    that still run count as bad ones (`constant_liar`), so that those beside them differ.
+    To Optuna a trial that was stopped is a pruned one: worse than all that finished, and worse the
+    sooner it stopped. A trial that diverged counts as pruned too, so that its neighbours are
+    avoided. Trials that still run count as bad ones (`constant_liar`), so that those beside them
+    differ.
     """
 
     def __init__(self, sweep: Sweep, search: TPESearch | BOHBSearch, ended: Iterable[int]):
@@ -94,7 +95,7 @@ class OptunaSearch:
             sampler=sampler, direction="maximize" if search.mode == "max" else "minimize"
         )
         self._space = {key: _distribution(optuna, values) for key, values in sweep.space.items()}
-        self._asked: dict[int, Any] = {}
+        self._running: dict[int, Any] = {}
         """Optuna's trials that have not ended yet, by our number."""
 
     def ask(self) -> Suggestion | None:
@@ -102,18 +103,18 @@ class OptunaSearch:
         if not self._left:
             return None
         number = self._left.pop(0)
-        asked = self._asked[number] = self._study.ask(self._space)
-        changes = {key: self._decoded(key, value) for key, value in asked.params.items()}
+        trial = self._running[number] = self._study.ask(self._space)
+        changes = {key: self._decoded(key, value) for key, value in trial.params.items()}
         return Suggestion(number, changes)
 
     def tell(self, record: TrialRecord) -> None:
         """Learn from a trial: one of this search, of an earlier sweep, or from before a resume."""
         outcome = self._outcome(record)
-        asked = self._asked.pop(record.number, None)
-        if asked is not None:
+        trial = self._running.pop(record.number, None)
+        if trial is not None:
             for epoch, value in outcome.by_epoch.items():
-                asked.report(value, epoch)
-            self._study.tell(asked, outcome.value, state=outcome.state)
+                trial.report(value, epoch)
+            self._study.tell(trial, outcome.value, state=outcome.state)
         elif outcome.state != self._optuna.trial.TrialState.FAIL:
             self._study.add_trial(
                 self._optuna.trial.create_trial(

@@ -27,7 +27,7 @@ from graft.spec import (
     Range,
     Sweep,
 )
-from graft.spec.ranges import bounds, size
+from graft.spec.ranges import bounds, range_size
 
 DIGITS = 4
 """Significant digits of a drawn number: enough for any rate, and few enough that rounding errors,
@@ -50,7 +50,7 @@ def known_trials(sweep: Sweep) -> list[Changes] | None:
 def count_trials(sweep: Sweep) -> int:
     """Return how many trials a sweep has."""
     if isinstance(sweep.search, GridSearch):
-        return math.prod(size(values) or 0 for values in sweep.space.values())
+        return math.prod(range_size(values) or 0 for values in sweep.space.values())
     if isinstance(sweep.search, ListSearch):
         return len(sweep.search.trials)
     return sweep.search.trials
@@ -139,22 +139,22 @@ def holds(values: Range, value: JsonValue) -> bool:
     return low <= value <= high
 
 
-def label(value: JsonValue) -> str:
+def value_text(value: JsonValue) -> str:
     """Return a value as a person would write it, in few characters."""
     if isinstance(value, dict):
         kind = [str(value["kind"])] if "kind" in value else []
-        rest = [f"{name}={label(item)}" for name, item in value.items() if name != "kind"]
+        rest = [f"{name}={value_text(item)}" for name, item in value.items() if name != "kind"]
         return " ".join([*kind, *rest])
     if isinstance(value, list):
-        return "[" + ", ".join(map(label, value)) + "]"
+        return "[" + ", ".join(map(value_text, value)) + "]"
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def describe(changes: Changes) -> str:
+def changes_text(changes: Changes) -> str:
     """Return a trial's changes on one line."""
-    return ", ".join(f"{key} {label(value)}" for key, value in changes.items())
+    return ", ".join(f"{key} {value_text(value)}" for key, value in changes.items())
 
 
 def _fraction(name: str) -> float:

@@ -96,7 +96,7 @@ class Trial(Section):
     """Number of the trunk whose cached activations it reads; null: it reads none."""
 
 
-class Trunk(Section):
+class PlannedTrunk(Section):
     """A trunk (the frozen stages of a backbone), and its activations that the sweep needs."""
 
     number: int
@@ -132,7 +132,7 @@ class SweepPlan(Section):
     trials: tuple[Trial, ...]
     """In running order; empty where the search finds trials as it goes. In that case the rest of
     the plan covers all that the space can reach, and costs are upper bounds."""
-    trunks: tuple[Trunk, ...]
+    trunks: tuple[PlannedTrunk, ...]
     batches: tuple[tuple[int, ...], ...]
     """Numbers of the trials that are trained as one computation, several in each batch: they
     train the head alone, and differ in nothing but learning rate and weight decay."""
@@ -316,13 +316,13 @@ class _Parent:
 
 def _trunks(
     ordered: Sequence[Resolved], throughput: Throughput, view_sets: int
-) -> tuple[Trunk, ...]:
+) -> tuple[PlannedTrunk, ...]:
     """Return the distinct trunks of trials, which are numbered from 1 as they are ordered."""
     members: dict[tuple[str, int], list[int]] = {}
     for number, trial in enumerate(ordered, 1):
         if can_cache(trial.spec, trial.facts):
             members.setdefault((trunk_family(trial.spec), trial.facts.depth), []).append(number)
-    trunks: list[Trunk] = []
+    trunks: list[PlannedTrunk] = []
     parents: dict[str, _Parent] = {}
     for (family, depth), numbers in members.items():
         trials = [ordered[number - 1] for number in numbers]
@@ -338,7 +338,7 @@ def _trunks(
             common = sum(min(count, parent.views.get(name, 0)) for name, count in views.items())
             shared = facts.val + view_sets * facts.train * common
             cost = Cost(cost.images - shared, cost.gflops - shared * parent.gflops)
-        trunk = Trunk(
+        trunk = PlannedTrunk(
             number=len(trunks) + 1,
             dataset=f"{spec.dataset.name}@{spec.dataset.version}",
             arch=spec.backbone.arch,

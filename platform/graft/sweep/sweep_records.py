@@ -7,17 +7,16 @@ sweeps/<sweep>/trials/<number>.json   a trial's record; with it the trial has en
 sweeps/<sweep>/result.json            the result; with it the sweep is finished
 """
 
-import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
-from graft.errors import NotFoundError, ObjectNotFound
-from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job, nearest, parse_job, parse_yaml
-from graft.store import Store, find_document, read_document, read_text
+from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job
+from graft.store import Store, find_document, read_document
 from graft.store.index import indexed_rows
+from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.sweep.sweep_plan import SweepPlan
 from graft.training.best_epoch_and_stopping import not_finite
 
@@ -108,17 +107,11 @@ class SweepResult(Section):
 
 def create_sweep(store: Store, sweep: Sweep, plan: SweepPlan, sweep_id: str | None = None) -> str:
     """Record a resolved spec and its plan; return the sweep's id, by default a new one."""
-    new = f"{sweep.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    sweep_id = sweep_id or new
+    sweep_id = sweep_id or sweep.name + id_ending()
     data = plan.model_dump_json(by_alias=True, indent=1).encode()
     store.create(f"sweeps/{sweep_id}/plan.json", data)
     store.create(f"sweeps/{sweep_id}/spec.yaml", dump_job(sweep).encode())
     return sweep_id
-
-
-def list_sweeps(store: Store) -> list[str]:
-    """Return the ids of all sweeps."""
-    return [s for s in store.children("sweeps/") if store.exists(f"sweeps/{s}/spec.yaml")]
 
 
 def read_sweep(store: Store, sweep_id: str) -> Sweep:
@@ -127,14 +120,7 @@ def read_sweep(store: Store, sweep_id: str) -> Sweep:
     Raises:
         NotFoundError: no such sweep.
     """
-    key = f"sweeps/{sweep_id}/spec.yaml"
-    try:
-        text = read_text(store, key)
-    except ObjectNotFound as error:
-        raise NotFoundError(
-            f"no sweep '{sweep_id}' in {store.uri}{nearest(sweep_id, list_sweeps(store))}"
-        ) from error
-    return parse_job(parse_yaml(text, key), key, Sweep)
+    return read_recorded_spec(store, "sweep", sweep_id, Sweep)
 
 
 def read_plan(store: Store, sweep_id: str) -> SweepPlan:
@@ -202,10 +188,7 @@ def trial_epochs(
 
 def count_states(trials: Iterable[TrialRecord]) -> dict[str, int]:
     """Return the number of trials in each state that occurs."""
-    counts: dict[str, int] = {}
-    for record in trials:
-        counts[record.state] = counts.get(record.state, 0) + 1
-    return counts
+    return dict(Counter(record.state for record in trials))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from graft.registry import Fence
 from graft.spec import Budget
 from graft.store import Store
-from graft.sweep.events import SweepEvent, TrialAdvanced, TrialEnded
+from graft.sweep.sweep_events import SweepEvent, TrialAdvanced, TrialEnded
 from graft.sweep.sweep_plan import Trial
 from graft.sweep.sweep_records import TrialEpoch, TrialRecord, put_trial, read_trials
 from graft.sweep.trial import Progress, Selection

@@ -89,7 +89,7 @@ def hold_attempt(
 ) -> Iterator[Fence]:
     """Hold the next attempt at a sweep or report during the block; yield its fence.
 
-    An earlier attempt that has died is waited for until its lease expires, half a minute.
+    The lease of an earlier attempt that has died is waited for; it expires in half a minute.
 
     Args:
         store: where it is recorded.

@@ -76,8 +76,8 @@ def commit_checkpoint(
 ) -> None:
     """Write a checkpoint's marker, then delete those that neither it nor `previous` needs.
 
-    `previous` is the run's last checkpoint before this one. It stays until the next, since this
-    attempt may have been overtaken since it last looked, by one that has chosen `previous`.
+    `previous` is the run's last checkpoint before this one. It stays until the next one is
+    committed: a newer attempt, of which this one does not know yet, may go on from it.
     """
     marker = checkpoint.model_dump_json(indent=1).encode()
     store.create(f"{checkpoint.folder}/checkpoint.json", marker)

@@ -38,8 +38,8 @@ class ConfusionMatrix:
     def _shares(
         self, parts: NDArray[np.int64], wholes: NDArray[np.int64]
     ) -> dict[str, float | None]:
-        each = zip(self.classes, parts, wholes, strict=True)
-        return {name: int(part) / int(whole) if whole else None for name, part, whole in each}
+        rows = zip(self.classes, parts, wholes, strict=True)
+        return {name: int(part) / int(whole) if whole else None for name, part, whole in rows}
 
 
 def put_confusion(

@@ -74,7 +74,7 @@ def class_weights(train: Train, labels: Sequence[int], classes: tuple[str, ...])
     else:
         weighted = set(train.class_weights)
         differences = {"missing": set(classes) - weighted, "unknown": weighted - set(classes)}
-        problems = [f"{what} {', '.join(sorted(n))}" for what, n in differences.items() if n]
+        problems = [f"{problem} {', '.join(sorted(n))}" for problem, n in differences.items() if n]
         if problems:
             raise SpecError(
                 f"train.class_weights has to name every class of the dataset: {'; '.join(problems)}"

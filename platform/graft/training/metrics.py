@@ -29,8 +29,8 @@ def calibration_sums(top: Tensor, hits: Tensor, weights: Tensor) -> Tensor:
     """
     distances = (hits.double() - top) * weights
     sums = torch.zeros(3, BINS, dtype=torch.float64, device=top.device)
-    each = torch.stack([weights.double(), distances, distances**2])
-    return sums.scatter_add_(1, confidence_bins(top).expand(3, -1), each)
+    terms = torch.stack([weights.double(), distances, distances**2])
+    return sums.scatter_add_(1, confidence_bins(top).expand(3, -1), terms)
 
 
 def calibration_error(sums: Tensor) -> float:

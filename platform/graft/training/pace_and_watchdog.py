@@ -1,4 +1,4 @@
-"""How fast an attempt goes, and what ends one that no longer goes."""
+"""The pace of an attempt, and the watchdog that ends one that makes no progress."""
 
 import os
 import threading

@@ -55,10 +55,10 @@ class Resolver:
         Raises:
             NotFoundError: no such dataset or version.
         """
-        asked = spec.dataset.name, spec.dataset.version
-        if asked not in self._datasets:
-            self._datasets[asked] = open_dataset(self._store, *asked)
-        return self._datasets[asked]
+        ref = spec.dataset.name, spec.dataset.version
+        if ref not in self._datasets:
+            self._datasets[ref] = open_dataset(self._store, *ref)
+        return self._datasets[ref]
 
     def resolve(self, spec: Finetune) -> Finetune:
         """Return the spec with nothing left open: version, weights, preprocessing, defaults.

@@ -48,6 +48,18 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class TrainedModel:
+    """A model with trained weights, ready to be registered."""
+
+    origin: Origin
+    prepared: PreparedRun
+    """With the model, which has those weights and is cut at the freeze depth of `epoch`."""
+    chain: TrunkChain
+    epoch: Epoch
+    """The one that the weights are from."""
+
+
+@dataclass(frozen=True)
 class Publishing:
     """Who publishes a model, and under which conditions."""
 
@@ -59,51 +71,17 @@ class Publishing:
 
 
 def register_model(
-    store: Store,
-    origin: Origin,
-    target: Register,
-    prepared: PreparedRun,
-    chain: TrunkChain,
-    epoch: Epoch,
-    publishing: Publishing,
+    store: Store, trained: TrainedModel, target: Register, publishing: Publishing
 ) -> ModelVersion:
-    """Register a model with the weights it has now, those of `epoch`; move `target`'s alias to it.
+    """Register a trained model, and move `target`'s alias to it.
 
-    The model is cut at the freeze depth of that epoch. A run that registers twice gets one version,
-    and its alias moves when that is made, never again. An alias that may not move is said to stay.
+    A run that registers twice gets one version, and its alias moves when that is made, never
+    again. An alias that may not move is said to stay.
 
     Raises:
         RunFailed: overtaken by a newer attempt; then nothing is registered, and no alias moves.
     """
-    model, manifest, spec = prepared.model, prepared.dataset.manifest, origin.spec
-    packages = (*PACKAGES, "timm") if spec.backbone.arch.startswith(PREFIX) else PACKAGES
-    publish_stages(store, model, chain)
-    draft = ModelDraft(
-        name=target.model,
-        arch=spec.backbone.arch,
-        head=spec.head,
-        dropout=spec.backbone.dropout,
-        classes=manifest.classes,
-        contract=prepared.contract,
-        freeze=model.depth,
-        stages=chain.digests[1 : model.depth + 1],
-        trunk_digest=chain.digests[model.depth],
-        metrics={"train": epoch.train, "val": epoch.val},
-        weights=target.weights,
-        epoch=epoch.epoch,
-        lineage=Lineage(
-            run=origin.run,
-            sweep=origin.sweep,
-            dataset=manifest.name,
-            dataset_version=manifest.version,
-            spec=spec.model_dump(mode="json", by_alias=True),
-            weights=prepared.weights.source,
-            weights_sha256=prepared.weights.sha256,
-            packages={name: importlib.metadata.version(name) for name in packages},
-            git_commit=_git_commit(),
-        ),
-    )
-
+    publish_stages(store, trained.prepared.model, trained.chain)
     is_new = False
 
     def move_alias(version: ModelVersion) -> None:
@@ -119,7 +97,9 @@ def register_model(
             for line in unshown:
                 publishing.say(line)
 
-    tail, golden = tensors_to_bytes(model.tail_state()), _golden(prepared)
+    tail = tensors_to_bytes(trained.prepared.model.tail_state())
+    golden = _golden(trained.prepared)
+    draft = _draft(trained, target)
     version = register(store, draft, tail, golden, publishing.fence, move_alias)
     if target.alias and not is_new:
         publishing.say(
@@ -127,6 +107,38 @@ def register_model(
             f"to move it: graft models promote {version.ref} --alias {target.alias}"
         )
     return version
+
+
+def _draft(trained: TrainedModel, target: Register) -> ModelDraft:
+    """Return all that the registry is told of a model but its weights."""
+    spec, prepared, chain = trained.origin.spec, trained.prepared, trained.chain
+    model, manifest = prepared.model, prepared.dataset.manifest
+    packages = (*PACKAGES, "timm") if spec.backbone.arch.startswith(PREFIX) else PACKAGES
+    return ModelDraft(
+        name=target.model,
+        arch=spec.backbone.arch,
+        head=spec.head,
+        dropout=spec.backbone.dropout,
+        classes=manifest.classes,
+        contract=prepared.contract,
+        freeze=model.depth,
+        stages=chain.digests[1 : model.depth + 1],
+        trunk_digest=chain.digests[model.depth],
+        metrics={"train": trained.epoch.train, "val": trained.epoch.val},
+        weights=target.weights,
+        epoch=trained.epoch.epoch,
+        lineage=Lineage(
+            run=trained.origin.run,
+            sweep=trained.origin.sweep,
+            dataset=manifest.name,
+            dataset_version=manifest.version,
+            spec=spec.model_dump(mode="json", by_alias=True),
+            weights=prepared.weights.source,
+            weights_sha256=prepared.weights.sha256,
+            packages={name: importlib.metadata.version(name) for name in packages},
+            git_commit=_git_commit(),
+        ),
+    )
 
 
 @torch.no_grad()

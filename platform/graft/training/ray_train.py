@@ -16,7 +16,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.actor import ActorHandle
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, RunFailed, StoreError
@@ -25,6 +25,7 @@ from graft.spec import Scaling
 from graft.store import Store
 from graft.training.attempt import run_attempt
 from graft.training.events import REPORT_EVERY_S, Board, Event
+from graft.training.meeting_file import MeetingTorchConfig
 from graft.training.run_records import Result, read_result, read_spec
 from graft.training.worker_group import Ranks
 
@@ -117,16 +118,16 @@ def require_resources(scaling: Scaling) -> None:
         ResourceError: its nodes have not enough GPUs or CPUs for every worker.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    asked = {"GPU": scaling.gpus_per_worker, "CPU": scaling.cpus_per_worker}
-    for kind, each in asked.items():
-        need, available = scaling.workers * each, int(sum(node.get(kind, 0) for node in nodes))
+    per_worker = {"GPU": scaling.gpus_per_worker, "CPU": scaling.cpus_per_worker}
+    for kind, count in per_worker.items():
+        need, available = scaling.workers * count, int(sum(node.get(kind, 0) for node in nodes))
         if need > available:
             raise ResourceError(
-                f"scaling asks for {need} {kind}s ({scaling.workers} workers with {each} each), "
+                f"scaling asks for {need} {kind}s ({scaling.workers} workers with {count} each), "
                 f"the cluster has {available}; lower scaling.workers or "
                 f"scaling.{kind.lower()}s_per_worker"
             )
-    fit = sum(min(int(node.get(k, 0) // n) for k, n in asked.items() if n) for node in nodes)
+    fit = sum(min(int(node.get(k, 0) // n) for k, n in per_worker.items() if n) for node in nodes)
     if fit < scaling.workers:
         raise ResourceError(
             f"scaling asks for {scaling.workers} workers with {scaling.cpus_per_worker} CPUs and "
@@ -153,7 +154,7 @@ def _trainer(
             "started": time.time(),
             "mover": mover or Mover.here("python"),  # this machine's user, not the workers'
         },
-        torch_config=TorchConfig(
+        torch_config=MeetingTorchConfig(
             backend="nccl" if gpu else "gloo",
             timeout_s=int(scaling.stall_timeout_s) + 60,  # the watchdog, which explains, is first
         ),

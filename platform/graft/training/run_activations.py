@@ -28,8 +28,8 @@ from graft.training.training_plan import TrainingPlan
 from graft.training.worker_group import Ranks
 
 ROUND_IMAGES = 256
-"""Most images of a worker's task where several compute together: minutes, even of a large network,
-after which the others hear of the first worker again."""
+"""Most images of a worker's task where several compute together: workers hear of the first one only
+between tasks, and a task of this size takes minutes at most, even of a large network."""
 
 
 def reads_of(

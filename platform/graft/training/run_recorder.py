@@ -35,7 +35,7 @@ from graft.training.events import REPORT_EVERY_S, Event, Note, Stepped, Untraine
 from graft.training.loop import EpochDone, LoopEvent, StepDone
 from graft.training.pace_and_watchdog import Pace
 from graft.training.prepare_run import PreparedRun
-from graft.training.publish_model import Origin, Publishing, register_model
+from graft.training.publish_model import Origin, Publishing, TrainedModel, register_model
 from graft.training.run_records import (
     Epoch,
     Result,
@@ -141,11 +141,9 @@ class RunRecorder:
         epoch, manifest = chosen.history[-1].numbers(), prepared.dataset.manifest
         model: str | None = None
         if target:
-            origin = Origin(spec, self.run)
+            trained = TrainedModel(Origin(spec, self.run), prepared, self.chain, epoch)
             publishing = Publishing(mover, self._fence, lambda text: self.post(Note(text)))
-            model = register_model(
-                self.store, origin, target, prepared, self.chain, epoch, publishing
-            ).ref
+            model = register_model(self.store, trained, target, publishing).ref
         confusion = _confusion_of(self.store, chosen)
         png = confusion_png(confusion, manifest.classes)
         result = Result(

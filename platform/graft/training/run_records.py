@@ -8,14 +8,12 @@ runs/<run>/result.json               makes the run finished
 """
 
 import json
-import secrets
-from datetime import UTC, datetime
 from typing import Any, Literal
 
-from graft.errors import NotFoundError, ObjectNotFound
-from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job, nearest, parse_job, parse_yaml
-from graft.store import ObjectRef, Store, find_document, read_document, read_text
+from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job
+from graft.store import ObjectRef, Store, find_document, read_document
 from graft.store.index import indexed_rows
+from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
 
 
@@ -88,14 +86,9 @@ def create_run(store: Store, spec: Finetune, run: str | None = None) -> str:
     Raises:
         ObjectExists: there is such a run, with another spec.
     """
-    run = run or f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run = run or spec.name + id_ending()
     store.create(f"runs/{run}/spec.yaml", dump_job(spec).encode())
     return run
-
-
-def list_runs(store: Store) -> list[str]:
-    """Return the ids of all runs."""
-    return store.children("runs/")
 
 
 class RunRow(Section):
@@ -120,7 +113,7 @@ def list_run_rows(store: Store) -> list[RunRow]:
         store,
         "runs/index.json",
         RunRow,
-        list_runs(store),
+        store.children("runs/"),
         lambda run: _row(store, run),
         settled=lambda row: row.state == "finished",
     )
@@ -147,14 +140,7 @@ def read_spec(store: Store, run: str) -> Finetune:
     Raises:
         NotFoundError: no such run.
     """
-    key = f"runs/{run}/spec.yaml"
-    try:
-        text = read_text(store, key)
-    except ObjectNotFound as error:
-        raise NotFoundError(
-            f"no run '{run}' in {store.uri}{nearest(run, list_runs(store))}"
-        ) from error
-    return parse_job(parse_yaml(text, key), key)
+    return read_recorded_spec(store, "run", run, Finetune)
 
 
 def read_result(store: Store, run: str) -> Result | None:

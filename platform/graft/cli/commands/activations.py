@@ -4,27 +4,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 from graft.units import size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List and remove cached activations.")
+app = noun("List and remove cached activations.")
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List cached activations: trunk, view, datasets, size.
 
     Example: graft activations ls --json
     """
     from graft.activations.list_and_remove import SHORT, list_activations
     from graft.cli.show.output import emit
-    from graft.store import Store
 
-    entries = list_activations(Store.open(store))
+    entries = list_activations(open_store(store))
     rows = [
         {
             "trunk": entry.key.trunk,
@@ -72,7 +71,6 @@ def rm(
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Remove a trunk's activations.
 
@@ -82,9 +80,8 @@ def rm(
     """
     from graft.activations.list_and_remove import SHORT, remove_activations
     from graft.cli.show.output import emit
-    from graft.store import Store
 
-    removed = remove_activations(Store.open(store), trunk, view)
+    removed = remove_activations(open_store(store), trunk, view)
     emit(
         {
             "trunk": removed.trunk,

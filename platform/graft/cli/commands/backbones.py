@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 
 if TYPE_CHECKING:
     from graft.backbones.verify_architecture import Check
     from graft.spec import Backbone
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show, verify and rank backbones.")
+app = noun("List, show, verify and rank backbones.")
 
 Arch = Annotated[str, typer.Argument(metavar="NAME", help="An architecture.")]
 
 
 @app.command()
-def ls(json: Json = False, debug: Debug = False) -> None:
+def ls(json: Json = False) -> None:
     """List architectures: stages, size, cost, and best accuracy.
 
     The accuracy is that of the best published weights.
@@ -42,7 +42,6 @@ def show(
         typer.Option(min=1, help="Side of the images in pixels; by default as published."),
     ] = None,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show an architecture's stages, where the freeze depth can cut it.
 
@@ -72,7 +71,6 @@ def verify(
         ),
     ] = None,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Check that an architecture is cut rightly at any freeze depth.
 
@@ -125,7 +123,6 @@ def rank(
     ] = Path("rank.png"),
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Shortlist backbones for a dataset, without training them.
 
@@ -138,12 +135,11 @@ def rank(
     from graft.cli.show.backbones import ranking_table
     from graft.cli.show.output import counting, emit, note, write_file
     from graft.errors import InputError
-    from graft.store import Store
 
     backbones = _candidates(arch, weights)
     if out.is_dir():
         raise InputError(f"--out {out}: expected a file, found a folder")
-    opened = Store.open(store)
+    opened = open_store(store)
     images = open_dataset_ref(opened, dataset)
 
     from graft.report.shortlist.candidates import by_promise

@@ -1,22 +1,66 @@
 """`graft data import|ls|show`: the dataset versions in the store."""
 
 import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, grouped_options, open_store
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(
-    cls=Group, no_args_is_help=True, help="Import labelled images; list and show datasets."
-)
+app = noun("Import labelled images; list and show datasets.")
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """The options of `graft data import`, by the names that `import_dataset` has for them."""
+
+    max_side: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=16383,
+            help="Images with a longer side, in pixels, are stored shrunk to it. The default "
+            "keeps what training at 224 needs, up to an aspect ratio of 2:1.",
+        ),
+    ] = 512
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            show_default="0.2",
+            help="Part of each class that validates, where the source has no val split.",
+        ),
+    ] = None
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(
+            show_default="0.1",
+            help="Part of each class's train images held out for a test of the final model, where "
+            "the source has no test split; 0 for none.",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(show_default="0", help="Seeds the choice of splits.")
+    ] = None
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out files that are no usable images.")
+    ] = False
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="one a CPU",
+            help="Threads that read and decode; S3 sources gain from more.",
+        ),
+    ] = None
 
 
 @app.command("import")
+@grouped_options
 def import_(
     source: Annotated[
         str,
@@ -28,47 +72,9 @@ def import_(
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Name of the dataset.")],
-    max_side: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=16383,
-            help="Images with a longer side, in pixels, are stored shrunk to it. The default "
-            "keeps what training at 224 needs, up to an aspect ratio of 2:1.",
-        ),
-    ] = 512,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(
-            show_default="0.2",
-            help="Part of each class that validates, where the source has no val split.",
-        ),
-    ] = None,
-    test_fraction: Annotated[
-        float | None,
-        typer.Option(
-            show_default="0.1",
-            help="Part of each class's train images held out for a test of the final model, where "
-            "the source has no test split; 0 for none.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(show_default="0", help="Seeds the choice of splits.")
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out files that are no usable images.")
-    ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            show_default="one a CPU",
-            help="Threads that read and decode; S3 sources gain from more.",
-        ),
-    ] = None,
+    options: ImportOptions,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Import labelled images as an immutable dataset version.
 
@@ -76,53 +82,38 @@ def import_(
 
     Example: graft data import photos --name ants-bees --val-fraction 0.3
     """
-    from graft.cli.show.dataset import description, import_progress
-    from graft.cli.show.dataset import document as dataset_document
+    from graft.cli.show.dataset import description, document, import_progress
     from graft.cli.show.output import emit, note
     from graft.data.importing import import_dataset
     from graft.data.manifest import DatasetVersion
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     start = time.perf_counter()
     with import_progress() as progress:
-        imported = import_dataset(
-            opened,
-            source,
-            name,
-            max_side=max_side,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=seed,
-            skip_bad=skip_bad,
-            threads=threads,
-            progress=progress,
-        )
+        imported = import_dataset(opened, source, name, **asdict(options), progress=progress)
     seconds = time.perf_counter() - start
     manifest = imported.manifest
     if not imported.written:
         note(f"{manifest.ref} holds these images already; nothing was written")
     dataset = DatasetVersion(opened, manifest)
-    document = {
-        **dataset_document(dataset),
+    speed = {
         "written": imported.written,
         "seconds": round(seconds, 3),
         "images_per_second": round(manifest.images / seconds, 1),
     }
-    emit(document, json, lambda: description(dataset))
+    emit(document(dataset) | speed, json, lambda: description(dataset))
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List dataset versions.
 
     Example: graft data ls
     """
     from graft.cli.show.output import emit
     from graft.data.manifest import latest, list_datasets
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     manifests = list_datasets(opened)
     pointers = {name: latest(opened, name) for name in {manifest.name for manifest in manifests}}
     rows = [
@@ -163,7 +154,6 @@ def show(
     dataset: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Which dataset.")],
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show a version's classes, splits and sizes, and what import found wrong.
 
@@ -172,7 +162,6 @@ def show(
     from graft.cli.dataset_refs import open_dataset_ref
     from graft.cli.show.dataset import description, document
     from graft.cli.show.output import emit
-    from graft.store import Store
 
-    version = open_dataset_ref(Store.open(store), dataset)
+    version = open_dataset_ref(open_store(store), dataset)
     emit(document(version), json, lambda: description(version))

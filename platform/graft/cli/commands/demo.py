@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 from graft.units import duration
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from graft.store import Store
 
 
-def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def demo(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """Show it all: import, pretrain, transfer, register, serve, ask.
 
     Needs no network and no data: letters and figures are rendered, the handwritten
@@ -20,9 +20,7 @@ def demo(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = Fal
 
     Example: graft demo --store demo-store
     """
-    from graft.store import Store
-
-    run_demo_and_show(Store.open(store), json, "graft demo")
+    run_demo_and_show(open_store(store), json, "graft demo")
 
 
 def run_demo_and_show(store: "Store", json: bool, command: str) -> "DemoResult":

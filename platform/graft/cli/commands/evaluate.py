@@ -2,7 +2,16 @@
 
 import os
 
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Out, Split, StoreUri
+from graft.cli.options import (
+    DEFAULT_STORE,
+    DatasetRef,
+    Json,
+    Model,
+    Out,
+    Split,
+    StoreUri,
+    open_store,
+)
 
 
 def evaluate(
@@ -12,7 +21,6 @@ def evaluate(
     out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Evaluate a model: accuracy, classes, calibration, mistakes.
 
@@ -25,10 +33,9 @@ def evaluate(
     from graft.cli.show.report import show_report
     from graft.registry import get_model
     from graft.report.publishing import check_out, evaluation_id, has_report, read_report
-    from graft.store import Store
 
     check_out(out)
-    opened = Store.open(store)
+    opened = open_store(store)
     version = get_model(opened, model)
     images, chosen = evaluation_images(opened, version, dataset, split)
     if split is None and chosen == "val":

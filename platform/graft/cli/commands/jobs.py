@@ -1,52 +1,102 @@
-"""`graft jobs ls|show|logs|wait|cancel`: the jobs that were submitted."""
+"""`graft jobs ls|show|logs|wait|cancel|resume|rm|prune`: the jobs that were submitted."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.cluster_options import ClusterOptions, cluster_options
-from graft.cli.help import Group
-from graft.cli.options import Debug, Json
+from graft.cli.cluster_options import ClusterOptions, PodOptions
+from graft.cli.help import noun
+from graft.cli.options import Json, grouped_options
 
 if TYPE_CHECKING:
-    from rich.console import Group as Page
-    from rich.table import Table
+    from rich.console import Group
 
-app = typer.Typer(
-    cls=Group, no_args_is_help=True, help="List, show, follow and cancel submitted jobs."
-)
+    from graft.cluster.job_overview import Jobs
+    from graft.cluster.log_following import Log
+    from graft.cluster.status import JobStatus
+
+app = noun("List, show, follow, cancel and resume submitted jobs.")
+
+LOOKED_THROUGH = 500
+"""Jobs of which a list picks those that it is asked for."""
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
 
-@app.command()
-@cluster_options
-def ls(cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> None:
-    """List jobs and how they stand.
+@dataclass(frozen=True)
+class Selection:
+    """Which jobs a list has."""
 
-    Example: graft jobs ls --namespace vision
+    mine: Annotated[bool, typer.Option("--mine", help="Only those that you submitted.")] = False
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help="Only those that stand so: running, failed.")
+    ] = None
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="So many, the latest.")] = 30
+    every: Annotated[bool, typer.Option("--all", help="All that there are.")] = False
+
+    def of(self, jobs: "Jobs") -> "list[JobStatus]":
+        """Return how the selected jobs stand, the latest first.
+
+        Raises:
+            InputError: no job stands so.
+        """
+        from itertools import islice
+        from typing import get_args
+
+        from graft.cluster.status import JobState
+        from graft.errors import InputError
+        from graft.spec import nearest
+
+        states = get_args(JobState)
+        if self.state not in (None, *states):
+            hint = nearest(self.state or "", states)
+            raise InputError(f"no state '{self.state}'{hint}; there are: {', '.join(states)}")
+        user = jobs.user() if self.mine else None
+        # Jobs that do not fit are looked through, but not without end.
+        newest = islice(jobs.newest(), None if self.every else LOOKED_THROUGH)
+        fitting = (
+            status
+            for status in newest
+            if (not self.mine or status.owner == user) and self.state in (None, status.state)
+        )
+        return list(islice(fitting, None if self.every else self.limit))
+
+
+@app.command()
+@grouped_options
+def ls(
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="owner", help="Sum GPU hours of the jobs instead, by their owner."),
+    ] = None,
+    *,
+    selection: Selection,
+    cluster: ClusterOptions,
+    json: Json = False,
+) -> None:
+    """List jobs and how they stand, the latest first.
+
+    Example: graft jobs ls --mine --state running
     """
+    from graft.cli.show.jobs import jobs_table, owners_table, sums_by_owner
     from graft.cli.show.output import emit
+    from graft.errors import InputError
 
-    statuses = cluster.open_jobs().all()
-
-    def table() -> "Table":
-        from rich.markup import escape
-        from rich.table import Column, Table
-
-        table = Table(Column("job", no_wrap=True), "kind", "state", Column("", overflow="fold"))
-        for status in statuses:
-            progress = status.progress if status.state == "running" else status.why
-            more = escape(status.model or progress or "")
-            table.add_row(status.job, status.kind, status.state, more)
-        return table
-
-    emit({"jobs": [status.document() for status in statuses]}, json, table)
+    if by not in (None, "owner"):
+        raise InputError(f"--by {by}: jobs are summed by owner only")
+    statuses = selection.of(cluster.open_jobs())
+    if by:
+        sums = sums_by_owner(statuses)
+        emit({"owners": sums}, json, lambda: owners_table(sums))
+        return
+    document = {"jobs": [status.document() for status in statuses]}
+    emit(document, json, lambda: jobs_table(statuses))
 
 
 @app.command()
-@cluster_options
-def show(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> None:
+@grouped_options
+def show(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
     """Show how a job stands, and the spec that was sent.
 
     Example: graft jobs show ants-bees-20260101-120000-1a2b
@@ -57,8 +107,8 @@ def show(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug =
     status, spec = jobs.status(job), jobs.spec(job)
     sources = jobs.sources(job)
 
-    def page() -> "Page":
-        from rich.console import Group as Page
+    def page() -> "Group":
+        from rich.console import Group
 
         from graft.cli.show.tables import facts, spec_text
 
@@ -70,64 +120,106 @@ def show(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug =
         table = facts(job, values)
         for source in sources:
             table.add_row("log", source)
-        return Page(spec_text(spec or ""), table)
+        return Group(spec_text(spec or ""), table)
 
     emit(status.document() | {"spec": spec, "logs": sources}, json, page)
 
 
+@dataclass(frozen=True)
+class LogOptions:
+    """Which part of a job's log is shown, and how."""
+
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One of those that `show` lists; default: the drivers."),
+    ] = None
+    tail: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="The last lines only, so many.")
+    ] = None
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="What is not older: 90s, 10m, 2h or 30d.")
+    ] = None
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", help="Begin lines with when they were shipped, in UTC.")
+    ] = False
+
+    def log(self, jobs: "Jobs", job: str) -> "Log":
+        """Return that part of the log.
+
+        Raises:
+            NotFoundError: the job has no such source.
+            InputError: `since` is no time.
+        """
+        from datetime import UTC, datetime, timedelta
+
+        from graft.cluster.log_following import Log
+        from graft.errors import NotFoundError
+        from graft.spec import nearest
+
+        if self.source is not None and self.source not in (sources := jobs.sources(job)):
+            hint = nearest(self.source, sources)
+            raise NotFoundError(
+                f"{job} has no log '{self.source}'{hint}; graft jobs show {job} lists them"
+            )
+        since = None
+        if self.since is not None:
+            since = datetime.now(UTC) - timedelta(seconds=seconds("--since", self.since))
+        return Log(jobs, job, self.source, since)
+
+
 @app.command()
-@cluster_options
+@grouped_options
 def logs(
     job: JobId,
     following: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
     ] = False,
-    source: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="One of those that `show` lists; default: the drivers."),
-    ] = None,
     *,
+    options: LogOptions,
     cluster: ClusterOptions,
-    debug: Debug = False,
 ) -> None:
     """Print a job's log, also when its cluster is gone.
 
-    Example: graft jobs logs ants-bees-20260101-120000-1a2b --follow
+    Example: graft jobs logs ants-bees-20260101-120000-1a2b --tail 100 --follow
     """
     from graft.cli.show.job_log import Output, follow_log
-    from graft.cluster.log_following import Log
-    from graft.errors import NotFoundError
-    from graft.spec import nearest
 
     jobs = cluster.open_jobs()
     status = jobs.status(job)
-    if source is not None and source not in (sources := jobs.sources(job)):
-        hint = nearest(source, sources)
-        raise NotFoundError(f"{job} has no log '{source}'{hint}; graft jobs show {job} lists them")
-    log = Log(jobs, job, source)
-    if following and not status.has_ended:
-        follow_log(jobs, job, log)
-        return
-    output = Output()
-    for item in log.new(last=True):
-        output.show(*item)
+    follows = following and not status.has_ended
+    log, output = options.log(jobs, job), Output(False, options.timestamps, options.tail)
+    for chunk in log.new(last=not follows):
+        output.show(chunk)
+    output.release()
+    if follows:
+        follow_log(jobs, job, log, output)
 
 
 @app.command()
-@cluster_options
-def wait(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> None:
+@grouped_options
+def wait(
+    job: JobId,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Give up after 90s, 10m, 2h or 30d, with exit code 75."),
+    ] = None,
+    *,
+    cluster: ClusterOptions,
+    json: Json = False,
+) -> None:
     """Wait until a job has ended; the exit code says whether it succeeded.
 
-    Example: graft jobs wait ants-bees-20260101-120000-1a2b
+    Example: graft jobs wait ants-bees-20260101-120000-1a2b --timeout 2h
     """
     from graft.cli.show.job_log import follow_to_the_end
 
-    follow_to_the_end(cluster.open_jobs(), job, json, logs=False)
+    limit_s = None if timeout is None else seconds("--timeout", timeout)
+    follow_to_the_end(cluster.open_jobs(), job, json, logs=False, timeout_s=limit_s)
 
 
 @app.command()
-@cluster_options
-def cancel(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug = False) -> None:
+@grouped_options
+def cancel(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
     """Stop a job and free its pods; what it has committed stays.
 
     Example: graft jobs cancel ants-bees-20260101-120000-1a2b
@@ -136,3 +228,107 @@ def cancel(job: JobId, cluster: ClusterOptions, json: Json = False, debug: Debug
 
     cluster.open_jobs().cancel(job)
     emit({"job": job, "state": "cancelled"}, json, lambda: f"{job} cancelled")
+
+
+@app.command()
+@grouped_options
+def resume(
+    job: JobId,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Such as jobs.retries=5; several times."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow it to its end; fails where it does.")
+    ] = False,
+    *,
+    pods: PodOptions,
+    cluster: ClusterOptions,
+    json: Json = False,
+) -> None:
+    """Have a job go on that has ended, from its last checkpoint.
+
+    One whose retries or time were used up, that was cancelled, or whose RayJob was deleted. It is
+    sent again under its id; its attempts are counted anew.
+
+    Example: graft jobs resume ants-bees-20260101-120000-1a2b --set jobs.retries=5
+    """
+    from graft.cli.show.job_log import follow_to_the_end, show_status
+    from graft.cli.show.output import note
+    from graft.cluster.rayjob_manifest import Submission
+    from graft.errors import InputError
+    from graft.spec import parse_job, parse_yaml
+
+    jobs = cluster.open_jobs()
+    status, text = jobs.status(job), jobs.spec(job)
+    if text is None:
+        raise InputError(f"the spec of {job} ({status}) is not known any more; submit it again")
+    spec = parse_job(parse_yaml(text, f"job {job}"), f"job {job}", None)
+    settings = dict(_setting(text) for text in set_ or [])
+    submission = Submission(
+        job, spec, pods.image, pods.resource_class, owner=jobs.user(), settings=settings
+    )
+    jobs.resume(submission)
+    note(f"{job} was sent again")
+    status = jobs.accepted(job)
+    if wait:
+        follow_to_the_end(jobs, job, json)
+        return
+    note(f"  graft jobs logs {job} -f\n  graft jobs cancel {job}")
+    show_status(status, json)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    from graft.errors import InputError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: expected KEY=VALUE, such as jobs.retries=5")
+    return name, value
+
+
+@app.command()
+@grouped_options
+def rm(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
+    """Remove from the cluster what it has of a job that has ended; what the store has stays.
+
+    Example: graft jobs rm ants-bees-20260101-120000-1a2b
+    """
+    from graft.cli.show.output import emit
+
+    cluster.open_jobs().remove(job)
+    emit({"job": job, "removed": True}, json, lambda: f"{job} removed from the cluster")
+
+
+@app.command()
+@grouped_options
+def prune(
+    older: Annotated[
+        str, typer.Option(metavar="TIME", help="Those that ended so long ago: 90s, 10m, 2h, 30d.")
+    ],
+    cluster: ClusterOptions,
+    json: Json = False,
+) -> None:
+    """Remove from the cluster all jobs that ended some time ago; what the store has stays.
+
+    Example: graft jobs prune --older 30d
+    """
+    from graft.cli.show.output import emit
+
+    pruned = cluster.open_jobs().prune(seconds("--older", older))
+    emit({"jobs": pruned}, json, lambda: "\n".join(pruned) or "no job ended so long ago")
+
+
+def seconds(option: str, text: str) -> float:
+    """Return the seconds that an option says.
+
+    Raises:
+        InputError: it is no time.
+    """
+    from graft.errors import InputError
+    from graft.units import seconds_of
+
+    try:
+        return seconds_of(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -31,7 +31,6 @@ def lr_find(
     ] = Path("lr-find.png"),
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Find a learning rate: train a little at growing rates.
 
@@ -41,11 +40,10 @@ def lr_find(
     Example: graft lr-find jobs/finetune.yaml --set train.batch_size=64
     """
     from graft.spec import load_job
-    from graft.store import Store
 
     job = load_job(spec, set_ or [])
     _check(start, end, steps, out)
-    opened = Store.open(store)
+    opened = open_store(store)
 
     from graft.cli.show.output import emit, note, write_file
     from graft.training.charts import rate_curve_png

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Debug, Json, Model, Split, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, DatasetRef, Json, Model, Split, StoreUri, open_store
 from graft.cli.show.output import counting, emit, note
 
 if TYPE_CHECKING:
@@ -14,24 +14,19 @@ if TYPE_CHECKING:
 
     from graft.registry import ModelVersion, VersionRow
 
-app = typer.Typer(
-    cls=Group, no_args_is_help=True, help="List, show, compare and promote registered models."
-)
+app = noun("List, show, compare and promote registered models.")
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List every version of every model.
 
     Example: graft models ls
     """
-    from rich.markup import escape
-    from rich.table import Table
-
+    from graft.cli.show.tables import text_table
     from graft.registry import aliases, list_models
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     rows = [
         _summary(name, row, pointers)
         for name, versions in list_models(opened).items()
@@ -39,23 +34,16 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
         for row in versions
     ]
 
-    def table() -> Table:
-        table = Table()
-        for name in ("model", "aliases", "arch", "accuracy", "run", "created"):
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            cells = [row["model"], ", ".join(row["aliases"]), row["arch"]]
-            cells += [_accuracy(row["metrics"]), row["run"], row["created"][:10]]
-            table.add_row(*map(escape, cells))
-        return table
+    def cells(row: dict[str, Any]) -> list[str]:
+        accuracy, aliases = _accuracy(row["metrics"]), ", ".join(row["aliases"])
+        return [row["model"], aliases, row["arch"], accuracy, row["run"], row["created"][:10]]
 
-    emit({"models": rows}, json, table)
+    columns = ("model", "aliases", "arch", "accuracy", "run", "created")
+    emit({"models": rows}, json, lambda: text_table(columns, map(cells, rows)))
 
 
 @app.command()
-def show(
-    ref: Model, store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False
-) -> None:
+def show(ref: Model, store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """Show one version.
 
     A name alone means its champion or, where it has none, its newest version.
@@ -63,9 +51,8 @@ def show(
     Example: graft models show ants-bees@2
     """
     from graft.registry import aliases, get_model
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     version = get_model(opened, ref)
     pointing = _pointing(version.version, aliases(opened, version.name))
     document = {"model": version.ref, "aliases": pointing, **version.model_dump(mode="json")}
@@ -81,7 +68,6 @@ def promote(
     ] = False,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Point an alias at a version.
 
@@ -92,9 +78,8 @@ def promote(
     """
     from graft.cli.mover import mover_of
     from graft.registry import get_model, promote
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     version = get_model(opened, ref).ref  # once: what an alias means may change meanwhile
     for line in promote(opened, version, alias, mover_of("graft models promote"), force):
         note(line)
@@ -106,7 +91,6 @@ def history(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show every move of a model's aliases: when, who, by which command, on what evidence.
 
@@ -114,13 +98,10 @@ def history(
 
     Example: graft models history ants-bees
     """
-    from rich.markup import escape
-    from rich.table import Table
-
+    from graft.cli.show.tables import text_table
     from graft.registry import Move, alias_history
-    from graft.store import Store
 
-    moves = alias_history(Store.open(store), name)
+    moves = alias_history(open_store(store), name)
 
     def cells(alias: str, move: Move) -> list[str]:
         who = f"{move.who}{'*' if move.self_declared else ''}" if move.who else "not recorded"
@@ -128,12 +109,10 @@ def history(
         shown = "; ".join([move.basis or "not recorded", *move.evidence])
         return [move.when[:19].replace("T", " "), alias, change, who, move.command or "", shown]
 
-    def table() -> Table:
-        table = Table(caption="* by the machine's own word", caption_justify="left")
-        for column in ("when (UTC)", "alias", "version", "who", "command", "evidence"):
-            table.add_column(column, overflow="fold")
-        for alias, move in moves:
-            table.add_row(*map(escape, cells(alias, move)))
+    def table() -> "Table":
+        columns = ("when (UTC)", "alias", "version", "who", "command", "evidence")
+        table = text_table(columns, (cells(alias, move) for alias, move in moves))
+        table.caption, table.caption_justify = "* by the machine's own word", "left"
         return table
 
     rows = [
@@ -150,7 +129,6 @@ def compare(
     split: Split = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Compare two versions on the same images: is the second better?
 
@@ -163,9 +141,8 @@ def compare(
     from graft.cli.show.evaluation import comparison_page
     from graft.registry import get_model
     from graft.report.evaluation.classes import check_classes
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     versions = get_model(opened, first), get_model(opened, second)
     check_classes(*versions)
     images, chosen = evaluation_images(opened, versions[0], dataset, split)

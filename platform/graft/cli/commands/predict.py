@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.options import Debug, Json
+from graft.cli.options import Json
 from graft.cli.show.output import emit
 from graft.errors import InputError, NotFoundError, ServingError
 
@@ -24,7 +24,6 @@ def predict(
     url: Annotated[str, typer.Option(help="Where it is served.")] = "http://127.0.0.1:8000",
     top_k: Annotated[int, typer.Option(min=1, help="How many classes, at most.")] = 5,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Send images to a served model and print the likeliest classes.
 

@@ -6,38 +6,35 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graft.cli.commands.sweep import run_with_progress
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Out, Settings, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, Out, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
     from graft.store import Store
     from graft.sweep.sweep_records import SweepResult
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and make reports.")
+app = noun("List, show and make reports.")
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List reports.
 
     Example: graft reports ls
     """
-    from rich.table import Column, Table
-
     from graft.cli.show.output import emit
+    from graft.cli.show.tables import text_table
     from graft.report.publishing import list_reports
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     reports = list_reports(opened)
 
-    def table() -> Table:
-        table = Table(Column("report", overflow="fold"), "kind", "created")
-        for report in sorted(reports, key=lambda report: report.created):
-            table.add_row(report.report, report.kind, report.created[:19].replace("T", " "))
-        return table
-
-    emit({"reports": [report.model_dump(mode="json") for report in reports]}, json, table)
+    cells = (
+        (report.report, report.kind, report.created[:19].replace("T", " "))
+        for report in sorted(reports, key=lambda report: report.created)
+    )
+    document = {"reports": [report.model_dump(mode="json") for report in reports]}
+    emit(document, json, lambda: text_table(("report", "kind", "created"), cells))
 
 
 @app.command()
@@ -46,7 +43,6 @@ def show(
     out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show a report's figures; --out writes its page.
 
@@ -54,10 +50,9 @@ def show(
     """
     from graft.cli.show.report import show_report
     from graft.report.publishing import check_out, read_report
-    from graft.store import Store
 
     check_out(out)
-    opened = Store.open(store)
+    opened = open_store(store)
     show_report(opened, read_report(opened, report), out, json)
 
 
@@ -75,7 +70,6 @@ def transfer(
     out: Out = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Measure what transfer buys on a dataset.
 
@@ -88,10 +82,9 @@ def transfer(
     from graft.errors import InputError
     from graft.report.publishing import check_out
     from graft.spec import TransferReport, load_job
-    from graft.store import Store
 
     check_out(out)
-    opened = Store.open(store)
+    opened = open_store(store)
     if resume is not None:
         if spec is not None or set_:
             raise InputError("--resume goes on with a report as it was recorded; it takes no spec")
@@ -99,9 +92,7 @@ def transfer(
         return
     if spec is None:
         raise InputError("expected a spec, such as jobs/transfer-report.yaml, or --resume ID")
-    job = load_job(spec, set_ or [], None)
-    if not isinstance(job, TransferReport):
-        raise InputError(f"{spec}: kind is {job.kind}; expected transfer-report")
+    job = load_job(spec, set_ or [], TransferReport)
 
     from graft.report.transfer.run_transfer import create_transfer
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, StoreUri
+from graft.cli.options import DEFAULT_STORE, StoreUri, open_store
 
 if TYPE_CHECKING:
     from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 def run_job(
     job: Annotated[str, typer.Argument(envvar="GRAFT_JOB", help="The job's id.")],
-    spec: Annotated[str, typer.Argument(envvar="GRAFT_SPEC", help="Its spec, the text itself.")],
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            envvar="GRAFT_SPEC", help="Its spec, the text itself; default: the store's."
+        ),
+    ] = None,
     cpus: Annotated[
         int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for first.")
     ] = 0,
@@ -24,18 +29,34 @@ def run_job(
     cluster: Annotated[
         str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
     ] = None,
+    owner: Annotated[
+        str | None, typer.Option(envvar="GRAFT_OWNER", help="Who submitted it.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(envvar="GRAFT_GPUS", help="GPUs of its cluster.")] = 0,
+    retries: Annotated[
+        int | None,
+        typer.Option(envvar="GRAFT_RETRIES", help="Attempts that may fail or die; default: any."),
+    ] = None,
     store: StoreUri = DEFAULT_STORE,
-    debug: Debug = False,
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
-    from graft.cluster.job_records import ClusterIdentity, begin_attempt, read_job, submit_job
+    import socket
+
+    from graft.cluster.job_records import (
+        ClusterIdentity,
+        Driver,
+        begin_attempt,
+        read_job,
+        read_job_spec,
+        submit_job,
+    )
     from graft.cluster.local_ray import ray_session, stop_this_job, wait_for_cpus, wait_for_store
     from graft.errors import GraftError, Interrupted, StoreError
     from graft.spec import parse_job, parse_yaml
-    from graft.store import Store
 
-    opened, attempt = Store.open(store), None
+    opened, attempt = open_store(store), None
     try:
+        spec = spec or read_job_spec(opened, job)
         parsed = parse_job(parse_yaml(spec, f"job {job}"), f"job {job}", None)
         submit_job(opened, job, spec)
         record = read_job(opened, job)
@@ -43,7 +64,8 @@ def run_job(
             # An earlier pod died between recording that and its end.
             print(f"job {job} has succeeded already")
             return
-        attempt = begin_attempt(opened, job, parsed.kind, ClusterIdentity(where, cluster))
+        driver = Driver(ClusterIdentity(where, cluster), socket.gethostname(), owner, gpus)
+        attempt = begin_attempt(opened, job, parsed.kind, driver, retries)
         print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():
             wait_for_cpus(cpus)
@@ -94,9 +116,9 @@ def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
     if isinstance(spec, TransferReport):
         _transfer(store, job, spec)
         return None
-    what, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
+    sort, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
     if first and store.exists(f"{place}/{job}/spec.yaml"):
-        raise InputError(f"there is a {what} '{job}' that this job did not make; choose another id")
+        raise InputError(f"there is a {sort} '{job}' that this job did not make; choose another id")
     return _finetune(store, job, spec) if isinstance(spec, Finetune) else _sweep(store, job, spec)
 
 
@@ -117,7 +139,7 @@ def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
 
 
 def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
-    from graft.cli.commands.sweep import finish_sweep
+    from graft.cli.commands.sweep import run_sweep_and_show
     from graft.sweep.prepare_sweep import prepare_sweep
     from graft.sweep.sweep_plan import TWO_CORES
     from graft.sweep.sweep_records import create_sweep
@@ -125,7 +147,7 @@ def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
     if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
         create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
     # An earlier attempt at the job, if it still lives, was overtaken when this one began.
-    return finish_sweep(
+    return run_sweep_and_show(
         store, sweep_id, json=False, command=f"graft submit, job {sweep_id}", take_over=True
     ).model
 

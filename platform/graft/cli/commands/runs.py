@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graft.cli.commands.train import finish_run
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,22 +16,21 @@ if TYPE_CHECKING:
     from graft.store import Store
     from graft.training.run_records import Result
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show and resume training runs.")
+app = noun("List, show and resume training runs.")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List runs with their state and result.
 
     Example: graft runs ls
     """
     from graft.cli.show.output import emit
-    from graft.store import Store
     from graft.training.run_records import list_run_rows
 
-    rows = list_run_rows(Store.open(store))
+    rows = list_run_rows(open_store(store))
 
     def table() -> "Table":
         from graft.cli.show.tables import id_table
@@ -58,7 +57,6 @@ def show(
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show a run's recorded spec, its attempts and its result.
 
@@ -67,11 +65,10 @@ def show(
     from graft.cli.show.output import emit
     from graft.cli.show.tables import recorded_page, unfinished
     from graft.cli.show.training import result_page
-    from graft.store import Store
     from graft.training.attempt_pointer import read_pointer
     from graft.training.run_records import read_result, read_spec, run_folder, with_classes
 
-    opened = Store.open(store)
+    opened = open_store(store)
     spec, result = read_spec(opened, run), read_result(opened, run)
     pointer = read_pointer(opened, run_folder(run))
     attempt = pointer.attempt if pointer else 0
@@ -106,7 +103,6 @@ def resume(
     ] = False,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Go on with a run from its last checkpoint.
 
@@ -116,12 +112,11 @@ def resume(
     Example: graft runs resume ants-bees-20260101-120000-1a2b
     """
     from graft.errors import InputError
-    from graft.store import Store
     from graft.store.probe import fences
     from graft.training.attempt_pointer import read_pointer
     from graft.training.run_records import read_result, read_spec, run_folder
 
-    opened = Store.open(store)
+    opened = open_store(store)
     read_spec(opened, run)
     pointer = None if read_result(opened, run) else read_pointer(opened, run_folder(run))
     if pointer and not (take_over or opened.is_directory or fences(opened)):

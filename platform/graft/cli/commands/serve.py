@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Model, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Model, StoreUri, open_store
 from graft.cli.show.output import console, emit, note
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ def serve(
     ] = False,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Serve a model over HTTP until Ctrl-C or SIGTERM.
 
@@ -45,9 +44,8 @@ def serve(
     from contextlib import ExitStack, suppress
 
     from graft.registry import get_model
-    from graft.store import Store
 
-    opened = Store.open(store)
+    opened = open_store(store)
     alias = None
     if follow:
         name, alias = _alias_to_follow(ref)

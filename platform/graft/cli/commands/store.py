@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 from graft.cli.show.output import console, emit
 
 if TYPE_CHECKING:
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
     from graft.store.probe import Finding
 
-app = typer.Typer(
-    cls=Group, no_args_is_help=True, help="Check what the store's storage guarantees."
-)
+app = noun("Check what the store's storage guarantees.")
 
 
 @app.callback()
@@ -25,7 +23,7 @@ def _store() -> None:
 
 
 @app.command()
-def check(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def check(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """Try what the storage really guarantees when writers race.
 
     Writes about 20 MB into a new folder of the store, and removes it. The exit code is 1 where a
@@ -35,10 +33,9 @@ def check(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = Fa
     """
     from dataclasses import asdict
 
-    from graft.store import Store
     from graft.store.probe import probe
 
-    opened = Store.open(store)
+    opened = open_store(store)
     with console.status(f"trying {opened.uri}"):
         findings = list(probe(opened))
     usable = all(finding.holds for finding in findings if finding.required)

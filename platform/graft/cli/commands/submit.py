@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.cluster_options import ClusterOptions, cluster_options
-from graft.cli.options import Debug, Json, Settings
+from graft.cli.cluster_options import ClusterOptions, PodOptions
+from graft.cli.options import Json, Settings, grouped_options
 
 if TYPE_CHECKING:
-    from graft.cluster.backend import ClusterJobs
+    from graft.cluster.cluster_jobs import ClusterJobs
+    from graft.cluster.job_inputs import JobInputs
+    from graft.cluster.job_overview import Jobs
     from graft.cluster.rayjob_manifest import Submission
 
 
-@cluster_options
+@grouped_options
 def submit(
     spec: Annotated[str, typer.Argument(help="Job spec (YAML), of any kind.")],
     set_: Settings = None,
@@ -26,17 +28,10 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be sent; send nothing.")
     ] = False,
-    class_: Annotated[
-        str | None,
-        typer.Option("--class", metavar="NAME", help="Resource class of the workers' pods."),
-    ] = None,
-    image: Annotated[
-        str | None, typer.Option(metavar="IMAGE", help="One that the profile allows.")
-    ] = None,
     *,
+    pods: PodOptions,
     cluster: ClusterOptions,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Send a job to a cluster.
 
@@ -47,56 +42,76 @@ def submit(
     from graft.cli.show.job_log import follow_to_the_end, show_status
     from graft.cli.show.output import note
     from graft.cluster.job_id import check_id, new_id
-    from graft.cluster.job_inputs import check_names, local_weights, store_problem, stored_weights
+    from graft.cluster.job_inputs import JobInputs, local_weights
     from graft.cluster.job_overview import Jobs
     from graft.cluster.rayjob_manifest import Submission
-    from graft.errors import InputError
-    from graft.spec import dump_job, load_job
+    from graft.spec import load_job
 
     local = load_job(spec, set_ or [], None)
-    name = id_ or new_id(local.name)
-    check_id(name)
-    weights = local_weights(local)
+    job = id_ or new_id(local.name)
+    check_id(job)
+    files = local_weights(local)  # before the cluster is asked
     target, store = cluster.open_target()
-    unreachable = store_problem(store, target.store_is_volume)
-    jobs = Jobs(target, None if unreachable else store)
-    if unreachable and weights:
-        raise InputError(
-            f"{weights[0]} has to be copied into the store, which cannot be used from here: "
-            f"{unreachable}"
-        )
-    job = stored_weights(store, local, send=False) if weights else local
-    submission = Submission(name, job, image, class_)
+    inputs = JobInputs.of(store, local, files, target.store_is_volume)
+    submission = Submission(job, inputs.spec, pods.image, pods.resource_class, owner=target.user())
     if dry_run:
         sys.stdout.write(target.show(submission, json))
         return
-    before = jobs.spec(name) if id_ else None
-    if before not in (None, dump_job(job)):
-        raise InputError(f"there is a job '{name}' with another spec; choose another --id")
-    if before:
-        note(f"{name} was submitted before")
+    jobs = Jobs(target, None if inputs.problem else store)
+    if id_ and _was_sent(jobs, submission):
+        note(f"{job} was submitted before")
     else:
-        if unreachable:
-            note(f"the dataset is left to the job; no use of the store here: {unreachable}")
-        else:
-            check_names(store, local)
-        for text in target.check(submission):
-            note(text)
-        if weights:
-            stored_weights(store, local)
-        _send(target, submission)
-        note(f"{name} was sent")
-    status = jobs.accepted(name)
+        _send(target, submission, inputs)
+        note(f"{job} was sent")
+    status = jobs.accepted(job)
     if wait:
-        follow_to_the_end(jobs, name, json)
+        follow_to_the_end(jobs, job, json)
         return
-    note(f"  graft jobs logs {name} -f\n  graft jobs cancel {name}")
+    note(f"  graft jobs logs {job} -f\n  graft jobs cancel {job}")
     show_status(status, json)
 
 
-def _send(target: "ClusterJobs", submission: "Submission") -> None:
-    from graft.errors import ClusterLost
+def _was_sent(jobs: "Jobs", submission: "Submission") -> bool:
+    """Whether there is such a job already.
 
+    Raises:
+        InputError: it has another spec.
+    """
+    from graft.errors import InputError
+    from graft.spec import dump_job
+
+    sent = jobs.spec(submission.job)
+    if sent not in (None, dump_job(submission.spec)):
+        raise InputError(
+            f"there is a job '{submission.job}' with another spec; choose another --id"
+        )
+    return sent is not None and jobs.began(submission.job)
+
+
+def _send(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") -> None:
+    """Send a job that can run, after the files that it needs."""
+    from graft.cli.show.output import note
+    from graft.cluster.job_inputs import check_names, put_weights
+    from graft.cluster.job_records import submit_job
+    from graft.cluster.rayjob_manifest import travels_through_store
+    from graft.errors import ClusterLost, InputError
+    from graft.spec import dump_job
+    from graft.units import size
+
+    if inputs.problem:
+        note(f"the dataset is left to the job; no use of the store here: {inputs.problem}")
+    else:
+        check_names(inputs.store, inputs.spec)
+    for text in target.check(submission):
+        note(text)
+    put_weights(inputs.store, inputs.files)
+    if travels_through_store(text := dump_job(submission.spec)):
+        if inputs.problem:
+            raise InputError(
+                f"this spec has {size(len(text))} and has to travel through the store, which "
+                f"cannot be used from here: {inputs.problem}"
+            )
+        submit_job(inputs.store, submission.job, text)
     try:
         target.submit(submission)
     except ClusterLost as error:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
     from graft.spec import Sweep
@@ -27,7 +27,6 @@ def sweep(
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Train variations of a fine-tuning job; register the best.
 
@@ -39,7 +38,6 @@ def sweep(
     from graft.cli.show.sweep import plan_page
     from graft.errors import InputError
     from graft.spec import Sweep, load_job
-    from graft.store import Store
     from graft.sweep.sweep_records import create_sweep, read_sweep
 
     if resume is not None:
@@ -48,14 +46,14 @@ def sweep(
                 "--resume goes on with a sweep as it was recorded; "
                 "it takes no spec, no --set and no --plan"
             )
-        opened = Store.open(store)
+        opened = open_store(store)
         read_sweep(opened, resume)
-        finish_sweep(opened, resume, json, "graft sweep --resume")
+        run_sweep_and_show(opened, resume, json, "graft sweep --resume")
         return
     if spec is None:
         raise InputError("expected a spec, such as jobs/sweep.yaml, or --resume ID")
     job = load_job(spec, set_ or [], Sweep)
-    opened = Store.open(store)
+    opened = open_store(store)
 
     from graft.sweep.prepare_sweep import prepare_sweep
     from graft.sweep.search import warm_trials
@@ -73,10 +71,10 @@ def sweep(
             note(recorded.base.dataset.labels_in_words)
         emit(_plan_document(recorded, planned), json, lambda: plan_page(recorded, planned))
         return
-    finish_sweep(opened, create_sweep(opened, recorded, planned), json, "graft sweep")
+    run_sweep_and_show(opened, create_sweep(opened, recorded, planned), json, "graft sweep")
 
 
-def finish_sweep(
+def run_sweep_and_show(
     store: "Store", sweep_id: str, json: bool, command: str, take_over: bool = False
 ) -> "SweepResult":
     """Run, or go on with, a recorded sweep; show its progress and then its result; return it.

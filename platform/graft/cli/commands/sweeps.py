@@ -5,27 +5,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.help import Group
-from graft.cli.options import DEFAULT_STORE, Debug, Json, StoreUri
+from graft.cli.help import noun
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 
 if TYPE_CHECKING:
-    from rich.console import Group as Page
+    from rich.console import Group
     from rich.table import Table
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List and show sweeps.")
+app = noun("List and show sweeps.")
 
 
 @app.command()
-def ls(store: StoreUri = DEFAULT_STORE, json: Json = False, debug: Debug = False) -> None:
+def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     """List sweeps with their state and best trial.
 
     Example: graft sweeps ls
     """
     from graft.cli.show.output import emit
-    from graft.store import Store
     from graft.sweep.sweep_list import list_sweep_rows
 
-    rows = list_sweep_rows(Store.open(store))
+    rows = list_sweep_rows(open_store(store))
 
     def table() -> "Table":
         from graft.cli.show.tables import id_table, numbers
@@ -58,7 +57,6 @@ def show(
     ] = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show a sweep's recorded spec, its trials and its result.
 
@@ -68,17 +66,16 @@ def show(
     from graft.cli.show.sweep import result_page, trial_table
     from graft.cli.show.tables import recorded_page, unfinished
     from graft.errors import InputError
-    from graft.store import Store
     from graft.sweep.sweep_records import read_plan, read_sweep, read_sweep_result, read_trials
 
-    opened = Store.open(store)
+    opened = open_store(store)
     spec = read_sweep(opened, sweep)
     search = spec.search
     result = read_sweep_result(opened, sweep)
     trials = result.trials if result else tuple(read_trials(opened, sweep))
     count = read_plan(opened, sweep).count
     if plots:
-        from graft.sweep.charts import sweep_plots
+        from graft.sweep.sweep_charts import sweep_plots
 
         if not trials:
             raise InputError(f"{sweep} has no trial that is done yet; there is nothing to draw")
@@ -94,7 +91,7 @@ def show(
         "result": result.model_dump(mode="json") if result else None,
     }
 
-    def page() -> "Page":
+    def page() -> "Group":
         if result:
             return recorded_page(spec, result_page(result))
         progress = f"{len(trials)} of {count} trials done"

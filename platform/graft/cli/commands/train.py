@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Debug, Json, Settings, StoreUri
+from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
     from graft.store import Store
@@ -16,7 +16,6 @@ def train(
     set_: Settings = None,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Fine-tune a backbone on a dataset and register the result.
 
@@ -26,10 +25,9 @@ def train(
     Example: graft train jobs/finetune.yaml --set train.epochs=3
     """
     from graft.spec import load_job
-    from graft.store import Store
 
     job = load_job(spec, set_ or [])
-    opened = Store.open(store)
+    opened = open_store(store)
 
     from graft.cluster.local_ray import ray_session
     from graft.training.prepare_run import resolve

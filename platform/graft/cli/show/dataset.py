@@ -138,11 +138,11 @@ def _few(paths: tuple[str, ...], most: int = 4) -> str:
     return ", ".join(named[:most]) + more
 
 
-def _first(what: str, lines: list[str]) -> list[Text]:
+def _first(title: str, lines: list[str]) -> list[Text]:
     """Name the first of what import found, and how many there are; nothing, if none."""
     if not lines:
         return []
-    shown = [f"{what}: {len(lines)}", *(f"  {line}" for line in lines[:FILES_SHOWN])]
+    shown = [f"{title}: {len(lines)}", *(f"  {line}" for line in lines[:FILES_SHOWN])]
     if len(lines) > FILES_SHOWN:
         shown.append(f"  and {len(lines) - FILES_SHOWN} more; --json lists all")
     return [Text("\n".join(shown))]

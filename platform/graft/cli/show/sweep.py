@@ -17,7 +17,7 @@ from graft.units import duration, size
 
 if TYPE_CHECKING:
     from graft.spec import Sweep
-    from graft.sweep.events import SweepEvent, TrialAdvanced
+    from graft.sweep.sweep_events import SweepEvent, TrialAdvanced
     from graft.sweep.sweep_plan import SweepPlan
     from graft.sweep.sweep_records import SweepResult, TrialRecord
     from graft.training.events import TrunkComputing
@@ -117,7 +117,7 @@ class _SweepProgress:
 
     def show(self, event: "SweepEvent") -> None:
         """Show what happened."""
-        from graft.sweep.events import TrialAdvanced, TrialEnded
+        from graft.sweep.sweep_events import TrialAdvanced, TrialEnded
         from graft.training.events import TrunkComputing
 
         self._computing = None
@@ -132,7 +132,7 @@ class _SweepProgress:
 
     def _show_ended(self, record: "TrialRecord") -> None:
         from graft.sweep.best_trial import best_epoch
-        from graft.sweep.space import describe
+        from graft.sweep.space import changes_text
 
         self._running.pop(record.number, None)
         self._states[record.state] += 1
@@ -146,10 +146,10 @@ class _SweepProgress:
             outcome = f"{self._metric} {value:.4f}"
             if record.state == "stopped":
                 outcome += f", stopped after epoch {len(record.epochs)}"
-        note(f"trial {record.number}/{self._trials}  {describe(record.changes)}  {outcome}")
+        note(f"trial {record.number}/{self._trials}  {changes_text(record.changes)}  {outcome}")
 
     def _table(self) -> Table | Text:
-        from graft.sweep.space import describe
+        from graft.sweep.space import changes_text
 
         if trunk := self._computing:
             return Text(f"computing activations: {trunk.images:,} of {trunk.total:,} images")
@@ -165,7 +165,7 @@ class _SweepProgress:
         for number, trial in sorted(self._running.items()):
             table.add_row(
                 str(number),
-                escape(describe(trial.changes)),
+                escape(changes_text(trial.changes)),
                 f"{trial.epoch}/{trial.epochs}",
                 "" if trial.value is None else f"{trial.value:.4f}",
             )
@@ -243,6 +243,6 @@ def _forecast(sweep: "Sweep", plan: "SweepPlan") -> list[str]:
 
 
 def _labels(changes: dict[str, Any]) -> dict[str, str]:
-    from graft.sweep.space import label
+    from graft.sweep.space import value_text
 
-    return {key: label(value) for key, value in changes.items()}
+    return {key: value_text(value) for key, value in changes.items()}

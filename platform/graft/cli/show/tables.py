@@ -1,6 +1,6 @@
 """What the pages of several commands are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -27,14 +27,22 @@ def id_table(name: str, state: str, *columns: str | Column) -> Table:
     )
 
 
+def text_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a table of texts, which break within their cells."""
+    table = Table(*(Column(name, overflow="fold") for name in columns))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def numbers(*names: str) -> list[Column]:
     """Return columns of numbers."""
     return [Column(name, justify="right") for name in names]
 
 
-def rows_left_out(rows: int, shown: int, what: str) -> str | None:
+def rows_left_out(rows: int, shown: int, noun: str) -> str | None:
     """Return the caption of a table that shows the first `shown` rows; None if that is all."""
-    return f"{rows - shown} more {what}: --json" if rows > shown else None
+    return f"{rows - shown} more {noun}: --json" if rows > shown else None
 
 
 def spec_text(text: str) -> Syntax:

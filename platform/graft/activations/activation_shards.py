@@ -41,7 +41,7 @@ _mapped: "WeakValueDictionary[tuple[str, str], MappedShard]" = WeakValueDictiona
 store and the key in it."""
 
 
-class ShardWriter:
+class ActivationWriter:
     """Writes a shard of so many rows, batch by batch: memory holds no more than a batch."""
 
     def __init__(self, path: Path, rows: int, row_shape: tuple[int, ...], dtype: Dtype):

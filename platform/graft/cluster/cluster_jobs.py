@@ -1,10 +1,11 @@
-"""What a cluster does with jobs; a namespace (`kube_jobs`) and a running Ray (`ray_jobs`) do it."""
+"""What a cluster does with jobs: a namespace (`kubernetes_jobs`), or a running Ray (`ray_jobs`)."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from graft.cluster.job_records import ClusterIdentity
 from graft.cluster.rayjob_manifest import Submission
-from graft.cluster.status import ClusterStatus
+from graft.cluster.status import ENDED, ClusterStatus
 
 
 class ClusterJobs(Protocol):
@@ -43,5 +44,32 @@ class ClusterJobs(Protocol):
     def cancel(self, job: str) -> None:
         """Stop a job and free its pods or processes; nothing happens where there is none."""
 
+    def remove(self, job: str) -> None:
+        """Remove what the cluster still has of a job that has ended; the store's record stays."""
+
+    def user(self) -> str | None:
+        """Return who the cluster takes its user for; None where it knows nobody."""
+
     def output(self, job: str) -> str:
         """Return the log of the current attempt's driver, as far as the cluster has it."""
+
+
+def prune_jobs(cluster: ClusterJobs, older_s: float) -> list[str]:
+    """Remove from a cluster the jobs that ended so many seconds ago; return their ids.
+
+    KubeRay by itself keeps the object of every job, and its Service, for ever.
+    """
+    before = (datetime.now(UTC) - timedelta(seconds=older_s)).isoformat(timespec="seconds")
+    ended = [
+        status.job
+        for status in cluster.all()
+        if status.state in ENDED and status.ended and _utc(status.ended) <= before
+    ]
+    for job in ended:
+        cluster.cancel(job)
+    return ended
+
+
+def _utc(time: str) -> str:
+    """Return a time as Kubernetes writes it (2026-01-31T12:00:00Z) in the form that we compare."""
+    return datetime.fromisoformat(time).astimezone(UTC).isoformat(timespec="seconds")

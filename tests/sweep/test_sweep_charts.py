@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graft.sweep.charts import (
+from graft.sweep.sweep_charts import (
     _ParallelAxis,
     parallel_png,
     plotted_trials,

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from graft.spec import METRICS, Changes
 from graft.sweep.best_trial import ranked
-from graft.sweep.space import label
+from graft.sweep.space import value_text
 from graft.sweep.sweep_records import TrialRecord
 from graft.training.charts import BLUE, GREY, ORANGE, draw_grid, saved
 
@@ -253,7 +253,7 @@ class _ParallelAxis:
         self._log = False
         self._numbers = sorted(set(numbers))
         if len(numbers) < len(values):
-            names = sorted({label(value) for value in values}, key=_in_order)
+            names = sorted({value_text(value) for value in values}, key=_in_order)
             self._words = {
                 name: place / (len(names) - 1) if len(names) > 1 else 0.5
                 for place, name in enumerate(names)
@@ -266,7 +266,7 @@ class _ParallelAxis:
     def height(self, value: JsonValue) -> float:
         """Return the height of a value."""
         if self._words:
-            return self._words[label(value)]
+            return self._words[value_text(value)]
         if not isinstance(value, int | float) or self._high == self._low:
             return 0.5
         if self._log:
@@ -323,7 +323,7 @@ def _changed(changes: Changes, key: str) -> JsonValue:
 def _depth(changes: Changes) -> str:
     """Return a trial's architecture and freeze depth, as far as the sweep varies them."""
     values = [_changed(changes, f"backbone.{name}") for name in ("arch", "freeze")]
-    return " ".join(label(value) for value in values if value is not None) or "as in base"
+    return " ".join(value_text(value) for value in values if value is not None) or "as in base"
 
 
 def _in_order(name: str) -> tuple[Any, ...]:

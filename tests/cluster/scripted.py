@@ -1,0 +1,53 @@
+"""A cluster of jobs that answers as a test tells it to."""
+
+from collections.abc import Callable
+
+from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.rayjob_manifest import Submission
+from graft.cluster.status import ClusterStatus
+
+
+class Scripted:
+    """A cluster that answers as it is told, one answer a look; the last one stays."""
+
+    identity, ships_logs = ClusterIdentity("a test", "uid"), True
+
+    def __init__(self, *answers: Callable[[], ClusterStatus | None]):
+        self._answers = list(answers)
+        self.said = ""
+        self.cancelled = ""
+        self.sent: list[Submission] = []
+        self.removed: list[str] = []
+
+    def find(self, job: str) -> ClusterStatus | None:
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return answer()
+
+    def all(self) -> list[ClusterStatus]:
+        status = self.find("one")
+        return [status] if status else []
+
+    def output(self, job: str) -> str:
+        return self.said
+
+    def cancel(self, job: str) -> None:
+        self.cancelled = job
+
+    def check(self, submission: Submission) -> list[str]:
+        return []
+
+    def show(self, submission: Submission, as_json: bool) -> str:
+        return ""
+
+    def submit(self, submission: Submission) -> None:
+        self.sent.append(submission)
+
+    def remove(self, job: str) -> None:
+        self.removed.append(job)
+
+    def user(self) -> str | None:
+        return "ada"
+
+
+def answer(state: str, why: str | None = None) -> Callable[[], ClusterStatus | None]:
+    return lambda: ClusterStatus("one", "finetune", state, why)  # type: ignore[arg-type]

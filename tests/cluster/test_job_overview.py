@@ -1,0 +1,122 @@
+"""Jobs after their end: they go on, are removed and pruned; and which of them a list has."""
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from cluster.scripted import Scripted, answer
+from colours import colour_spec
+from graft.cluster.cluster_jobs import prune_jobs
+from graft.cluster.job_list import newest_jobs
+from graft.cluster.job_overview import BATCH, Jobs
+from graft.cluster.job_records import (
+    ClusterIdentity,
+    Driver,
+    JobRecord,
+    begin_attempt,
+    cancel_job,
+    read_job,
+    submit_job,
+)
+from graft.cluster.job_times import note_time
+from graft.cluster.rayjob_manifest import Submission
+from graft.cluster.status import ClusterStatus
+from graft.errors import InputError, RunFailed
+from graft.spec import dump_job
+from graft.store import Store
+from graft.store.backend import Versioned
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+def test_an_ended_job_goes_on_and_one_that_has_succeeded_or_runs_does_not(store: Store) -> None:
+    spec = colour_spec()
+    submit_job(store, "one", dump_job(spec))
+    begin = partial(begin_attempt, store, "one", "finetune", Driver(ClusterIdentity("a test")))
+    begin()
+    submission = Submission("one", spec, None, "big", owner="grace", settings={"jobs.retries": "5"})
+    running = Scripted(answer("running"))
+    with pytest.raises(InputError, match="has not ended: running; graft jobs cancel one ends it"):
+        Jobs(running, store).resume(submission)
+    assert (running.sent, running.removed) == ([], [])
+    with pytest.raises(RunFailed, match="go on with graft jobs resume one"):
+        begin(retries=0)  # its retries are used up
+    cluster = Scripted(lambda: None)
+    jobs = Jobs(cluster, store)
+    jobs.resume(submission)
+    assert (cluster.sent, cluster.removed) == ([submission], ["one"])
+    assert str(jobs.status("one")) == "failed: it was to go on, but was not sent again"
+    assert begin(retries=0).number == 2
+    record = read_job(store, "one")
+    assert record is not None
+    (resumption,) = record.resumptions
+    assert (resumption.attempt, resumption.who) == (1, "grace")
+    assert resumption.changes == {"jobs.retries": "5", "class": "big"}
+    cancel_job(store, "one", "finetune")
+    jobs.resume(submission)
+    begin(retries=0).succeed(None)
+    with pytest.raises(InputError, match="one has succeeded; there is nothing to go on with"):
+        jobs.resume(submission)
+
+
+def test_what_has_ended_is_removed_and_stays_in_the_store(store: Store) -> None:
+    submit_job(store, "one", "")
+    begin_attempt(store, "one", "finetune").succeed(None)
+    cluster = Scripted(answer("succeeded"))
+    Jobs(cluster, store).remove("one")
+    assert cluster.removed == ["one"]
+    assert str(Jobs(Scripted(lambda: None), store).status("one")) == "succeeded"
+    with pytest.raises(InputError, match="has not ended"):
+        Jobs(Scripted(answer("running")), Store.open(f"{store.uri}2")).remove("one")
+
+
+def test_pruning_takes_what_ended_long_ago_however_it_ended() -> None:
+    hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    for state, older_s, pruned in [
+        ("succeeded", 1800, True),
+        ("failed", 1800, True),
+        ("cancelled", 1800, True),
+        ("running", 1800, False),
+        ("failed", 7200, False),
+    ]:
+        status = ClusterStatus("one", "finetune", state, ended=hour_ago)  # type: ignore[arg-type]
+        cluster = Scripted(lambda status=status: status)
+        assert bool(prune_jobs(cluster, older_s)) == pruned
+        assert cluster.cancelled == ("one" if pruned else "")
+
+
+def test_the_latest_jobs_are_listed_first_and_others_cost_nothing(store: Store) -> None:
+    for number in range(40):
+        job = f"job-{number:02d}"
+        store.write(f"jobs/{job}/spec.yaml", b"")
+        note_time(store, job, datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=number))
+    read = list[str]()
+    original = store.read
+
+    def counted(key: str) -> Versioned:
+        read.append(key)
+        return original(key)
+
+    jobs = Jobs(None, store)
+    list(jobs.newest())  # gives the store its index
+    store.read = counted  # type: ignore[method-assign]
+    (latest,) = islice(jobs.newest(), 1)
+    assert latest.job == "job-39"
+    assert len(read) < 3 * BATCH
+
+
+def test_jobs_of_an_earlier_release_are_listed_by_the_time_of_their_record(store: Store) -> None:
+    for job, started in (("old", "2026-01-01"), ("new", "2026-03-01"), ("middle", "2026-02-01")):
+        store.write(f"jobs/{job}/spec.yaml", b"")
+        record = JobRecord(
+            job=job, kind="finetune", state="failed", attempt=1, started=f"{started}T10:00:00+00:00"
+        )
+        store.write(f"jobs/{job}/job.json", record.model_dump_json().encode())
+    submit_job(store, "newest", "")
+    assert list(newest_jobs(store)) == ["newest", "new", "middle", "old"]
