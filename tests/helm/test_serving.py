@@ -77,6 +77,7 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         given = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
         assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
         assert given["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+        assert given["RAY_SERVE_HAPROXY_NBTHREAD"] == "1"  # as many as the pod has CPUs
 
 
 def test_a_head_outlives_itself_with_redis() -> None:

@@ -281,10 +281,12 @@ workerGroupSpecs:
 2.60.0
 {{- end }}
 
-{{/* Of serving's pods: the fast path, and a replica that does not start is started again and again,
-     since there may be no version with the alias yet. */}}
+{{/* Of serving's pods: the fast path; HAProxy with no more threads than the pod has CPUs, which it
+     shares with a replica; and a replica that does not start is started again and again, since there
+     may be no version with the alias yet. Takes serving's values. */}}
 {{- define "graft.serveEnvironment" -}}
 RAY_SERVE_ENABLE_HA_PROXY: "1"
 RAY_SERVE_THROUGHPUT_OPTIMIZED: "1"
+RAY_SERVE_HAPROXY_NBTHREAD: {{ .cpusPerReplica | quote }}
 RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT: "2147483647"
 {{- end }}
