@@ -205,6 +205,7 @@ headGroupSpec:
       {{- end }}
     spec:
       {{- include "graft.podSpec" (dict "root" .root "on" $head "labels" (include "graft.podLabels" .)) | nindent 6 }}
+      terminationGracePeriodSeconds: {{ include "graft.graceSeconds" . }}
       {{- with .priority }}
       priorityClassName: {{ . | quote }}
       {{- end }}
@@ -247,6 +248,7 @@ workerGroupSpecs:
         {{- end }}
       spec:
         {{- include "graft.podSpec" (dict "root" $.root "on" . "labels" (include "graft.podLabels" $)) | nindent 8 }}
+        terminationGracePeriodSeconds: {{ include "graft.graceSeconds" $ }}
         {{- with $.priority }}
         priorityClassName: {{ . | quote }}
         {{- end }}
@@ -274,6 +276,12 @@ workerGroupSpecs:
           {{- include "graft.volumes" (merge (dict "root" $.root) .) | nindent 10 }}
           - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ .sharedMemory }}}}
 {{- end }}
+{{- end }}
+
+{{/* After which a pod that is told to end is killed: Ray drains for 30, and a replica finishes its
+     requests in 5 more, which Kubernetes' own 30 would cut short. */}}
+{{- define "graft.graceSeconds" -}}
+60
 {{- end }}
 
 {{/* Of Ray in the image; the same as rayjob_manifest.py's. */}}
