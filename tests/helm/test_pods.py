@@ -17,7 +17,6 @@ from helm.rendering import (
     needs_helm,
     needs_schemas,
     only,
-    pod_specs,
     rendered,
 )
 from helm.schemas import refusals
@@ -43,6 +42,11 @@ def every_pod(values: dict[str, Any]) -> list[Object]:
     found = [one for made in [*rendered(values), job] for one in templates(made)]
     assert len(found) >= 7  # head and worker of three clusters, and the test
     return found
+
+
+def containers(spec: Object) -> list[Object]:
+    """Return a pod's containers, sidecars too."""
+    return [*spec["containers"], *spec.get("initContainers", [])]
 
 
 def ray_pods(values: dict[str, Any]) -> list[tuple[str, Object]]:
@@ -72,7 +76,7 @@ def test_every_pod_has_what_is_set_for_all() -> None:
         counted = spread["labelSelector"]["matchLabels"]
         assert counted
         assert counted.items() <= template["metadata"]["labels"].items()
-        for container in spec["containers"]:
+        for container in containers(spec):
             assert container["envFrom"][0] == {"configMapRef": {"name": "site"}}
             variables = {one["name"]: one for one in container["env"]}
             assert len(variables) == len(container["env"])
@@ -85,21 +89,15 @@ def test_every_pod_has_what_is_set_for_all() -> None:
 
 def test_without_a_proxy_no_pod_hears_of_one() -> None:
     for template in every_pod(LEAST | EVERY_POD):
-        names = {
-            one["name"]
-            for spec in pod_specs(template)
-            for c in spec["containers"]
-            for one in c["env"]
-        }
-        assert not {name for name in names if "proxy" in name.lower()} - {
-            "RAY_SERVE_ENABLE_HA_PROXY"
-        }
+        variables = [one for c in containers(template["spec"]) for one in c["env"]]
+        names = {one["name"].lower() for one in variables}
+        assert not names & {"http_proxy", "https_proxy", "no_proxy"}
 
 
 def test_secrets_of_the_store_win_over_what_is_set_for_all() -> None:
     values = LEAST | EVERY_POD | {"pods": PODS, "store": CASES["serving"]["store"]}
     for template in every_pod(values):
-        for container in template["spec"]["containers"]:
+        for container in containers(template["spec"]):
             if {"name": "GRAFT_STORE", "value": "s3://bucket/prefix"} in container["env"]:
                 assert container["envFrom"][-1] == {"secretRef": {"name": "graft-s3"}}
 
@@ -120,7 +118,7 @@ def test_a_directory_store_is_a_volume_of_every_pod_that_uses_it() -> None:
     for template in every_pod(values):
         volumes = {one["name"]: one for one in template["spec"]["volumes"]}
         assert volumes["store"]["persistentVolumeClaim"] == {"claimName": "vision"}
-        for container in template["spec"]["containers"]:
+        for container in containers(template["spec"]):
             mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
             uses_store = {"name": "GRAFT_STORE", "value": "/store"} in container["env"]
             assert mounts.get("/store") == ("store" if uses_store else None)

@@ -42,6 +42,14 @@ def test_serving_is_spread_over_nodes() -> None:
     }
 
 
+def test_a_pod_has_time_to_drain_before_it_is_killed() -> None:
+    from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S as DRAIN_S
+
+    for kind in ("RayService", "RayCluster"):
+        for spec in pod_specs(only(rendered(EVERYTHING), kind)):
+            assert spec["terminationGracePeriodSeconds"] >= DRAIN_S + 15  # and Serve's own end
+
+
 def test_workers_take_what_their_class_says_for_each_cpu() -> None:
     for cpu, count in (("250m", 3), ("1.5", 2), ("4", 1), (4, 2), (0.5, 3)):
         classes = {"cpu": {"cpu": cpu}}
@@ -77,6 +85,7 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         given = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
         assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
         assert given["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+        assert given["RAY_SERVE_HAPROXY_NBTHREAD"] == "1"  # as many as the pod has CPUs
 
 
 def test_a_head_outlives_itself_with_redis() -> None:

@@ -205,6 +205,7 @@ headGroupSpec:
       {{- end }}
     spec:
       {{- include "graft.podSpec" (dict "root" .root "on" $head "labels" (include "graft.podLabels" .)) | nindent 6 }}
+      terminationGracePeriodSeconds: {{ include "graft.graceSeconds" . }}
       {{- with .priority }}
       priorityClassName: {{ . | quote }}
       {{- end }}
@@ -247,6 +248,7 @@ workerGroupSpecs:
         {{- end }}
       spec:
         {{- include "graft.podSpec" (dict "root" $.root "on" . "labels" (include "graft.podLabels" $)) | nindent 8 }}
+        terminationGracePeriodSeconds: {{ include "graft.graceSeconds" $ }}
         {{- with $.priority }}
         priorityClassName: {{ . | quote }}
         {{- end }}
@@ -276,15 +278,23 @@ workerGroupSpecs:
 {{- end }}
 {{- end }}
 
+{{/* After which a pod that is told to end is killed: Ray drains for 30, and a replica finishes its
+     requests in 5 more, which Kubernetes' own 30 would cut short. */}}
+{{- define "graft.graceSeconds" -}}
+60
+{{- end }}
+
 {{/* Of Ray in the image; the same as rayjob_manifest.py's. */}}
 {{- define "graft.rayVersion" -}}
 2.60.0
 {{- end }}
 
-{{/* Of serving's pods: the fast path, and a replica that does not start is started again and again,
-     since there may be no version with the alias yet. */}}
+{{/* Of serving's pods: the fast path; HAProxy with no more threads than the pod has CPUs, which it
+     shares with a replica; and a replica that does not start is started again and again, since there
+     may be no version with the alias yet. Takes serving's values. */}}
 {{- define "graft.serveEnvironment" -}}
 RAY_SERVE_ENABLE_HA_PROXY: "1"
 RAY_SERVE_THROUGHPUT_OPTIMIZED: "1"
+RAY_SERVE_HAPROXY_NBTHREAD: {{ .cpusPerReplica | quote }}
 RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT: "2147483647"
 {{- end }}
