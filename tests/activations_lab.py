@@ -12,6 +12,7 @@ from graft.activations.cache import ActivationCache, Activations
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import FillResult, fill, run_here
 from graft.activations.key import CacheEntry, Dtype, KeyScheme, backend_name
+from graft.activations.lease import DEFAULT_TERMS
 from graft.backbones.transfer_model import TransferModel, build
 from graft.backbones.trunk import TrunkChain, trunk_chain
 from graft.data.loader import BatchSlice, ImageLoader, to_tensor
@@ -40,7 +41,9 @@ class Lab:
         return TrunkSetup(self.model, self.loader, self.contract, BATCH)
 
     def cache(self, dtype: Dtype = "float32") -> ActivationCache:
-        keys = KeyScheme(self.chain, self.augment, dtype, backend_name("cpu"))
+        keys = KeyScheme(
+            self.chain, self.augment, dtype, backend_name("cpu", self.model.stages.arch)
+        )
         return ActivationCache(self.store, self.dataset, keys)
 
     def fill(
@@ -51,7 +54,7 @@ class Lab:
         **options: Any,
     ) -> FillResult:
         run = run_here(self.store, self.setup, progress)
-        return fill(self.cache(dtype), entries, run, **options)
+        return fill(self.cache(dtype), entries, run, options.pop("terms", DEFAULT_TERMS), **options)
 
     def get(self, entry: CacheEntry, **options: Any) -> Activations:
         return self.fill(entry, **options).activations[entry]

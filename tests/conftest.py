@@ -273,15 +273,12 @@ def nobody() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def alone() -> "Iterator[Ranks]":
+def alone() -> "Ranks":
     """This process as the only worker."""
-    import torch
-    from torch import distributed
-
+    from graft.backbones.process_setup import set_up_process
     from graft.training.worker_group import Ranks
 
-    yield Ranks.alone(torch.device("cpu"))
-    distributed.destroy_process_group()
+    return Ranks.alone(set_up_process(cpus=1))
 
 
 @pytest.fixture

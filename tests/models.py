@@ -40,11 +40,17 @@ def register_model(
     classes: tuple[str, ...] = CLASSES,
     dataset_version: str = "v1",
     arch: str = "squeezenet1_1",
+    dead: bool = False,
 ) -> ModelVersion:
-    """Register a model with random weights; `golden_shift` falsifies the recorded logits."""
+    """Register a model with random weights; `golden_shift` falsifies the recorded logits.
+
+    With `dead`, every logit is 0: SqueezeNet ends with a ReLU.
+    """
     torch.manual_seed(seed)
     backbone = Backbone(arch=arch, weights="none", freeze=-2)
     model = build(backbone, LinearHead(), len(classes), crop=64).eval()
+    if dead:
+        model.network.get_parameter(f"{model.stages.last}.bias").data.fill_(-1e6)
     contract = Contract(resize=72, crop=64, max_side=80)
     chain = trunk_chain(model, contract)
     publish_stages(store, model, chain)

@@ -52,6 +52,7 @@ ALLOWED = {
         "sweep/ray_tune.py",
         "serving/deployment.py",
         "report/evaluation/ray_task.py",
+        "report/transfer/ray_tasks.py",
         "cluster/",
     ],
 }
@@ -113,6 +114,34 @@ def test_libraries_stay_where_they_belong(library: str) -> None:
         if any(name.partition(".")[0] == library for name in imports(path))
     }
     assert [name for name in users if not name.startswith(tuple(ALLOWED[library]))] == []
+
+
+CHOICES = re.compile(
+    r"set_num_threads|use_deterministic_algorithms|allow_tf32|fp32_precision|cuda\.is_available"
+    r"|cuda\.set_device|\bget_device\b"
+)
+"""What decides with how many threads, how exactly and on which device a process computes."""
+COMPUTE = [
+    "activations/ray_tasks.py",
+    "report/evaluation/evaluate.py",
+    "serving/deployment.py",
+    "sweep/ray_tune_actor.py",
+    "sweep/run_sweep.py",
+    "training/lr_find.py",
+    "training/ray_train.py",
+]
+
+
+def test_one_function_decides_how_a_process_computes() -> None:
+    setup = "backbones/process_setup.py"
+    deciding = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in modules()
+        if CHOICES.search(path.read_text())
+    }
+    assert deciding == {setup}
+    calls = re.compile(r"\bset_up_process\(")
+    assert [name for name in COMPUTE if not calls.search((PACKAGE / name).read_text())] == []
 
 
 def test_files_stay_short() -> None:

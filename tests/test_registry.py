@@ -26,7 +26,7 @@ from graft.registry import (
     register,
 )
 from graft.spec import Contract, LinearHead
-from graft.store import Store
+from graft.store import Store, read_document
 
 
 @pytest.fixture
@@ -144,8 +144,7 @@ def test_an_alias_remembers_its_moves(store: Store) -> None:
     promote(store, "ants-bees@2", "candidate")
     promote(store, "ants-bees@candidate", "champion")
     assert aliases(store, "ants-bees") == {"candidate": 2, "champion": 2}
-    data = store.read("models/ants-bees/aliases/candidate.json").data
-    history = Alias.model_validate_json(data).history
+    history = read_document(store, "models/ants-bees/aliases/candidate.json", Alias).history
     assert [(move.from_, move.to) for move in history] == [(None, 1), (1, 2)]
 
 

@@ -15,6 +15,7 @@
     │   └── StoreError          bucket, credentials, endpoint, a damaged object
     │       ├── StoreLost       exit code 75: the store does not answer
     │       ├── ObjectNotFound  no object at that key
+    │       ├── ObjectUnreadable    an object that its store has, and does not give
     │       ├── ObjectExists    an exclusive create lost: another writer has the key
     │       └── ObjectChanged   a conditional replace lost: another writer was first
     ├── RunFailed               training stopped by itself and cannot go on
@@ -89,6 +90,10 @@ class StoreLost(StoreError):  # noqa: N818
 
 class ObjectNotFound(StoreError):  # noqa: N818 - a state, caught by callers, seldom an error
     """There is no object at that key."""
+
+
+class ObjectUnreadable(StoreError):  # noqa: N818
+    """That one object cannot be read, as far as is known; others can."""
 
 
 class ObjectExists(StoreError):  # noqa: N818

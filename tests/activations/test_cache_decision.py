@@ -2,7 +2,9 @@
 
 import pytest
 
-from graft.activations.cache_decision import Costs, FreeSpace, Reads, decide
+from activations_lab import Lab
+from graft.activations.cache_decision import Costs, FreeSpace, Reads, choose_to_cache, decide
+from graft.activations.key import CacheEntry
 from graft.errors import ResourceError, SpecError
 
 ANTS = Costs(row_bytes=346_112, trunk_s=0.006, decode_s=0.006)
@@ -61,8 +63,15 @@ def live(epochs: int, val: int) -> list[Reads]:
             "not cached: 4.4 GB of activations are read 19 times; computing, writing and "
             "reading them takes about 443 s, decoding and trunk without it 167 s",
         ),
+        (
+            [Reads("train", 1, 244, 0.8)],  # a tenth of the labels, eight epochs
+            ANTS,
+            0,
+            "not cached: no more than a part of the images is read once (dataset.labels, "
+            "dataset.holdout)",
+        ),
     ],
-    ids=["a sweep", "a second sweep", "live views", "once", "large rows"],
+    ids=["a sweep", "a second sweep", "live views", "once", "large rows", "a part once"],
 )
 def test_auto(reads: list[Reads], costs: Costs, cached: int, reason: str) -> None:
     decision = decide("auto", 12, reads, costs)
@@ -130,3 +139,11 @@ def test_only_what_is_missing_takes_time_and_space() -> None:
     whole = decide("on", 12, [Reads("train", 1, 1000, 5, cached_images=1000)], ANTS)
     computing = new.cached_s - whole.cached_s
     assert decision.cached_s - whole.cached_s == pytest.approx(computing / 100)
+
+
+def test_a_part_of_a_split_is_weighed_against_computing_all_of_it(local_lab: Lab) -> None:
+    entry = CacheEntry("train", 1, local_lab.model.depth)
+    (decision,) = choose_to_cache(local_lab.cache(), local_lab.setup, "auto", {entry: 1.4})
+    images, costs = len(local_lab.dataset.images("train")), decision.costs
+    one_s = costs.decode_s + costs.trunk_s
+    assert decision.uncached_s == pytest.approx(1.4 * images * one_s)

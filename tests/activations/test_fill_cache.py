@@ -15,7 +15,7 @@ import pytest
 from activations.dying_writer import main as write_and_hang
 from activations_lab import BATCH, Lab, make_lab, objects
 from commands import Forked
-from graft.activations.index import index_key
+from graft.activations.index import index_key, note_parts
 from graft.activations.key import CacheEntry
 from graft.activations.lease import HEARTBEATS, LeaseTerms, hold_lease
 from graft.data.manifest import open_dataset
@@ -171,6 +171,19 @@ def test_of_two_indexes_the_first_stays(lab: Lab) -> None:
     adopted = lab.cache().commit(entry, [other])
     assert adopted.parts == first.parts
     assert lab.get(entry).parts == first.parts
+
+
+def test_what_a_slower_writer_noted_goes_once_an_index_has_its_images(local_lab: Lab) -> None:
+    """It computed the same in batches of its own, so that its shard is another."""
+    entry = CacheEntry("val", 0, 3)
+    activations = local_lab.get(entry)
+    local_lab.store.delete(index_key(activations.key, local_lab.dataset, "val"))
+    part = activations.parts[0]
+    shard = part.shard.model_copy(update={"name": f"other-{part.shard.name}"})
+    slower = [part.model_copy(update={"shard": shard})]
+    note_parts(local_lab.store, local_lab.dataset, "val", activations.key, slower)
+    assert local_lab.get(entry).parts == activations.parts
+    assert not [name for name in objects(local_lab.store) if "/parts/" in name]
 
 
 def test_an_index_covers_its_split(local_lab: Lab) -> None:

@@ -1,6 +1,7 @@
 """What a key's name says, and what it leaves out."""
 
 import re
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -28,8 +29,12 @@ def test_a_view_is_named_by_what_decides_its_pixels() -> None:
 
 
 def test_backends_are_told_apart() -> None:
-    assert re.fullmatch(r"torch\d+\.\d+-pillow\d+\.\d+-cpu", backend_name(torch.device("cpu")))
-    assert backend_name("cuda:1") == backend_name("cuda") != backend_name("cpu")
+    cpu = backend_name(torch.device("cpu"), "resnet18")
+    assert re.fullmatch(r"torch\d+\.\d+-pillow\d+\.\d+-cpu", cpu)
+    assert backend_name("cuda:1", "resnet18") == backend_name("cuda", "vgg16") != cpu
+    of_timm = backend_name("cpu", "timm/test_resnet")
+    assert of_timm == cpu.replace("-cpu", f"-timm{version('timm')}-cpu")
+    assert Key.parse("ab" * 32, f"v0-float32-{of_timm}") == Key("ab" * 32, "v0", "float32", of_timm)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

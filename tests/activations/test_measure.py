@@ -1,6 +1,12 @@
 """What the trunk takes for one image, by depth."""
 
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
 from activations_lab import CROP, Lab
+from graft.activations.cache_decision import measure_costs
 from graft.activations.key import CacheEntry
 from graft.activations.measure import time_depths
 
@@ -14,3 +20,14 @@ def test_every_depth_is_measured(local_lab: Lab) -> None:
     seconds = [timing.seconds for timing in timings]
     assert seconds[0] > 0
     assert seconds == sorted(seconds)
+
+
+def test_a_deeper_trunk_costs_what_its_stages_cost_together(
+    local_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()  # a clock on which each stage takes a second, for four images
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr("graft.activations.measure.time", clock)
+    costs = measure_costs(local_lab.setup, local_lab.dataset.images("train"), "float32")
+    depths = range(1, local_lab.model.depth + 1)
+    assert {depth: cost.trunk_s for depth, cost in costs.items()} == {d: d / 4 for d in depths}

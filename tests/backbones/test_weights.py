@@ -1,18 +1,20 @@
 """Backbone weights: resolved, stored by their hash, fitted, refused."""
 
+import os
 import pickle
 
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from graft.backbones.transfer_model import build
 from graft.backbones.trunk import trunk_chain
 from graft.backbones.weights import load_weights, resolve_weights
-from graft.errors import NotFoundError, SpecError, WeightsError
+from graft.errors import InputError, NotFoundError, SpecError, WeightsError
 from graft.spec import Backbone, Contract, LinearHead
-from graft.store import Store, sha256_file
+from graft.store import Store, sha256, sha256_file
+from s3_endpoint import s3_endpoint
 
 CONTRACT = Contract(max_side=64)
 
@@ -94,6 +96,79 @@ def test_what_does_not_fit_is_listed(store, published, tmp_path):
     assert "classifier.1" not in message
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.encoder_q."])
+def test_names_behind_a_prefix_are_explained(store, published, tmp_path, prefix):
+    state = {prefix + name: value for name, value in published.items()}
+    torch.save(state | {"module.queue": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError) as caught:
+        load(store, tmp_path / "w.pth")
+    assert f"is there behind '{prefix}'; save the tensors without it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "place"),
+    [
+        (lambda state: {"epoch": 3, "state_dict": state}, "one at checkpoint['state_dict']:"),
+        (
+            lambda state: {"student": state, "teacher": state},
+            "one at checkpoint['student'] and at check",
+        ),
+        (
+            lambda state: {"a": {"model": state}, "optimizer": {}},
+            "one at checkpoint['a']['model']:",
+        ),
+    ],
+)
+def test_a_checkpoint_says_where_its_weights_are(store, tmp_path, wrap, place):
+    torch.save(wrap({"features.0.weight": torch.zeros(1)}), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"save that alone") as caught:
+        load(store, tmp_path / "w.pth")
+    assert place in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value > 0, "is torch.bool, expected floating-point"),
+        (lambda value: value.to(torch.int8), "is torch.int8, expected floating-point"),
+        (lambda value: value.to(torch.complex64), "is torch.complex64, expected floating-point"),
+        (lambda value: value.double() * 1e300, "numbers that are not finite"),
+        (lambda value: value.to_sparse(), "sparse, or on the meta device"),
+        (lambda value: value.to("meta"), "sparse, or on the meta device"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(store, published, tmp_path, change, message):
+    name = "features.0.weight"
+    torch.save(published | {name: change(published[name])}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=message):
+        load(store, tmp_path / "w.pth")
+
+
+def test_numbers_are_no_names_of_tensors(store, tmp_path):
+    torch.save({0: torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="expected a mapping from parameter names"):
+        load(store, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["pipe.pth", "folder.pth", "nul\0.pth"])
+def test_weights_are_read_from_regular_files(store, tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(WeightsError, match=r"no (regular )?file"):
+        load(store, f"{tmp_path}/{name}")
+
+
+def test_what_a_check_refuses_is_not_stored(store, published, tmp_path):
+    torch.save(published, tmp_path / "w.pth")
+
+    def refuse(state, source, preprocess):
+        raise WeightsError(f"{source} does not fit {preprocess.crop}")
+
+    with pytest.raises(WeightsError, match=r"w\.pth does not fit 224"):
+        resolve_weights(store, Backbone(arch="squeezenet1_1", weights=f"{tmp_path}/w.pth"), refuse)
+    assert list(store.scan("")) == []
+
+
 class Harmful:
     def __reduce__(self):
         return (pytest.fail, ("a weights file ran code",))
@@ -121,6 +196,20 @@ def test_the_wrong_file_is_refused_by_its_hash(store, published, tmp_path):
     torch.save(published, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"has SHA-256 .* asks for 0000"):
         load(store, tmp_path / "w.pth", weights_sha256="0" * 64)
+    assert list(store.scan("")) == []
+
+
+def test_weights_in_s3_are_read_at_the_very_key_that_is_named(tmp_path):
+    keys = ("a#b?/1.safetensors", "a//1.safetensors")
+    files = {key: save({"x": torch.tensor(place)}) for place, key in enumerate(keys)}
+    directory = Store.open(str(tmp_path))
+    with s3_endpoint(files):
+        for key, data in files.items():
+            spec = Backbone(arch="resnet18", weights=f"s3://bucket/{key}")
+            assert resolve_weights(directory, spec).sha256 == sha256(data)
+        for nothing in ("", "bucket/", "bucket/a/1.safetensors"):
+            with pytest.raises((WeightsError, InputError), match=r"no file|found no bucket"):
+                resolve_weights(directory, Backbone(arch="resnet18", weights=f"s3://{nothing}"))
 
 
 def test_no_such_file_model_or_enum(store):

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 from photographs import photographs
-from torch import distributed, nn
+from torch import nn
 
-from graft.backbones.malloc import keep_freed_memory
+from graft.backbones.process_setup import set_up_process
 from graft.data.importing import import_dataset
 from graft.data.loader import to_tensor, training_slices
 from graft.spec import parse_job
@@ -54,7 +54,7 @@ def steps(store: Store, arch: str, freeze: int | str) -> tuple[Callable[[], None
     assembly, plain = assemble(store, spec), assemble(store, spec)
     data = training_data(assembly, spec)
     learner = Learner.of(
-        assembly.model, assembly.plan, data, spec.train, Ranks.current(cpu), slots={}
+        assembly.model, assembly.plan, data, spec.train, Ranks.alone(cpu), slots={}
     )
     shares = training_slices(len(data.train), BATCH, 0, 0, 0, 1)
     batch = next(iter(data.loader.batches(data.train, shares, view=0)))
@@ -83,10 +83,8 @@ def steps(store: Store, arch: str, freeze: int | str) -> tuple[Callable[[], None
 
 def main() -> None:
     """Measure, print, append to bench.jsonl."""
-    torch.set_num_threads(CORES)
-    keep_freed_memory()
+    set_up_process(CORES)
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
-        Ranks.alone(torch.device("cpu"))
         store = Store.open(f"{scratch}/store")
         import_dataset(
             store, str(photographs(Path(scratch) / "images", train=BATCH)), "bench", test_fraction=0
@@ -104,7 +102,6 @@ def main() -> None:
                 ours, baseline = (statistics.median(times) * 1000 for times in seconds)
                 name = f"step of {arch}, freeze {freeze}, against requires_grad=False"
                 report(name, ours, baseline, "ms", higher_is_better=False)
-        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 One run, one sweep and one evaluation are made; their markers are then copied under other ids, as
 often as `SIZES` says. Each command is measured twice: the second time it finds what the first one
-left. Run with another release's platform folder as PYTHONPATH, it measures that one.
+left. Run with another release's platform folder as PYTHONPATH, it measures that one; with a share,
+as in `bench_lists.py 0.2`, a store with that part of everything but the classes.
 """
 
 import json
@@ -31,6 +32,10 @@ SIZES = {
     "trials": 1000,
     "jobs": 500,
 }
+SHARE = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+SIZES |= {name: round(size * SHARE) for name, size in SIZES.items() if name != "classes"}
+SHOWN = SIZES["versions"] // 2
+"""The version and the run that are shown."""
 BUCKET = "large"
 COUNTED = """
 import sys, time, botocore.httpsession as http
@@ -108,7 +113,7 @@ def objects(store: Path) -> Iterator[tuple[str, bytes]]:
             key = f"runs/{name}/{file.relative_to(run)}"
             if file.name in ("spec.yaml", "result.json", "head.json", "attempt.json"):
                 yield key, file.read_text().replace(run.name, name).encode()
-            elif number == 250 and file.name.startswith("confusion"):
+            elif number == SHOWN and file.name.startswith("confusion"):
                 yield key, file.read_bytes()
     version = json.loads((store / "models/colours/versions/1/model.json").read_text())
     version["classes"] += [
@@ -148,7 +153,7 @@ def measure(code: str) -> tuple[int, float]:
 
 
 def main() -> None:
-    if not MINIO:
+    if not MINIO.exists():
         sys.exit("no S3 server is built; run: make programs")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -170,10 +175,10 @@ def main() -> None:
                 " ".join(words): COMMAND.format(words=["graft", *words])
                 for words in (
                     ("models", "ls"),
-                    ("models", "show", "colours@250"),
-                    ("models", "promote", "colours@251"),
+                    ("models", "show", f"colours@{SHOWN}"),
+                    ("models", "promote", f"colours@{SHOWN + 1}"),
                     ("runs", "ls"),
-                    ("runs", "show", "run-00250"),
+                    ("runs", "show", f"run-{SHOWN:05d}"),
                     ("sweeps", "ls"),
                     ("sweeps", "show", "unfinished"),
                 )

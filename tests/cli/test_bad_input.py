@@ -36,10 +36,10 @@ class User:
         return done.returncode, done.stdout, done.stderr
 
     def files(self) -> dict[str, int]:
-        """All files of the store, but for whole weights files, which are kept by their hash."""
+        """All files of the store."""
         store = self.folder / "graft-store"
-        sizes = {p.relative_to(store): p.stat().st_size for p in store.rglob("*") if p.is_file()}
-        return {str(path): size for path, size in sizes.items() if path.parts[0] != "weights"}
+        files = (path for path in store.rglob("*") if path.is_file())
+        return {str(path.relative_to(store)): path.stat().st_size for path in files}
 
     def refused(
         self, *arguments: str, how: Callable[..., commands.Done] = commands.main, **environment: str
@@ -104,7 +104,7 @@ def user(tmp_path_factory: pytest.TempPathFactory, s3_server: Any) -> User:
         (["scaling.workers=9"], "train.batch_size (8) is smaller than scaling.workers (9)"),
         (["train.batch_norm=sync", "scaling.workers=2"], "synchronises BatchNorm on GPUs only"),
         (["backbone.weights=nowhere.pth"], "no file nowhere.pth; expected `imagenet`, `none`"),
-        (["backbone.weights=images"], "cannot read images: Is a directory"),
+        (["backbone.weights=images"], "images is a folder or no regular file"),
         (["backbone.weights=model://nobody"], "no model 'nobody' in "),
     ],
 )

@@ -135,7 +135,9 @@ def test_copies_are_said(tmp_path: Path) -> None:
     assert [same["class"] for same in document["copies"]] == ["red"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_stopped_import_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     for name in ("tmp", "source/a", "source/b"):
         (tmp_path / name).mkdir(parents=True)

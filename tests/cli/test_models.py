@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import commands
-from graft.registry import Lineage, ModelDraft, register
+from graft.registry import Lineage, ModelDraft, Verdict, get_model, record_verdict, register
 from graft.spec import Contract, LinearHead
 from graft.store import Store
 
@@ -78,13 +78,17 @@ def test_promote_moves_what_the_bare_name_means(uri: str) -> None:
 
 
 def test_the_history_of_aliases_says_who_moved_them_and_why(uri: str) -> None:
+    store, why = Store.open(uri), "a gain of 3.1 points (1.2 to 5.0) with all labels"
+    better = Verdict(against="scratch", outcome="better", why=why, report="r")
+    record_verdict(store, get_model(store, "ants-bees@2"), better)
     models(uri, "promote", "ants-bees@2", "--alias", "candidate")
     *_, move = document(uri, "history", "ants-bees")["moves"]
     assert (move["alias"], move["from"], move["to"]) == ("candidate", None, 2)
-    assert (move["command"], move["basis"]) == ("graft models promote", "unproven")
+    assert (move["command"], move["basis"]) == ("graft models promote", "shown")
     assert move["who"].endswith(f"@{socket.gethostname()}")
     assert move["self_declared"]
-    assert "unproven" in models(uri, "history", "ants-bees").stdout
+    page = commands.main("models", "history", "ants-bees", "--store", uri, env={"COLUMNS": "80"})
+    assert f"candidate → 2: better, against scratch: {why} (r)" in " ".join(page.stdout.split())
     assert "did you mean 'ants-bees'?" in models(uri, "history", "ants-beas").stderr
 
 

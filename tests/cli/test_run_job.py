@@ -7,9 +7,9 @@ import pytest
 
 import commands
 from colours import colour_spec, draw_colours, new_run
-from graft.cluster.job_records import read_job, read_job_spec, submit_job
+from graft.cluster.job_records import Owner, read_job, read_job_spec, submit_job
 from graft.data.importing import import_dataset
-from graft.registry import get_model
+from graft.registry import alias_history, get_model
 from graft.spec import Finetune, dump_job
 from graft.store import Store
 from graft.training.attempt_pointer import read_pointer
@@ -23,9 +23,11 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def run_job(store: Store, job: str, spec: Finetune, ray: str = "") -> commands.Done:
+def run_job(
+    store: Store, job: str, spec: Finetune, ray: str = "", **environment: str
+) -> commands.Done:
     """Run the command as a pod does: all it has to know is in its environment."""
-    environment = {"GRAFT_STORE": store.uri, "GRAFT_JOB": job, "GRAFT_SPEC": dump_job(spec)}
+    environment |= {"GRAFT_STORE": store.uri, "GRAFT_JOB": job, "GRAFT_SPEC": dump_job(spec)}
     return commands.graft("run-job", env=environment | {"RAY_ADDRESS": ray})
 
 
@@ -91,3 +93,18 @@ def test_what_a_restart_would_only_meet_again_ends_the_job(
     again = run_job(store, "four", diverges, ray_cluster_address)
     assert again.returncode == 2
     assert "four has failed for good" in again.stderr
+
+
+@pytest.mark.slow
+def test_aliases_move_in_the_name_of_a_jobs_owner(store: Store, ray_cluster_address: str) -> None:
+    spec = colour_spec(train__epochs=1, register={"model": "m", "alias": "candidate"})
+    for owner in (Owner("alice@example.org", self_declared=False), Owner("bob@laptop")):
+        job = f"of-{owner.who.partition('@')[0]}"
+        done = run_job(store, job, spec, ray_cluster_address, **owner.environment)
+        assert done.returncode == 0, done.stderr
+    moves = [move for _, move in alias_history(store, "m")]
+    assert [(move.who, move.self_declared) for move in moves] == [
+        ("alice@example.org", False),
+        ("bob@laptop", True),
+    ]
+    assert moves[0].command == "graft submit, job of-alice"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ClusterStatus
 
@@ -45,8 +45,8 @@ class Scripted:
     def remove(self, job: str) -> None:
         self.removed.append(job)
 
-    def user(self) -> str | None:
-        return "ada"
+    def owner(self) -> Owner:
+        return Owner("ada", self_declared=False)
 
 
 def answer(state: str, why: str | None = None) -> Callable[[], ClusterStatus | None]:

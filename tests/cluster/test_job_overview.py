@@ -40,7 +40,7 @@ def test_an_ended_job_goes_on_and_one_that_has_succeeded_or_runs_does_not(store:
     submit_job(store, "one", dump_job(spec))
     begin = partial(begin_attempt, store, "one", "finetune", Driver(ClusterIdentity("a test")))
     begin()
-    submission = Submission("one", spec, None, "big", owner="grace", settings={"jobs.retries": "5"})
+    submission = Submission("one", spec, None, "big", settings={"jobs.retries": "5"})
     running = Scripted(answer("running"))
     with pytest.raises(InputError, match="has not ended: running; graft jobs cancel one ends it"):
         Jobs(running, store).resume(submission)
@@ -56,7 +56,7 @@ def test_an_ended_job_goes_on_and_one_that_has_succeeded_or_runs_does_not(store:
     record = read_job(store, "one")
     assert record is not None
     (resumption,) = record.resumptions
-    assert (resumption.attempt, resumption.who) == (1, "grace")
+    assert (resumption.attempt, resumption.who) == (1, "ada")
     assert resumption.changes == {"jobs.retries": "5", "class": "big"}
     cancel_job(store, "one", "finetune")
     jobs.resume(submission)

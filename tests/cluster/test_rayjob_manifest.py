@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from colours import colour_spec
+from graft.cluster.job_records import Owner
 from graft.cluster.log_shipping import EVERY_S, LAST_TRIES_S
 from graft.cluster.profile import Profile, ResourceClass, amount, times
 from graft.cluster.rayjob_manifest import (
@@ -117,6 +118,16 @@ def test_the_spec_travels_in_the_manifest_and_reads_back_unchanged() -> None:
     assert sent_spec(manifest) == given["GRAFT_SPEC"]
     assert given["GRAFT_STORE"] == "s3://bucket/prefix"
     assert "GRAFT_SPEC" not in environment(pods(manifest)["worker"]["containers"][0])
+
+
+def test_who_sends_a_job_travels_in_the_manifest() -> None:
+    owner = Owner("alice$(x)@example.org", self_declared=False)
+    given = environment(pods(made(Submission("one", spec(), owner=owner)))["head"]["containers"][0])
+    assert given["GRAFT_OWNER"].replace("$$", "$") == owner.who
+    assert given["GRAFT_OWNER_SELF_DECLARED"] == "false"
+    assert "GRAFT_OWNER" not in environment(
+        pods(made(Submission("one", spec())))["head"]["containers"][0]
+    )
 
 
 def test_a_sweep_gets_the_pods_of_all_trials_that_run_at_once() -> None:

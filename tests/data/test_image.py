@@ -173,6 +173,18 @@ def test_half_a_file_is_refused(picture, encoded, format):
         (b"\n<!DOCTYPE html><html>", "an HTML page; was the download refused?"),
         (b"\xef\xbb\xbf<HTML lang='en'>", "an HTML page; was the download refused?"),
         (b"PK\3\4", "an archive; unpack it first"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", f"a camera's raw file, {UNSUPPORTED}"),
+        (b"\0\0\2" + bytes(15), f"not an image; supported: {SUPPORTED}"),  # TGA, and no ICO
+        (
+            b"/annex/objects/SHA256E-s31--ab.jpg",
+            "a git-annex pointer; fetch the image with `git annex get`",
+        ),
+        (
+            b"\0\5\x16\7\0\2\0\0Mac OS X",
+            "what macOS keeps beside a file, and not the file; remove it",
+        ),
+        (bytes(5000), "nothing but zeros; was the copy or the download cut off?"),
+        (b'{"error": "gone"}', "JSON or XML; was the download refused?"),
         (b"\x89PNG\r\n\x1a\n", "damaged (its header cannot be read)"),
     ],
 )

@@ -88,6 +88,17 @@ def test_threads_and_caches_change_nothing(dataset, settings):
                 assert batch.labels[row] == image.label
 
 
+@pytest.mark.parametrize("cpus", [1, 7])
+def test_decoding_threads_follow_the_cpus_of_the_process(dataset, cpus):
+    before = torch.get_num_threads()
+    torch.set_num_threads(cpus)
+    loaders = [
+        ImageLoader(dataset, SMALL, StandardAugment(), s) for s in (Loader(), Loader(threads=3))
+    ]
+    torch.set_num_threads(before)
+    assert [loader.threads for loader in loaders] == [cpus + 1, 3]
+
+
 def test_a_reader_that_stops_early_leaves_no_thread(dataset):
     import threading
 

@@ -12,6 +12,7 @@ from graft.data.source import ImageSource, open_source
 from graft.data.walk import IGNORED
 from graft.errors import DataError, ImageError, StoreError
 from graft.store import Store
+from s3_endpoint import s3_endpoint
 
 
 def write(root: Path, *paths: str) -> str:
@@ -144,6 +145,9 @@ def test_a_long_walk_says_how_far_it_is(tmp_path, monkeypatch):
         (("trn/a/1", "trn/b/1", "tst/a/1", "tst/b/1"), "call trn train; call tst test"),
         (("trian/a/1", "trian/b/1", "vall/a/1", "vall/b/1"), "did you mean 'train'"),
         (("one/a/1", "one/b/1", "two/a/1", "two/b/1"), "known: train, val, test"),
+        (("train/a/1", "train/b/1", "unlabelled/1"), "train, unlabelled hold folders in"),
+        (("train/a/1", "train/b/1", "train/c/1", "extra/a/1", "extra/b/1"), "extra, train hold"),
+        (("tr/tr/a/1", "tr/tr/b/1", "te/te/a/1", "te/te/b/1"), "call te test; call tr train"),
     ],
 )
 def test_splits_by_other_names_are_refused(tmp_path, paths, hint):
@@ -159,6 +163,7 @@ def test_splits_by_other_names_are_refused(tmp_path, paths, hint):
         ("cat/2019/1", "cat/2020/1", "dog/2020/1"),
         ("cat/1", "dog/1", "dev/1"),
         ("cat/old/1", "cat/new/1", "dog/1"),
+        ("train/1", "train/steam/1", "train/electric/1", "bus/1"),
     ],
 )
 def test_folders_within_classes_are_no_splits(tmp_path, paths):
@@ -169,6 +174,35 @@ def test_a_split_without_class_folders_is_named_file_by_file(tmp_path):
     source = open_source(write(tmp_path, "train/a/1", "train/b/1", "test/1.png"))
     assert reasons(source) == {"test/1.png": "outside any class folder"}
     assert source.splits == {"train"}
+
+
+def test_files_in_folders_below_a_class_are_said(tmp_path):
+    source = open_source(write(tmp_path, "train/a/x/1", "train/a/y/2", "train/b/1"))
+    assert source.notes == ["in folders below a class's folder, and of that class: 2 files"]
+    assert open_source(write(tmp_path / "flat", "a/1", "b/1")).notes == []
+
+
+@pytest.mark.parametrize("name", ["FOUND.017", "1.jpg@SynoResource", "Recycled", "@__thumb"])
+def test_system_names_in_any_case_and_number_are_ignored(tmp_path, name):
+    source = open_source(write(tmp_path, f"a/{name}/1", "a/1", "b/1"))
+    assert set(labelled(source)) == {"a/1", "b/1"}
+
+
+@pytest.mark.parametrize(
+    "names", [("ant", "Ant"), ("ant", "ant "), ("a b", "a\u00a0b"), ("x", "x\u200b"), ("ﬁ", "fi")]
+)
+def test_classes_that_look_like_one_are_said(tmp_path, names):
+    source = open_source(write(tmp_path, *(f"{name}/1" for name in names), "other/1"))
+    assert len({file.label for file in source.files}) == 3
+    (note,) = source.notes
+    assert note.endswith(", ".join(map(repr, sorted(names))))
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\x9b"])
+def test_a_class_with_a_control_character_is_refused(tmp_path, name):
+    for uri in (write(tmp_path, f"{name}/1", "b/1"), csv(tmp_path, f'path,label\n1,"{name}"\n')):
+        with pytest.raises(DataError, match="with a control character; rename it"):
+            open_source(uri)
 
 
 KAEFER = unicodedata.normalize("NFC", "Käfer"), unicodedata.normalize("NFD", "Käfer")
@@ -371,6 +405,8 @@ def test_parquet(tmp_path):
             "line 2: path is 'https://x/1.png'; only local paths and s3",
         ),
         ("path,label\nfile:///1.png,a\n", "line 2: .*only local paths and s3:// are read"),
+        ('path,label\n"data:image/png;base64,AA",a\n', "line 2: .*only local paths and s3://"),
+        ("path,label\nC:/x/1.png,a\n", "line 2: there is no 'C:/x.*drives have no letters"),
         ("path,label\n1\0,a\n", r"line 2: path is '1\\x00'; expected a text"),
     ],
 )
@@ -386,6 +422,14 @@ def test_parquet_with_mistakes(tmp_path):
         open_source(str(path))
     pq.write_table(pa.table({"path": ["1", "2"], "label": ["a", None]}), path)
     with pytest.raises(DataError, match="row 1: label is None; expected a text or a whole number"):
+        open_source(str(path))
+    latin = pa.Array.from_buffers(pa.string(), 1, pa.array([b"k\xe4"]).buffers())
+    pq.write_table(pa.table({"path": ["1"], "label": latin}), path)
+    with pytest.raises(DataError, match="texts in UTF-8: 'utf-8' codec can't decode"):
+        open_source(str(path))
+    twice = pa.table([pa.array(["1"])] * 3, names=["path", "label", "label"])
+    pq.write_table(twice, path)
+    with pytest.raises(DataError, match="found 2 columns label; expected one"):
         open_source(str(path))
 
 
@@ -417,6 +461,59 @@ def test_s3_prefix_and_table(s3_store_uri, tmp_path):
     bucket.delete("set/val/a/2.png")
     with pytest.raises(ImageError, match="does not exist"):
         local.read(local.files[0])
+
+
+ODD_KEYS = {
+    "set/ants//1.png": "ants",
+    "set//ants/2.png": "ants",
+    "set/./bees/3.png": ".",
+    "set/bees/../4.png": "bees",
+    "set/bees/trail ": "bees",
+    "set/bees /5.png": "bees ",
+    "set/bees/%41 %FF +.png": "bees",
+    "set/bees/#?&<.png": "bees",
+    "set/bees/c\\d.png": "bees",
+    "set/bees/\x01.png": "bees",
+}
+"""Keys that S3 takes and a store of ours would not, and the class of each."""
+
+
+def test_whatever_s3_calls_an_object_is_read(tmp_path):
+    with s3_endpoint({key: key.encode() for key in ODD_KEYS} | {"set/bees/": b""}):
+        source = open_source("s3://bucket/set")
+        read = {source.read(file).decode(): file.label for file in source.files}
+        assert read == {key: label for key, label in ODD_KEYS.items() if "/." not in key}
+        assert source.stray == []
+        named = [key for key in ODD_KEYS if key == key.strip()]  # a table's texts are stripped
+        rows = "".join(f'"s3://bucket/{key}",x\n' for key in named)
+        table = open_source(csv(tmp_path, f"path,label\n{rows}"))
+        assert [table.read(file).decode() for file in table.files] == named
+
+
+def test_a_table_in_s3_names_keys_as_they_are():
+    table = b"path,label\nants//1.png,a\n../2.png,b\n./3.png,a\n../../../4.png,b\n"
+    objects = {"set//ants//1.png": b"1", "set/2.png": b"2", "set//3.png": b"3"}
+    with s3_endpoint(objects | {"set//labels.csv": table}):
+        source = open_source("s3://bucket/set//labels.csv")
+        assert [source.read(file) for file in source.files[:3]] == [b"1", b"2", b"3"]
+        with pytest.raises(ImageError, match="does not exist"):
+            source.read(source.files[3])
+
+
+def test_an_object_that_s3_does_not_give_is_a_bad_file():
+    refusals = ["InvalidObjectState", "KeyTooLongError", "AccessDenied", "XMinioInvalidObjectName"]
+    objects = {f"a/{code}": code for code in refusals} | {"a/1": b"1", "b/2/": b"an image"}
+    with s3_endpoint(objects):
+        source = open_source("s3://bucket")
+        assert reasons(source) == {"b/2/": "its name ends with /"}
+        for file in source.files[1:]:
+            with pytest.raises(ImageError, match=r"^cannot be read: s3://bucket/a/\w+: "):
+                source.read(file)
+        assert source.read(source.files[0]) == b"1"
+    with s3_endpoint({"a/1": "SignatureDoesNotMatch"}):
+        source = open_source("s3://bucket")
+        with pytest.raises(StoreError, match="the credentials were refused"):
+            source.read(source.files[0])
 
 
 def test_s3_sources_that_are_not_there(s3_store_uri):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gpu.sizes import Sizes
 from graft.activations.lookup import NO_ACTIVATIONS, ActivationLookup
+from graft.backbones.process_setup import set_up_process
 from graft.backbones.stage_map import freeze_depth
 from graft.backbones.transfer_model import TransferModel, build
 from graft.backbones.trunk import trunk_chain
@@ -20,7 +21,6 @@ from graft.data.loader import ImageLoader, evaluation_slices, to_tensor
 from graft.data.manifest import DatasetVersion, open_dataset
 from graft.spec import SGD, AdamW, Backbone, Contract, LinearHead, Loader, StandardAugment, Train
 from graft.store import Store
-from graft.training.attempt import repeat_exactly
 from graft.training.events import Untrained
 from graft.training.loop import EpochDone, TrainingData, finetune
 from graft.training.training_plan import TrainingPlan, make_training_plan
@@ -58,8 +58,7 @@ class Lab:
     @classmethod
     def make(cls, device: torch.device, sizes: Sizes, folder: Path) -> "Lab":
         """Draw the images and import them; a GPU computes as it does for an attempt."""
-        if device.type == "cuda":
-            repeat_exactly()
+        set_up_process(torch.get_num_threads(), gpus=int(device.type == "cuda"))
         draw(folder / "images", sizes)
         store = Store.open(str(folder / "store"))
         import_dataset(store, str(folder / "images"), "photos")
@@ -142,7 +141,7 @@ class Lab:
         plan = plan_of(model, freeze, recipe)
         losses: list[float] = []
         tail: dict[str, Tensor] = {}
-        for event in finetune(model, data, recipe, plan, Ranks.current(device), None):
+        for event in finetune(model, data, recipe, plan, Ranks.alone(device), None):
             if isinstance(event, Untrained):
                 losses.append(event.val["loss"])
             elif isinstance(event, EpochDone):

@@ -19,6 +19,7 @@ from graft.activations.cache import ActivationCache, Activations
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import CacheEntry, KeyScheme, backend_name
+from graft.activations.lease import DEFAULT_TERMS
 from graft.activations.lookup import OpenActivations
 from graft.backbones.trunk import trunk_chain
 from graft.data.loader import to_tensor
@@ -36,7 +37,7 @@ BF16 = 0.1
 """Largest difference of a bf16 training loss from float32's, as a part of it."""
 FORWARD = 3e-4
 """Largest difference of what a float32 forward gives, as a part of the largest number; TF32,
-which `repeat_exactly` turns off, would be above it."""
+which `set_up_process` turns off, would be above it."""
 PIXELS = 1e-6
 """The same of normalised pixels."""
 LOOPS = f"losses within {LOSS:g}, weights {WAY:g} of their way"
@@ -134,12 +135,12 @@ def _filled(lab: Lab, device: torch.device, store: str) -> Mapping[CacheEntry, A
     """Fill what the frozen loop reads, and the maps one stage before, into a store of its own."""
     model = lab.model("all").to(device)
     chain = trunk_chain(model, lab.contract)
-    keys = KeyScheme(chain, lab.augment, "float32", backend_name(device))
+    keys = KeyScheme(chain, lab.augment, "float32", backend_name(device, model.stages.arch))
     cache = ActivationCache(lab.new_store(store), lab.dataset, keys)
     setup = TrunkSetup(model, lab.loader(lab.contract), lab.contract)
     places = [("train", 1, model.depth - 1), ("train", 1, model.depth), ("val", 0, model.depth)]
     entries = [CacheEntry(*place) for place in places]
-    return fill(cache, entries, run_here(cache.store, setup)).activations
+    return fill(cache, entries, run_here(cache.store, setup), DEFAULT_TERMS).activations
 
 
 def _activations(lab: Lab) -> Figure:

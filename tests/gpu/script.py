@@ -159,7 +159,7 @@ def _rows(device: "torch.device", sizes: Sizes, folder: Path) -> list[Row]:
     sending = transfer.rows(device, sizes)
     ray = Row("ray", "imported by none of this", _no_ray, ALWAYS)
     try:
-        from gpu import numerics, speed
+        from gpu import leases, numerics, speed
         from gpu.lab import Lab
     except ImportError as error:
         return [Row("graft", "all but the next rows", _cannot_import(error), ALWAYS), *sending, ray]
@@ -176,6 +176,7 @@ def _rows(device: "torch.device", sizes: Sizes, folder: Path) -> list[Row]:
 
     return [
         Row("images", "drawn, and imported", draw, ALWAYS),
+        *leases.rows(lab),
         *numerics.rows(lab),
         *sending,
         *speed.rows(lab, sizes),

@@ -86,7 +86,7 @@ def _step(lab: Lab, arch: str, precision: str, layout: str, compiled: bool) -> F
         model.network.to(memory_format=torch.contiguous_format)
     recipe = _recipe(lab, precision, compiled)
     kind = NCHW if layout == "NCHW" else Learner
-    ranks, plan = Ranks.current(lab.device), plan_of(model, 0, recipe)
+    ranks, plan = Ranks.alone(lab.device), plan_of(model, 0, recipe)
     learner = kind.of(model.train(), plan, lab.data(), recipe, ranks, {})
     noise = np.random.default_rng(0)
     shape = (sizes.timed_batch, sizes.timed_crop, sizes.timed_crop, 3)
@@ -128,7 +128,7 @@ def _epoch(lab: Lab) -> Figure:
     recipe = _recipe(lab, "bf16" if lab.device.type == "cuda" else "fp32", compiled=False)
     start = end = 0.0
     plan = plan_of(model, 0, recipe)
-    for event in finetune(model, data, recipe, plan, Ranks.current(lab.device), None):
+    for event in finetune(model, data, recipe, plan, Ranks.alone(lab.device), None):
         if isinstance(event, EpochDone) and event.epoch == 1:
             start = time.perf_counter()
         if isinstance(event, StepDone) and (event.epoch, event.step) == (2, event.steps):

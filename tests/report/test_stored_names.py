@@ -35,7 +35,7 @@ KEYS: dict[type[BaseModel], set[str]] = {
         "arm freeze trunk_digest weights weights_sha256 head rates",
         "kind replaces",
         "kind hidden activation dropout replaces",
-        "arm labels images rate accuracy rising",
+        "arm labels images tuned rate accuracy rising",
         "difference p_value outcome",
         "difference p_value outcome arm labels",
         "arm images scratch_images at_least interval outcome",

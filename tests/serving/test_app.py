@@ -139,7 +139,12 @@ def bomb() -> bytes:
         ({"json": {"image": ""}}, 400, "0 bytes"),
         ({"json": {"image": base64.b64encode(b"text").decode()}}, 415, "not an image"),
         ({"json": {"picture": "eA=="}}, 400, "found ['picture']"),
-        ({"json": ["eA=="]}, 400, "found list"),
+        ({"json": ["eA=="]}, 400, "found an array"),
+        ({"json": {}}, 400, "found an object"),
+        ({"json": None, "content": b"null", "headers": JSON}, 400, "found null"),
+        ({"json": {"image": {"b64": "eA=="}}}, 400, "not base64 but an object"),
+        ({"json": {"image": None}}, 400, "not base64 but null"),
+        ({"json": {"image": True}}, 400, "not base64 but a boolean"),
         ({"json": {"image": "eA=="}, "headers": {"Content-Length": "many"}}, 400, "'many'"),
         ({"json": {"image": "data:image/png,%89PNG"}}, 400, "data URL that is not base64"),
         ({"json": {"image": "eA==eA=="}}, 400, "= only at the end"),
@@ -170,6 +175,15 @@ def test_a_bad_top_k_is_named(app: Any, photograph: Callable[..., bytes], top_k:
     answer = ask(app, f"{PREDICT}?top_k={top_k}", content=photograph(5))
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(f"top_k is '{top_k}': ")
+
+
+@pytest.mark.parametrize("query", ["topk=1", "top_k=1&top_k=2", "top_k=1&version=2", "=1"])
+def test_query_parameters_that_would_be_ignored_are_refused(
+    app: Any, photograph: Callable[..., bytes], query: str
+) -> None:
+    answer = ask(app, f"{PREDICT}?{query}", content=photograph(5))
+    assert answer.status_code == 400
+    assert "expected top_k once, or none" in answer.json()["error"]
 
 
 def test_an_unknown_model_address_or_method_is_json_too(app: Any) -> None:

@@ -81,6 +81,7 @@ def test_a_refused_image_is_named_and_the_others_are_answered(url: str, folder: 
     ("arguments", "exit_code", "message"),
     [
         (["ants-bees", "none.jpg"], 2, "none.jpg: no such file"),
+        (["ants-bees", "s3://b/a.jpg"], 2, "s3://b/a.jpg: only local files are sent; download it"),
         (["wasps", "ant.jpg", "--url", "{url}"], 2, "no model 'wasps' here"),
         (["ants-bees", "ant.jpg", "--url", "localhost"], 2, "expected http:// or https://"),
         (["ants-bees", "ant.jpg", "--url", "http://{nobody}"], 1, "is `graft serve` running"),

@@ -48,6 +48,14 @@ def test_a_network_that_checks_the_version_of_its_tensors_loads(
     assert Predictor.load(store, version).version.arch == "mnasnet0_5"
 
 
+def test_a_model_whose_head_has_died_gives_what_it_recorded(
+    store: Store, register_model: Callable, photograph: Callable
+) -> None:
+    predictor = Predictor.load(store, register_model(store, dead=True))
+    probabilities = predictor.predict([predictor.prepare(photograph(1))])
+    np.testing.assert_allclose(probabilities, 1 / 3)
+
+
 @pytest.mark.parametrize("shift", [0.5, float("nan")])
 def test_a_model_that_forgot_its_golden_images_is_refused(
     store: Store, register_model: Callable, shift: float

@@ -163,6 +163,8 @@ SPACES: list[tuple[Any, str]] = [
     ({"train": {"uniform": [0, 1]}}, "space: 'train' is a section"),
     ({"name": {"choice": ["a"]}}, "space: 'name' cannot be varied: it does not change what is"),
     ({"loader.threads": {"choice": [1]}}, "'loader.threads' cannot be varied"),
+    ({"train.metric": {"choice": ["val.loss"]}}, "it is the sweep's `search.metric`"),
+    ({"train": {"choice": [{"metric": "val.loss"}]}}, "'train.metric' cannot be varied: it is the"),
     ({"scaling.workers": {"choice": [1]}}, "'scaling.workers' cannot be varied: it says how"),
     ({"register.model": {"choice": ["a"]}}, "the sweep's own `register` says where"),
     ({"head.kind": {"choice": ["mlp"]}}, "which keys there are; give 'head' a choice of mappings"),
@@ -199,8 +201,16 @@ def test_a_space_is_refused_with_the_key_and_the_nearest(space: Any, said: str) 
 
 
 SETTINGS: list[tuple[dict[str, Any], str]] = [
-    ({"search__metric": "val.acuracy"}, "search: there is no metric 'val.acuracy'; did you mean"),
-    ({"search__metric": "loss"}, "search: there is no metric 'loss'; did you mean 'val.loss'?"),
+    (
+        {"search__metric": "val.acuracy"},
+        "search.metric: there is no metric 'val.acuracy'; did you mean",
+    ),
+    (
+        {"search__metric": "loss"},
+        "search.metric: there is no metric 'loss'; did you mean 'val.loss'?",
+    ),
+    ({"base__train__metric": "val.loss"}, "base.train.metric: val.loss has no effect in a sweep"),
+    ({"base__train__metric": "val.los"}, "there is no metric 'val.los'; did you mean 'val.loss'"),
     ({"search__metric": "val.loss"}, "search: mode: max would look for the worst val.loss; set"),
     ({"search__mode": "min"}, "mode: min would look for the worst val.accuracy; set mode: max"),
     ({"search__trails": 3}, "unknown key 'search.trails'; did you mean 'trials'?"),

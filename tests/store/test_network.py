@@ -1,5 +1,6 @@
 """Networks and servers as they are: bodies break off, writes meet, writers have no end."""
 
+import errno
 import json
 import os
 import random
@@ -14,10 +15,11 @@ import pytest
 import commands
 from colours import colour_spec, draw_colours
 from cutting_proxy import CuttingProxy, cutting
+from graft.activations.lease import LeaseTerms, hold_lease
 from graft.cluster.job_records import begin_attempt, submit_job
 from graft.errors import ObjectChanged, ObjectExists, StoreError
 from graft.spec import dump_job
-from graft.store import ObjectRef, Store, retries
+from graft.store import ObjectRef, Store, node_cache, retries, sha256
 from graft.store.directory import Directory
 from graft.store.retries import TRIES, persist
 from graft.training.attempt_pointer import claim_attempt
@@ -143,7 +145,7 @@ class NeverHolds(Directory):
     tried = 0
 
     def create(self, key: str, data: bytes) -> None:
-        if not key.endswith(("latest", "head.json", "job.json")):
+        if not key.endswith(("latest", "head.json", "job.json", "lease.json")):
             super().create(key, data)
             return
         self.tried += 1
@@ -160,6 +162,7 @@ class NeverHolds(Directory):
         lambda store: store.point("latest", uuid.uuid4().bytes),
         lambda store: claim_attempt(store, "runs/run"),
         lambda store: begin_attempt(store, "job", "finetune"),
+        lambda store: hold_lease(store, "lease.json", LeaseTerms(expiry_s=0)).__enter__(),
     ],
 )
 @pytest.mark.parametrize("present", [True, False])
@@ -175,11 +178,13 @@ def test_a_swap_that_never_holds_ends_and_says_so(
         claim_attempt(Store.open(str(tmp_path)), "runs/run")
         submit_job(Store.open(str(tmp_path)), "job", "")
         begin_attempt(Store.open(str(tmp_path)), "job", "finetune")
+        holder = {"owner": "dead", "host": "elsewhere", "process": 1}
+        Store.open(str(tmp_path)).write("lease.json", json.dumps(holder).encode())
     backend = NeverHolds(tmp_path)
     with pytest.raises(StoreError, match="`graft store check` finds out") as error:
         swap(Store(backend))
     assert error.value.exit_code == 2
-    assert 0 < backend.tried <= TRIES
+    assert 0 < backend.tried <= 3 * TRIES
 
 
 def test_what_a_store_fails_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +217,26 @@ def test_a_file_system_without_hard_links_is_named(
         Store.open(str(tmp_path)).create("a", b"")
     assert "permission denied" not in str(error.value)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    store.write("a", b"1")
+
+    def flock(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(StoreError, match=r"store/a: its file system has no file locks \("):
+        store.replace("a", b"2", store.read("a").etag)
+    ref = ObjectRef(name="x", size=1, sha256=sha256(b"1"))
+    with pytest.raises(StoreError, match=r"cache/.*: its file system has no file locks \("):
+        node_cache.open_copy(ref, lambda file: None)
+    assert store.read("a").data == b"1"
 
 
 @pytest.mark.nightly

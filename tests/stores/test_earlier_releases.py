@@ -2,7 +2,8 @@
 
 Each archive is a whole store, named by the commit that wrote it: a dataset of three colours, a run
 of two epochs whose head alone is trained, a sweep of two trials, both models, their evaluations, a
-transfer report, and a job. One is added whenever a stored format changes, and none is ever removed.
+transfer report, and a job. One is added by `make_store.py` whenever a stored format changes, and
+none is ever removed.
 """
 
 import json
@@ -52,6 +53,19 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def graft(store: Store, *words: str) -> commands.Done:
     return commands.main(*words, "--store", store.uri, env={"COLUMNS": "100"})
+
+
+def test_its_documents_carry_their_format(store: Store, request: pytest.FixtureRequest) -> None:
+    documents = {
+        key: json.loads(store.read(key).data)
+        for key, _ in store.scan("")
+        if key.endswith(".json") and not key.endswith("index.json") and "/metrics/" not in key
+    }
+    numbered = {key for key, document in documents.items() if "format" in document}
+    if "48723a8" in request.node.name:  # the last one without
+        assert all("manifest.json" in key or "/index/" in key for key in numbered)
+    else:
+        assert numbered == documents.keys()
 
 
 def test_its_dataset(store: Store) -> None:
@@ -129,6 +143,8 @@ def test_its_reports(store: Store) -> None:
         report = read_report(store, name)
         if kind == "evaluation":
             assert Scores.model_validate(report.found).images == 6
+            document = json.loads(graft(store, "reports", "show", name, "--json").stdout)
+            assert sum(map(sum, document["confusion"])) == 6
         else:
             assert Answers.model_validate(report.found).report == name
             assert read_transfer(store, name).kind == "transfer-report"

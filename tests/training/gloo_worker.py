@@ -1,16 +1,21 @@
 """One worker of an attempt, in a process of its own: colours.train_together."""
 
+import gc
 import os
 import time
 from datetime import timedelta
 
-import torch
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
+from graft.backbones.process_setup import set_up_process
 from graft.store import Store
 from graft.training.attempt import run_attempt
 from graft.training.events import Event, Validated
 from graft.training.worker_group import Ranks
+
+BUCKETS = 11
+"""Exit code of a worker that holds buckets of gradients where nobody needs them."""
 
 
 def main(meet: str, rank: int, workers: int, store: str, run: str, die_after: int) -> None:
@@ -26,9 +31,15 @@ def main(meet: str, rank: int, workers: int, store: str, run: str, die_after: in
     )
 
     def post(event: Event) -> None:
+        if isinstance(event, Validated) and _buckets():
+            os._exit(BUCKETS)  # between two epochs, nothing exchanges gradients
         if isinstance(event, Validated) and event.epoch == die_after:
             os._exit(9)
 
-    ranks = Ranks.current(torch.device("cpu"))
+    ranks = Ranks.current(set_up_process(cpus=1))
     run_attempt(Store.open(store), run, ranks, post, time.time())
     distributed.destroy_process_group()
+
+
+def _buckets() -> bool:
+    return any(type(thing) is DistributedDataParallel for thing in gc.get_objects())

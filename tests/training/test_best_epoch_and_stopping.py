@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from graft.spec import EarlyStopping, Train
+from graft.spec import Train
 from graft.training.best_epoch_and_stopping import (
-    RUN_CRITERION,
     Criterion,
     is_over,
     not_finite,
@@ -27,8 +26,9 @@ def epochs(*values, loss=None):
 @pytest.mark.parametrize(
     ("criterion", "best"),
     [
-        (RUN_CRITERION, 2),  # the first of the same accuracy
-        (Criterion("val.accuracy", "max"), 3),  # of these, that of the lower loss
+        (Criterion.of(Train()), 3),  # of the same accuracy, that of the lower loss
+        (Criterion.of(Train(metric="val.loss")), 4),
+        (Criterion("val.accuracy", "max"), 3),
         (Criterion("val.loss", "min"), 4),
         (Criterion("val.accuracy", "min"), 1),
     ],
@@ -44,7 +44,7 @@ def test_the_best_epoch(criterion, best):
 
 def test_without_the_metric_no_epoch_is_best():
     assert Criterion("val.top5_accuracy", "max").best(epochs(0.5)) is None
-    assert RUN_CRITERION.best([]) is None
+    assert Criterion.of(Train()).best([]) is None
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,25 @@ def test_without_the_metric_no_epoch_is_best():
 )
 def test_training_stops_once_validation_gets_no_better(values, stopping, stops):
     history = epochs(*values)
-    assert stops_early(history, EarlyStopping.model_validate(stopping)) == stops
-    assert not stops_early(history, None)
+    assert stops_early(history, Train(early_stopping=stopping)) == stops
+    assert not stops_early(history, Train())
+
+
+def test_training_stops_by_the_metric_that_chooses_the_best_epoch():
+    history = epochs(0.5, 0.6, 0.7, loss=[0.1, 0.2, 0.3])
+    patient = {"patience": 2}
+    assert not stops_early(history, Train(early_stopping=patient))
+    assert stops_early(history, Train(metric="val.loss", early_stopping=patient))
+    assert not stops_early(
+        history, Train(metric="val.loss", early_stopping={"metric": "accuracy"} | patient)
+    )
 
 
 def test_training_is_over_after_the_last_epoch_or_early():
     history = epochs(0.5, 0.5, 0.5)
     assert is_over(history, Train(epochs=3))
     assert not is_over(history, Train(epochs=4))
-    assert is_over(history, Train(epochs=4, early_stopping=EarlyStopping(patience=2)))
+    assert is_over(history, Train(epochs=4, early_stopping={"patience": 2}))
     assert not is_over([], Train(epochs=1))
 
 

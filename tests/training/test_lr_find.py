@@ -93,12 +93,12 @@ def test_noise_is_seldom_taken_for_a_fall(steps):
 
 
 @pytest.fixture
-def losses_of(colour_store, alone):
+def losses_of(colour_store):
     """Return a function that runs a range test, or its first steps, on a spec with changes."""
 
     def losses(tested, steps=None, **changes):
         spec = resolve(colour_store, colour_spec(**changes))
-        return list(islice(range_losses(colour_store, spec, tested, alone), steps))
+        return list(islice(range_losses(colour_store, spec, tested), steps))
 
     return losses
 

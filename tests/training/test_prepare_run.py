@@ -53,7 +53,11 @@ def test_a_resolver_reads_weights_once_for_trials_that_share_them(
     (payload,) = [key for key, _ in colour_store.scan("weights/") if key.endswith(".pth")]
     colour_store.delete(payload)
     digest = recorded.backbone.weights_sha256
-    changes = {"train__rates": {"kind": "decay"}, "augment": {"kind": "none"}}
+    changes = {
+        "train__rates": {"kind": "decay"},
+        "augment": {"kind": "none"},
+        "dataset": {"name": "colours", "labels": 0.5, "labels_seed": 3},
+    }
     for name, value in changes.items():
         trial = colour_spec(
             backbone__arch=ARCH,

@@ -245,6 +245,20 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(trained):
     assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3]
 
 
+def test_the_best_epoch_is_that_of_the_recipes_metric(trained):
+    result, _ = trained(
+        backbone={"arch": "timm/test_resnet", "weights": "none", "freeze": "all"},
+        train__epochs=2,
+        train__seed=1,
+        train__optimizer={"kind": "sgd", "lr": 1.0},
+        train__metric="val.loss",
+    )
+    first, second = result.history
+    assert first["val_accuracy"] > second["val_accuracy"]
+    assert first["val_loss"] > second["val_loss"]
+    assert result.epoch == 2
+
+
 def test_clipping_bounds_what_a_step_moves(tail_after):
     start = {"train__epochs": 1, "backbone__freeze": "all"}
     still = {"kind": "sgd", "lr": 1e-30, "momentum": 0, "weight_decay": 0}

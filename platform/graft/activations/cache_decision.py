@@ -1,8 +1,8 @@
 """Whether activations are cached: the bytes and seconds that it takes, and the reason.
 
 `choose_to_cache` decides for whoever reads activations: a run, or the trials of a sweep. It
-times the trunk and decoding on this machine, sees what the store has and has room for, and
-lets `decide` weigh them for each freeze depth.
+takes what `measure` found where the work will run, sees what the store has, and lets `decide`
+weigh them for each freeze depth.
 """
 
 import shutil
@@ -40,8 +40,8 @@ class Reads:
     split: str
     view: int
     images: int
-    times: int
-    """Reads of each image, over all epochs of all trials."""
+    times: float
+    """Mean reads of an image, over all epochs of all trials; 0.5: half of the images, once."""
     cached_images: int = 0
     """Images whose activations are in the store already."""
 
@@ -158,28 +158,45 @@ class Decision:
         return self.uncached_s - self.cached_s >= WORTH * self.uncached_s
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What a process measured: costs and space are those of its node and of its device."""
+
+    costs: Mapping[int, Costs]
+    """What one image costs, by freeze depth; depth 0 is not among them."""
+    space: FreeSpace
+
+
+def measure(setup: TrunkSetup, store: Store, images: Sequence[Image], dtype: Dtype) -> Measurement:
+    """Measure here and now what caching depends on; arguments as `measure_costs` has them."""
+    return Measurement(measure_costs(setup, images, dtype), FreeSpace.of(store))
+
+
 def choose_to_cache(
-    cache: ActivationCache, setup: TrunkSetup, mode: Mode, reads: Mapping[CacheEntry, float]
+    cache: ActivationCache,
+    measurement: Measurement,
+    mode: Mode,
+    reads: Mapping[CacheEntry, float],
 ) -> Iterator[Decision]:
     """Decide for each freeze depth what is cached; depths share the space that there is.
 
     Args:
         cache: where activations are, or will be.
-        setup: a trunk as deep as any that is read; it is timed here and now.
+        measurement: made where activations will be computed and read, with a trunk as deep as any
+            that is read.
         mode: `cache` of the spec.
-        reads: how often each entry is read; 0.5: half of its images, once. Depths are decided
-            in this order.
+        reads: how often each entry is read, see `Reads.times`; whatever part of a split is read,
+            all of it is computed. Depths are decided in this order.
 
     Raises:
         SpecError: `on`, where there is nothing to cache.
         ResourceError: `on`, and there is not enough space.
     """
-    images = cache.dataset.images("train")
-    costs, space = measure_costs(setup, images, cache.keys.dtype), FreeSpace.of(cache.store)
+    costs, space = measurement.costs, measurement.space
     by_depth: defaultdict[int, list[Reads]] = defaultdict(list)
     for entry, times in reads.items():
         count = len(cache.dataset.images(entry.split))
-        read = Reads(entry.split, entry.view, count, round(times) or 1, cache.count(entry))
+        read = Reads(entry.split, entry.view, count, times, cache.count(entry))
         by_depth[entry.depth].append(read)
     for depth, group in by_depth.items():
         if depth == 0 and len(by_depth) > 1:
@@ -204,11 +221,10 @@ def measure_costs(setup: TrunkSetup, images: Sequence[Image], dtype: Dtype) -> d
     before = time.perf_counter()
     _decode(setup, sample)
     decode_s = (time.perf_counter() - before) / len(sample)
-    costs, seconds = {}, 0.0
-    for depth, timing in enumerate(time_depths(setup.model, setup.preprocess.crop), 1):
-        seconds += timing.seconds
-        costs[depth] = Costs(BYTES[dtype] * prod(timing.shape), seconds, decode_s)
-    return costs
+    return {
+        depth: Costs(BYTES[dtype] * prod(timing.shape), timing.seconds, decode_s)
+        for depth, timing in enumerate(time_depths(setup.model, setup.preprocess.crop), 1)
+    }
 
 
 def _decode(setup: TrunkSetup, images: Sequence[Image]) -> None:
@@ -255,6 +271,8 @@ def _refusal(mode: Mode, decision: Decision, space: FreeSpace) -> str | None:
     if mode == "on" or (decision.cached and decision.pays):
         return None
     reads, costs = decision.reads, decision.costs
+    if all(read.times < 1 for read in reads):
+        return "no more than a part of the images is read once (dataset.labels, dataset.holdout)"
     if all(read.times <= 1 for read in reads):
         return "every view is seen once (augment.views: live, or no fewer than epochs)"
     return (
@@ -284,6 +302,6 @@ def _benefit(decision: Decision) -> str:
 
 def _times(reads: Sequence[Reads]) -> str:
     times = sum(read.images * read.times for read in reads) / sum(read.images for read in reads)
-    if times < 1.05:
+    if 0.95 < times < 1.05:
         return "once"
     return f"{times:.0f} times" if times >= 10 else f"{times:.3g} times"

@@ -15,7 +15,7 @@ from graft.activations.cache import ActivationCache, Activations
 from graft.activations.compute import FillTask, Start, TrunkSetup, compute_task
 from graft.activations.index import Coverage, Part, covering, note_parts, read_index
 from graft.activations.key import CacheEntry
-from graft.activations.lease import DEFAULT_TERMS, LeaseTerms, hold_lease
+from graft.activations.lease import LeaseTerms, hold_lease
 from graft.data.manifest import Image
 from graft.errors import ObjectNotFound
 from graft.store import Store
@@ -70,15 +70,22 @@ def fill(
     cache: ActivationCache,
     entries: Iterable[CacheEntry],
     run: Runner,
+    terms: LeaseTerms,
     *,
     task_images: int = TASK_IMAGES,
-    terms: LeaseTerms = DEFAULT_TERMS,
 ) -> FillResult:
     """Return the activations of all entries, computing those that nobody has yet.
 
     Of several processes that want activations of one network and dataset at once, one
     computes and the others wait; a dead one's work is taken over once its lease has expired,
     from the tasks that it had finished.
+
+    Args:
+        cache: where they are, or will be.
+        entries: what shall be cached.
+        run: runs the tasks.
+        terms: of the lease; `waiting` tells people, since others may compute for hours.
+        task_images: most images of a task.
 
     Raises:
         StoreError: no space left, or the store cannot be used; only whole tasks stay.
@@ -200,10 +207,14 @@ def _by_start(
 
 
 def _forget_notes(store: Store, activations: Activations) -> None:
-    """Remove notes of finished tasks that say nothing beyond an index."""
-    shards = {part.shard.name for part in activations.parts}
+    """Remove notes of finished tasks whose images an index has, in these shards or in others.
+
+    Others are those of a process that computed the same, having lost its lease. Its shards stay,
+    counted by `graft activations ls`, until `rm`: nothing tells them from those of one at work.
+    """
+    indexed = {image for part in activations.parts for image in part.images}
     for marker, _ in list(store.scan(f"{activations.key.folder}/parts/")):
         with contextlib.suppress(ObjectNotFound):
             note = read_index(store, marker)
-            if all(part.shard.name in shards for part in note.parts):
+            if indexed.issuperset(image for part in note.parts for image in part.images):
                 store.delete(marker)

@@ -8,7 +8,7 @@ finished before the whole split was, for whoever goes on after their writer was 
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -17,7 +17,7 @@ from graft.data.manifest import DatasetVersion
 from graft.errors import ObjectExists, ObjectNotFound, StoreError
 from graft.spec import Digest, Id, Ref
 from graft.spec.section import Positive
-from graft.store import ObjectRef, Store, read_document, sha256
+from graft.store import ObjectRef, Store, document_bytes, read_document, sha256
 
 
 class Part(BaseModel):
@@ -50,7 +50,6 @@ class Index(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
     dataset: Ref
     """NAME@VERSION that the parts were computed for."""
     split: Id
@@ -130,7 +129,7 @@ def note_parts(
         images=len({image for part in parts for image in part.images}),
         parts=tuple(parts),
     )
-    data = index.model_dump_json().encode()
+    data = document_bytes(index, compact=True)
     marker = f"{key.folder}/parts/{sha256(data)}.json"
     store.create(marker, data)
     return marker
@@ -169,7 +168,7 @@ def commit_index(
         dataset=dataset.manifest.ref, split=split, images=len(images), parts=tuple(needed)
     )
     with contextlib.suppress(ObjectExists):
-        store.create(index_key(key, dataset, split), index.model_dump_json().encode())
+        store.create(index_key(key, dataset, split), document_bytes(index, compact=True))
         return index
     if winner := find_index(store, dataset, split, key):
         return winner

@@ -79,7 +79,8 @@ class KeyScheme:
 
 def key_scheme(spec: Finetune, chain: "TrunkChain", device: "torch.device | str") -> KeyScheme:
     """Return how the activations of a run are named that computes on `device`."""
-    return KeyScheme(chain, spec.augment, spec.cache_dtype, backend_name(device))
+    backend = backend_name(device, spec.backbone.arch)
+    return KeyScheme(chain, spec.augment, spec.cache_dtype, backend)
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,16 @@ def view_name(augment: NoAugment | StandardAugment, view: int) -> str:
     return f"v{view}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def backend_name(device: "torch.device | str") -> str:
-    """Return what computes on a device, such as ``torch2.15-pillow12.3-cpu``.
+def backend_name(device: "torch.device | str", arch: str) -> str:
+    """Return what computes a network on a device, such as ``torch2.15-pillow12.3-cpu``.
 
     Another release of torch rounds differently, and so does another kind of device; another one of
-    Pillow may decode and resize differently.
+    Pillow may decode and resize differently. timm changes what its networks compute in any release,
+    those of the last digit too; torchvision's release follows from torch's.
     """
-    releases = (f"{name}{_release(name)}" for name in ("torch", "pillow"))
+    releases = [f"{name}{_release(name)}" for name in ("torch", "pillow")]
+    if arch.startswith("timm/"):
+        releases.append(f"timm{version('timm')}")
     return "-".join((*releases, str(device).partition(":")[0]))
 
 

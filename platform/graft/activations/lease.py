@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 from graft.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
 from graft.store import Store
+from graft.store.retries import swaps
 
 EXPIRY_S = 30.0
 """A lease expires after this many seconds without a heartbeat: its owner counts as dead."""
@@ -64,6 +65,9 @@ def hold_lease(store: Store, key: str, terms: LeaseTerms = DEFAULT_TERMS) -> Ite
 
     A holder is alive while its heartbeat changes; this process's own clock says for how long
     it has not.
+
+    Raises:
+        StoreError: it can be neither taken nor taken over, though nobody shows that they hold it.
     """
     lease = _Lease()
     _acquire(store, key, lease, terms)
@@ -83,6 +87,7 @@ def hold_lease(store: Store, key: str, terms: LeaseTerms = DEFAULT_TERMS) -> Ite
 def _acquire(store: Store, key: str, lease: _Lease, terms: LeaseTerms) -> None:
     last: bytes | None = None  # what the holder wrote last
     changed_s = 0.0
+    turn = swaps(f"{store.uri}/{key}")
     while True:
         # Not found: it was there, and was released before it could be compared.
         with contextlib.suppress(ObjectExists, ObjectNotFound):
@@ -90,12 +95,14 @@ def _acquire(store: Store, key: str, lease: _Lease, terms: LeaseTerms) -> None:
         try:
             current = store.read(key)
         except ObjectNotFound:  # released meanwhile
-            terms.pause(0.01)
+            next(turn)
             continue
         if current.data != last:
             (terms.waiting if last is None else terms.alive)(_holder(current.data))
             last, changed_s = current.data, time.monotonic()
+            turn = swaps(f"{store.uri}/{key}")
         elif time.monotonic() - changed_s > terms.expiry_s:
+            next(turn)
             with contextlib.suppress(ObjectChanged, ObjectNotFound):
                 return store.replace(key, lease.to_json(), current.etag)
         terms.pause(min(POLL_S, terms.expiry_s / 4))

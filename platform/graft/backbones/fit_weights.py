@@ -30,14 +30,21 @@ AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 
 def fit(model: TransferModel, state: Mapping[str, Tensor], keep_head: bool, source: str) -> None:
-    """Copy the tensors `state` into a model; without `keep_head`, all but its new head's.
+    """Copy the tensors `state` into a model; see `fitted_state`."""
+    model.load(fitted_state(model, state, keep_head, source))
+
+
+def fitted_state(
+    model: TransferModel, state: Mapping[str, Tensor], keep_head: bool, source: str
+) -> dict[str, Tensor]:
+    """Return the tensors `state` as a model has them; without `keep_head`, all but its new head's.
 
     ViT's position embeddings are interpolated to the images that the model is made for, and
-    timm's files are converted as timm does it.
+    timm's files are converted as timm does it. The model may be on the meta device.
 
     Raises:
-        WeightsError: names or shapes differ, or a number is NaN or infinite; the message lists all
-            and names `source`.
+        WeightsError: names, shapes or kinds of numbers differ, or a number is NaN or infinite; the
+            message lists all and names `source`.
     """
     current = model.network.state_dict()
     if model.stages.arch.startswith(PREFIX):
@@ -57,21 +64,44 @@ def fit(model: TransferModel, state: Mapping[str, Tensor], keep_head: bool, sour
             missing.append(f"{name} {tuple(tensor.shape)}")
         elif loaded.shape != tensor.shape:
             unlike.append(f"{name} is {tuple(loaded.shape)}, expected {tuple(tensor.shape)}")
+        elif tensor.is_floating_point() and not loaded.is_floating_point():
+            unlike.append(f"{name} is {loaded.dtype}, expected floating-point numbers")
         else:
-            if not loaded.isfinite().all():
-                not_finite.append(name)
             fitted[name] = loaded.to(tensor.dtype)
+            if not fitted[name].isfinite().all():
+                not_finite.append(name)
     unknown = [name for name in state if name not in current and not name.startswith(new_head)]
     if missing or unlike or unknown:
         kinds = (("", unlike), ("missing ", missing), ("unknown ", unknown))
         problems = [kind + _first_few(names) for kind, names in kinds if names]
-        raise WeightsError(f"{source} does not fit: {'; '.join(problems)}")
+        advice = _prefix_advice([name.partition(" ")[0] for name in missing], state)
+        raise WeightsError(f"{source} does not fit: {'; '.join(problems)}{advice}")
     if not_finite:
         raise WeightsError(
             f"{source} holds numbers that are not finite, in {_first_few(not_finite)}; no training "
             "can mend that: take another copy of the file, or an earlier checkpoint"
         )
-    model.load(fitted)
+    return fitted
+
+
+def _prefix_advice(missing: list[str], state: Mapping[str, Tensor]) -> str:
+    """Say what to remove where every missing name is in a file behind one prefix.
+
+    DataParallel puts `module.` before all names, torch.compile `_orig_mod.`, and training code the
+    attribute that holds the backbone.
+    """
+    if not missing:
+        return ""
+    ends = f".{missing[0]}"
+    prefixes = [name.removesuffix(missing[0]) for name in state if name.endswith(ends)]
+    whole = [p for p in prefixes if all(p + name in state for name in missing)]
+    if not whole:
+        return ""
+    return (
+        f". Every missing name is there behind {' and behind '.join(map(repr, whole))}; save the "
+        f"tensors without it: {{k.removeprefix({whole[0]!r}): v for k, v in state.items() if "
+        f"k.startswith({whole[0]!r})}}"
+    )
 
 
 def _renamed(

@@ -24,7 +24,7 @@ from graft.backbones.transfer_model import TransferModel, build
 from graft.errors import ObjectExists, WeightsError
 from graft.registry import ModelVersion
 from graft.spec import Backbone, Contract, Digest
-from graft.store import ObjectRef, Store, read_document
+from graft.store import ObjectRef, Store, document_bytes, read_document
 
 
 class StageRecord(BaseModel):
@@ -96,7 +96,7 @@ def publish_stages(store: Store, model: TransferModel, chain: TrunkChain) -> Non
             weights=store.put(folder, "weights.safetensors", content),
         )
         with contextlib.suppress(ObjectExists):  # another run has just published the same stage
-            store.create(f"{folder}/stage.json", record.model_dump_json(indent=1).encode())
+            store.create(f"{folder}/stage.json", document_bytes(record))
 
 
 def load_stages(store: Store, digests: tuple[str, ...]) -> dict[str, Tensor]:

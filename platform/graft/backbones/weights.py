@@ -10,8 +10,11 @@ import io
 import re
 import urllib.request
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import TypeGuard
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -26,8 +29,21 @@ from graft.backbones.trunk import version_state
 from graft.errors import ObjectExists, ObjectNotFound, WeightsError
 from graft.registry import ModelVersion, get_model
 from graft.spec import Backbone, Preprocess
-from graft.store import ObjectRef, Store, find_document, read_document, sha256
+from graft.store import (
+    ObjectRef,
+    SourceBucket,
+    Store,
+    bucket_and_key,
+    document_bytes,
+    find_document,
+    read_document,
+    sha256,
+)
 from graft.store.index import indexed_rows
+
+Check = Callable[[Mapping[str, Tensor], str, Preprocess], object]
+"""Refuses tensors of a file, given its name and what its weights were trained with, before the file
+goes into the store."""
 
 DOWNLOAD_TIMEOUT_S = 10
 MODEL_SCHEME = "model://"
@@ -57,8 +73,14 @@ class Weights:
     """What the weights were trained with; where that is not known, ImageNet's usual."""
 
 
-def resolve_weights(store: Store, backbone: Backbone) -> Weights:
+def resolve_weights(
+    store: Store,
+    backbone: Backbone,
+    check: Check = lambda state, source, preprocess: None,
+) -> Weights:
     """Return the weights that a spec asks for; their file is in the store afterwards.
+
+    A file that is refused, also by `check`, is not put there.
 
     Raises:
         SpecError: no such weights are published.
@@ -85,17 +107,19 @@ def resolve_weights(store: Store, backbone: Backbone) -> Weights:
         preprocess = file_preprocess(backbone.arch)
     if pinned and store.exists(_marker(pinned)):
         return Weights(source, sha256=pinned, preprocess=preprocess)
-    if published:
-        digest = _find_stored(store, published) or _store_file(
-            store, _obtain(published), published.recorded_source
-        )
-    else:
-        digest = _store_file(store, _read(source), PurePosixPath(source).name)
+    data, digest = None, _find_stored(store, published) if published else None
+    if digest is None:
+        data = _obtain(published) if published else _read(source)
+        digest = sha256(data)
     if pinned not in (None, digest):
         raise WeightsError(
             f"backbone.weights: {source} has SHA-256 {digest}, "
             f"backbone.weights_sha256 asks for {pinned}"
         )
+    if data is not None:
+        name = published.recorded_source if published else PurePosixPath(source).name
+        check(_parse(data, name), source, preprocess)
+        _store_file(store, digest, data, name)
     return Weights(source, sha256=digest, preprocess=preprocess)
 
 
@@ -132,9 +156,14 @@ def _marker(digest: str) -> str:
 def _read(source: str) -> bytes:
     try:
         if source.startswith("s3://"):
-            folder, _, name = source.rpartition("/")
-            return Store.open(folder).read(name).data
-        return Path(source).expanduser().read_bytes()
+            bucket, key = bucket_and_key(source)
+            return SourceBucket(bucket).read(key).data
+        path = Path(source).expanduser()
+        if not path.is_file():  # reading a pipe may wait for ever
+            if path.exists():
+                raise WeightsError(f"backbone.weights: {source} is a folder or no regular file")
+            raise FileNotFoundError(source)
+        return path.read_bytes()
     except (ObjectNotFound, FileNotFoundError) as error:
         raise WeightsError(
             f"backbone.weights: no file {source}; expected `imagenet`, `none`, a torchvision "
@@ -144,21 +173,14 @@ def _read(source: str) -> bytes:
         raise WeightsError(f"backbone.weights: cannot read {source}: {error.strerror}") from error
 
 
-def _store_file(store: Store, data: bytes, source: str) -> str:
-    """Put a weights file into the store, and return its SHA-256.
-
-    Raises:
-        WeightsError: it does not hold tensors, and nothing but tensors.
-    """
-    _parse(data, source)
-    digest = sha256(data)
+def _store_file(store: Store, digest: str, data: bytes, source: str) -> None:
+    """Put a weights file into the store by its SHA-256."""
     suffix = PurePosixPath(source).suffix or ".pth"
     if not store.exists(_marker(digest)):
         file = store.put(f"weights/{digest}", f"weights{suffix}", data)
         record = WeightsRecord(source=source, file=file)
         with contextlib.suppress(ObjectExists):
-            store.create(_marker(digest), record.model_dump_json(indent=1).encode())
-    return digest
+            store.create(_marker(digest), document_bytes(record))
 
 
 def _parse(data: bytes, source: str) -> dict[str, Tensor]:
@@ -175,18 +197,42 @@ def _parse(data: bytes, source: str) -> dict[str, Tensor]:
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # whatever unpickling raises on bytes that are no weights
             # Not torch's own message, which advises to load the file all the same.
-            code = re.search(r"GLOBAL (\S+)", str(error))
-            raise WeightsError(
-                f"{source} is more than plain tensors ({code[1]}); save model.state_dict() instead"
-                if code
-                else f"{source} is no file of torch.save, or damaged"
-            ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+            if code := re.search(r"GLOBAL (\S+)", str(error)):
+                reason = f"more than plain tensors ({code[1]}); save model.state_dict() instead"
+            elif "TorchScript" in str(error):
+                reason = "a TorchScript program; save torch.jit.load(FILE).state_dict() instead"
+            else:
+                reason = "no file of torch.save, or damaged"
+            raise WeightsError(f"{source} is {reason}") from error
+    if not _is_state(state):
         content = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state)
+        places = [f"at checkpoint{place}" for place in _places_of_states(state)]
+        advice = f"; there is one {' and '.join(places)}: save that alone" if places else ""
         raise WeightsError(
-            f"{source}: expected a mapping from parameter names to tensors, found {content}"
+            f"{source}: expected a mapping from parameter names to tensors, found {content}{advice}"
+        )
+    if odd := [name for name, value in state.items() if value.is_meta or value.is_sparse]:
+        raise WeightsError(
+            f"{source}: {odd[0]} has no numbers of its own (it is sparse, or on the meta device); "
+            "save tensors that are dense"
         )
     return state
+
+
+def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
+
+
+def _places_of_states(content: object, place: str = "") -> list[str]:
+    """Return where training code has put mappings of tensors into a checkpoint, as Python."""
+    if place and _is_state(content) and content:
+        return [place]
+    if not isinstance(content, dict) or place.count("[") == 3:
+        return []
+    inner = (_places_of_states(value, f"{place}[{name!r}]") for name, value in content.items())
+    return list(chain.from_iterable(inner))
 
 
 def _find_stored(store: Store, published: PublishedWeights) -> str | None:

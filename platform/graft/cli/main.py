@@ -114,15 +114,17 @@ def script() -> None:
     # Importing torch makes objects by the million. With the usual threshold of 700, Python spends
     # half a second on looking for garbage among them, and a second on freeing them at the end.
     gc.set_threshold(10_000)
-    status, terminated = 1, False
+    status, stopped_by = 1, 0
 
-    def terminate(*_: object) -> None:
+    def terminate(number: int, *_: object) -> None:
         """End as Ctrl-C does, so that every command cleans up when it is stopped by a system."""
-        nonlocal terminated
-        terminated = True
+        nonlocal stopped_by
+        stopped_by = number
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, terminate)
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -136,15 +138,15 @@ def script() -> None:
         status = 0
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        if terminated and status == Interrupted.exit_code:
-            status = 128 + signal.SIGTERM
+        if stopped_by and status == Interrupted.exit_code:
+            status = 128 + stopped_by
         raise
 
 
 def main() -> None:
     """Run the command line and exit: 0, 1, 2 (the user's mistake) or 130 (stopped by the user).
 
-    `script` makes 143 of 130 where it was SIGTERM that stopped it.
+    `script` makes 143 of 130 where SIGTERM stopped it, and 129 where its terminal closed (SIGHUP).
     """
     try:
         app()

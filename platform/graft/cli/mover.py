@@ -1,17 +1,21 @@
 """Who moves aliases, where a command does."""
 
-import os
+from typing import TYPE_CHECKING
 
-from graft.registry import Mover
+if TYPE_CHECKING:
+    from graft.cluster.job_records import Owner
+    from graft.registry import Mover
 
 
-def mover_of(command: str) -> Mover:
-    """Return this machine's user, or a submitted job's owner, with the command: `graft train`.
+def mover_of(command: str, owner: "Owner | None" = None) -> "Mover":
+    """Return who moves aliases by a command as typed, such as `graft train`.
 
-    Before a champion moves, the store's transfer reports are asked about it.
+    That is the owner of a submitted job, else this machine's user. Before a champion moves, the
+    store's transfer reports are asked about it.
     """
+    from graft.registry import Mover
     from graft.report.transfer.record_verdicts import record_from_reports
 
-    if owner := os.environ.get("GRAFT_OWNER"):  # whom the cluster knows: cluster/rayjob_manifest.py
-        return Mover(owner, command, self_declared=False, consult=record_from_reports)
-    return Mover.here(command, record_from_reports)
+    if owner is None:
+        return Mover.here(command, record_from_reports)
+    return Mover(owner.who, command, owner.self_declared, record_from_reports)

@@ -45,6 +45,9 @@ Split = Annotated[
     str | None,
     typer.Option(metavar="SPLIT", help="test, val or train; default: test, else val."),
 ]
+Gpus = Annotated[
+    int, typer.Option("--gpus", min=0, max=1, help="GPUs to compute on; 0: on the CPUs.")
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="Where the page, pictures and JSON are written."),

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, ClusterStatus
 
@@ -47,8 +47,8 @@ class ClusterJobs(Protocol):
     def remove(self, job: str) -> None:
         """Remove what the cluster still has of a job that has ended; the store's record stays."""
 
-    def user(self) -> str | None:
-        """Return who the cluster takes its user for; None where it knows nobody."""
+    def owner(self) -> Owner:
+        """Return who the cluster takes its user for: the owner of the jobs that are sent."""
 
     def output(self, job: str) -> str:
         """Return the log of the current attempt's driver, as far as the cluster has it."""

@@ -24,7 +24,7 @@ from graft.cluster.log_shipping import DRIVER_SOURCE
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, combine
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError
-from graft.registry import Mover
+from graft.registry import user_and_host
 from graft.spec import dump_job, nearest
 from graft.store import Store
 from graft.training.attempt_pointer import claim_attempt
@@ -46,7 +46,7 @@ class Jobs:
 
     def user(self) -> str:
         """Return who the cluster takes its user for, else this machine's user."""
-        return (self.cluster and self.cluster.user()) or Mover.here("").who
+        return self.cluster.owner().who if self.cluster else user_and_host()
 
     def ids(self) -> list[str]:
         """Return the ids of all jobs, of the store and of the cluster."""
@@ -186,7 +186,7 @@ class Jobs:
             changes["image"] = submission.image
         submit_job(self.store, job, dump_job(submission.spec))  # where it was lost before it began
         self.cluster.remove(job)
-        reopen_job(self.store, job, status.kind, submission.owner or self.user(), changes)
+        reopen_job(self.store, job, status.kind, self.user(), changes)
         self.cluster.submit(submission)
 
     def remove(self, job: str) -> None:

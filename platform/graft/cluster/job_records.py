@@ -25,7 +25,7 @@ from graft.errors import (
     RunFailed,
 )
 from graft.spec import Id, Ref, Section
-from graft.store import Store, parse_document, read_document
+from graft.store import Store, document_bytes, parse_document, read_document
 from graft.store.recorded_specs import recorded_text
 from graft.store.retries import swaps
 
@@ -53,14 +53,32 @@ UNKNOWN_CLUSTER = ClusterIdentity()
 
 
 @dataclass(frozen=True)
+class Owner:
+    """Who submitted a job, in whose name its aliases move."""
+
+    who: str
+    """The user as the cluster's API server knows them, else USER@HOST."""
+    self_declared: bool = True
+    """Whether `who` is what the submitting machine says of itself."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `graft run-job` reads."""
+        return {
+            "GRAFT_OWNER": self.who,
+            "GRAFT_OWNER_SELF_DECLARED": str(self.self_declared).lower(),
+        }
+
+
+@dataclass(frozen=True)
 class Driver:
     """Where an attempt at a job runs, and whose it is."""
 
     cluster: ClusterIdentity = UNKNOWN_CLUSTER
     pod: str | None = None
     """Host name of its pod; None: in none, or not known."""
-    owner: str | None = None
-    """Who submitted the job, as the cluster knows them; None: not known."""
+    owner: Owner | None = None
+    """Who submitted the job; None: not known."""
     gpus: int = 0
     """GPUs of all its workers."""
 
@@ -217,7 +235,7 @@ def begin_attempt(
         where=driver.cluster.place,
         cluster=driver.cluster.uid,
         pod=driver.pod,
-        owner=driver.owner,
+        owner=driver.owner.who if driver.owner else None,
         gpus=driver.gpus,
         started=_now(),
     )
@@ -383,7 +401,7 @@ def record_key(job: str) -> str:
 
 
 def _bytes(record: JobRecord) -> bytes:
-    return record.model_dump_json(indent=1).encode()
+    return document_bytes(record)
 
 
 def _now() -> str:

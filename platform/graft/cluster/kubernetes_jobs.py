@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from dataclasses import replace
+from functools import cached_property
 from io import StringIO
 
 from ruamel.yaml import YAML
@@ -11,7 +12,7 @@ from ruamel.yaml import YAML
 from graft.cluster.capacity import misfits, over_quota, pod_requests, without_limits
 from graft.cluster.cluster_jobs import prune_jobs
 from graft.cluster.job_id import JOB_ID
-from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.kubernetes_api import Kube, KubeConflict, KubeObject, UnknownField
 from graft.cluster.kueue import admission_reason, queue_problem
 from graft.cluster.profile import Profile
@@ -27,12 +28,12 @@ from graft.cluster.rayjob_manifest import (
 from graft.cluster.releases import check_release, read_profile
 from graft.cluster.status import NODE_TYPE, ClusterStatus, rayjob_status
 from graft.errors import GraftError, InputError, NotFoundError, ResourceError
+from graft.registry import user_and_host
 
 PROFILE_LABEL = "graft.dev/profile"
 PROFILE_KEY = "profile.yaml"
 RAYJOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{{ns}}/{PLURAL}"
 CORE = "/api/v1/namespaces/{ns}"
-SELF = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 REMOVED_S = 60.0
 """Seconds in which the operator lets a RayJob go that was deleted."""
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -194,14 +195,14 @@ class KubeJobs:
                 )
             time.sleep(0.5)
 
-    def user(self) -> str | None:
+    def owner(self) -> Owner:
         """See `ClusterJobs`."""
-        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-        try:
-            answer = self._kube.create(SELF, review)
-        except InputError:  # Kubernetes before 1.28, or its administrator does not want it
-            return None
-        return str(answer["status"]["userInfo"]["username"])
+        return self._owner
+
+    @cached_property
+    def _owner(self) -> Owner:
+        user = self._kube.user()
+        return Owner(user, self_declared=False) if user else Owner(user_and_host())
 
     def output(self, job: str) -> str:
         """See `ClusterJobs`."""
@@ -215,7 +216,7 @@ class KubeJobs:
         return self._kube.text(f"{CORE}/pods/{newest['metadata']['name']}/log", container="logs")
 
     def _manifest(self, submission: Submission) -> KubeObject:
-        sent = replace(submission, cluster=self.identity)
+        sent = replace(submission, cluster=self.identity, owner=self.owner())
         manifest = rayjob(sent, self._profile.with_settings(submission.settings))
         return manifest | {"metadata": manifest["metadata"] | {"namespace": self._kube.namespace}}
 

@@ -97,7 +97,7 @@ def ray_session(show: Callable[[str, str], object] | None = None) -> Iterator[No
 def _read_environment_again() -> None:
     """Have Ray see our defaults: it reads them when it is imported, which may have been before."""
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
     ray_constants.ENABLE_RAY_CLUSTER = os.environ[name].lower() in ("1", "true")

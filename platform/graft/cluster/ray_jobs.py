@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 import httpx
 
-from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.rayjob_manifest import Submission, spec_digest, travels_through_store
 from graft.cluster.status import ClusterStatus, JobState, on_a_line
 from graft.errors import ClusterLost, InputError
+from graft.registry import user_and_host
 from graft.spec import dump_job
 
 TIMEOUT_S = 30.0
@@ -113,9 +114,9 @@ class RayJobs:
         """See `ClusterJobs`."""
         self._request("DELETE", _path(job), none_at=404)
 
-    def user(self) -> str | None:
-        """See `ClusterJobs`."""
-        return None
+    def owner(self) -> Owner:
+        """See `ClusterJobs`; all who have Ray's token are one to it."""
+        return Owner(user_and_host())
 
     def output(self, job: str) -> str:
         """See `ClusterJobs`."""
@@ -134,9 +135,8 @@ class RayJobs:
             "GRAFT_JOB": submission.job,
             "GRAFT_WHERE": self._address,
             "GRAFT_CLUSTER": self._address,
+            **self.owner().environment,
         }
-        if submission.owner:
-            environment["GRAFT_OWNER"] = submission.owner
         if not travels_through_store(spec):
             environment["GRAFT_SPEC"] = spec
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.cluster.job_id import check_id
-from graft.cluster.job_records import UNKNOWN_CLUSTER, ClusterIdentity
+from graft.cluster.job_records import UNKNOWN_CLUSTER, ClusterIdentity, Owner
 from graft.cluster.profile import (
     HeadNode,
     Pod,
@@ -72,8 +72,8 @@ class Submission:
     """None: the profile's default class."""
     cluster: ClusterIdentity = UNKNOWN_CLUSTER
     """The cluster that it is sent to, which the job records."""
-    owner: str | None = None
-    """Who sends it, as the cluster knows them; None: not known."""
+    owner: Owner | None = None
+    """Who sends it; None: not known."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What the job has otherwise than the profile says, see `Profile.with_settings`."""
 
@@ -94,8 +94,8 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
     labels = profile.labels | {JOB_LABEL: submission.job, KIND_LABEL: submission.spec.kind}
     annotations = {SPEC_ANNOTATION: spec_digest(dump_job(submission.spec))}
     if submission.owner:
-        labels |= {OWNER: label_value(submission.owner)}
-        annotations[OWNER] = submission.owner
+        labels |= {OWNER: label_value(submission.owner.who)}
+        annotations[OWNER] = submission.owner.who
     common = _Common(profile, profile.image_for(submission.image), labels)
     spec: dict[str, Any] = {
         # The operator starts the driver, and asks how it stands. In the other modes a submitter
@@ -245,8 +245,6 @@ def _head_template(submission: Submission, common: "_Common", workers: int) -> d
     gpus = workers * scaling_of(submission.spec).gpus_per_worker
     if gpus:
         container["env"].append({"name": "GRAFT_GPUS", "value": str(gpus)})
-    if submission.owner:
-        container["env"].append({"name": "GRAFT_OWNER", "value": submission.owner})
     if submission.cluster.place:
         container["env"].append({"name": "GRAFT_WHERE", "value": submission.cluster.place})
     if submission.cluster.uid:
@@ -255,6 +253,9 @@ def _head_template(submission: Submission, common: "_Common", workers: int) -> d
     # a pod that dies calls nothing. What workers lose that way Ray Train counts by itself.
     command = ["graft", "pod-ends", submission.job]
     container["lifecycle"] = {"preStop": {"exec": {"command": command}}}
+    if submission.owner:
+        for name, value in submission.owner.environment.items():
+            container["env"].append({"name": name, "value": value.replace("$", "$$")})
     container["ports"] = [
         {"name": "gcs", "containerPort": 6379},
         {"name": "dashboard", "containerPort": 8265},

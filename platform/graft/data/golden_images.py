@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from graft.data.manifest import Image
 from graft.data.source import ImageSource
 from graft.data.version_draft import DraftImage
-from graft.errors import DataError
+from graft.errors import DataError, ImageError
 from graft.store import sha256
 
 ORIGINALS = 16
@@ -75,7 +75,10 @@ def read_originals(
     """
     originals = []
     for image in draft_images:
-        data = source.read(image.file)
+        try:
+            data = source.read(image.file)
+        except ImageError as error:
+            raise DataError(f"{image.file.path}: {error}, when it was read again") from error
         if sha256(data) != image.sha256:
             raise DataError(f"{image.file.path} was changed while it was imported; import again")
         originals.append((image.sha256, data))

@@ -86,6 +86,11 @@ class ImageLoader:
         self._preprocess = preprocess
         self._augment = augment
         self._settings = settings
+        # A decoder often waits for storage, so that one more than the CPUs keeps them busy.
+        self.threads = (
+            settings.threads if settings.threads != "auto" else torch.get_num_threads() + 1
+        )
+        """How many threads decode."""
         self._decoded: dict[str, PILImage.Image] = {}
         self._free_bytes = settings.decoded_cache_mb << 20
         self._lock = Lock()
@@ -98,7 +103,7 @@ class ImageLoader:
         """Yield one batch per slice, in order, with `view` of each image."""
         side = self._preprocess.crop
         pending: deque[tuple[Batch, list[Future[None]]]] = deque()
-        with ThreadPoolExecutor(self._settings.threads, thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
             try:
                 for batch_slice in slices:
                     chosen = [images[i] for i in batch_slice.indices]

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,15 @@ from graft.data.shards import ShardReader, unpack
 from graft.data.splits import SPLITS, MadeSplits
 from graft.errors import NotFoundError, ObjectNotFound, StoreError
 from graft.spec import Digest, Id, Name, Section, nearest
-from graft.store import Marker, ObjectRef, Store, find_document, read_document, read_text
+from graft.store import (
+    Marker,
+    ObjectRef,
+    Store,
+    document_bytes,
+    find_document,
+    read_document,
+    read_text,
+)
 
 LATEST = "latest"
 
@@ -75,8 +83,6 @@ class Spread(Section):
 class DatasetDraft(Section):
     """A dataset version before its index, shards and originals are stored."""
 
-    format: Literal[1] = 1
-    """Layout of the index and the shards."""
     name: Name
     version: Id
     """The first 16 digits of `digest`."""
@@ -112,6 +118,9 @@ class DatasetDraft(Section):
 
 class Manifest(DatasetDraft, Marker):
     """The marker of a committed dataset version."""
+
+    FORMAT: ClassVar[int] = 2
+    """1: it had neither `distinct` nor `notes`."""
 
     index: ObjectRef
     """Parquet, a row for each `Image`."""
@@ -291,7 +300,7 @@ def commit_manifest(store: Store, manifest: Manifest) -> None:
     Raises:
         ObjectExists: the version exists already.
     """
-    data = manifest.model_dump_json(indent=2).encode()
+    data = document_bytes(manifest)
     store.create(_manifest_key(manifest.name, manifest.version), data)
 
 

@@ -5,7 +5,6 @@
 """
 
 import os
-import posixpath
 import re
 import stat
 from collections import Counter
@@ -18,8 +17,8 @@ from graft.data.manifest import SkippedFile
 from graft.data.split_folders import LAYOUT, SPLIT_NAMES, has_split_folders, top_folder
 from graft.data.table import rows
 from graft.data.walk import LISTED_EACH, ignored_name, walk
-from graft.errors import DataError, ImageError, ObjectNotFound
-from graft.store import Store
+from graft.errors import DataError, ImageError, ObjectNotFound, ObjectUnreadable
+from graft.store import SourceBucket, bucket_and_key
 
 MAX_BYTES = 512 << 20
 """A larger file is refused unread: no image that may be decoded needs as many bytes."""
@@ -33,7 +32,8 @@ _SPECIAL = {
 }
 """Kinds of file that are not regular: to open one may wait for ever, or act on a device."""
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
+_WINDOWS = re.compile(r"[A-Za-z]:/|.*\\")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class ImageSource:
     """Files without a label."""
     splits: set[str]
     """The splits that the source has; empty if it leaves them to Graft."""
-    buckets: dict[str, Store]
-    """The stores that S3 files are read from, by bucket."""
+    buckets: dict[str, SourceBucket]
+    """What S3 files are read from, by name."""
     notes: list[str] = field(default_factory=list)
     """What was passed by or put together, for people to read."""
 
@@ -75,7 +75,7 @@ class ImageSource:
         try:
             if not file.location.startswith("s3://"):
                 return _read_regular(file.location)
-            bucket, key = _bucket_and_key(file.location)
+            bucket, key = bucket_and_key(file.location)
             size = self.buckets[bucket].size(key) if file.size is None else file.size
             _check_size(size or 0)
             return self.buckets[bucket].read(key).data
@@ -83,6 +83,8 @@ class ImageSource:
             raise ImageError(f"cannot be read: {error.strerror}") from error
         except ObjectNotFound as error:
             raise ImageError("does not exist") from error
+        except ObjectUnreadable as error:
+            raise ImageError(f"cannot be read: {error}") from error
 
 
 def _read_regular(location: str) -> bytes:
@@ -137,13 +139,14 @@ def open_source(uri: str, progress: Callable[[int], object] = lambda files: None
 
 
 def _open_prefix(uri: str, progress: Callable[[int], object]) -> ImageSource:
-    bucket, prefix = _bucket_and_key(uri)
-    stores = {bucket: Store.open(f"s3://{bucket}")}
+    bucket, prefix = bucket_and_key(uri)
+    buckets = {bucket: SourceBucket(bucket)}
     prefix = prefix.rstrip("/") + "/" if prefix else ""
     files: dict[str, str] = {}
+    refused: dict[str, str] = {}
     sizes: dict[str, int] = {}
     passed_by: dict[tuple[str, ...], str] = {}  # the name by the path up to it
-    for number, (full, size) in enumerate(stores[bucket].scan(prefix), start=1):
+    for number, (full, size) in enumerate(buckets[bucket].scan(prefix), start=1):
         if number % LISTED_EACH == 0:
             progress(number)
         key = full.removeprefix(prefix)
@@ -153,7 +156,9 @@ def _open_prefix(uri: str, progress: Callable[[int], object]) -> ImageSource:
             passed_by[tuple(parts[:first])] = names[first - 1] or ""
         elif not key.endswith("/"):
             files[key], sizes[key] = f"s3://{bucket}/{full}", size
-    source = _by_folders(uri, files, {}, Counter(passed_by.values()), stores)
+        elif size:  # else a folder that somebody made in a console
+            refused[key] = "its name ends with /"
+    source = _by_folders(uri, files, refused, Counter(passed_by.values()), buckets)
     listed = [replace(file, size=sizes[file.path]) for file in source.files]
     return replace(source, files=listed)
 
@@ -173,25 +178,25 @@ def _check_one_label(uri: str, files: Iterable[tuple[str, str, str]]) -> None:
 def _by_folders(
     uri: str,
     files: dict[str, str],
-    links: dict[str, str],
+    refused: dict[str, str],
     ignored: Counter[str],
-    buckets: dict[str, Store],
+    buckets: dict[str, SourceBucket],
 ) -> ImageSource:
     """Label each file by its folder.
 
     Args:
         uri: the source, for errors.
         files: location of each file by its relative path; that of an empty folder ends with ``/``.
-        links: links to folders that are not followed, and why not.
+        refused: paths that are not read, such as links to folders, and why not.
         ignored: how many files and folders of each name were passed by.
         buckets: see `ImageSource.buckets`.
     """
-    with_splits = has_split_folders(uri, files)
+    with_splits = has_split_folders(uri, list(map(_with_named_folders, files)))
     names = ClassNames()
     labelled = []
-    stray = [SkippedFile(path=_shown(path), reason=reason) for path, reason in links.items()]
+    stray = [SkippedFile(path=_shown(path), reason=reason) for path, reason in refused.items()]
     for path, location in sorted(files.items()):
-        *folders, name = path.split("/")
+        *folders, name = _with_named_folders(path).split("/")
         split = SPLIT_NAMES.get(folders[0].lower()) if with_splits and folders else None
         labels = folders[1:] if with_splits else folders
         if _shown(path) != path:
@@ -210,6 +215,8 @@ def _by_folders(
             f"{uri}: found {len(stray)} files and no class folder with a file; expected {LAYOUT}"
         )
     notes = names.notes()
+    if deeper := sum(file.path.count("/") > 1 + with_splits for file in labelled):
+        notes.append(f"in folders below a class's folder, and of that class: {deeper:,} files")
     if ignored:
         counts = ", ".join(f"{name} ({count:,})" for name, count in sorted(ignored.items()))
         notes.append(f"names of systems and storage boxes are ignored: {counts}")
@@ -227,6 +234,11 @@ def _by_folders(
     return ImageSource(labelled, stray, splits, buckets, notes)
 
 
+def _with_named_folders(path: str) -> str:
+    """Return a path without the folders that have no name, as S3 may have them: `a//1.png`."""
+    return re.sub("//+", "/", path).removeprefix("/")
+
+
 def _shown(path: str) -> str:
     """Return a path as it can be printed and recorded."""
     return path.encode(errors="replace").decode()
@@ -234,8 +246,8 @@ def _shown(path: str) -> str:
 
 def _open_table(uri: str) -> ImageSource:
     if uri.startswith("s3://"):
-        bucket, key = _bucket_and_key(uri)
-        buckets = {bucket: Store.open(f"s3://{bucket}")}
+        bucket, key = bucket_and_key(uri)
+        buckets = {bucket: SourceBucket(bucket)}
         try:
             data = buckets[bucket].read(key).data
         except ObjectNotFound as error:
@@ -262,16 +274,19 @@ def _open_table(uri: str) -> ImageSource:
         if not location.startswith("s3://"):
             if _SCHEME.match(path):
                 row.refuse(f"path is '{path}'; only local paths and s3:// are read")
-            if "\\" in path and not os.path.lexists(location):
-                row.refuse(f"there is no '{path}'; folders are separated by /, not by \\")
+            if _WINDOWS.match(path) and not os.path.lexists(location):
+                row.refuse(
+                    f"there is no '{path}'; folders are separated by /, not by \\, and drives "
+                    "have no letters"
+                )
         first_label, first_position = first_rows.setdefault(location, (label, row.position))
         if first_label != label:
             raise DataError(
                 f"{uri}: {path} is labelled '{first_label}' ({first_position}) and "
                 f"'{label}' ({row.position}); give it one label"
             )
-        if location.startswith("s3://") and (bucket := _bucket_and_key(location)[0]) not in buckets:
-            buckets[bucket] = Store.open(f"s3://{bucket}")
+        if location.startswith("s3://") and (bucket := bucket_and_key(location)[0]) not in buckets:
+            buckets[bucket] = SourceBucket(bucket)
         files.append(LabelledFile(path, location, label, split or "train"))
         splits |= {split} if split else set()
     if not files:
@@ -280,14 +295,16 @@ def _open_table(uri: str) -> ImageSource:
 
 
 def _resolve(folder: str, path: str) -> str:
+    """Return where a table's row points: `folder` is the table's."""
     if path.startswith("s3://"):
         return path
-    if folder.startswith("s3://"):
-        bucket, prefix = _bucket_and_key(folder)
-        return f"s3://{bucket}/{posixpath.normpath(posixpath.join(prefix, path))}"
-    return os.path.normpath(os.path.join(folder, path))
-
-
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
+    if not folder.startswith("s3://"):
+        return os.path.normpath(os.path.join(folder, path))
+    bucket, prefix = bucket_and_key(folder)
+    parts = prefix.split("/") if prefix else []
+    for part in path.split("/"):  # an empty one is a part of the key
+        if part == ".." and parts:
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return f"s3://{bucket}/{'/'.join(parts)}"

@@ -46,11 +46,7 @@ def has_split_folders(uri: str, paths: Iterable[str]) -> bool:
 
 def _refuse_splits_by_other_names(uri: str, paths: Iterable[str], tops: set[str]) -> None:
     """Refuse class folders that look like splits, whose own folders would be lost as classes."""
-    below: dict[str, set[str]] = {top: set() for top in tops}
-    for path in paths:
-        top, *inner = path.split("/")
-        if len(inner) > 1:
-            below[top].add(unicodedata.normalize("NFC", inner[0]))
+    below = {top: _inner_folders(top, paths) for top in tops}
     most = max(below.values(), key=len, default=set())
     same = len(tops) > 1 and len(most) > 1 and all(inner == most for inner in below.values())
     train = any(SPLIT_NAMES.get(top.lower()) == "train" and len(below[top]) > 1 for top in tops)
@@ -59,18 +55,33 @@ def _refuse_splits_by_other_names(uri: str, paths: Iterable[str], tops: set[str]
         for top in sorted(tops)
         if top.lower() in OTHER_SPLIT_NAMES
     }
-    if same or (train and others):
+    if same or train:
         hints = [f"call {top} {split}" for top, split in others.items()]
         hints += [
             f"{top}{nearest(top.lower(), SPLITS)}"
             for top in sorted(tops)
             if top not in others and top.lower() not in SPLIT_NAMES
         ]
+        hold = "hold folders of the same names" if same else "hold folders in folders"
         raise DataError(
-            f"{uri}: {_few(tops)} hold folders of the same names ({_few(most)}), as splits do, and "
-            f"not as classes do; expected {LAYOUT}. If they are splits, {'; '.join(hints[:3])}. If "
-            "they are classes, put their images into them, or write a table"
+            f"{uri}: {_few(tops)} {hold} ({_few(most)}), as splits do, and not as classes do; "
+            f"expected {LAYOUT}. If they are splits, {'; '.join(hints[:3])}. If they are classes, "
+            "put their images into them, or write a table"
         )
+
+
+def _inner_folders(top: str, paths: Iterable[str]) -> set[str]:
+    """Return the names of the folders in a top folder, or in the only folder that it holds.
+
+    Empty where images lie beside those folders, as they do in a class and not in a split.
+    """
+    inner = [path.split("/")[1:] for path in paths if path.startswith(f"{top}/")]
+    while inner and all(len(parts) > 1 for parts in inner):
+        names = {unicodedata.normalize("NFC", parts[0]) for parts in inner}
+        if len(names) > 1:
+            return names
+        inner = [parts[1:] for parts in inner]
+    return set()
 
 
 def _few(names: Iterable[str], most: int = 4) -> str:
@@ -79,5 +90,5 @@ def _few(names: Iterable[str], most: int = 4) -> str:
 
 
 def top_folder(path: str) -> str:
-    """Return the outermost folder of a relative path, in lower case."""
-    return path.partition("/")[0].lower()
+    """Return the outermost folder of a relative path, in lower case; one without a name is none."""
+    return path.lstrip("/").partition("/")[0].lower()

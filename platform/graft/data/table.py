@@ -69,11 +69,14 @@ def rows(uri: str, data: bytes) -> Iterator[Row]:
             raise DataError(f"{uri}: not a CSV file in UTF-8: {error}") from error
     else:
         try:
-            table = pq.read_table(io.BytesIO(data))
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{uri}: not a Parquet file: {error}") from error
-        table = table.rename_columns(_columns(uri, table.column_names))
-        for number, values in enumerate(table.to_pylist()):
+            # Not `read_table`, which reports columns of one name in its own words.
+            table = pq.ParquetFile(io.BytesIO(data)).read()
+            table = table.rename_columns(_columns(uri, table.column_names))
+            records = table.to_pylist()
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{uri}: not a Parquet file with texts in UTF-8: {reason}") from error
+        for number, values in enumerate(records):
             yield Row(uri, f"row {number}", values)
 
 

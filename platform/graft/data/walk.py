@@ -1,6 +1,7 @@
 """The files below a folder: those that a person put there, each once."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,23 +15,30 @@ IGNORED = {
     "desktop.ini": "Windows",
     "$recycle.bin": "Windows",
     "recycler": "Windows",
+    "recycled": "Windows",
     "system volume information": "Windows",
-    "found.000": "Windows",
     "__macosx": "macOS",
     "icon\r": "macOS",
     "network trash folder": "macOS",
     "temporary items": "macOS",
+    "thevolumesettingsfolder": "macOS",
     "lost+found": "Linux",
     "@eadir": "Synology",
     "#recycle": "Synology",
     "#snapshot": "Synology",
+    "@tmp": "Synology",
+    "@sharebin": "Synology",
     "@recycle": "QNAP",
     "@recently-snapshot": "QNAP",
+    "@__thumb": "QNAP",
     "~snapshot": "NetApp",
     "picasa.ini": "Picasa",
     "zbthumbnail.info": "Canon",
 }
 """Files and folders that systems and storage boxes make, in lower case, and which makes each."""
+
+NUMBERED = re.compile(r"found\.\d{3}|.*@syno(eastream|resource)")
+"""Names in lower case of which there are many: of Windows' file check, and Synology's."""
 
 HIDDEN = ".*"
 """Stands for all names that begin with a dot, among those that are ignored."""
@@ -57,7 +65,8 @@ def ignored_name(name: str) -> str | None:
     """Return what a file's or a folder's name is ignored as; None: it is not."""
     if name.startswith("."):
         return HIDDEN
-    return name if name.lower() in IGNORED else None
+    lower = name.lower()
+    return name if lower in IGNORED or NUMBERED.fullmatch(lower) else None
 
 
 def walk(root: Path, progress: Callable[[int], object] = lambda files: None) -> Walk:

@@ -15,6 +15,7 @@ from graft.registry.aliases import (
     get_model,
     promote,
     promote_new,
+    user_and_host,
 )
 from graft.registry.verdicts import Outcome, Verdict, record_verdict, verdicts
 from graft.registry.versions import (
@@ -50,5 +51,6 @@ __all__ = [
     "promote_new",
     "record_verdict",
     "register",
+    "user_and_host",
     "verdicts",
 ]

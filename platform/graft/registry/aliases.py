@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -21,7 +22,7 @@ from graft.registry.versions import (
     version_numbers,
 )
 from graft.spec import NAME, Section, nearest
-from graft.store import Store, parse_document, read_document
+from graft.store import Store, document_bytes, parse_document, read_document
 from graft.store.retries import swaps
 
 CHAMPION = "champion"
@@ -54,6 +55,9 @@ class Move(Section):
 class Alias(Section):
     """A pointer to a version, and how it got there."""
 
+    FORMAT: ClassVar[int] = 2
+    """1: a move did not say who made it, and on what evidence."""
+
     version: int
     history: tuple[Move, ...]
     """Oldest first; the last one's `to` is `version`."""
@@ -74,11 +78,16 @@ class Mover:
         cls, command: str, consult: Callable[[Store, ModelVersion], object] | None = None
     ) -> "Mover":
         """Return the user of this machine's account; no server vouches for that name."""
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):  # a container's user may have no name
-            user = f"uid {os.getuid()}"
-        return cls(f"{user}@{socket.gethostname()}", command, consult=consult)
+        return cls(user_and_host(), command, consult=consult)
+
+
+def user_and_host() -> str:
+    """Return the user of this machine's account, and the machine's name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def get_model(store: Store, ref: str) -> ModelVersion:
@@ -212,7 +221,7 @@ def _move(
         )
         history = (*before.history, move) if before else (move,)
         after = Alias(version=version.version, history=history)
-        data = after.model_dump_json(indent=2, by_alias=True).encode()
+        data = document_bytes(after)
         if fence:
             fence()
         with contextlib.suppress(ObjectExists, ObjectChanged):

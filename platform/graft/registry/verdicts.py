@@ -7,7 +7,7 @@ from typing import Literal
 from graft.errors import InputError, ObjectExists
 from graft.registry.versions import ModelVersion
 from graft.spec import Id, Section
-from graft.store import Store, read_document
+from graft.store import Store, document_bytes, read_document
 
 Outcome = Literal["better", "worse", "not shown"]
 Basis = Literal["shown", "unproven", "forced"]
@@ -31,7 +31,7 @@ def record_verdict(store: Store, version: ModelVersion, verdict: Verdict) -> Non
     with contextlib.suppress(ObjectExists):
         store.create(
             f"{version.folder}/verdicts/{verdict.report}.json",
-            verdict.model_dump_json(indent=1).encode(),
+            document_bytes(verdict),
         )
 
 

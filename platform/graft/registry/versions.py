@@ -13,7 +13,7 @@ from pydantic import Field
 
 from graft.errors import ObjectExists
 from graft.spec import Contract, Digest, Head, Id, Name, Section
-from graft.store import Marker, ObjectRef, Store, read_document
+from graft.store import Marker, ObjectRef, Store, document_bytes, read_document
 from graft.store.index import indexed_rows
 from graft.store.retries import swaps
 
@@ -173,7 +173,7 @@ def register(
         if fence:
             fence()
         try:
-            store.create(f"{folder}/model.json", version.model_dump_json(indent=2).encode())
+            store.create(f"{folder}/model.json", document_bytes(version))
         except ObjectExists:
             # Another run took the number: remove our payloads, but for those that are its, too.
             winner = read_version(store, draft.name, number)

@@ -3,13 +3,22 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from graft.data.manifest import Manifest
 from graft.errors import InputError, NotFoundError, ObjectExists, ObjectNotFound
 from graft.registry import ModelVersion
 from graft.spec import Id, Section, TransferReport, nearest, parse_job, parse_yaml
-from graft.store import FileName, Marker, ObjectRef, Store, find_document, read_document, read_text
+from graft.store import (
+    FileName,
+    Marker,
+    ObjectRef,
+    Store,
+    document_bytes,
+    find_document,
+    read_document,
+    read_text,
+)
 from graft.store.directory import Directory
 from graft.store.index import indexed_rows
 
@@ -19,6 +28,9 @@ PAGE = "report.html"
 
 class Report(Section, Marker):
     """A finished report, which never changes: the marker ``report.json``."""
+
+    FORMAT: ClassVar[int] = 2
+    """1: its figures lacked copies, uses, p-values and ways of training."""
 
     report: Id
     """The report's id."""
@@ -67,7 +79,7 @@ def publish_report(
         created=datetime.now(UTC).isoformat(),
     )
     try:
-        store.create(f"{folder}/report.json", made.model_dump_json(indent=1).encode())
+        store.create(f"{folder}/report.json", document_bytes(made))
     except ObjectExists:
         return read_report(store, report)
     return made

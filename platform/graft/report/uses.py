@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from graft.data.copies import distinct_images
 from graft.errors import ObjectExists
 from graft.spec import Section
-from graft.store import Store, read_document
+from graft.store import Store, document_bytes, read_document
 
 if TYPE_CHECKING:
     from graft.data.manifest import Image, Manifest
@@ -83,5 +83,5 @@ def record_use(store: Store, dataset: "Manifest", split: str, images: int, repor
         when=datetime.now(UTC).isoformat(),
     )
     with contextlib.suppress(ObjectExists):
-        store.create(key, use.model_dump_json(indent=1).encode())
+        store.create(key, document_bytes(use))
     return read_document(store, key, Use).before

@@ -159,7 +159,13 @@ def _add_predict(
     ) -> Answer:
         """Classify one image: send it as the raw body, a multipart file or base64 in JSON."""
         if name != served:
-            raise HTTPException(404, f"no model '{name}' here; this server has '{served}'")
+            shown = reprlib.repr(name)
+            raise HTTPException(404, f"no model {shown} here; this server has '{served}'")
+        asked = [key for key, _ in request.query_params.multi_items()]
+        if asked not in ([], ["top_k"]):
+            raise HTTPException(
+                400, f"found query parameters {reprlib.repr(asked)}, expected top_k once, or none"
+            )
         start = perf_counter()
         body = await read_body(request, max_body)
         received = perf_counter()

@@ -19,7 +19,6 @@ from typing import Any
 
 import httpx
 import ray
-import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError
@@ -28,7 +27,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatusOverview
 
 from graft import errors
-from graft.backbones.malloc import keep_freed_memory
+from graft.backbones.process_setup import set_up_process
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion, get_model
 from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
@@ -70,13 +69,9 @@ class Replica:
     def __init__(self, store_uri: str, ref: str, cpus: int, polling: Polling | None):
         """Load a model version for good, or with `polling` follow the alias of `ref`."""
         _listen_at_this_node_alone()
-        torch.set_num_threads(cpus)
-        keep_freed_memory()
+        device = set_up_process(cpus, len(ray.get_gpu_ids()))
         _log_to_stderr()
         store = Store.open(store_uri)
-        # What Ray Serve leased to this replica: a GPU in a class that has them.
-        device = torch.device("cuda") if ray.get_gpu_ids() else None
-        torch.backends.cudnn.allow_tf32 = False  # golden images tolerate less
         if polling is None:
             current = Current(Predictor.load(store, get_model(store, ref), device))
         else:

@@ -47,6 +47,17 @@ OPENAPI: dict[str, Any] = {
 """The three forms, as OpenAPI documents them."""
 
 
+_JSON_KINDS = {
+    tuple: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+"""What JSON calls the values that `_from_json` reads, by their type in Python."""
+
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 
@@ -154,12 +165,12 @@ def _from_json(body: bytes) -> bytes:
     except ValueError as error:  # text that is no Unicode, a number of too many digits
         raise HTTPException(400, "the body is not JSON of Unicode text") from error
     if not isinstance(pairs, tuple) or [key for key, _ in pairs] != [FIELD]:
-        content = [key for key, _ in pairs] if isinstance(pairs, tuple) else type(pairs).__name__
-        shown = reprlib.repr(content) if isinstance(content, list) else content
+        keys = isinstance(pairs, tuple) and [key for key, _ in pairs]
+        shown = reprlib.repr(keys) if keys else _JSON_KINDS[type(pairs)]
         raise HTTPException(400, f'expected {{"{FIELD}": "<base64>"}}, found {shown}')
     text = pairs[0][1]
     if not isinstance(text, str):
-        raise HTTPException(400, f"'{FIELD}' is not base64 but {type(text).__name__}")
+        raise HTTPException(400, f"'{FIELD}' is not base64 but {_JSON_KINDS[type(text)]}")
     return _from_base64(text)
 
 

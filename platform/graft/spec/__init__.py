@@ -24,7 +24,6 @@ from graft.spec.ranges import Choice, IntUniform, LogUniform, Range, Uniform
 from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoScheduler
 from graft.spec.section import NAME, Digest, Id, Name, Ref, Section
 from graft.spec.sweep import (
-    METRICS,
     AsIs,
     BOHBSearch,
     Budget,
@@ -36,6 +35,7 @@ from graft.spec.sweep import (
     TPESearch,
 )
 from graft.spec.train import (
+    METRICS,
     SGD,
     AdamW,
     Constant,

@@ -115,8 +115,8 @@ Augment = Annotated[NoAugment | StandardAugment, Field(discriminator="kind")]
 class Loader(Section):
     """How images are loaded into memory; no setting here changes what is trained."""
 
-    threads: Positive = 2
-    """Decoding threads in each worker."""
+    threads: Positive | Literal["auto"] = "auto"
+    """Decoding threads in each worker; `auto`: one more than its CPUs."""
     prefetch: Positive = 4
     """Batches prepared ahead."""
     decoded_cache_mb: Annotated[int, Field(ge=0)] = 1024

@@ -31,7 +31,7 @@ class Register(Section):
     model: Name
     """Name of the model."""
     weights: Literal["best", "last"] = "best"
-    """`best`: weights of the epoch with the best validation accuracy; `last`: of the last epoch."""
+    """`best`: weights of the best epoch by `train.metric`; `last`: of the last epoch."""
     alias: AliasName | None = None
     """Alias that will point at the new version; null: none. `champion` stays where it is if reports
     show the version to be worse."""

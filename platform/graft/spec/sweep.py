@@ -12,16 +12,8 @@ from graft.spec.finetune import Finetune, Register
 from graft.spec.ranges import Choice, Range, range_size
 from graft.spec.scheduler import ASHA, PBT, Scheduler
 from graft.spec.section import Name, Positive, PositiveFloat, Section, Seed
-from graft.spec.train import Train
+from graft.spec.train import METRICS, Metric, Train
 
-METRICS = {
-    "val.accuracy": "max",
-    "val.macro_f1": "max",
-    "val.top5_accuracy": "max",
-    "val.loss": "min",
-    "val.ece": "min",
-}
-"""Metrics that trials can be compared by, and whether more (max) or less (min) is better."""
 NOT_SWEPT = {
     "kind": "is what a trial is",
     "name": "does not change what is trained",
@@ -29,6 +21,7 @@ NOT_SWEPT = {
     "cache": "does not change what is trained",
     "loader": "does not change what is trained",
     "scaling": "says how a trial runs, the same for all",
+    "train.metric": "is the sweep's `search.metric`",
 }
 """Sections that a sweep cannot vary, and the rest of the sentence that tells why."""
 MUTABLE = (
@@ -48,17 +41,15 @@ TrialCount = Annotated[int, Field(gt=0, le=MOST_TRIALS)]
 
 
 class _Compared(Section):
-    metric: str = "val.accuracy"
-    """Metric that decides which trial is the best; each trial counts with its best epoch:
-    `val.accuracy`, `val.macro_f1`, `val.top5_accuracy` (needs more than 5 classes), `val.loss`
-    or `val.ece` (calibration error)."""
+    metric: Metric = "val.accuracy"
+    """Metric that decides which trial is the best; each trial counts with its best epoch. It is
+    the `train.metric` of every trial: `val.accuracy`, `val.macro_f1`, `val.top5_accuracy` (needs
+    more than 5 classes), `val.loss` or `val.ece` (calibration error)."""
     mode: Literal["max", "min"] = "max"
     """Whether more is better (`max`) or less (`min`: losses and errors)."""
 
     @model_validator(mode="after")
     def _better(self) -> Self:
-        if self.metric not in METRICS:
-            raise ValueError(f"there is no metric '{self.metric}'{nearest(self.metric, METRICS)}")
         better = METRICS[self.metric]
         if self.mode != better:
             raise ValueError(
@@ -209,6 +200,11 @@ class Sweep(Section):
                 "base.register has no effect in a sweep; the sweep's own `register` says where "
                 "the best model goes"
             )
+        if self.base.train.metric not in (None, self.search.metric):
+            raise ValueError(
+                f"base.train.metric: {self.base.train.metric} has no effect in a sweep, whose "
+                f"search.metric ({self.search.metric}) compares epochs, too; leave it out"
+            )
         self._check_labels()
         self._check_search()
         self._check_scheduler()
@@ -329,7 +325,10 @@ class Sweep(Section):
 
 def _check_key(key: str, values: Range) -> None:
     sections = sections_at(key)
-    reason = NOT_SWEPT.get(key.partition(".")[0])
+    for name in _keys_set(values):
+        if f"{key}.{name}" in NOT_SWEPT:
+            _check_key(f"{key}.{name}", Choice(choice=(None,)))
+    reason = NOT_SWEPT.get(key) or NOT_SWEPT.get(key.partition(".")[0])
     if key.endswith(".kind"):
         section = key.removesuffix(".kind")
         reason = f"decides which keys there are; give '{section}' a choice of mappings"

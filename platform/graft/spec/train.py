@@ -2,11 +2,30 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from graft.spec.explain import nearest
 from graft.spec.section import Momentum, Positive, PositiveFloat, Section, Seed
 
 NotNegative = Annotated[float, Field(ge=0)]
+METRICS = {
+    "val.accuracy": "max",
+    "val.macro_f1": "max",
+    "val.top5_accuracy": "max",
+    "val.loss": "min",
+    "val.ece": "min",
+}
+"""Metrics that epochs and trials can be compared by, and whether more (max) or less (min) is
+better."""
+
+
+def _known_metric(metric: str) -> str:
+    if metric not in METRICS:
+        raise ValueError(f"there is no metric '{metric}'{nearest(metric, METRICS)}")
+    return metric
+
+
+Metric = Annotated[str, AfterValidator(_known_metric)]
 
 
 class SGD(Section):
@@ -140,8 +159,8 @@ class Unfreeze(Section):
 class EarlyStopping(Section):
     """Training stops when validation no longer improves."""
 
-    metric: Literal["accuracy", "loss"] = "accuracy"
-    """Metric on the validation images."""
+    metric: Literal["accuracy", "loss"] | None = None
+    """Metric on the validation images; null: `train.metric`."""
     patience: Positive = 5
     """Epochs without a new best value after which training stops."""
     min_delta: NotNegative = 0.0
@@ -182,6 +201,11 @@ class Train(Section):
     """Decay per step of an exponential moving average of the tail, which is then validated and
     stored instead of the tail; in the first steps the decay is lower, (1 + step) / (10 + step);
     null: off."""
+    metric: Metric | None = None
+    """Validation metric that epochs are compared by: which one is the best, and whether training
+    still gets better: `val.accuracy`, `val.macro_f1`, `val.top5_accuracy` (needs more than 5
+    classes), `val.loss` or `val.ece`; null: `val.accuracy`, in a sweep its `search.metric`. Of two
+    epochs with the same value, the one of lower loss is better."""
     early_stopping: EarlyStopping | None = None
     """When to stop before the last epoch; null: all epochs are trained."""
     batch_norm: Literal["replica", "sync"] = "replica"

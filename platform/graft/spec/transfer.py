@@ -132,6 +132,10 @@ class TransferReport(Section):
         dataset = self.base.dataset
         if dataset.labels is not None or dataset.holdout is not None:
             raise ValueError("base.dataset: the report sets labels and holdout; leave them null")
+        if self.base.train.metric:
+            raise ValueError(
+                "base.train.metric has no effect in a report, which compares epochs by val.loss"
+            )
         if self.base.train.early_stopping or self.base.train.unfreeze:
             raise ValueError(
                 "base.train: early_stopping and unfreeze would treat arms unlike; arms have a "

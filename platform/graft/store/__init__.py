@@ -1,14 +1,25 @@
 """The store: everything Graft stores, in a local directory or an S3 bucket, in one layout."""
 
-from graft.store.documents import Marker, find_document, parse_document, read_document, read_text
+from graft.store.documents import (
+    Marker,
+    document_bytes,
+    find_document,
+    parse_document,
+    read_document,
+    read_text,
+)
 from graft.store.objects import FileName, ObjectRef, payload_name, sha256, sha256_file
+from graft.store.s3 import SourceBucket, bucket_and_key
 from graft.store.store import Store
 
 __all__ = [
     "FileName",
     "Marker",
     "ObjectRef",
+    "SourceBucket",
     "Store",
+    "bucket_and_key",
+    "document_bytes",
     "find_document",
     "parse_document",
     "payload_name",

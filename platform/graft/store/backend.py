@@ -115,4 +115,9 @@ def explained(location: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"{location}: no space left; nothing was committed") from error
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise StoreError(
+                f"{location}: its file system has no file locks ({error.strerror}); use a local "
+                "disk, NFS with its lock service, or a bucket as s3://BUCKET/PREFIX"
+            ) from error
         raise StoreError(f"{location}: {error.strerror or error}") from error

@@ -1,4 +1,8 @@
-"""How often something in a store is tried again, and after which pause."""
+"""How often something in a store is tried again, and after which pause.
+
+Not tenacity, whose `Retrying` with these bounds and messages takes as many lines: what is tried
+again is mostly an answer and no exception, and a body that came on begins its count anew.
+"""
 
 import contextlib
 import random
@@ -15,19 +19,22 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
 """Longest pause before the second try, which doubles with each, and before any."""
 
 
-def tries(problem: str, count: int = TRIES) -> Iterator[None]:
+def tries(
+    problem: str, count: int = TRIES, failure: type[StoreError] = StoreError
+) -> Iterator[None]:
     """Yield once for each try; the caller leaves the loop once it has succeeded.
 
     All but the first wait for a random time, so that writers who met do not meet again.
 
     Raises:
-        StoreError: no try succeeded; the message is `problem`, which says what does not hold.
+        StoreError: no try succeeded, a `failure`; the message is `problem`, which says what does
+            not hold.
     """
     for number in range(count):
         if number:
             time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**number)))
         yield
-    raise StoreError(f"{problem} ({count} tries)")
+    raise failure(f"{problem} ({count} tries)")
 
 
 def persist(work: Callable[[], Result], count: int = 3) -> Result:

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Required, TypedDict, Unpack
-from urllib.parse import urlsplit
 
 from graft.errors import (
     InputError,
     ObjectChanged,
     ObjectExists,
     ObjectNotFound,
+    ObjectUnreadable,
     StoreError,
     StoreLost,
 )
@@ -54,11 +54,10 @@ class S3Bucket:
     """
 
     def __init__(self, uri: str):
-        parts = urlsplit(uri)
-        if not parts.netloc:
+        self.bucket, prefix = bucket_and_key(uri)
+        if not self.bucket:
             raise InputError(f"store '{uri}': expected s3://bucket/prefix, found no bucket")
-        self.bucket = parts.netloc
-        self.prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self._client = _s3_client(self.uri)
 
@@ -90,7 +89,7 @@ class S3Bucket:
 
     def size(self, key: str) -> int | None:
         # Not a HEAD: without a body in its answer, a missing bucket looks like a missing key.
-        for first_key, size in self._list(checked(self.uri, key)):
+        for first_key, size in self._list(self._checked(key)):
             return size if first_key == key else None
         return None
 
@@ -140,7 +139,7 @@ class S3Bucket:
         data, request = bytearray(), _Get(Bucket=self.bucket, Key=self._key(key))
         end = "" if length is None else start + length - 1
         problem = f"{self.uri}/{key}: the connection broke off each time; check the network"
-        turn = tries(problem, READS)
+        turn = tries(problem, READS, ObjectUnreadable)
         while True:
             next(turn)
             if length is not None or data:
@@ -164,10 +163,13 @@ class S3Bucket:
                 return Versioned(bytes(data), answer["ETag"])
             if len(data) > before:
                 request["IfMatch"] = answer["ETag"]
-                turn = tries(problem, READS)
+                turn = tries(problem, READS, ObjectUnreadable)
 
     def _key(self, key: str) -> str:
-        return self.prefix + checked(self.uri, key)
+        return self.prefix + self._checked(key)
+
+    def _checked(self, key: str) -> str:
+        return checked(self.uri, key)
 
     def _list(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
         rest = {"StartAfter": self.prefix + after} if after else {}
@@ -258,7 +260,13 @@ class S3Bucket:
                 f"{self.uri}: the credentials were refused ({code}); "
                 "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
             ) from error
+        if code in _UNREADABLE:
+            raise ObjectUnreadable(f"{location}: the endpoint answered {code}") from error
         if code in ("AccessDenied", "403", "Forbidden"):
+            if getattr(error, "operation_name", "") == "GetObject":
+                raise ObjectUnreadable(
+                    f"{location}: access denied; the credentials may not read it"
+                ) from error
             raise StoreError(
                 f"{self.uri}: access denied; the credentials may not use bucket '{self.bucket}'"
             ) from error
@@ -266,6 +274,47 @@ class S3Bucket:
         raise (StoreLost if lost else StoreError)(
             f"{location}: the endpoint answered {code or error}"
         ) from error
+
+
+class SourceBucket(S3Bucket):
+    """A bucket that is only read from: its keys are others', and any that S3 takes.
+
+    None of them is refused, since none names a path here: `a//b`, `./x`, `c\\d`.
+    """
+
+    def __init__(self, bucket: str):
+        super().__init__(f"s3://{bucket}")
+
+    def scan(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
+        """Yield as `Backend.scan`, also what ends with '/'."""
+        return self._list(prefix, after)
+
+    def _checked(self, key: str) -> str:
+        try:
+            if key.encode():
+                return key
+        except UnicodeEncodeError:
+            pass
+        raise ObjectNotFound(f"{self.uri}/{key!r} does not exist")
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """Return the bucket and the key, or prefix, that an s3:// URI names, each as it stands."""
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    return bucket, key
+
+
+_UNREADABLE = frozenset(
+    (
+        "InvalidObjectState",  # in an archive, such as S3 Glacier
+        "InvalidRequest",  # encrypted with a key of its owner's
+        "InvalidURI",
+        "KeyTooLongError",
+        "XMinioInvalidObjectName",
+        "XMinioInvalidResourceName",
+    )
+)
+"""Answers that concern one object, and not whether the bucket can be used."""
 
 
 class _Undecided(StoreError):  # noqa: N818

@@ -10,12 +10,12 @@ pointer, so a writer killed at any byte leaves nothing to be mistaken for a resu
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 from graft import units
 from graft.errors import (
@@ -54,10 +54,10 @@ class Store:
     @classmethod
     def open(cls, uri: str) -> "Store":
         """Open ``s3://bucket/prefix`` or a local directory (created on first write)."""
-        scheme = urlsplit(uri).scheme
-        if scheme == "s3":
+        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", uri)
+        if scheme and scheme[1].lower() == "s3":
             return cls(S3Bucket(uri))
-        if not uri or (scheme and "://" in uri):
+        if not uri or (scheme and scheme[2]):
             raise InputError(f"store '{uri}': expected s3://bucket/prefix or a local directory")
         root = Path(uri).expanduser().absolute()
         if root.is_file():

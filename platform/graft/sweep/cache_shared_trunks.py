@@ -6,11 +6,10 @@ view, and goes through the deepest trunk once, however many depths there are.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-
-import torch
+from dataclasses import dataclass
 
 from graft.activations.cache import ActivationCache
-from graft.activations.cache_decision import Mode, choose_to_cache
+from graft.activations.cache_decision import Measurement, Mode, choose_to_cache, measure
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import FillResult, fill, run_here
 from graft.activations.key import CacheEntry, key_scheme, view_name
@@ -27,19 +26,27 @@ from graft.training.prepare_run import assemble
 from graft.training.run_activations import reads_of
 from graft.training.training_plan import make_training_plan
 
-Filler = Callable[[ActivationCache, TrunkSetup, Sequence[CacheEntry]], FillResult]
-"""Computes what is missing, in this process or on a cluster."""
+
+@dataclass(frozen=True)
+class Filler:
+    """Where trunks run: in this process, or on a cluster's workers. What they cost is measured
+    there, too. Either takes a trunk that is on the CPU."""
+
+    device: str
+    """The kind that trials train on, ``cpu`` or ``cuda``."""
+    measure: Callable[[ActivationCache, TrunkSetup], Measurement]
+    fill: Callable[[ActivationCache, TrunkSetup, Sequence[CacheEntry]], FillResult]
+    """Computes what is missing."""
 
 
 def cache_shared_trunks(
-    store: Store, trials: Iterable[Trial], device: str, filler: Filler, recorder: TrialRecorder
+    store: Store, trials: Iterable[Trial], filler: Filler, recorder: TrialRecorder
 ) -> None:
     """See to it that what trials read many times is in the store.
 
     Args:
         store: where it is cached.
         trials: those still to be trained.
-        device: the kind that trials train on, ``cpu`` or ``cuda``.
         filler: computes what is missing.
         recorder: told each decision, on a line, and what was computed.
     """
@@ -49,24 +56,26 @@ def cache_shared_trunks(
             pixels = view_name(trial.spec.augment, 1)
             families[trunk_family(trial.spec), pixels].append(trial)
     for family in families.values():
-        _cache_family(store, family, device, filler, recorder)
+        _cache_family(store, family, filler, recorder)
 
 
-def fill_here(device: torch.device, recorder: TrialRecorder) -> Filler:
-    """Return what computes missing activations in this process."""
+def fill_here(recorder: TrialRecorder) -> Filler:
+    """Return what computes missing activations on this process's CPUs."""
 
     def fill_missing(
         cache: ActivationCache, setup: TrunkSetup, entries: Sequence[CacheEntry]
     ) -> FillResult:
-        setup.model.to(device)
         run = run_here(cache.store, setup, recorder.computing)
-        return fill(cache, entries, run, terms=LeaseTerms(waiting=recorder.waiting))
+        return fill(cache, entries, run, LeaseTerms(waiting=recorder.waiting))
 
-    return fill_missing
+    def measure_here(cache: ActivationCache, setup: TrunkSetup) -> Measurement:
+        return measure(setup, cache.store, cache.dataset.images("train"), cache.keys.dtype)
+
+    return Filler("cpu", measure_here, fill_missing)
 
 
 def _cache_family(
-    store: Store, trials: Sequence[Trial], device: str, filler: Filler, recorder: TrialRecorder
+    store: Store, trials: Sequence[Trial], filler: Filler, recorder: TrialRecorder
 ) -> None:
     """Cache what trials with one backbone and the same views share."""
     spec = trials[0].spec
@@ -76,20 +85,18 @@ def _cache_family(
         return
     prepared = assemble(store, spec, freeze=max(entry.depth for entry in reads))
     data = training_data(prepared, spec)
-    keys = key_scheme(spec, trunk_chain(prepared.model, prepared.contract), device)
+    keys = key_scheme(spec, trunk_chain(prepared.model, prepared.contract), filler.device)
     cache = ActivationCache(store, data.dataset, keys)
     setup = TrunkSetup(prepared.model, data.loader, data.preprocess)
-    if device == "cpu" or torch.cuda.is_available():
-        setup.model.to(torch.device(device))  # where what it costs is measured
     mode: Mode = "on" if any(trial.spec.cache == "on" for trial in trials) else "auto"
     entries: list[CacheEntry] = []
-    for decision in choose_to_cache(cache, setup, mode, reads):
+    for decision in choose_to_cache(cache, filler.measure(cache, setup), mode, reads):
         through = setup.model.stages.names[decision.depth - 1]
         recorder.say(f"{setup.model.stages.arch} through {through}: {decision.reason}")
         recorder.cached_images += sum(read.cached_images for read in decision.cached)
         entries += decision.entries
     if entries:
-        recorder.trunk_images += filler(cache, setup, entries).trunk_forwards
+        recorder.trunk_images += filler.fill(cache, setup, entries).trunk_forwards
 
 
 def _reads_of(store: Store, trials: Sequence[Trial]) -> dict[CacheEntry, float]:

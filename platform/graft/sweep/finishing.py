@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,71 +22,112 @@ from graft.sweep.sweep_records import (
     count_states,
     publish_sweep,
 )
+from graft.sweep.tails import keeps_all, remove_tails
 from graft.sweep.trial_recorder import TrialRecorder
 from graft.training.checkpoint import latest_checkpoint, load_checkpoint_model
 from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.publish_model import Origin, Publishing, TrainedModel, register_model
 from graft.training.run_records import Epoch, Result, create_run
-from graft.training.training_plan import make_training_plan
 
 TrainRun = Callable[[str], Result]
 """Trains a recorded run to its end."""
 
 
-def finish_sweep(
-    store: Store,
-    sweep_id: str,
-    sweep: Sweep,
-    recorder: TrialRecorder,
-    spec_of: Callable[[TrialRecord], Finetune],
-    train: TrainRun,
-    publishing: Publishing,
-) -> SweepResult:
-    """Take the best trial as it is or train it again, register its model, publish the result.
+@dataclass(frozen=True)
+class _Chosen:
+    """The best trial of a sweep, as it is or trained again."""
 
-    Raises:
-        RunFailed: no trial gave a finite metric, or a newer attempt at the sweep has taken over.
-    """
-    trials = [recorder.records[number] for number in sorted(recorder.records)]
-    search = sweep.search
-    best = best_trial(trials, search.metric, search.mode)
-    if best is None:
-        raise RunFailed(f"{sweep_id}: no trial gave a finite {search.metric}: {_why(trials)}")
-    record = next(trial for trial in trials if trial.number == best.number)
-    spec, model, run = spec_of(record), None, record.run
-    if isinstance(sweep.best, Retrain):
-        spec = retrained(spec, sweep.best)
+    best: BestTrial
+    record: TrialRecord
+    spec: Finetune
+    run: str | None
+    """Id of the run that trained it; None: it was trained without a run of its own."""
+    metrics: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class EndedSweep:
+    """A sweep whose trials have all ended, and what it takes to finish it."""
+
+    store: Store
+    sweep_id: str
+    sweep: Sweep
+    recorder: TrialRecorder
+    spec_of: Callable[[TrialRecord], Finetune]
+    """Returns the spec of a trial that has ended."""
+    train: TrainRun
+
+    def finish(self, publishing: Publishing) -> SweepResult:
+        """Take the best trial as it is or train it again, register its model, publish the result.
+
+        Raises:
+            RunFailed: no trial gave a finite metric, or a newer attempt at the sweep has taken
+                over.
+        """
+        trials = [self.recorder.records[number] for number in sorted(self.recorder.records)]
+        chosen, search = self._choose(trials), self.sweep.search
+        model, metrics = None, chosen.metrics
+        if target := self.sweep.register_:
+            trained = self._trained(chosen, target)
+            model = register_model(self.store, trained, target, publishing).ref
+            metrics = _metrics(trained.epoch)
+        result = SweepResult(
+            sweep=self.sweep_id,
+            metric=search.metric,
+            mode=search.mode,
+            best=chosen.best,
+            run=chosen.run,
+            model=model,
+            metrics=metrics,
+            seconds=round(self.recorder.seconds, 3),
+            states=count_states(trials),
+            trunk_images=self.recorder.trunk_images,
+            cached_images=self.recorder.cached_images,
+            trials=tuple(trials),
+            created=datetime.now(UTC).isoformat(),
+        )
+        publishing.fence()
+        publish_sweep(self.store, result)
+        if not keeps_all(self.sweep):  # from here on no attempt needs another one
+            remove_tails(self.store, self.sweep_id, {chosen.record.checkpoint})
+        return result
+
+    def _choose(self, trials: Sequence[TrialRecord]) -> _Chosen:
+        """Return the best trial, trained again where the spec says so."""
+        search = self.sweep.search
+        best = best_trial(trials, search.metric, search.mode)
+        if best is None:
+            why = _why(trials)
+            raise RunFailed(f"{self.sweep_id}: no trial gave a finite {search.metric}: {why}")
+        record = next(trial for trial in trials if trial.number == best.number)
+        spec = self.spec_of(record)
+        if not isinstance(self.sweep.best, Retrain):
+            metrics = _metrics(_epoch_of(record, best.epoch))
+            return _Chosen(best, record, spec, record.run, metrics)
+        spec = retrained(spec, self.sweep.best)
         # The run's id follows from the sweep's, so that a resumed sweep resumes this run.
-        result = train(create_run(store, spec, f"{sweep_id}-best"))
-        run, metrics = result.run, {part: result.metrics[part] for part in ("train", "val")}
-    else:
-        metrics = _metrics(_epoch_of(record, best.epoch))
-    if target := sweep.register_:
-        if run:
-            trained = _trained_by_run(store, sweep_id, spec, target, run)
-        else:
-            trained = _trained_by_trial(store, sweep_id, spec, target, record, best)
-        model = register_model(store, trained, target, publishing).ref
-        metrics = _metrics(trained.epoch)
-    finished = SweepResult(
-        sweep=sweep_id,
-        metric=search.metric,
-        mode=search.mode,
-        best=best,
-        run=run,
-        model=model,
-        metrics=metrics,
-        seconds=round(recorder.seconds, 3),
-        states=count_states(trials),
-        trunk_images=recorder.trunk_images,
-        cached_images=recorder.cached_images,
-        trials=tuple(trials),
-        created=datetime.now(UTC).isoformat(),
-    )
-    publishing.fence()
-    publish_sweep(store, finished)
-    return finished
+        result = self.train(create_run(self.store, spec, f"{self.sweep_id}-best"))
+        metrics = {part: result.metrics[part] for part in ("train", "val")}
+        return _Chosen(best, record, spec, result.run, metrics)
+
+    def _trained(self, chosen: _Chosen, target: Register) -> TrainedModel:
+        """Load the weights that are to be registered: a run's, else those that a trial stored."""
+        store, spec = self.store, chosen.spec
+        if chosen.run:
+            last = latest_checkpoint(store, chosen.run)
+            if last is None:
+                raise StoreError(f"{chosen.run} is finished, and none of its checkpoints is there")
+            prepared, checkpoint = load_checkpoint_model(store, spec, last, target.weights)
+            chain = trunk_chain(prepared.model, prepared.contract)
+            origin = Origin(spec, chosen.run, self.sweep_id)
+            return TrainedModel(origin, prepared, chain, checkpoint.history[-1])
+        record = chosen.record
+        number = chosen.best.epoch if target.weights == "best" else record.epochs[-1].epoch
+        prepared, chain = load_trial_model(store, spec, record, number)
+        epoch = Epoch(epoch=number, **_metrics(_epoch_of(record, number)))
+        origin = Origin(spec, f"{self.sweep_id}/{record.number}", self.sweep_id)
+        return TrainedModel(origin, prepared, chain, epoch)
 
 
 def retrained(spec: Finetune, best: Retrain) -> Finetune:
@@ -111,37 +153,6 @@ def _epoch_of(record: TrialRecord, number: int) -> TrialEpoch:
     return next(epoch for epoch in record.epochs if epoch.epoch == number)
 
 
-def _trained_by_trial(
-    store: Store,
-    sweep_id: str,
-    spec: Finetune,
-    target: Register,
-    record: TrialRecord,
-    best: BestTrial,
-) -> TrainedModel:
-    """Load the weights that a trial stored."""
-    number = best.epoch if target.weights == "best" else record.epochs[-1].epoch
-    prepared, chain = load_trial_model(store, spec, record, number)
-    epoch = Epoch(epoch=number, **_metrics(_epoch_of(record, number)))
-    origin = Origin(spec, f"{sweep_id}/{record.number}", sweep_id)
-    return TrainedModel(origin, prepared, chain, epoch)
-
-
-def _trained_by_run(
-    store: Store, sweep_id: str, spec: Finetune, target: Register, run: str
-) -> TrainedModel:
-    """Load the weights of a run's checkpoint.
-
-    A run's best epoch is the one with the best accuracy, whichever metric the sweep compares.
-    """
-    last = latest_checkpoint(store, run)
-    if last is None:
-        raise StoreError(f"{run} is finished, and none of its checkpoints is there")
-    prepared, chosen = load_checkpoint_model(store, spec, last, target.weights)
-    chain = trunk_chain(prepared.model, prepared.contract)
-    return TrainedModel(Origin(spec, run, sweep_id), prepared, chain, chosen.history[-1])
-
-
 def load_trial_model(
     store: Store, spec: Finetune, record: TrialRecord, epoch: int
 ) -> tuple[PreparedRun, TrunkChain]:
@@ -152,8 +163,8 @@ def load_trial_model(
     """
     tail = _tail(store, record)
     prepared = assemble(store, spec)
-    plan = make_training_plan(prepared.model, spec.backbone, spec.train)
-    prepared = assemble(store, spec, plan.depth(epoch))
+    model = prepared.model.cut(prepared.plan.depth(epoch))
+    prepared = replace(prepared, model=model)
     # Hashed before the tail is loaded: the trunk has its initial weights all the time.
     chain = trunk_chain(prepared.model, prepared.contract)
     copy_into(prepared.model.network.state_dict(), tail)

@@ -9,8 +9,9 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pydantic import JsonValue
 
 from graft.activations.key import BYTES, Dtype
 from graft.backbones.flops import part_costs
+from graft.backbones.process_setup import has_gpu, set_up_process
 from graft.backbones.transfer_model import build, build_on_meta
 from graft.data.image import decode
 from graft.data.manifest import DatasetVersion, Image, open_dataset
@@ -63,9 +65,11 @@ TRUNK = ("backbone", "dataset", "preprocess", "head.replaces", "train.unfreeze")
 class TrialResolver:
     """Resolves the trials of one sweep, once for all that differ in rates and seeds alone."""
 
-    def __init__(self, store: Store, base: Finetune):
+    def __init__(self, store: Store, base: Finetune, metric: str | None = None):
+        """Compare all trials' epochs by `metric`; None: as `base` says."""
         self._resolver = Resolver(store)
         self._base = base
+        self._metric = metric or base.train.metric
         self._cache: dict[str, tuple[Finetune, Facts]] = {}
 
     def resolve(self, changes: Changes) -> Resolved:
@@ -76,6 +80,8 @@ class TrialResolver:
         """
         label = f"trial ({changes_text(changes)})"
         spec = trial_spec(self._base, changes, label)
+        train = spec.train.model_copy(update={"metric": self._metric})
+        spec = spec.model_copy(update={"train": train})
         key = str(spec.model_dump(mode="json", exclude={"train": set(UNCHECKED)}))
         if key not in self._cache:
             try:
@@ -98,7 +104,7 @@ def prepare_sweep(
         InputError: whatever would make a trial fail before its first step.
     """
     _check_metric(store, sweep)
-    resolver = TrialResolver(store, sweep.base)
+    resolver = TrialResolver(store, sweep.base, sweep.search.metric)
     listed = known_trials(sweep)
     changes_of_all = _reachable(sweep) if listed is None else listed
     trials = [resolver.resolve(changes) for changes in changes_of_all]
@@ -109,11 +115,6 @@ def prepare_sweep(
     return sweep.model_copy(update={"base": _recorded(sweep, trials[0].spec)}), plan
 
 
-def has_gpu() -> bool:
-    """Whether this machine has a GPU that torch can use."""
-    return torch.cuda.is_available()
-
-
 def measure_throughput(store: Store, trial: Resolved) -> Throughput:
     """Measure what this machine does in a second, with a trial's network and images.
 
@@ -121,24 +122,17 @@ def measure_throughput(store: Store, trial: Resolved) -> Throughput:
     second or two, and longer for a large network's first pass. On a busy machine the result is too
     low.
     """
-    spec = trial.spec
+    spec, cores = trial.spec, len(os.sched_getaffinity(0))
     dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
     preprocess = spec.preprocess or Preprocess()
-    backbone = Backbone(arch=spec.backbone.arch, weights="none", freeze="all")
-    model = build(backbone, spec.head, len(dataset.manifest.classes), preprocess.crop).eval()
-    device = torch.device("cuda" if spec.scaling.gpus_per_worker and has_gpu() else "cpu")
-    model.to(device)
-    x = torch.zeros(MEASURED // 4, preprocess.crop, preprocess.crop, 3).permute(0, 3, 1, 2)
-    x = x.to(device)
-    model.trunk(x).sum().item()
-    passes: list[float] = []
-    # The fastest of a few counts: other work on the machine only makes them slower.
-    while len(passes) < 5 and sum(passes) < 1:
-        before = time.perf_counter()
-        model.trunk(x).sum().item()  # a GPU is done when the number is here
-        passes.append(time.perf_counter() - before)
+    classes = len(dataset.manifest.classes)
+    if spec.scaling.gpus_per_worker and has_gpu():
+        # In a process that ends: this one's context would stay on the GPU while trials train there.
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            images_s = process.submit(_trunk_speed_on_gpu, spec, classes, cores).result()
+    else:
+        images_s = _trunk_speed(spec, classes, torch.device("cpu"))
     images = dataset.images("train")[:MEASURED]
-    cores = len(os.sched_getaffinity(0))
 
     def prepare(image: Image) -> None:
         render(decode(dataset.read(image)), image.sha256, 1, preprocess, spec.augment)
@@ -149,7 +143,27 @@ def measure_throughput(store: Store, trial: Resolved) -> Throughput:
         list(pool.map(prepare, images))
         spent = time.perf_counter() - before
     gflops = sum(stage.gflops for stage in trial.facts.stages)
-    return Throughput(gflops=gflops * len(x) / min(passes), images=len(images) / spent)
+    return Throughput(gflops=gflops * images_s, images=len(images) / spent)
+
+
+def _trunk_speed_on_gpu(spec: Finetune, classes: int, cpus: int) -> float:
+    return _trunk_speed(spec, classes, set_up_process(cpus, gpus=1))
+
+
+def _trunk_speed(spec: Finetune, classes: int, device: torch.device) -> float:
+    """Return how many images a second pass through all stages of a spec's backbone."""
+    crop = (spec.preprocess or Preprocess()).crop
+    backbone = Backbone(arch=spec.backbone.arch, weights="none", freeze="all")
+    model = build(backbone, spec.head, classes, crop).eval().to(device)
+    x = torch.zeros(MEASURED // 4, crop, crop, 3).permute(0, 3, 1, 2).to(device)
+    model.trunk(x).sum().item()
+    passes: list[float] = []
+    # The fastest of a few counts: other work on the machine only makes them slower.
+    while len(passes) < 5 and sum(passes) < 1:
+        before = time.perf_counter()
+        model.trunk(x).sum().item()  # a GPU is done when the number is here
+        passes.append(time.perf_counter() - before)
+    return len(x) / min(passes)
 
 
 def _check_metric(store: Store, sweep: Sweep) -> None:

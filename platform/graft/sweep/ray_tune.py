@@ -8,12 +8,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
 import ray
 from ray import tune
+from ray.actor import ActorHandle
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
@@ -24,6 +25,8 @@ from graft.sweep.ray_tune_scheduler import concurrency, make_scheduler
 from graft.sweep.search import Suggestion, TrialSearch
 from graft.sweep.sweep_plan import Trial
 from graft.sweep.trial_recorder import TrialRecorder
+from graft.training.events import REPORT_EVERY_S, Board
+from graft.training.ray_train import open_board
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -76,8 +79,10 @@ def tune_trials(
     # Tune's population-based training takes no searcher: it starts from a grid of all trials.
     population = isinstance(sweep.scheduler, PBT)
     stop = SweepStop()
-    watcher = TrialWatcher(recorder, search, stop)
-    actor = tune.with_parameters(TrialActor, setup=setup)
+    # Where trials compute themselves what they read, they may wait for one another for hours.
+    board = open_board() if nested or setup.readers_per_trunk else None
+    watcher = TrialWatcher(recorder, search, stop, board)
+    actor = tune.with_parameters(TrialActor, setup=replace(setup, board=board))
     searcher = None if population else TuneSearcher(search, make_trial, recorder, sweep, stop)
     seconds_left = recorder.seconds_left
     with tempfile.TemporaryDirectory(prefix="graft-tune-") as scratch, _ctrl_c_stops(stop):
@@ -94,6 +99,7 @@ def tune_trials(
             ),
             run_config=_run_config(setup.sweep_id, scratch, scaling, watcher, stop),
         ).fit()
+    watcher.pass_on_messages()
     stop.raise_reason()
     watcher.record_unfinished()
 
@@ -209,9 +215,11 @@ def _ctrl_c_stops(stop: SweepStop) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set signal handlers
         return
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    for number, _ in before:
-        signal.signal(number, interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.getsignal(number)) for number in numbers]
+    for number, handler in before:
+        if (number, handler) != (signal.SIGHUP, signal.SIG_IGN):  # as nohup sets it
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
@@ -264,7 +272,6 @@ class _Watched:
     """A trial that has not been recorded yet."""
 
     trial: Trial
-    began: float = field(default_factory=time.monotonic)
     update: TrialUpdate | None = None
     """The newest one; None: the trial has finished no step."""
 
@@ -272,8 +279,15 @@ class _Watched:
 class TrialWatcher(_Stateless, tune.Callback):  # type: ignore[misc]
     """Shows the progress of Tune's trials and records those that end; in the driver's process."""
 
-    def __init__(self, recorder: TrialRecorder, search: TrialSearch, stop: SweepStop):
+    def __init__(
+        self,
+        recorder: TrialRecorder,
+        search: TrialSearch,
+        stop: SweepStop,
+        board: ActorHandle[Board] | None = None,
+    ):
         self._recorder, self._search, self._stop = recorder, search, stop
+        self._board, self._looked = board, 0.0
         self._watched: dict[str, _Watched] = {}
         """By Tune's trial id."""
 
@@ -317,6 +331,18 @@ class TrialWatcher(_Stateless, tune.Callback):  # type: ignore[misc]
             died = "its process died"
             self._try_to_record(trial, f"{died}: {last}" if last else died)
 
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Show what trials say in the middle of a step; Tune calls this all the time."""
+        if time.monotonic() - self._looked > REPORT_EVERY_S:
+            self._looked = time.monotonic()
+            self.pass_on_messages()
+
+    def pass_on_messages(self) -> None:
+        """Show the messages on the board."""
+        if self._board:
+            for event in ray.get(self._board.take.remote()):
+                self._recorder.pass_on(event)
+
     def record_unfinished(self) -> None:
         """Record the trials that were running when the time was up."""
         for trial_id, watched in list(self._watched.items()):
@@ -341,10 +367,6 @@ class TrialWatcher(_Stateless, tune.Callback):  # type: ignore[misc]
     def _record(self, trial_id: str, watched: _Watched, error: str | None) -> None:
         self._watched.pop(trial_id, None)
         update = watched.update or TrialUpdate(values=watched.trial.changes)
-        seconds = time.monotonic() - watched.began
-        record = self._recorder.record(
-            watched.trial.model_copy(update={"changes": update.values}),
-            update.progress.model_copy(update={"seconds": seconds}),
-            error,
-        )
+        trial = watched.trial.model_copy(update={"changes": update.values})
+        record = self._recorder.record(trial, update.progress, error)
         self._search.tell(record)

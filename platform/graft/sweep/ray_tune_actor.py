@@ -6,6 +6,7 @@ of a trial travels the same way, so that Tune itself sees no error and the sweep
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any, Self
 
 import ray
 import ray.exceptions
-import torch
 from ray import tune
+from ray.actor import ActorHandle
 
-from graft.backbones.malloc import keep_freed_memory
+from graft.backbones.process_setup import set_up_process
 from graft.errors import GraftError, ResourceError, StoreError
 from graft.spec import Changes, Scaling, Section, trial_spec
 from graft.store import Store
@@ -31,9 +32,8 @@ from graft.sweep.trial import (
     train_together,
     train_trial,
 )
-from graft.training.attempt import repeat_exactly
 from graft.training.checkpoint import latest_checkpoint, state_from_bytes, state_to_bytes
-from graft.training.events import Validated
+from graft.training.events import Board, Event, Note, Untrained, Validated
 from graft.training.ray_train import run_finetune
 from graft.training.run_records import create_run
 from graft.training.worker_group import Ranks
@@ -99,6 +99,8 @@ class ActorSetup:
     readers_per_trunk: int
     """How many trials are expected to read the same activations, where the plan does not list the
     trials; 0: it does, and the driver has cached what is worth caching."""
+    board: ActorHandle[Board] | None = None
+    """Where actors leave messages for people; None: nobody reads them."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,6 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._setup = setup
         self._store = Store.open(setup.store_uri)
         self._process: TrialProcess | None = None
-        keep_freed_memory()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -194,46 +195,69 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         """Train in this process."""
         trial = assignment.trial
         scaling, readers = trial.spec.scaling, self._setup.readers_per_trunk
-        torch.set_num_threads(scaling.cpus_per_worker)
         if self._process is None:
-            ranks = Ranks.alone(device_of(scaling))
+            device = set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker)
+            ranks = Ranks.alone(device)
             sweep_id, selection = self._setup.sweep_id, self._setup.selection
             self._process = TrialProcess(self._store, sweep_id, selection, ranks)
+
+        def waiting(holder: str) -> None:
+            self._say(trial, f"waiting for activations that {holder} computes")
+
         if self._setup.mutates:
             spec = trial_spec(trial.spec, assignment.values, f"trial {trial.number}")
             trial = trial.model_copy(update={"spec": spec})
+        began = time.monotonic()
         if resumed:
             images = resumed.progress.trunk_images
         else:
-            images = self._process.fill(trial.spec, readers) if readers else 0
+            images = self._process.fill(trial.spec, readers, waiting) if readers else 0
+        filling_s = time.monotonic() - began
         for snapshot in train_trial(self._process, trial, resumed):
             total = images + snapshot.progress.trunk_images
-            progress = snapshot.progress.model_copy(update={"trunk_images": total})
-            yield replace(snapshot, progress=progress)
+            setup_s = filling_s + snapshot.progress.setup_s
+            update = {"trunk_images": total, "setup_s": setup_s}
+            yield replace(snapshot, progress=snapshot.progress.model_copy(update=update))
 
     def _nested(self, trial: Trial) -> Iterator[Snapshot]:
         """Train on several workers, as a run of its own."""
         run = create_run(self._store, trial.spec)
         epochs: tuple[TrialEpoch, ...] = ()
         diverged: str | None = None
-        for validated in _validated_epochs(self._store, run):
-            finite, diverged = trial_epochs([(validated.epoch, validated.train, validated.val)])
+        began = ready = time.monotonic()
+
+        def so_far() -> Progress:
+            return Progress(
+                epochs=epochs,
+                diverged=diverged,
+                run=run,
+                setup_s=ready - began,
+                seconds=time.monotonic() - ready,
+            )
+
+        for event in _events_of(self._store, run):
+            if isinstance(event, Note):
+                self._say(trial, event.text)
+            if isinstance(event, Untrained):
+                ready = time.monotonic()
+            if not isinstance(event, Validated):
+                continue
+            finite, diverged = trial_epochs([(event.epoch, event.train, event.val)])
             epochs += finite
-            if validated.epoch < trial.spec.train.epochs:
-                yield Snapshot(Progress(epochs=epochs, diverged=diverged, run=run), None)
+            if event.epoch < trial.spec.train.epochs:
+                yield Snapshot(so_far(), None)
         checkpoint = latest_checkpoint(self._store, run)
-        last = Progress(
-            epochs=epochs,
-            diverged=diverged,
-            checkpoint=checkpoint.folder if checkpoint else None,
-            ended=True,
-            run=run,
-        )
-        yield Snapshot(last, None)
+        folder = checkpoint.folder if checkpoint else None
+        yield Snapshot(so_far().model_copy(update={"checkpoint": folder, "ended": True}), None)
+
+    def _say(self, trial: Trial, text: str) -> None:
+        """Leave a message for people: in the middle of a step, no result of Tune's carries one."""
+        if self._setup.board:
+            self._setup.board.post.remote(Note(f"trial {trial.number}: {text}"))
 
 
-def _validated_epochs(store: Store, run: str) -> Iterator[Validated]:
-    """Train a run on Ray Train's workers in a thread; yield its epochs as they are validated."""
+def _events_of(store: Store, run: str) -> Iterator[Event]:
+    """Train a run on Ray Train's workers in a thread; yield its events."""
     events: queue.Queue[Any] = queue.Queue()
 
     def train() -> None:
@@ -246,8 +270,7 @@ def _validated_epochs(store: Store, run: str) -> Iterator[Validated]:
     thread = threading.Thread(target=train, daemon=True)
     thread.start()
     while not isinstance(event := events.get(), _RunEnded):
-        if isinstance(event, Validated):
-            yield event
+        yield event
     if event.error is not None:
         raise event.error
     thread.join()
@@ -266,9 +289,7 @@ def batch_on_ray(
     """Train heads as one computation, in a task on the connected Ray; see `train_together`."""
 
     def train() -> list[Progress]:
-        torch.set_num_threads(scaling.cpus_per_worker)
-        keep_freed_memory()
-        ranks = Ranks.alone(device_of(scaling))
+        ranks = Ranks.alone(set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker))
         store = Store.open(setup.store_uri)
         process = TrialProcess(store, setup.sweep_id, setup.selection, ranks)
         return train_together(process, batch, lambda trial, epoch: None, seconds)
@@ -285,20 +306,3 @@ def error_line(error: Exception) -> str:
     """Return an error's text on one line, with its type unless it is Graft's."""
     text = " ".join(str(error).split())
     return text if isinstance(error, GraftError) else f"{type(error).__name__}: {text}"
-
-
-def device_of(scaling: Scaling) -> torch.device:
-    """Return the device that a trial trains on, set to give the same numbers every time.
-
-    Raises:
-        ResourceError: the spec asks for a GPU, and there is none here.
-    """
-    if scaling.gpus_per_worker == 0:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ResourceError(
-            "base.scaling.gpus_per_worker is 1, and there is no GPU here that torch can use; set "
-            "it to 0, or name a cluster in RAY_ADDRESS"
-        )
-    repeat_exactly()
-    return torch.device("cuda")

@@ -5,6 +5,7 @@ from typing import Any, assert_never
 import ray
 from ray import tune
 from ray.tune import schedulers
+from ray.tune.experiment import Trial as TuneTrial
 
 from graft.spec import (
     ASHA,
@@ -18,7 +19,7 @@ from graft.spec import (
     Range,
     Sweep,
 )
-from graft.sweep.ray_tune_actor import ASSIGNMENT, VALUES
+from graft.sweep.ray_tune_actor import ASSIGNMENT, TRIAL, VALUES
 from graft.sweep.space import into_range
 
 
@@ -76,7 +77,7 @@ def make_scheduler(sweep: Sweep) -> Any:
 
     if isinstance(scheduler, PBT):
         domains = {key: _domain(values) for key, values in sweep.space.items()}
-        return schedulers.PopulationBasedTraining(
+        return _Population(
             **common,
             perturbation_interval=scheduler.every,
             quantile_fraction=scheduler.quantile,
@@ -87,6 +88,21 @@ def make_scheduler(sweep: Sweep) -> Any:
     if not isinstance(scheduler, NoScheduler):
         assert_never(scheduler)
     return None
+
+
+class _Population(schedulers.PopulationBasedTraining):  # type: ignore[misc]
+    """Population-based training in which a trial takes over weights and values, and stays itself.
+
+    Tune copies another trial's whole config, and with it the number that it is recorded by.
+    """
+
+    def _get_new_config(
+        self, trial: TuneTrial, trial_to_clone: TuneTrial
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the config of `trial` after the exchange, and what was done to its values."""
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        ours = {TRIAL: trial.config[ASSIGNMENT][TRIAL]}
+        return config | {ASSIGNMENT: config[ASSIGNMENT] | ours}, operations
 
 
 def _domain(values: Range) -> Any:

@@ -11,25 +11,25 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
-import torch
-
 from graft.activations.cache import ActivationCache
+from graft.activations.cache_decision import Measurement
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import FillResult
 from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms
-from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray
-from graft.backbones.malloc import keep_freed_memory
+from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray, measure_on_ray
+from graft.backbones.process_setup import set_up_process
+from graft.data.manifest import open_dataset
 from graft.errors import Interrupted, ResourceError
 from graft.registry import Fence, Mover
-from graft.spec import Finetune, StandardAugment, trial_spec
+from graft.spec import Finetune, Preprocess, StandardAugment, trial_spec
 from graft.store import Store
 from graft.store.retries import persist
 from graft.sweep.cache_shared_trunks import Filler, cache_shared_trunks, fill_here
-from graft.sweep.finishing import finish_sweep
+from graft.sweep.finishing import EndedSweep
 from graft.sweep.prepare_sweep import TrialResolver
 from graft.sweep.ray_tune import tune_trials
-from graft.sweep.ray_tune_actor import ActorSetup, batch_on_ray, device_of, error_line
+from graft.sweep.ray_tune_actor import ActorSetup, batch_on_ray, error_line
 from graft.sweep.search import Suggestion, make_search, warm_trials
 from graft.sweep.sweep_plan import Trial, trial_id
 from graft.sweep.sweep_records import (
@@ -43,6 +43,7 @@ from graft.sweep.trial import Progress, Selection, TrialProcess, train_together
 from graft.sweep.trial_recorder import Show, TrialRecorder
 from graft.training.attempt_pointer import hold_attempt
 from graft.training.events import Note
+from graft.training.prepare_run import enlargement
 from graft.training.publish_model import Publishing
 from graft.training.ray_train import require_resources, run_finetune
 from graft.training.run_records import Result
@@ -66,7 +67,7 @@ def run_sweep(
         store: where the sweep is recorded.
         sweep_id: the sweep's id.
         show: called with every event.
-        connect: connects to Ray; not called if all trials are heads that this machine trains.
+        connect: connects to Ray; not called if all trials are heads that this machine's CPUs train.
         mover: who moves the alias that the spec names; None: this machine's user.
         take_over: as `hold_attempt` has it.
 
@@ -108,11 +109,14 @@ class _Driver:
         self._sweep = sweep = read_sweep(store, sweep_id)
         self._plan = read_plan(store, sweep_id)
         self._scaling = sweep.base.scaling
-        self._resolver = TrialResolver(store, sweep.base)
-        self._cluster = os.environ.get("RAY_ADDRESS") not in (None, "", "local")
+        self._resolver = TrialResolver(store, sweep.base, sweep.search.metric)
+        cluster = os.environ.get("RAY_ADDRESS") not in (None, "", "local")
+        # What this process put on a GPU would stay there while others train on it.
+        self._only_drives = cluster or self._scaling.gpus_per_worker > 0
+        """Whether Ray's workers alone compute, and this process nothing."""
         weights = sweep.register_.weights if sweep.register_ else "best"
         selection = Selection(sweep.search.metric, sweep.search.mode, weights)
-        self._recorder = TrialRecorder(store, sweep_id, selection, sweep.budget, show, fence)
+        self._recorder = TrialRecorder(store, sweep_id, sweep, show, fence)
         readers = 0
         if not self._plan.trials:
             readers = max(1, self._plan.count // max(1, len(self._plan.trunks)))
@@ -126,11 +130,14 @@ class _Driver:
 
     def run(self, mover: Mover) -> SweepResult:
         """Cache shared activations, train the remaining trials, and finish the sweep."""
-        remaining = self._remaining()
+        base, remaining = self._sweep.base, self._remaining()
+        manifest = open_dataset(self._store, base.dataset.name, base.dataset.version).manifest
+        if text := enlargement(manifest, base.preprocess or Preprocess()):
+            self._recorder.say(text)
         unlisted = not self._plan.trials and len(self._recorder.records) < self._plan.count
         needs_tune = bool(remaining.alone or unlisted)
         with ExitStack() as connected:
-            if self._cluster or needs_tune:
+            if self._only_drives or needs_tune:
                 connected.enter_context(self._connect())
                 require_resources(self._scaling)
             if not self._recorder.out_of_time:
@@ -141,15 +148,10 @@ class _Driver:
             if needs_tune and not self._recorder.out_of_time:
                 self._tune(remaining.alone)
         publishing = Publishing(mover, self._fence, self._recorder.say)
-        return finish_sweep(
-            self._store,
-            self._id,
-            self._sweep,
-            self._recorder,
-            self._spec_of,
-            self._train_run,
-            publishing,
+        ended = EndedSweep(
+            self._store, self._id, self._sweep, self._recorder, self._spec_of, self._train_run
         )
+        return ended.finish(publishing)
 
     def _remaining(self) -> _Remaining:
         ended = self._recorder.records
@@ -161,32 +163,29 @@ class _Driver:
         return _Remaining([batch for batch in batches if batch], list(by_number.values()))
 
     def _cache_trunks(self, remaining: _Remaining) -> None:
-        """Compute the activations that trials share: on the cluster, else in this process."""
+        """Compute the activations that trials share: on Ray's workers, else in this process."""
         readers = list(remaining.alone)
         for batch in remaining.batches:
             augment = batch[0].spec.augment
             live = isinstance(augment, StandardAugment) and augment.views == "live"
             # A batch reads live views once for all its heads, and nobody reads them again.
             readers += batch[:1] if live else batch
-        device = torch.device("cuda" if self._scaling.gpus_per_worker else "cpu")
-        fill: Filler = self._fill_on_ray
-        if not self._cluster:
-            device = device_of(self._scaling)
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
-            keep_freed_memory()
-            fill = fill_here(device, self._recorder)
-        persist(
-            lambda: cache_shared_trunks(self._store, readers, device.type, fill, self._recorder)
-        )
+        if self._only_drives:
+            device = "cuda" if self._scaling.gpus_per_worker else "cpu"
+            filler = Filler(device, self._measure_on_ray, self._fill_on_ray)
+        else:
+            set_up_process(len(os.sched_getaffinity(0)))
+            filler = fill_here(self._recorder)
+        persist(lambda: cache_shared_trunks(self._store, readers, filler, self._recorder))
 
     def _train_together(self, batch: Sequence[Trial]) -> None:
-        """Train heads as one computation: in a task on the cluster, else in this process."""
+        """Train heads as one computation: in a task on Ray, else in this process."""
 
         def train() -> list[Progress]:
             left = self._recorder.seconds_left
-            if self._cluster:
+            if self._only_drives:
                 return batch_on_ray(self._setup, batch, self._scaling, left)
-            ranks = Ranks.alone(device_of(self._scaling))
+            ranks = Ranks.alone(set_up_process(len(os.sched_getaffinity(0))))
             process = TrialProcess(self._store, self._id, self._setup.selection, ranks)
             return train_together(process, batch, self._recorder.advanced, left)
 
@@ -227,21 +226,22 @@ class _Driver:
         """Train the best trial again, as a run of its own."""
         self._recorder.say(f"training the best trial again: run {run}")
         with self._connect():
-            return run_finetune(self._store, run, lambda event: None)
+            return run_finetune(self._store, run, self._recorder.pass_on)
 
     def _fill_on_ray(
         self, cache: ActivationCache, setup: TrunkSetup, entries: Sequence[CacheEntry]
     ) -> FillResult:
-        scaling = self._scaling
         return fill_on_ray(
             cache,
-            TaskSetup(
-                setup.model.to(torch.device("cpu")),
-                setup.preprocess,
-                self._sweep.base.loader,
-                TaskResources(scaling.cpus_per_worker, scaling.gpus_per_worker),
-            ),
+            self._task_setup(setup),
             entries,
-            terms=LeaseTerms(waiting=self._recorder.waiting),
+            LeaseTerms(waiting=self._recorder.waiting),
             progress=self._recorder.computing,
         )
+
+    def _measure_on_ray(self, cache: ActivationCache, setup: TrunkSetup) -> Measurement:
+        return measure_on_ray(cache, self._task_setup(setup))
+
+    def _task_setup(self, setup: TrunkSetup) -> TaskSetup:
+        resources = TaskResources(self._scaling.cpus_per_worker, self._scaling.gpus_per_worker)
+        return TaskSetup(setup.model, setup.preprocess, self._sweep.base.loader, resources)

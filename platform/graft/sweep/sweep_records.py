@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job
-from graft.store import Store, find_document, read_document
+from graft.store import Store, document_bytes, find_document, read_document
 from graft.store.index import indexed_rows
 from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.sweep.sweep_plan import SweepPlan
@@ -54,13 +54,18 @@ class TrialRecord(Section):
     epochs: tuple[TrialEpoch, ...] = ()
     """The epochs whose numbers are finite."""
     seconds: float
-    """Wall time of the trial; of trials that were one computation, each has an equal share."""
+    """Seconds of training and validation; of trials that were one computation, each has an equal
+    share. Records of earlier releases count set-up here, too."""
+    setup_s: float | None = None
+    """Seconds before, to build the model and to open or compute activations; shared likewise. null:
+    of an earlier release."""
     ended_s: float
     """Seconds from the sweep's start to the trial's end; after a resume the count goes on."""
     run: Id | None = None
     """Id of the run that trained it; null: it was trained without a run of its own."""
     checkpoint: str | None = Field(default=None, pattern=_WEIGHTS)
-    """Store key of its weights: a tail, or a run's checkpoint; null: none were stored."""
+    """Store key of its weights: a tail, which is there as long as `sweep.tails` says, or a run's
+    checkpoint; null: none were stored."""
     error: str | None = None
     """What went wrong, on one line."""
 
@@ -108,8 +113,7 @@ class SweepResult(Section):
 def create_sweep(store: Store, sweep: Sweep, plan: SweepPlan, sweep_id: str | None = None) -> str:
     """Record a resolved spec and its plan; return the sweep's id, by default a new one."""
     sweep_id = sweep_id or sweep.name + id_ending()
-    data = plan.model_dump_json(by_alias=True, indent=1).encode()
-    store.create(f"sweeps/{sweep_id}/plan.json", data)
+    store.create(f"sweeps/{sweep_id}/plan.json", document_bytes(plan))
     store.create(f"sweeps/{sweep_id}/spec.yaml", dump_job(sweep).encode())
     return sweep_id
 
@@ -138,8 +142,7 @@ def put_trial(store: Store, sweep_id: str, record: TrialRecord) -> None:
     Raises:
         ObjectExists: another driver has committed another record of it.
     """
-    data = record.model_dump_json(indent=1).encode()
-    store.create(f"sweeps/{sweep_id}/trials/{record.number}.json", data)
+    store.create(f"sweeps/{sweep_id}/trials/{record.number}.json", document_bytes(record))
 
 
 def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
@@ -157,8 +160,7 @@ def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
 
 def publish_sweep(store: Store, result: SweepResult) -> None:
     """Commit the result."""
-    data = result.model_dump_json(indent=1).encode()
-    store.create(f"sweeps/{result.sweep}/result.json", data)
+    store.create(f"sweeps/{result.sweep}/result.json", document_bytes(result))
 
 
 def read_sweep_result(store: Store, sweep_id: str) -> SweepResult | None:

@@ -1,7 +1,7 @@
 """Trials as one process trains them, one alone or several heads together; plain torch, no Ray.
 
 Cached activations are read where the store has them; the driver computes them beforehand. Of a
-trial's weights only the tail of its best epoch is stored, in ``sweeps/<sweep>/tails/``.
+trial's weights only the tail of its best epoch is stored; how long it stays, `tails` says.
 """
 
 import time
@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from graft.activations.cache import ActivationCache
-from graft.activations.cache_decision import choose_to_cache
+from graft.activations.cache_decision import choose_to_cache, measure
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import key_scheme
+from graft.activations.lease import LeaseTerms
 from graft.activations.lookup import SharedActivations
 from graft.backbones.trunk import TrunkChain, tensors_to_bytes, trunk_chain
 from graft.spec import Finetune, Section
@@ -63,8 +64,10 @@ class Progress(Section):
     """Views of images that the trial itself sent through a frozen trunk."""
     run: str | None = None
     """Id of the run that trains it; null: it is trained without a run of its own."""
+    setup_s: float = 0.0
+    """Seconds before its first batch; see `TrialRecord`."""
     seconds: float = 0.0
-    """Wall time so far, once it is known; heads of one computation have equal shares."""
+    """Seconds of training and validation so far; see `TrialRecord`."""
 
     @property
     def state(self) -> State:
@@ -104,11 +107,16 @@ class TrialProcess:
         cache = self._cache(spec, chain, data)
         return prepared, chain, replace(data, cached=self._activations.lookup(cache))
 
-    def fill(self, spec: Finetune, readers: int) -> int:
+    def fill(self, spec: Finetune, readers: int, waiting: Callable[[str], object]) -> int:
         """Compute a trial's activations where caching them pays; return the images computed.
 
-        For trials that the plan does not list. `readers` is how many trials are expected to read
-        the same activations. Several processes that need the same ones compute them once.
+        For trials that the plan does not list. Several processes that need the same ones compute
+        them once.
+
+        Args:
+            spec: the trial's.
+            readers: how many trials are expected to read the same activations.
+            waiting: called with the process that computes them, where this one waits for it.
         """
         if spec.cache_refusal:
             return 0
@@ -120,10 +128,13 @@ class TrialProcess:
             for entry, times in reads_of(spec, data.dataset, prepared.plan).items()
             if entry.depth
         }
-        decisions = choose_to_cache(cache, setup, spec.cache, reads)
+        images = data.dataset.images("train")
+        measurement = measure(setup, self.store, images, cache.keys.dtype)
+        decisions = choose_to_cache(cache, measurement, spec.cache, reads)
         entries = [entry for decision in decisions for entry in decision.entries]
         self._activations.forget()
-        return fill(cache, entries, run_here(self.store, setup)).trunk_forwards
+        run = run_here(self.store, setup)
+        return fill(cache, entries, run, LeaseTerms(waiting=waiting)).trunk_forwards
 
     def _cache(self, spec: Finetune, chain: TrunkChain, data: TrainingData) -> ActivationCache:
         keys = key_scheme(spec, chain, self.ranks.device)
@@ -205,9 +216,11 @@ def train_trial(
     Raises:
         RunFailed: a frozen parameter changed during training.
     """
-    spec = trial.spec
+    spec, before = trial.spec, resumed.progress if resumed else Progress()
+    began = time.monotonic()
     prepared, chain, data = process.set_up(spec)
-    best = process.best_tail(trial, resumed.progress if resumed else None)
+    ready = time.monotonic()
+    best = process.best_tail(trial, before)
     state = resumed.training if resumed else None
     for event in finetune(prepared.model, data, spec.train, prepared.plan, process.ranks, state):
         if not isinstance(event, EpochDone):
@@ -219,8 +232,13 @@ def train_trial(
             frozen = prepared.model.cut(prepared.plan.depth(event.epoch))
             prove_frozen(f"trial {trial.number}", frozen, prepared.contract, chain, process.ranks)
         forwards = data.loader.rendered if prepared.plan.depth(1) else 0
-        counted = progress.model_copy(update={"ended": ended, "trunk_images": forwards})
-        yield Snapshot(counted, event.state)
+        counted = {
+            "ended": ended,
+            "trunk_images": forwards,
+            "setup_s": before.setup_s + ready - began,
+            "seconds": before.seconds + time.monotonic() - ready,
+        }
+        yield Snapshot(progress.model_copy(update=counted), event.state)
         if ended:
             return
 
@@ -244,6 +262,7 @@ def train_together(
     """
     began = time.monotonic()
     prepared, chain, data = process.set_up(trials[0].spec)
+    ready = time.monotonic()
     model = prepared.model
     recipes = [
         (make_training_plan(model, trial.spec.backbone, trial.spec.train), trial.spec.train)
@@ -265,7 +284,11 @@ def train_together(
             break
     together = f"trials {trials[0].number} to {trials[-1].number}"
     prove_frozen(together, model, prepared.contract, chain, process.ranks)
-    share = {"ended": ended, "seconds": (time.monotonic() - began) / len(trials)}
+    share = {
+        "ended": ended,
+        "setup_s": (ready - began) / len(trials),
+        "seconds": (time.monotonic() - ready) / len(trials),
+    }
     outcomes = [best.progress.model_copy(update=share) for best in tails]
     # All heads shared one pass through the trunk: the first one counts it.
     first = outcomes[0].model_copy(update={"trunk_images": data.loader.rendered})

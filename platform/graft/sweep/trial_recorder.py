@@ -1,15 +1,17 @@
 """Progress of a running sweep: trials that end are recorded in the store at once, and shown."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from graft.registry import Fence
-from graft.spec import Budget
+from graft.spec import Sweep
 from graft.store import Store
+from graft.sweep.best_trial import best_trial
 from graft.sweep.sweep_events import SweepEvent, TrialAdvanced, TrialEnded
 from graft.sweep.sweep_plan import Trial
-from graft.sweep.sweep_records import TrialEpoch, TrialRecord, put_trial, read_trials
-from graft.sweep.trial import Progress, Selection
+from graft.sweep.sweep_records import BestTrial, TrialEpoch, TrialRecord, put_trial, read_trials
+from graft.sweep.tails import keeps_all, remove_tails, trials_share
+from graft.sweep.trial import Progress
 from graft.training.events import Note, TrunkComputing
 
 Show = Callable[[SweepEvent], None]
@@ -18,17 +20,10 @@ Show = Callable[[SweepEvent], None]
 class TrialRecorder:
     """Records a sweep's trials, shows their progress, and watches the time budget."""
 
-    def __init__(
-        self,
-        store: Store,
-        sweep_id: str,
-        selection: Selection,
-        budget: Budget,
-        show: Show,
-        fence: Fence,
-    ):
-        self._store, self._id, self._metric = store, sweep_id, selection.metric
-        self._budget_s, self._show, self._fence = budget.wall_time_s, show, fence
+    def __init__(self, store: Store, sweep_id: str, sweep: Sweep, show: Show, fence: Fence):
+        self._store, self._id, self._sweep = store, sweep_id, sweep
+        self._metric, self._budget_s = sweep.search.metric, sweep.budget.wall_time_s
+        self._show, self._fence = show, fence
         self.records = {record.number: record for record in read_trials(store, sweep_id)}
         """Records of the trials that have ended, by number."""
         self._before_s = max((r.ended_s for r in self.records.values()), default=0.0)
@@ -61,6 +56,11 @@ class TrialRecorder:
     def waiting(self, holder: str) -> None:
         """Show which other process this one waits for."""
         self.say(f"waiting for {holder}, which computes these activations now")
+
+    def pass_on(self, event: object) -> None:
+        """Show what a trial's own process says, or a run's, if it is a message for people."""
+        if isinstance(event, Note):
+            self._show(event)
 
     def computing(self, images: int, total: int) -> None:
         """Show how many of `total` views of images have gone through the trunk."""
@@ -99,6 +99,7 @@ class TrialRecorder:
             state="failed" if error else progress.state,
             epochs=progress.epochs,
             seconds=round(progress.seconds, 3),
+            setup_s=round(progress.setup_s, 3),
             ended_s=round(self._before_s + self.seconds, 3),
             run=progress.run,
             checkpoint=progress.checkpoint,
@@ -107,6 +108,22 @@ class TrialRecorder:
         self._fence()
         put_trial(self._store, self._id, record)
         self.trunk_images += progress.trunk_images
+        before = self._best()
         self.records[trial.number] = record
+        self._remove_tails({trial.number} | ({before.number} if before else set()))
         self._show(TrialEnded(record))
         return record
+
+    def _best(self) -> BestTrial | None:
+        """Return the best of the trials that have ended."""
+        search = self._sweep.search
+        return best_trial(self.records.values(), search.metric, search.mode)
+
+    def _remove_tails(self, trials: Iterable[int]) -> None:
+        """Remove what need not stay of these trials' tails."""
+        if keeps_all(self._sweep) or trials_share(self._sweep):
+            return
+        best = self._best()
+        kept = {self.records[best.number].checkpoint} if best else set()
+        for number in trials:
+            remove_tails(self._store, self._id, kept, number)

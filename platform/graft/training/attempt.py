@@ -3,18 +3,15 @@
 Every worker drives the loop; the first one also records the run, see `run_recorder`.
 """
 
-import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
-
-import torch
+from dataclasses import dataclass, replace
 
 from graft.activations.cache import ActivationCache
 from graft.activations.compute import TrunkSetup
 from graft.activations.key import key_scheme
 from graft.activations.lookup import NO_ACTIVATIONS
-from graft.backbones.malloc import keep_freed_memory
+from graft.backbones.transfer_model import TransferModel
 from graft.backbones.trunk import TrunkChain, trunk_chain
 from graft.data.loader import ImageLoader
 from graft.data.subset import choose_subset
@@ -61,48 +58,90 @@ def run_attempt(
     """
     _require_store(store, run, ranks)
     spec = read_spec(store, run)
-    set_up_process(spec, ranks.device)
     pointer: AttemptPointer = ranks.from_first(
         claim_attempt(store, run_folder(run)) if ranks.rank == 0 else None
     )
     # One worker looks: another could meet a checkpoint that was committed meanwhile.
     last = ranks.from_first(latest_checkpoint(store, run) if ranks.rank == 0 else None)
     prepared = assemble(store, spec)
-    model, plan = prepared.model.to(ranks.device), prepared.plan
-    chain = trunk_chain(model, prepared.contract)
+    chain = trunk_chain(prepared.model.to(ranks.device), prepared.contract)
     _require_same_trunk(run, last, chain)
     recorder = None
-    finished = last.epoch if last else 0
     if ranks.rank == 0:
-        recorder = RunRecorder(store, run, pointer, prepared, chain, post, last)
-        post(Started(pointer.attempt, finished, plan.stages, chain.digests[-1]))
-        if text := enlargement(prepared):
+        recorder = RunRecorder(store, run, spec, pointer, prepared, chain, post, last)
+        finished = last.epoch if last else 0
+        post(Started(pointer.attempt, finished, prepared.plan.stages, chain.digests[-1]))
+        if text := enlargement(prepared.dataset.manifest, prepared.contract):
             post(Note(text))
-    data = training_data(prepared, spec)
-    cache = ActivationCache(store, data.dataset, key_scheme(spec, chain, ranks.device))
-    setup = TrunkSetup(model, data.loader, data.preprocess)
-    reads = reads_of(spec, data.dataset, plan, finished)
-    data = replace(data, cached=cache_for_run(spec, cache, setup, reads, ranks, post, run))
-    history = list(last.history) if last else []
-    watchdog = Watchdog(spec.scaling.stall_timeout_s, lambda s: post(Stalled(ranks.rank, s)))
-    start = load_state(store, last) if last else None  # takes as long as the network does
-    with watchdog:
-        events = finetune(model, data, spec.train, plan, ranks, start)
-        while not is_over(history, spec.train):
-            if (event := next(events, None)) is None:
-                break
-            watchdog.alive()
-            if isinstance(event, Unfreezing):
-                prove_frozen(f"run {run}", event.model, prepared.contract, chain, ranks)
-            elif isinstance(event, EpochDone):
-                _require_finite(run, event)
-                history.append(Epoch(epoch=event.epoch, train=event.train, val=event.val))
-            if recorder:
-                recorder.follow(event)
-                watchdog.alive()
-    prove_frozen(f"run {run}", model.cut(plan.depth(len(history))), prepared.contract, chain, ranks)
+    _Worker(store, run, spec, ranks, post, prepared, chain, last, recorder).train()
     if recorder:
-        recorder.finish(spec, started, mover or Mover.here("python"))
+        recorder.finish(started, mover or Mover.here("python"))
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """One worker of an attempt, with all that it trains in memory."""
+
+    store: Store
+    run: str
+    spec: Finetune
+    ranks: Ranks
+    """This worker among the others."""
+    post: Callable[[Event], object]
+    prepared: PreparedRun
+    """Its model is on this worker's device."""
+    chain: TrunkChain
+    """Digests of the trunk."""
+    last: Checkpoint | None
+    """The checkpoint that the attempt goes on from; None: it begins."""
+    recorder: RunRecorder | None
+    """Of the first worker."""
+
+    def train(self) -> None:
+        """Train the epochs that are left, and prove after each depth that no frozen bit moved.
+
+        Raises:
+            RunFailed: as `run_attempt`.
+        """
+        spec, ranks, last = self.spec, self.ranks, self.last
+        model, plan = self.prepared.model, self.prepared.plan
+        data = self._data()
+        history = list(last.history) if last else []
+        watchdog = Watchdog(spec.scaling.stall_timeout_s, self._stalled)
+        start = load_state(self.store, last) if last else None  # takes as long as the network does
+        with watchdog:
+            events = finetune(model, data, spec.train, plan, ranks, start)
+            while not is_over(history, spec.train):
+                if (event := next(events, None)) is None:
+                    break
+                watchdog.alive()
+                if isinstance(event, Unfreezing):
+                    self._prove_frozen(event.model)
+                elif isinstance(event, EpochDone):
+                    _require_finite(self.run, event)
+                    history.append(Epoch(epoch=event.epoch, train=event.train, val=event.val))
+                if self.recorder:
+                    self.recorder.follow(event)
+                    watchdog.alive()
+        self._prove_frozen(model.cut(plan.depth(len(history))))
+
+    def _data(self) -> TrainingData:
+        """Return what is trained and validated on; what is worth caching is cached now."""
+        prepared, spec = self.prepared, self.spec
+        data = training_data(prepared, spec)
+        keys = key_scheme(spec, self.chain, self.ranks.device)
+        cache = ActivationCache(self.store, data.dataset, keys)
+        setup = TrunkSetup(prepared.model, data.loader, data.preprocess)
+        reads = reads_of(spec, data.dataset, prepared.plan, self.last.epoch if self.last else 0)
+        cached = cache_for_run(spec, cache, setup, reads, self.ranks, self.post, self.run)
+        return replace(data, cached=cached)
+
+    def _stalled(self, seconds: float) -> None:
+        self.post(Stalled(self.ranks.rank, seconds))
+
+    def _prove_frozen(self, model: TransferModel) -> None:
+        contract = self.prepared.contract
+        prove_frozen(f"run {self.run}", model, contract, self.chain, self.ranks)
 
 
 def training_data(prepared: PreparedRun, spec: Finetune) -> TrainingData:
@@ -128,21 +167,6 @@ def _require_finite(run: str, done: EpochDone) -> None:
             f"{run}: the loss of epoch {done.epoch} is not finite; training diverged. "
             "Lower train.optimizer.lr"
         )
-
-
-def set_up_process(spec: Finetune, device: torch.device) -> None:
-    """Prepare this process for training: its threads, its memory, and numbers that repeat."""
-    torch.set_num_threads(spec.scaling.cpus_per_worker)
-    keep_freed_memory()
-    if device.type == "cuda":
-        repeat_exactly()
-
-
-def repeat_exactly() -> None:
-    """Make a GPU give the same float32 numbers every time, and a CPU's within rounding."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def _require_store(store: Store, run: str, ranks: Ranks) -> None:

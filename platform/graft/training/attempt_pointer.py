@@ -15,7 +15,7 @@ from graft.activations.lease import DEFAULT_TERMS, LeaseTerms, hold_lease
 from graft.errors import InputError, ObjectChanged, ObjectExists, ObjectNotFound, RunFailed
 from graft.registry import Fence
 from graft.spec import Section
-from graft.store import Store, find_document, parse_document
+from graft.store import Store, document_bytes, find_document, parse_document
 from graft.store.retries import swaps
 
 
@@ -51,7 +51,7 @@ def claim_attempt(store: Store, folder: str) -> AttemptPointer:
         if current:
             number += parse_document(store, _key(folder), current.data, AttemptPointer).attempt
         pointer = AttemptPointer(attempt=number, token=secrets.token_hex(8))
-        data = pointer.model_dump_json().encode()
+        data = document_bytes(pointer)
         claim = f"{folder}/attempt-{number}/attempt.json"
         try:
             store.create(claim, data)

@@ -1,16 +1,16 @@
 """Which epoch is best, and what ends training before its last epoch.
 
-Runs and trials follow these rules; they differ in the criterion alone. A run compares its epochs
-by `RUN_CRITERION`, a trial by the metric that its sweep's search names.
+Runs and trials follow one rule: epochs are compared by the metric of the recipe, `train.metric`,
+which in a trial is its sweep's `search.metric`.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from graft.errors import RunFailed
-from graft.spec import EarlyStopping, Train
+from graft.spec import METRICS, Train
 
 
 class EpochMetrics(Protocol):
@@ -26,18 +26,27 @@ class EpochMetrics(Protocol):
 
 
 AnyEpoch = TypeVar("AnyEpoch", bound=EpochMetrics)
+DEFAULT_METRIC = "val.accuracy"
+"""What epochs are compared by where the recipe does not say."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """What epochs are compared by: the maximum or the minimum of a validation metric."""
+    """What epochs are compared by: the maximum or the minimum of a validation metric.
+
+    Of two epochs with the same value, the one of lower validation loss is better.
+    """
 
     metric: str
     """`accuracy`, or `val.accuracy` as sweeps write it."""
     mode: str
     """`max` or `min`."""
-    loss_breaks_ties: bool = True
-    """Whether, of two epochs with the same value, the one of lower validation loss is better."""
+
+    @classmethod
+    def of(cls, train: Train) -> Self:
+        """Return what a recipe compares its epochs by."""
+        metric = train.metric or DEFAULT_METRIC
+        return cls(metric, METRICS[metric])
 
     @property
     def name(self) -> str:
@@ -47,8 +56,7 @@ class Criterion:
     def score(self, epoch: EpochMetrics) -> tuple[float, float]:
         """Return what an epoch is sorted by; the better epoch has the greater score."""
         value = epoch.val[self.name]
-        tie = -epoch.val["loss"] if self.loss_breaks_ties else 0.0
-        return (value if self.mode == "max" else -value), tie
+        return (value if self.mode == "max" else -value), -epoch.val["loss"]
 
     def better(self, epoch: EpochMetrics, than: EpochMetrics | None) -> bool:
         """Whether an epoch is better than the best one before it, None where there is none."""
@@ -60,10 +68,6 @@ class Criterion:
         """Return the best epoch, the first of equal ones; None where none has the metric."""
         measured = [epoch for epoch in epochs if self.name in epoch.val]
         return max(measured, key=lambda epoch: (*self.score(epoch), -epoch.epoch), default=None)
-
-
-RUN_CRITERION = Criterion("accuracy", "max", loss_breaks_ties=False)
-"""A run's best epoch is the first one of the best validation accuracy."""
 
 
 def not_finite(epoch: int, train: Mapping[str, Any], val: Mapping[str, Any]) -> str | None:
@@ -91,15 +95,18 @@ def require_finite_start(loss: float) -> None:
         )
 
 
-def stops_early(epochs: Sequence[EpochMetrics], stopping: EarlyStopping | None) -> bool:
-    """Whether validation has not got better for `stopping.patience` epochs."""
+def stops_early(epochs: Sequence[EpochMetrics], train: Train) -> bool:
+    """Whether validation has not got better for `early_stopping.patience` epochs."""
+    stopping = train.early_stopping
     if stopping is None or not epochs:
         return False
-    sign = 1 if stopping.metric == "accuracy" else -1
-    best, since = sign * epochs[0].val[stopping.metric], 0
-    for epoch in epochs[1:]:
+    criterion = Criterion.of(train)
+    if stopping.metric:
+        criterion = Criterion(stopping.metric, METRICS[f"val.{stopping.metric}"])
+    values = [criterion.score(epoch)[0] for epoch in epochs]
+    best, since = values[0], 0
+    for value in values[1:]:
         since += 1
-        value = sign * epoch.val[stopping.metric]
         if value > best + stopping.min_delta:
             best, since = value, 0
     return since >= stopping.patience
@@ -111,4 +118,4 @@ def is_over(epochs: Sequence[EpochMetrics], train: Train) -> bool:
     Another reason to stop belongs here, where runs and trials both ask.
     """
     finished = epochs[-1].epoch if epochs else 0
-    return finished == train.epochs or stops_early(epochs, train.early_stopping)
+    return finished == train.epochs or stops_early(epochs, train)

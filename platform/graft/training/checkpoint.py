@@ -6,7 +6,7 @@ position; of the frozen trunk it holds only the digest.
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graft.backbones.trunk import tensors_to_bytes
 from graft.spec import Digest, Finetune, Id, Section
-from graft.store import Marker, ObjectRef, Store, read_document
+from graft.store import Marker, ObjectRef, Store, document_bytes, read_document
 from graft.training.loop import TrainingState
 from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
@@ -27,6 +27,9 @@ _MARKER = re.compile(r"runs/[^/]+/attempt-(\d+)/checkpoints/(\d+)/checkpoint\.js
 
 class Checkpoint(Section, Marker):
     """The marker ``checkpoints/<step>/checkpoint.json``."""
+
+    FORMAT: ClassVar[int] = 2
+    """1: the confusion matrices of all epochs were within `history`."""
 
     run: Id
     attempt: int
@@ -45,7 +48,7 @@ class Checkpoint(Section, Marker):
     confusion: ObjectRef | None = None
     """The last epoch's confusion matrix; null: an earlier release wrote it into `history`."""
     best_epoch: int
-    """The first epoch with the best validation accuracy."""
+    """The best epoch so far, see `best_epoch_and_stopping`."""
     best: str | None = Field(default=None, pattern=_FOLDER)
     """Folder of the best epoch's checkpoint; null: this one."""
     tensors: ObjectRef
@@ -79,8 +82,7 @@ def commit_checkpoint(
     `previous` is the run's last checkpoint before this one. It stays until the next one is
     committed: a newer attempt, of which this one does not know yet, may go on from it.
     """
-    marker = checkpoint.model_dump_json(indent=1).encode()
-    store.create(f"{checkpoint.folder}/checkpoint.json", marker)
+    store.create(f"{checkpoint.folder}/checkpoint.json", document_bytes(checkpoint))
     delete_others(store, checkpoint, previous)
 
 

@@ -23,6 +23,12 @@ class ConfusionMatrix:
     counts: NDArray[np.int64]
     """(C, C): rows are true classes, columns predictions."""
 
+    def to_bytes(self) -> bytes:
+        """Return the file `FILE`: arrays `counts` and `classes` of NumPy."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, counts=self.counts, classes=np.array(self.classes, np.str_))
+        return buffer.getvalue()
+
     def by_class(self) -> dict[str, Any]:
         """Return `recall` and `precision` by class, and the counts as lists, `confusion`.
 
@@ -45,14 +51,12 @@ class ConfusionMatrix:
 def put_confusion(
     store: Store, folder: str, counts: NDArray[np.int64], classes: Sequence[str]
 ) -> ObjectRef:
-    """Write a matrix into a folder of the store, as arrays `counts` and `classes` of NumPy."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, counts=counts, classes=np.array(classes, np.str_))
-    return store.put(folder, FILE, buffer.getvalue())
+    """Write a matrix into a folder of the store."""
+    return store.put(folder, FILE, ConfusionMatrix(tuple(classes), counts).to_bytes())
 
 
 def read_confusion(store: Store, folder: str, ref: ObjectRef) -> ConfusionMatrix:
-    """Read what `put_confusion` wrote.
+    """Read a matrix that `ConfusionMatrix.to_bytes` made.
 
     Raises:
         StoreError: it is damaged, or no matrix.

@@ -147,8 +147,8 @@ class Learner:
     """What the steps of an epoch work on."""
 
     model: TransferModel
-    tail: DistributedDataParallel
-    """The model's tail; its gradients are averaged over workers."""
+    tail: nn.Module
+    """The model's tail; of several workers, one that averages their gradients."""
     optimizer: torch.optim.Optimizer
     objective: Objective
     train: Train
@@ -169,17 +169,13 @@ class Learner:
         parameters = dict(model.named_tail_parameters())
         optimizer = make_optimizer(parameters, model.stages, plan, train)
         load_slots(optimizer, parameters, slots)
-        optimizer.zero_grad()  # gradients that another DistributedDataParallel holds
         labels = [image.label for image in data.train]
         if train.compile:
             model.trunk.compile()
             model.tail.compile()
         return cls(
             model,
-            # Buffers are brought together once an epoch: no step reads another worker's.
-            DistributedDataParallel(
-                model.tail, forward_sync_buffers=False, gradient_as_bucket_view=True
-            ),
+            averaging(model.tail) if ranks.size > 1 else model.tail,
             optimizer,
             Objective.of(train, labels, data.classes, ranks.device),
             train,
@@ -200,12 +196,24 @@ class Learner:
         images, targets = self.objective.mix(pixels, labels)
         return self.model.trunk(images), targets
 
+    def free_gradients(self) -> None:
+        """Free the gradients, which lie in buckets that last as long as any of them."""
+        self.optimizer.zero_grad()
+
     def slots(self) -> dict[str, dict[str, Tensor]]:
         """Return the optimiser's tensors for each parameter."""
         return {
             name: {k: v for k, v in self.optimizer.state[p].items() if isinstance(v, Tensor)}
             for name, p in self.model.named_tail_parameters()
         }
+
+
+def averaging(tail: nn.Module) -> DistributedDataParallel:
+    """Return a tail whose gradients the process group averages in the last backward of a step.
+
+    Buffers are brought together once an epoch: no step reads another worker's.
+    """
+    return DistributedDataParallel(tail, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def finetune(
@@ -248,6 +256,9 @@ def finetune(
         trained = yield from _train_epoch(learner, data, average, epoch, step)
         step += -(-len(data.train) // train.batch_size)
         slots = learner.slots()
+        # Its buckets are as large as the tail: two learners' at once could be more than a GPU has.
+        learner.free_gradients()
+        del learner
         with average.applied(model) if average else contextlib.nullcontext():
             validated = yield from _evaluate(model, data, train, ranks, epoch + 1)
         state = TrainingState(
@@ -322,11 +333,11 @@ def autocast(train: Train, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16")
 
 
-def _exchanging(
-    tail: DistributedDataParallel, now: bool
-) -> contextlib.AbstractContextManager[None]:
+def _exchanging(tail: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
+    if now or not isinstance(tail, DistributedDataParallel):
+        return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[None] = tail.no_sync()
-    return contextlib.nullcontext() if now else context
+    return context
 
 
 def _evaluate(

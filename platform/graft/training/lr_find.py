@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graft.backbones.process_setup import set_up_process
 from graft.data.loader import Batch, training_slices
 from graft.data.views import view_of_epoch
 from graft.spec import DecayedRates, Finetune, ListedRates, Train
 from graft.store import Store
-from graft.training.attempt import set_up_process, training_data
+from graft.training.attempt import training_data
 from graft.training.best_epoch_and_stopping import require_finite_start
 from graft.training.loop import Learner, TrainingData, train_step
 from graft.training.metrics import Tally
@@ -67,18 +68,19 @@ class Curve:
 
 
 def range_losses(
-    store: Store, spec: Finetune, rate_range: RateRange, ranks: Ranks
+    store: Store, spec: Finetune, rate_range: RateRange, gpus: int = 0
 ) -> Iterator[float]:
     """Train as a resolved spec says, but at the rates of a range; yield each batch's loss.
 
-    All losses are finite. The test ends early where the loss runs away.
+    All losses are finite. The test ends early where the loss runs away. `gpus` is the number of
+    GPUs that this process may use, 0 or 1.
 
     Raises:
         RunFailed: the first loss is not finite.
     """
     spec = _for_one_worker(spec)
     train = spec.train
-    set_up_process(spec, ranks.device)
+    ranks = Ranks.alone(set_up_process(spec.scaling.cpus_per_worker, gpus))
     prepared = assemble(store, spec)
     data = training_data(prepared, spec)
     model = prepared.model.to(ranks.device)

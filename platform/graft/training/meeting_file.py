@@ -18,7 +18,7 @@ from ray.train.torch.config import (
 )
 
 
-class _MeetInFile(_TorchBackend):
+class _MeetInFile(_TorchBackend):  # type: ignore[misc]
     """Ray Train's backend for torch, but for how workers of one node meet."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
@@ -46,7 +46,7 @@ class _MeetInFile(_TorchBackend):
 
 
 @dataclass
-class MeetingTorchConfig(TorchConfig):
+class MeetingTorchConfig(TorchConfig):  # type: ignore[misc]
     """Ray Train's configuration of torch, with that backend; `backend` has to be named."""
 
     @property

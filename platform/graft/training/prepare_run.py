@@ -5,20 +5,23 @@ by `sweep.prepare_sweep`. Whoever trains or measures later reads the recorded sp
 `assemble`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from graft.backbones.fit_weights import fitted_state
 from graft.backbones.transfer_model import TransferModel, build, build_on_meta, check_input
 from graft.backbones.weights import Weights, load_weights, resolve_weights
-from graft.data.manifest import DatasetVersion, open_dataset
+from graft.data.manifest import DatasetVersion, Manifest, open_dataset
 from graft.data.subset import choose_subset
 from graft.errors import DataError, SpecError
 from graft.spec import Contract, Finetune, Preprocess
 from graft.store import Store
 from graft.training.loss import class_weights
+from graft.training.metrics import TOP
 from graft.training.training_plan import TrainingPlan, make_training_plan
 
 
@@ -67,7 +70,15 @@ class Resolver:
             InputError: whatever would make the run fail before its first step.
         """
         dataset = self.dataset(spec)
-        weights = resolve_weights(self._store, spec.backbone)
+        classes = len(dataset.manifest.classes)
+
+        def check_fit(state: Mapping[str, Tensor], source: str, trained: Preprocess) -> None:
+            crop = (spec.preprocess or trained).crop
+            fitted_state(
+                build_on_meta(spec.backbone, spec.head, classes, crop), state, False, source
+            )
+
+        weights = resolve_weights(self._store, spec.backbone, check_fit)
         preprocess = spec.preprocess or weights.preprocess
         recorded = spec.model_copy(
             update={
@@ -85,8 +96,10 @@ class Resolver:
 
     def _check_weights(self, spec: Finetune, crop: int) -> None:
         """Refuse weights that do not fit the model; with `assemble`, as those who train do."""
-        model = [spec.dataset, spec.backbone.arch, spec.backbone.weights_sha256, spec.head, crop]
-        key = f"{model} {spec.backbone.weights}"
+        backbone, dataset = spec.backbone, spec.dataset
+        head = spec.head.model_dump(exclude={"dropout"})
+        model = [dataset.name, dataset.version, backbone.arch, backbone.weights_sha256, head, crop]
+        key = f"{model} {backbone.weights}"
         if key not in self._fitting:
             assemble(self._store, spec)
             self._fitting.add(key)
@@ -114,19 +127,19 @@ def assemble(store: Store, spec: Finetune, freeze: int | None = None) -> Prepare
     return PreparedRun(dataset, contract, weights, model, plan)
 
 
-def enlargement(prepared: PreparedRun) -> str | None:
+def enlargement(manifest: Manifest, preprocess: Preprocess) -> str | None:
     """Say that large images are enlarged again after import shrank them; None: they are not.
 
     No error, since serving shrinks and enlarges in the same way; but detail is lost for nothing.
     """
-    manifest, contract = prepared.dataset.manifest, prepared.contract
+    max_side, resize = manifest.settings.max_side, preprocess.resize
     longest = max(manifest.width.max, manifest.height.max)
-    if longest <= contract.max_side or contract.resize <= contract.max_side:
+    if longest <= max_side or resize <= max_side:
         return None
     return (
-        f"images of {manifest.ref} are stored with sides up to {contract.max_side} pixels, and "
-        f"preprocess.resize makes their shorter side {contract.resize}: what import shrank is "
-        f"enlarged again; import with --max-side {2 * contract.resize} to keep its detail"
+        f"images of {manifest.ref} are stored with sides up to {max_side} pixels, and "
+        f"preprocess.resize makes their shorter side {resize}: what import shrank is "
+        f"enlarged again; import with --max-side {2 * resize} to keep its detail"
     )
 
 
@@ -144,6 +157,11 @@ def _check(dataset: DatasetVersion, spec: Finetune, crop: int) -> None:
         raise DataError(
             f"dataset '{spec.dataset.name}' has {images} training images, fewer than "
             f"scaling.workers ({workers}); use at most {images}"
+        )
+    if spec.train.metric == "val.top5_accuracy" and len(classes) <= TOP:
+        raise SpecError(
+            f"train.metric: val.top5_accuracy needs more than {TOP} classes; "
+            f"'{spec.dataset.name}' has {len(classes)}"
         )
     if sync and not any(isinstance(m, nn.SyncBatchNorm) for m in model.tail.modules()):
         raise SpecError("train.batch_norm: sync has no effect: the tail has no BatchNorm layer")

@@ -16,9 +16,10 @@ from typing import Any
 import ray
 import ray.train
 from ray.actor import ActorHandle
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from graft.backbones.process_setup import set_up_process
 from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, RunFailed, StoreError
 from graft.registry import Mover
 from graft.spec import Scaling
@@ -51,8 +52,7 @@ def run_finetune(
         return done
     scaling = read_spec(store, run).scaling
     require_resources(scaling)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    board = open_board()
     last: Exception | None = None
     with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch, _shown(board, show):
         # A sweep's trial runs in another thread, which has no handler to restore.
@@ -88,6 +88,13 @@ def run_finetune(
             f"Go on from the last checkpoint with: graft runs resume {run}"
         ) from last
     return result
+
+
+def open_board() -> ActorHandle[Board]:
+    """Return a board on the driver's node, which ends with the last reference to it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: ActorHandle[Board] = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    return board
 
 
 @contextlib.contextmanager
@@ -178,11 +185,14 @@ def train_worker(config: dict[str, Any]) -> None:
     store = Store.open(config["store"])
     if ray.get(board.failure.remote()) or read_result(store, config["run"]):
         return
+    scaling = read_spec(store, config["run"]).scaling
     try:
+        # Ray Train has made the worker's GPU the current one.
+        device = set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker)
         run_attempt(
             store,
             config["run"],
-            Ranks.current(get_device()),
+            Ranks.current(device),
             board.post.remote,
             config["started"],
             config["mover"],

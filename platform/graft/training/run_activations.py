@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from graft.activations.cache import ActivationCache, Activations
-from graft.activations.cache_decision import choose_to_cache
+from graft.activations.cache_decision import choose_to_cache, measure
 from graft.activations.compute import BATCH_SIZE, FillTask, TrunkSetup, compute_task
 from graft.activations.fill_cache import TASK_IMAGES, TaskResult, fill
 from graft.activations.key import CacheEntry
@@ -22,7 +22,7 @@ from graft.data.subset import choose_subset
 from graft.data.views import view_of_epoch
 from graft.errors import ObjectExists
 from graft.spec import Finetune, Section
-from graft.store import Store, find_document, read_document
+from graft.store import Store, document_bytes, find_document, read_document
 from graft.training.events import Event, Note, TrunkComputing
 from graft.training.training_plan import TrainingPlan
 from graft.training.worker_group import Ranks
@@ -105,7 +105,7 @@ def _choose_once(
         return record.entries
     record = CacheRecord(entries=tuple(choose()))
     try:
-        store.create(key, record.model_dump_json(indent=1).encode())
+        store.create(key, document_bytes(record))
     except ObjectExists:  # by a newer attempt, which overtook this one
         return read_document(store, key, CacheRecord).entries
     return record.entries
@@ -123,8 +123,10 @@ def _choose(
         if spec.cache != "off":
             post(Note(f"not cached: {reason}"))
         return []
+    images = cache.dataset.images("train")
+    measurement = measure(setup, cache.store, images, cache.keys.dtype)
     entries: list[CacheEntry] = []
-    for decision in choose_to_cache(cache, setup, spec.cache, reads):
+    for decision in choose_to_cache(cache, measurement, spec.cache, reads):
         at_depth = f"{decision.depth} frozen stages: " if spec.train.unfreeze else ""
         post(Note(at_depth + decision.reason))
         entries += decision.entries
@@ -171,7 +173,7 @@ class _Workers:
             batches = -(-longest // (self.ranks.size * BATCH_SIZE))
             task_images = min(batches * BATCH_SIZE, ROUND_IMAGES)
         terms = LeaseTerms(waiting=self._waiting, pause=self._pause)
-        filled = fill(self.cache, entries, self._run, task_images=task_images, terms=terms)
+        filled = fill(self.cache, entries, self._run, terms, task_images=task_images)
         self.ranks.from_first(_End())
         return filled.activations
 

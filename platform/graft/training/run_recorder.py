@@ -20,7 +20,7 @@ from graft.registry import Mover
 from graft.spec import Finetune
 from graft.store import Store
 from graft.training.attempt_pointer import AttemptPointer, check_attempt
-from graft.training.best_epoch_and_stopping import RUN_CRITERION
+from graft.training.best_epoch_and_stopping import Criterion
 from graft.training.charts import confusion_png
 from graft.training.checkpoint import (
     Checkpoint,
@@ -51,6 +51,8 @@ class RunRecorder:
 
     store: Store
     run: str
+    spec: Finetune
+    """The run's."""
     pointer: AttemptPointer
     """To this attempt."""
     prepared: PreparedRun
@@ -99,7 +101,7 @@ class RunRecorder:
         last, attempt, step = self.last, self.pointer.attempt, done.state.step
         epoch = Epoch(epoch=done.epoch, train=done.train, val=done.val)
         history = (*(earlier.numbers() for earlier in (last.history if last else ())), epoch)
-        best = RUN_CRITERION.best(history) or epoch
+        best = self._best(epoch)
         depth = self.prepared.plan.depth(done.epoch)
         folder = checkpoint_folder(self.run, attempt, step)
         self.last = Checkpoint(
@@ -115,7 +117,7 @@ class RunRecorder:
                 self.store, folder, done.confusion, self.prepared.dataset.manifest.classes
             ),
             best_epoch=best.epoch,
-            best=last.best_folder if last and best.epoch < done.epoch else None,
+            best=last.best_folder if last and best is not epoch else None,
             tensors=put_state(self.store, folder, done.state),
         )
         commit_checkpoint(self.store, self.last, last)
@@ -123,16 +125,28 @@ class RunRecorder:
         self._write_events(epoch, step)
         self.post(Validated(done.epoch, done.train, done.val, self._pace.images_per_second))
 
-    def finish(self, spec: Finetune, started: float, mover: Mover) -> None:
+    def _best(self, epoch: Epoch) -> Epoch:
+        """Return the best epoch so far: this one, or that of the last checkpoint.
+
+        Not of the whole history: earlier releases went by another rule, and of the epochs before
+        this one only the weights of the one that they chose are there.
+        """
+        last = self.last
+        if last is None:
+            return epoch
+        best = next(earlier for earlier in last.history if earlier.epoch == last.best_epoch)
+        return epoch if Criterion.of(self.spec.train).better(epoch, best) else best
+
+    def finish(self, started: float, mover: Mover) -> None:
         """Register the chosen weights and publish the result.
 
-        `spec` is the run's; `started` is when the user's command began, in seconds since 1970;
-        `mover` is who moves the alias that the spec names.
+        `started` is when the user's command began, in seconds since 1970; `mover` is who moves the
+        alias that the spec names.
 
         Raises:
             RunFailed: overtaken by a newer attempt.
         """
-        last, target = self.last, spec.register_
+        last, spec, target = self.last, self.spec, self.spec.register_
         if last is None:  # a recipe has at least one epoch
             return
         self._fence()

@@ -7,11 +7,10 @@ runs/<run>/cache.json                what it reads from the activation cache
 runs/<run>/result.json               makes the run finished
 """
 
-import json
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job
-from graft.store import ObjectRef, Store, find_document, read_document
+from graft.store import ObjectRef, Store, document_bytes, find_document, read_document
 from graft.store.index import indexed_rows
 from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
@@ -47,6 +46,9 @@ class StagePlan(Section):
 
 class Result(Section):
     """What a finished run gives: the marker ``result.json``, and the document of ``--json``."""
+
+    FORMAT: ClassVar[int] = 2
+    """1: the confusion matrix was within `metrics`."""
 
     run: Id
     model: Ref | None
@@ -174,13 +176,13 @@ def publish_result(store: Store, pointer: AttemptPointer, result: Result) -> Non
         RunFailed: it has.
     """
     check_attempt(store, run_folder(result.run), pointer)
-    store.create(f"runs/{result.run}/result.json", result.model_dump_json(indent=1).encode())
+    store.create(f"runs/{result.run}/result.json", document_bytes(result))
 
 
 def put_metrics(store: Store, run: str, attempt: int, epoch: Epoch) -> None:
     """Write one epoch's metrics as a numbered chunk."""
     key = f"runs/{run}/attempt-{attempt}/metrics/{epoch.epoch:06d}.json"
-    store.write(key, json.dumps(epoch.model_dump(mode="json")).encode())
+    store.write(key, document_bytes(epoch, compact=True))
 
 
 def latest_epoch(store: Store, run: str) -> Epoch | None:

@@ -50,6 +50,13 @@ def test_a_submitter_has_the_rights_of_the_charts_role_and_no_other(
     assert elsewhere - everybodys == {("list", "nodes")}
 
 
+def head_environment(team: Team, job: str) -> dict[str, str]:
+    """Return what the head of a sent job is told."""
+    rayjob = team.cluster.get("rayjob", job, team.namespace)
+    head = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    return {variable["name"]: variable.get("value", "") for variable in head["env"]}
+
+
 def test_a_submitter_sends_looks_at_and_cancels_jobs(team: Team) -> None:
     sent = team.graft("submit", str(team.spec), "--id", "rights", "--json")
     assert sent.returncode == 0, sent.stderr
@@ -57,6 +64,9 @@ def test_a_submitter_sends_looks_at_and_cancels_jobs(team: Team) -> None:
         listed = json.loads(team.graft("jobs", "ls", "--json").stdout)["jobs"]
         states = {one["job"]: one["state"] for one in listed}
         assert states["rights"] in ("starting", "running")
+        owner_of = head_environment(team, "rights")
+        assert owner_of["GRAFT_OWNER"].startswith(f"system:serviceaccount:{team.namespace}:")
+        assert owner_of["GRAFT_OWNER_SELF_DECLARED"] == "false"
         as_one = ("--kubeconfig", team.kubeconfig)
         with pytest.raises(AssertionError, match='cannot patch resource "rayjobs"'):
             team.cluster.kubectl("label", "rayjob", "rights", "any=other", *as_one)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from graft.report.evaluation.comparison import compare
+from graft.report.evaluation.comparison import compare, difference_interval
 from graft.report.evaluation.compute_scores import compute_scores
 from graft.report.evaluation.predictions import Predictions, from_parquet, to_parquet
 from report.evaluation.made_up import predictions
@@ -74,4 +74,16 @@ def _right(flags: str) -> Predictions:
 def test_the_same_predictions_show_nothing() -> None:
     comparison = compare(predictions(), predictions(model="m@2"))
     assert (comparison.p_value, comparison.outcome, comparison.changed) == (1.0, "not shown", ())
-    assert (comparison.difference_interval.low, comparison.difference_interval.high) == (0, 0)
+    low, high = comparison.difference_interval.low, comparison.difference_interval.high
+    assert low < 0 < high  # so few images could hide a difference
+
+
+@pytest.mark.parametrize(("images", "first", "second"), [(40, 0.02, 0.04), (200, 0.0, 0.03)])
+def test_an_interval_holds_the_difference(images: int, first: float, second: float) -> None:
+    """`first`, `second`: how often each model alone is right."""
+    random = np.random.default_rng(0)
+    held = 0
+    for counts in random.multinomial(images, [first, 1 - first - second, second], 1_000):
+        interval = difference_interval(np.repeat([-1.0, 0.0, 1.0], counts))
+        held += interval.low <= second - first <= interval.high
+    assert held >= 940

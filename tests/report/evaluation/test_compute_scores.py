@@ -14,6 +14,7 @@ from sklearn.metrics import (
 
 from graft.report.evaluation.compute_scores import (
     compute_scores,
+    count_confusions,
     expected_calibration_error,
     reliability,
     share_interval,
@@ -44,7 +45,7 @@ def test_scores_are_scikit_learns(classes: int) -> None:
         assert scores.top5_accuracy == top_k_accuracy_score(labels, made.logits, k=5)
     else:
         assert scores.top5_accuracy is None
-    assert np.trace(scores.confusion) == (labels == predicted).sum()
+    assert np.trace(count_confusions(made).counts) == (labels == predicted).sum()
 
 
 def test_the_reliability_diagram_is_scikit_learns() -> None:

@@ -35,7 +35,7 @@ from graft.report.evaluation.scores import Scores
 from graft.report.publishing import list_reports, read_report
 from graft.report.seen_images import seen_by, told_apart
 from graft.report.uses import images_that_judge
-from graft.spec import Loader, NoAugment
+from graft.spec import Loader, NoAugment, Scaling
 from graft.store import Store
 from models import register_model
 
@@ -78,11 +78,15 @@ def model(store: Store, ref: str = "colours@1") -> ModelVersion:
 
 def evaluated(store: Store, ref: str = "colours@1", split: str = "val") -> Scores:
     images = open_dataset(store, "colours")
-    report = evaluate(store, model(store, ref), images, split, 1, lambda done, total: None)
+    report = evaluate(store, model(store, ref), images, split, Scaling(), lambda done, total: None)
     return Scores.model_validate(report.found)
 
 
-def test_scores_are_those_of_the_plain_network_on_the_same_images(store: Store) -> None:
+def test_scores_are_those_of_the_plain_network_on_the_same_images(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A GPU that torch sees, and that was not asked for, may be another job's.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     scores = evaluated(store)
     version, dataset = model(store), open_dataset(store, "colours")
     network, images = load_model(store, version), dataset.images("val")
@@ -96,7 +100,14 @@ def test_scores_are_those_of_the_plain_network_on_the_same_images(store: Store) 
     assert scores.images == 36
     assert scores.accuracy == accuracy_score(truth, shares.argmax(1))
     assert scores.loss == pytest.approx(log_loss(truth, shares), rel=1e-5)
-    assert scores.confusion == tuple(map(tuple, confusion_matrix(truth, shares.argmax(1))))
+    shown = document(store, "evaluate", "colours@1", "--split", "val")["confusion"]
+    assert shown == confusion_matrix(truth, shares.argmax(1)).tolist()
+
+
+def test_a_gpu_that_is_not_there(store: Store) -> None:
+    refused = graft(store, "evaluate", "colours@1", "--split", "train", "--gpus", "1")
+    assert refused.returncode == 2
+    assert "a GPU was asked for, and there is none here" in refused.stderr
 
 
 def test_a_report_is_made_once_and_written_out(store: Store, tmp_path: Path) -> None:
@@ -108,6 +119,8 @@ def test_a_report_is_made_once_and_written_out(store: Store, tmp_path: Path) -> 
     again = document(store, "evaluate", "colours@1", "--dataset", "colours", "--split", "val")
     assert again == first
     assert read_report(store, first["report"]) == before
+    assert not before.found["confusion"]  # with 1,000 classes it would be megabytes of JSON
+    assert (tmp_path / "page" / "confusion.npz").exists()
     page = (tmp_path / "page" / "report.html").read_text()
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert page.count('<li><img src="data:image/jpeg') == len(first["wrong"])
@@ -135,7 +148,7 @@ def test_a_model_that_knows_more_classes_than_the_images_have(store: Store, tmp_
             Image.new("RGB", (40, 40), colour).save(tmp_path / "images" / name / f"{number}.png")
     import_dataset(store, str(tmp_path / "images"), "two-colours", test_fraction=0)
     images = open_dataset(store, "two-colours")
-    report = evaluate(store, model(store), images, "train", 1, lambda done, total: None)
+    report = evaluate(store, model(store), images, "train", Scaling(), lambda done, total: None)
     scores = Scores.model_validate(report.found)
     assert [(scored.name, scored.images) for scored in scores.classes] == [
         ("blue", 3),
@@ -209,7 +222,7 @@ def test_what_a_model_started_from_has_seen_images_too(store: Store) -> None:
 def test_half_of_test_judges(store: Store) -> None:
     images = open_dataset(store, "tested-colours")
     judging = [image.sha256 for image in images_that_judge(images.images("test"), "test")]
-    report = evaluate(store, model(store), images, "test", 1, lambda done, total: None)
+    report = evaluate(store, model(store), images, "test", Scaling(), lambda done, total: None)
     scores = Scores.model_validate(report.found)
     assert (scores.part, scores.images, scores.used_before) == ("judge", len(judging), 0)
     assert len(predictions_of(store, report).images) == 36  # calibration has the others

@@ -1,6 +1,7 @@
 """`graft backbones rank`: its figures against scikit-learn's, and the command itself."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,17 @@ from sklearn.linear_model import BayesianRidge
 import commands
 from colours import draw_colours
 from graft.data.importing import import_dataset
-from graft.report.shortlist.rank import linear_probe, logme
+from graft.data.manifest import open_dataset
+from graft.report.shortlist.candidates import Candidate, EpochCost, by_promise
+from graft.report.shortlist.rank import (
+    candidate_spec,
+    count_folds,
+    linear_probe,
+    logme,
+    measure_candidate,
+)
+from graft.report.shortlist.ranking_chart import ranking_figure
+from graft.spec import Backbone
 from graft.store import Store
 
 ABSENT = ("--arch", "resnet18", "--weights", "absent.pth")
@@ -51,6 +62,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store.open(str(folder / "store"))
     import_dataset(store, str(draw_colours(folder / "images", 8, 3)), "colours", test_fraction=0)
     return store
+
+
+def test_copies_change_no_figure(store: Store, tmp_path: Path) -> None:
+    """Of blue, each training image is there four times; of red, twice under other names."""
+    images = draw_colours(tmp_path / "images", 8, 3)
+    for name, times in (("blue", 4), ("red", 2)):
+        for file in list((images / "train" / name).iterdir()):
+            for number in range(1, times):
+                shutil.copy(file, file.with_name(f"{number}-{file.name}"))
+    import_dataset(store, str(images), "copies", test_fraction=0)
+    figures = []
+    for name in ("colours", "copies"):
+        dataset = open_dataset(store, name)
+        backbone = Backbone(arch="timm/test_resnet", weights="none", freeze="all")
+        spec, folds = candidate_spec(store, dataset, backbone), count_folds(dataset)
+        measured = measure_candidate(store, spec, folds, lambda done, total: None)
+        figures.append((folds, measured.accuracy, measured.deviation, measured.logme))
+    assert figures[0] == pytest.approx(figures[1])
 
 
 def rank(store: Store, folder: Path, *arguments: str) -> commands.Done:
@@ -135,4 +164,28 @@ def test_a_class_with_one_image(tmp_path: Path) -> None:
     import_dataset(store, str(tmp_path / "images"), "few", test_fraction=0)
     done = rank(store, tmp_path, "few", "--arch", "squeezenet1_1", "--weights", "none")
     assert done.returncode == 2
-    assert "1 training image of class 'b'; cross-validation needs two" in done.stderr
+    assert "1 training image of class 'b', of copies one; cross-validation needs" in done.stderr
+
+
+def test_the_picture_has_each_candidate_where_its_figures_are() -> None:
+    cost = EpochCost(depth=1, through="stem", epoch_s=20, cached_s=None)
+    worse, better = (
+        Candidate(
+            arch=arch,
+            weights="a/w.pth",
+            accuracy=accuracy,
+            deviation=0.01,
+            logme=0.1,
+            features=8,
+            parameters=100,
+            images_per_second=10,
+            costs=(cost,),
+            computed=0,
+        )
+        for arch, accuracy in (("resnet18", 0.8), ("vgg16", 0.9))
+    )
+    ranked = by_promise([worse, better])
+    assert ranked == [better, worse]
+    (axes,) = ranking_figure(ranked).axes
+    assert [text.get_text() for text in axes.texts] == ["vgg16\nw.pth", "resnet18\nw.pth"]
+    assert [text.xy for text in axes.texts] == [(20, 0.9), (20, 0.8)]

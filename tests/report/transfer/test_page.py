@@ -35,3 +35,12 @@ def test_accuracies_are_drawn_with_their_intervals(backbone):
     assert len(intervals) == 4
     ends = [(100 * interval.low, 100 * interval.high) for interval in intervals]
     np.testing.assert_allclose(uprights(labels_figure(backbone, 50)), ends)
+
+
+def test_without_intervals_the_seeds_are_drawn():
+    mistakes = {"scratch": 6, "features": 3, "partial": 2, "full": 1}
+    (backbone,) = answers("r", recorded_spec(seeds=2), mistakes).backbones
+    dots = [line for line in labels_figure(backbone, 50).axes[0].lines if line.get_marker() == "."]
+    drawn = [[value / 100 for value in line.get_ydata()] for line in dots]
+    assert drawn == [pytest.approx(list(point.accuracy.seeds)) for point in backbone.points]
+    assert not uprights(gain_figure(backbone))

@@ -17,7 +17,7 @@ from graft.report.publishing import publish_report, read_report
 from graft.report.transfer.answers import Answers
 from graft.report.transfer.design import Way
 from graft.report.transfer.page import transfer_files
-from graft.report.transfer.record_verdicts import record_to_versions
+from graft.report.transfer.record_verdicts import record_from_reports, record_to_versions
 from graft.spec import Contract, Head, LinearHead, MLPHead, UniformRates, dump_job
 from graft.store import Store
 from report.transfer.made_up import DEPTHS, SHA256, answers, recorded_spec
@@ -49,7 +49,7 @@ def store(reported: Path, tmp_path: Path) -> Store:
 def trained(
     store: Store,
     name: str,
-    freeze: int,
+    depth: int,
     dataset: str = "colours",
     arch: str = "squeezenet1_1",
     trunk: str = "",
@@ -58,8 +58,8 @@ def trained(
     **backbone: object,
 ) -> None:
     """Register a model of that name, trained as an arm of the report is, but for the changes."""
-    spec = {"weights": "elsewhere/w.pth", "weights_sha256": SHA256, "freeze": freeze} | backbone
-    digest = trunk or 32 * f"c{freeze}"
+    spec = {"weights": "elsewhere/w.pth", "weights_sha256": SHA256, "freeze": depth} | backbone
+    digest = trunk or 32 * f"c{depth}"
     lineage = Lineage(
         run=f"run-{name}",
         dataset=dataset,
@@ -77,7 +77,7 @@ def trained(
         dropout=None,
         classes=("ants", "bees"),
         contract=Contract(max_side=512),
-        freeze=freeze,
+        freeze=depth,
         stages=(digest,),
         trunk_digest=digest,
         metrics={"val": {"accuracy": 0.9, "loss": 0.2}},
@@ -146,6 +146,28 @@ def promote(store: Store, ref: str, *arguments: str) -> commands.Done:
     return commands.main("models", "promote", ref, *arguments, "--store", store.uri)
 
 
+def test_of_an_earlier_release_the_way_is_told_by_weights_and_depth_as_written(
+    store: Store,
+) -> None:
+    """Its reports do not say how their arms train."""
+    found = read_report(store, REPORT).model_dump(mode="json")["found"]
+    for backbone in found["backbones"]:
+        del backbone["ways"]
+    spec = recorded_spec()
+    store.create("reports/earlier/spec.yaml", dump_job(spec).encode())
+    publish_report(store, "earlier", "transfer", Answers.model_validate(found), {})
+    trained(store, "features", 3, freeze="all")
+    trained(store, "other-depth", 3, freeze=3)
+    trained(store, "other-weights", 3, freeze="all", weights_sha256=32 * "cd")
+    trained(store, "other-arch", 3, freeze="all", arch="resnet18")
+    record_to_versions(store, read_report(store, "earlier"))
+    record_from_reports(store, get_model(store, "other-arch@1"))  # as a promotion does
+    (verdict,) = verdicts(store, get_model(store, "features@1"))
+    assert (verdict.report, verdict.outcome) == ("earlier", "worse")
+    for name in ("other-depth", "other-weights", "other-arch"):
+        assert not verdicts(store, get_model(store, f"{name}@1"))
+
+
 def test_promotion_is_refused_to_what_is_shown_to_be_worse_than_scratch(store: Store) -> None:
     trained(store, "red", 3)  # after the report, as one does
     refused = promote(store, "red@1")
@@ -183,13 +205,13 @@ def test_a_report_is_shown_with_its_intervals(reported: Path) -> None:
     words = ("report", "show", REPORT, "--store", reported)
     output = commands.main(*words, env={"COLUMNS": "100"}).stdout
     rows = cells(output)
-    assert ["scratch", "40", "78.0"] in [row[:3] for row in rows]
+    assert ["scratch", "50", "78.0"] in [row[:3] for row in rows]
     gain = gains(Store.open(str(reported)))
     for arm, outcome in SHOWN.items():
         difference = gain[arm].difference
         spread = f"{100 * difference.interval.low:+.1f} to {100 * difference.interval.high:+.1f}"
         assert [arm, f"{100 * difference.value:+.1f}", spread, outcome] in rows
-    assert ["full", "40", "more than 40", "more than 40", "more"] in rows  # labels for scratch
+    assert ["full", "50", "more than 50", "more than 50", "more"] in rows  # labels for scratch
     assert "take full: shown to beat scratch: full at 100 % of the labels" in output
     assert "warning: transfer hurts: features at 100 % of the labels" in output
 

@@ -1,9 +1,14 @@
 """`graft reports transfer`: the design, and the real command on a tiny dataset."""
 
 import json
+import shutil
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,9 +17,12 @@ from colours import colour_spec, draw_colours, transfer_document
 from graft.backbones.trunk import tensors_to_bytes
 from graft.backbones.verify_architecture import random_model
 from graft.data.importing import import_dataset
-from graft.errors import SpecError
-from graft.report.publishing import list_reports
+from graft.data.manifest import open_dataset
+from graft.errors import InputError, RunFailed, SpecError, StoreError
+from graft.report.publishing import list_reports, read_transfer
 from graft.report.transfer.answers import Answers
+from graft.report.transfer.cell_result import TrainedCell, read_result
+from graft.report.transfer.corruptions import CORRUPTIONS
 from graft.report.transfer.design import (
     ARMS,
     Condition,
@@ -23,9 +31,12 @@ from graft.report.transfer.design import (
     first_cells,
     other_cells,
 )
-from graft.report.transfer.run_transfer import create_transfer, run_transfer
+from graft.report.transfer.measure_cell import LoadedCell, images_that_test, measure_cell, predict
+from graft.report.transfer.run_transfer import Runners, create_transfer, run_transfer
+from graft.report.uses import part_of
 from graft.spec import TransferReport, dump_job, parse_job
-from graft.store import Store
+from graft.store import Store, sha256
+from graft.sweep.finishing import load_trial_model
 from graft.sweep.sweep_records import SweepResult, TrialEpoch, TrialRecord, read_plan, read_trials
 from graft.training.prepare_run import assemble
 
@@ -176,7 +187,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store that has `colours`, weights to transfer from, and a spec."""
     folder = tmp_path_factory.mktemp("transfer")
     store = Store.open(str(folder / "store"))
-    import_dataset(store, str(draw_colours(folder / "images", 12, 8)), "colours", test_fraction=0)
+    images = draw_colours(folder / "images", 12, 8)
+    shutil.copy(images / "train" / "red" / "1.png", images / "train" / "red" / "copy.png")
+    import_dataset(store, str(images), "colours", test_fraction=0)
     torch.manual_seed(5)
     torch.save(random_model(ARCH).network.state_dict(), folder / "pretrained.pth")
     (folder / "spec.yaml").write_text(dump_job(spec()))
@@ -198,62 +211,160 @@ def without_times(answers: dict[str, Any]) -> dict[str, Any]:
     return timeless
 
 
-def test_rates_by_stage_meet_an_arm_that_freezes_all(
+def recorded(folder: Path, **changes: Any) -> tuple[Store, str]:
+    """Record a report of one seed and one rate; return it, and the store."""
+    store, asked = Store.open(str(folder / "store")), document(seeds=1, **changes)
+    asked["base"]["backbone"]["weights"] = str(folder / "pretrained.pth")
+    asked["arms"]["scratch"]["rates"] = [0.01]
+    return store, create_transfer(store, parse_job(asked, "test", TransferReport))
+
+
+def made_up_records(store: Store, sweep_id: str, **changes: Any) -> list[TrialRecord]:
+    """Return records of trainings that nobody made."""
+    made = {"state": "finished", "seconds": 1.0, "ended_s": 1.0} | changes
+    if made["state"] == "finished":
+        made["epochs"] = [{"epoch": 1, "train": {}, "val": {"loss": 1.0, "accuracy": 0.5}}]
+    return [
+        TrialRecord(number=trial.number, id=trial.id, changes=trial.changes, **made)
+        for trial in read_plan(store, sweep_id).trials
+    ]
+
+
+def run_sweep(store: Store, sweep_id: str) -> SweepResult:
+    """Make up trainings that leave the tails as they were."""
+    folder, plan, records = f"sweeps/{sweep_id}/tails", read_plan(store, sweep_id), []
+    for record in made_up_records(store, sweep_id):
+        key = next((key for key, _ in store.scan(f"{folder}/{record.number}-")), None)
+        if key is None:
+            model = assemble(store, plan.trial(record.number).spec).model
+            tail = tensors_to_bytes(model.tail_state())
+            key = f"{folder}/{store.put(folder, f'{record.number}.safetensors', tail).name}"
+        records.append(record.model_copy(update={"checkpoint": key}))
+    return result_of(sweep_id, records)
+
+
+def begun(folder: Path, **changes: Any) -> tuple[Store, str, list[TrainedCell]]:
+    """Return a report whose cells are trained, as `run_sweep` has it, and none of them tested."""
+    store, report = recorded(folder, **changes)
+    cells: list[TrainedCell] = []
+
+    def stop(report: str, spec: TransferReport, trained: Sequence[TrainedCell]) -> Iterator[None]:
+        cells.extend(trained)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_transfer(store, report, Runners(partial(run_sweep, store), stop), print, take_over=True)
+    return store, report, cells
+
+
+def test_a_report_that_is_stopped_tests_no_cell_again(folder: Path) -> None:
+    """What is tested is what was trained: the sweep's specs, which nobody resolves again."""
+    base = document()["base"]
+    base["backbone"]["freeze"] = 0
+    base["train"]["rates"] = {"kind": "decay", "factor": 0.5}  # and an arm freezes all
+    store, report, cells = begun(folder, labels=[1.0], base=base)
+    tested: list[str] = []
+
+    def test(report: str, spec: TransferReport, cells: Sequence[TrainedCell]) -> Iterator[None]:
+        for trained in cells:
+            measure_cell(store, report, spec, trained, torch.device("cpu"))
+            tested.append(trained.name)
+            yield
+
+    def stop_after(count: int, done: int, total: int) -> None:
+        if done == count:
+            raise KeyboardInterrupt
+
+    runners = Runners(partial(run_sweep, store), test)
+    for count in (3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run_transfer(store, report, runners, partial(stop_after, count), take_over=True)
+        assert tested == [trained.name for trained in cells[:count]]
+    kinds = {"features": "uniform", "partial": "decay", "full": "decay"}
+    labels = np.zeros(24, np.int64)
+    for trained in cells:
+        result = read_result(store, report, trained, labels)
+        assert result.right.shape == (24,)
+        shapes = {name: hits.shape for name, hits in result.corrupted.items()}
+        assert shapes == dict.fromkeys(CORRUPTIONS, (3, 24))
+        figures, arm = result.figures, trained.cell.condition.arm
+        # Twelve images of a class, of copies one, of which two tune.
+        assert (figures.images, figures.tuned) == (30, 6)
+        assert (figures.way.rates["kind"] if figures.way else None) == kinds.get(arm)
+        assert figures.epoch_s
+        assert bool(figures.cold_s) == (arm in ("features", "partial"))
+    with pytest.raises(StoreError, match="expected hits on 23 test images"):
+        read_result(store, report, cells[0], labels[1:])
+
+
+def test_trainings_that_give_no_model_are_told_before_anything_is_tested(folder: Path) -> None:
+    store, report = recorded(folder, labels=[1.0])
+
+    def diverge(sweep_id: str) -> SweepResult:
+        return result_of(sweep_id, made_up_records(store, sweep_id, state="diverged"))
+
+    runners = Runners(diverge, lambda *words: pytest.fail("something was tested"))
+    with pytest.raises(RunFailed, match="scratch at labels 1, seed 0, gave no model: diverged"):
+        run_transfer(store, report, runners, print, take_over=True)
+
+
+def test_other_backbones_are_resolved_as_the_bases_is(folder: Path) -> None:
+    shutil.copy(folder / "pretrained.pth", folder / "again.pth")
+    other = {"arch": ARCH, "weights": str(folder / "again.pth"), "preprocess": {"crop": 32}}
+    store, report = recorded(folder, labels=[1.0], other_backbones=[other])
+    spec = read_transfer(store, report)
+    assert spec.other_backbones[0].weights_sha256 == spec.base.backbone.weights_sha256
+
+
+def test_images_that_are_set_apart_for_calibration_judge_nothing(folder: Path) -> None:
+    store = Store.open(str(folder / "store"))
+    images = draw_colours(folder / "apart", 3, 8, seed=1)
+    (images / "val").rename(images / "test")
+    for file in images.glob("test/*/*.png"):
+        if part_of(sha256(file.read_bytes())) == "judge":
+            file.unlink()
+    shutil.copytree(folder / "images" / "val", images / "val")
+    import_dataset(store, str(images), "apart")
+    base = document()["base"] | {"dataset": {"name": "apart"}}
+    with pytest.raises(InputError, match="has no image in split 'test' that judges; import more"):
+        recorded(folder, base=base)
+
+
+@pytest.mark.slow  # eight cells
+def test_where_a_test_split_judges_all_validation_labels_tune(folder: Path) -> None:
+    images = str(folder / "images")
+    import_dataset(Store.open(str(folder / "store")), images, "tested", test_fraction=0.4)
+    base = document()["base"] | {"dataset": {"name": "tested"}}
+    store, report, cells = begun(folder, base=base)
+    few = next(t for t in cells if t.cell.condition == Condition("features", 0.5))
+    measure_cell(store, report, read_transfer(store, report), few, torch.device("cpu"))
+    dataset = open_dataset(store, "tested")
+    labels = np.array([image.label for image in images_that_test(dataset)])
+    result = read_result(store, report, few, labels)
+    assert result.figures.tuned == len(dataset.images("val")) == 24
+    assert result.labelled == result.figures.images + 24
+    assert (result.corrupted, result.figures.train_accuracy, result.figures.way) == ({}, None, None)
+
+
+def test_logits_are_there_of_one_batch_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is measured is what was trained: the sweep's specs, which nobody resolves again."""
-    store = Store.open(str(folder / "store"))
-    asked = document(labels=[1.0], seeds=1)
-    asked["base"]["backbone"] |= {"freeze": 0, "weights": str(folder / "pretrained.pth")}
-    asked["base"]["train"]["rates"] = {"kind": "decay", "factor": 0.5}
-    asked["arms"]["scratch"]["rates"] = [0.01]
-    report_spec = parse_job(asked, "test", None)
-    assert isinstance(report_spec, TransferReport)
-    report_id = create_transfer(store, report_spec)
-    kinds: dict[str, str] = {}
+    """However many images, corruptions and cells are tested."""
+    store, _, cells = begun(folder, labels=[1.0])
+    prepared, chain = load_trial_model(store, cells[0].spec, cells[0].record, 1)
+    monkeypatch.setattr("graft.report.transfer.measure_cell.BATCH_SIZE", 8)
+    made: list[weakref.ref[torch.Tensor]] = []
 
-    def run_sweep(sweep_id: str) -> SweepResult:
-        """Make up trainings that leave the tails as they were."""
-        records = []
-        for trial in read_plan(store, sweep_id).trials:
-            kinds[str(trial.spec.backbone.freeze)] = trial.spec.train.rates.kind
-            tail = tensors_to_bytes(assemble(store, trial.spec).model.tail_state())
-            ref = store.put(f"sweeps/{sweep_id}/tails", f"{trial.number}.safetensors", tail)
-            epoch = TrialEpoch(epoch=1, train={}, val={"loss": 1.0, "accuracy": 0.5})
-            records.append(
-                TrialRecord(
-                    number=trial.number,
-                    id=trial.id,
-                    changes=trial.changes,
-                    state="finished",
-                    epochs=(epoch,),
-                    seconds=1.0,
-                    ended_s=1.0,
-                    checkpoint=f"sweeps/{sweep_id}/tails/{ref.name}",
-                )
-            )
-        return result_of(sweep_id, records)
+    def count(module: torch.nn.Module, inputs: object, logits: torch.Tensor) -> None:
+        assert all(earlier() is None for earlier in made)
+        made.append(weakref.ref(logits))
 
-    measured: dict[str, tuple[int]] = {}
-
-    def answer(*arguments: Any) -> None:
-        *_, (ways,), results, cold_s = arguments
-        assert [(way.arm, way.rates["kind"]) for way in ways] == [
-            ("features", "uniform"),
-            ("partial", "decay"),
-            ("full", "decay"),
-        ]
-        assert [len(way.trunk_digest) for way in ways] == [64] * 3
-        assert [set(seconds) for seconds in cold_s] == [{"features", "partial"}]
-        measured.update({r.cell.condition.arm: r.right.shape for r in results})
-        raise KeyboardInterrupt  # what follows is tested with stored answers
-
-    monkeypatch.setattr("graft.report.transfer.run_transfer.answer", answer)
-    monkeypatch.setattr("graft.report.transfer.run_transfer.CORRUPTIONS", ("contrast",))  # for time
-    with pytest.raises(KeyboardInterrupt):
-        run_transfer(store, report_id, run_sweep, lambda done, total: None)
-    assert kinds == {"0": "decay", "-2": "decay", "all": "uniform"}
-    assert measured == dict.fromkeys(ARMS, (24,))
+    prepared.model.tail.register_forward_hook(count)
+    prepared.model.eval()
+    loaded = LoadedCell(cells[0].spec, prepared, chain, torch.device("cpu"))
+    images = images_that_test(prepared.dataset)
+    hits, confidence = predict(loaded, images, [("contrast", 1), ("contrast", 3)])
+    assert (hits.shape, confidence.shape, len(made)) == ((3, 24), (24,), 12)
 
 
 def result_of(sweep_id: str, records: list[TrialRecord]) -> SweepResult:
@@ -305,6 +416,7 @@ def resumed(folder: Path, ray_cluster_address: str, stopped: str) -> dict[str, A
     assert done.returncode == 0, done.stderr
     after = {record.number: record for record in read_trials(store, f"{stopped}-rates")}
     assert {number: after[number] for number in before} == before  # none was trained again
+    assert not [key for key, _ in store.scan("sweeps/") if stopped in key and "/tails/" in key]
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 

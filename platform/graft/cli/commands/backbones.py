@@ -1,5 +1,6 @@
 """`graft backbones ls|show|verify|rank`: architectures, their stages, and how they compare."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,10 @@ from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 
 if TYPE_CHECKING:
     from graft.backbones.verify_architecture import Check
+    from graft.data.manifest import DatasetVersion
+    from graft.report.shortlist.candidates import Candidate
     from graft.spec import Backbone
+    from graft.store import Store
 
 app = noun("List, show, verify and rank backbones.")
 
@@ -133,7 +137,7 @@ def rank(
     """
     from graft.cli.dataset_refs import open_dataset_ref
     from graft.cli.show.backbones import ranking_table
-    from graft.cli.show.output import counting, emit, note, write_file
+    from graft.cli.show.output import emit, note, write_file
     from graft.errors import InputError
 
     backbones = _candidates(arch, weights)
@@ -143,18 +147,12 @@ def rank(
     images = open_dataset_ref(opened, dataset)
 
     from graft.report.shortlist.candidates import by_promise
-    from graft.report.shortlist.rank import candidate_spec, count_folds, measure_candidate
+    from graft.report.shortlist.rank import count_folds
     from graft.report.shortlist.ranking_chart import ranking_figure
     from graft.training.charts import saved
 
     folds = count_folds(images)
-    # All specs first: weights that cannot be had are an error before anything is computed.
-    specs = [candidate_spec(opened, images, backbone) for backbone in backbones]
-    ranked = []
-    for spec in specs:
-        with counting(f"{spec.backbone.arch}'s features") as progress:
-            ranked.append(measure_candidate(opened, spec, folds, progress))
-    ranked = by_promise(ranked)
+    ranked = by_promise(_measured(opened, images, backbones, folds))
     write_file(out, saved(ranking_figure(ranked), "png"))
     note(f"accuracy against cost: {out}")
     document = {
@@ -183,13 +181,35 @@ def _candidates(archs: list[str], weights: list[str] | None) -> "list[Backbone]"
     return [Backbone(arch=arch, weights=w) for arch, w in zip(archs, chosen, strict=True)]
 
 
+def _measured(
+    store: "Store", images: "DatasetVersion", backbones: "list[Backbone]", folds: int
+) -> "list[Candidate]":
+    """Measure all candidates on this process's CPUs."""
+    from graft.backbones.process_setup import set_up_process
+    from graft.cli.show.output import counting, note
+    from graft.report.shortlist.rank import candidate_spec, measure_candidate
+
+    def waiting(holder: str) -> None:
+        note(f"waiting for {holder}, which computes these features now")
+
+    # All specs first: weights that cannot be had are an error before anything is computed.
+    specs = [candidate_spec(store, images, backbone) for backbone in backbones]
+    set_up_process(len(os.sched_getaffinity(0)))
+    measured = []
+    for spec in specs:
+        with counting(f"{spec.backbone.arch}'s features") as progress:
+            measured.append(measure_candidate(store, spec, folds, progress, waiting))
+    return measured
+
+
 def _verify(arch: str, weights: str | None) -> "list[Check]":
     import torch
 
+    from graft.backbones.process_setup import set_up_process
     from graft.backbones.verify_architecture import random_model, verify
     from graft.backbones.weights import load_file
 
-    torch.set_num_threads(1)  # with images this small, a second thread mostly waits
+    set_up_process(cpus=1)  # with images this small, a second thread mostly waits
     torch.manual_seed(0)
     model = random_model(arch)
     if weights:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 from graft.units import duration
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from graft.demo.run_demo import DemoResult
+    from graft.registry import Mover
     from graft.store import Store
 
 
@@ -20,15 +22,14 @@ def demo(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
 
     Example: graft demo --store demo-store
     """
-    run_demo_and_show(open_store(store), json, "graft demo")
+    run_demo_and_show(open_store(store), json, mover_of("graft demo"))
 
 
-def run_demo_and_show(store: "Store", json: bool, command: str) -> "DemoResult":
+def run_demo_and_show(store: "Store", json: bool, mover: "Mover") -> "DemoResult":
     """Run the demo, show its progress and then its result; return that.
 
-    `command` is the command as typed, for the record of alias moves.
+    `mover` is who moves its aliases.
     """
-    from graft.cli.mover import mover_of
     from graft.cli.show.output import console, emit
     from graft.cli.show.training import training_progress
     from graft.cluster.local_ray import ray_session
@@ -36,7 +37,7 @@ def run_demo_and_show(store: "Store", json: bool, command: str) -> "DemoResult":
     with ray_session():
         from graft.demo.run_demo import run_demo
 
-        result = run_demo(store, console.print, training_progress, mover_of(command))
+        result = run_demo(store, console.print, training_progress, mover)
     emit(result.document(), json, lambda: _table(result))
     return result
 

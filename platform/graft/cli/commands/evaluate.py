@@ -5,6 +5,7 @@ import os
 from graft.cli.options import (
     DEFAULT_STORE,
     DatasetRef,
+    Gpus,
     Json,
     Model,
     Out,
@@ -19,6 +20,7 @@ def evaluate(
     dataset: DatasetRef = None,
     split: Split = None,
     out: Out = None,
+    gpus: Gpus = 0,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -48,8 +50,10 @@ def evaluate(
         report = read_report(opened, report_id)  # at once, without torch
     else:
         from graft.report.evaluation.evaluate import evaluate
+        from graft.spec import Scaling
 
-        threads = len(os.sched_getaffinity(0))
+        cpus = len(os.sched_getaffinity(0))
+        scaling = Scaling(cpus_per_worker=cpus, gpus_per_worker=gpus)
         with counting("predicting") as progress:
-            report = evaluate(opened, version, images, chosen, threads, progress)
+            report = evaluate(opened, version, images, chosen, scaling, progress)
     show_report(opened, report, out, json)

@@ -265,9 +265,7 @@ def resume(
         raise InputError(f"the spec of {job} ({status}) is not known any more; submit it again")
     spec = parse_job(parse_yaml(text, f"job {job}"), f"job {job}", None)
     settings = dict(_setting(text) for text in set_ or [])
-    submission = Submission(
-        job, spec, pods.image, pods.resource_class, owner=jobs.user(), settings=settings
-    )
+    submission = Submission(job, spec, pods.image, pods.resource_class, settings=settings)
     jobs.resume(submission)
     note(f"{job} was sent again")
     status = jobs.accepted(job)

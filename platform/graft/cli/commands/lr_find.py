@@ -93,37 +93,30 @@ def _check(start: float, end: float, steps: int, out: Path) -> None:
 
 def _losses(store: "Store", spec: "Finetune", tested: "RateRange") -> list[float]:
     """Run the test in this process, with a bar over its steps; return the losses."""
-    import torch
-    from torch import distributed
-
+    from graft.backbones.process_setup import has_gpu
     from graft.cli.show.output import note, progress_bar
     from graft.training.lr_find import range_losses
-    from graft.training.worker_group import Ranks
 
-    gpu = spec.scaling.gpus_per_worker > 0 and torch.cuda.is_available()
+    gpus = spec.scaling.gpus_per_worker if has_gpu() else 0
     note(
         f"{tested.steps} steps of {spec.train.batch_size} images at learning rates from "
-        f"{tested.start:g} to {tested.end:g}, on {'a GPU' if gpu else 'CPUs'}"
+        f"{tested.start:g} to {tested.end:g}, on {'a GPU' if gpus else 'CPUs'}"
     )
     if spec.dataset.labels_in_words:
         note(spec.dataset.labels_in_words)
     losses: list[float] = []
-    ranks = Ranks.alone(torch.device("cuda", 0) if gpu else torch.device("cpu"))
-    try:
-        with progress_bar() as progress:
-            task = progress.add_task("starting", total=tested.steps, numbers="")
-            for rate, loss in zip(
-                tested.rates(), range_losses(store, spec, tested, ranks), strict=False
-            ):
-                losses.append(loss)
-                progress.update(
-                    task,
-                    description=f"step {len(losses)}/{tested.steps}",
-                    completed=len(losses),
-                    numbers=f"rate {rate:.2g}  loss {loss:.3f}",
-                )
-    finally:
-        distributed.destroy_process_group()
+    with progress_bar() as progress:
+        task = progress.add_task("starting", total=tested.steps, numbers="")
+        for rate, loss in zip(
+            tested.rates(), range_losses(store, spec, tested, gpus), strict=False
+        ):
+            losses.append(loss)
+            progress.update(
+                task,
+                description=f"step {len(losses)}/{tested.steps}",
+                completed=len(losses),
+                numbers=f"rate {rate:.2g}  loss {loss:.3f}",
+            )
     if len(losses) < tested.steps:
         note(
             f"the loss ran away after step {len(losses)}, at a rate of "

@@ -6,13 +6,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.cli.help import noun
-from graft.cli.options import DEFAULT_STORE, DatasetRef, Json, Model, Split, StoreUri, open_store
+from graft.cli.mover import mover_of
+from graft.cli.options import (
+    DEFAULT_STORE,
+    DatasetRef,
+    Gpus,
+    Json,
+    Model,
+    Split,
+    StoreUri,
+    open_store,
+)
 from graft.cli.show.output import counting, emit, note
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from graft.registry import ModelVersion, VersionRow
+    from graft.registry import ModelVersion, Move, VersionRow
+
+SELF_DECLARED = "* self-declared: what a machine says of itself, which no server vouches for"
 
 app = noun("List, show, compare and promote registered models.")
 
@@ -76,7 +88,6 @@ def promote(
 
     Example: graft models promote ants-bees@2
     """
-    from graft.cli.mover import mover_of
     from graft.registry import get_model, promote
 
     opened = open_store(store)
@@ -98,27 +109,48 @@ def history(
 
     Example: graft models history ants-bees
     """
+    from rich.console import Group
+    from rich.markup import escape
+
     from graft.cli.show.tables import text_table
-    from graft.registry import Move, alias_history
+    from graft.registry import alias_history
 
     moves = alias_history(open_store(store), name)
 
-    def cells(alias: str, move: Move) -> list[str]:
+    def cells(alias: str, move: "Move") -> list[str]:
         who = f"{move.who}{'*' if move.self_declared else ''}" if move.who else "not recorded"
-        change = f"{move.from_ or ''} → {move.to}".strip()
-        shown = "; ".join([move.basis or "not recorded", *move.evidence])
-        return [move.when[:19].replace("T", " "), alias, change, who, move.command or "", shown]
+        return [
+            _when(move),
+            alias,
+            _change(move),
+            who,
+            move.command or "",
+            move.basis or "not recorded",
+        ]
 
-    def table() -> "Table":
+    def page() -> Group:
         columns = ("when (UTC)", "alias", "version", "who", "command", "evidence")
         table = text_table(columns, (cells(alias, move) for alias, move in moves))
-        table.caption, table.caption_justify = "* by the machine's own word", "left"
-        return table
+        table.caption, table.caption_justify = SELF_DECLARED, "left"
+        # Not in the table, where a sentence would be a column of single words.
+        reports = [
+            f"{_when(m)} {alias} {_change(m)}: {line}" for alias, m in moves for line in m.evidence
+        ]
+        return Group(table, *map(escape, reports))
 
     rows = [
         {"alias": alias, **move.model_dump(mode="json", by_alias=True)} for alias, move in moves
     ]
-    emit({"model": name, "moves": rows}, json, table)
+    emit({"model": name, "moves": rows}, json, page)
+
+
+def _change(move: "Move") -> str:
+    return f"{move.from_ or ''} → {move.to}".strip()
+
+
+def _when(move: "Move") -> str:
+    """Return when an alias moved, in UTC."""
+    return move.when[:19].replace("T", " ")
 
 
 @app.command()
@@ -127,6 +159,7 @@ def compare(
     second: Model,
     dataset: DatasetRef = None,
     split: Split = None,
+    gpus: Gpus = 0,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -148,10 +181,11 @@ def compare(
     images, chosen = evaluation_images(opened, versions[0], dataset, split)
 
     from graft.report.evaluation.evaluate import compare_versions
+    from graft.spec import Scaling
 
-    threads = len(os.sched_getaffinity(0))
+    scaling = Scaling(cpus_per_worker=len(os.sched_getaffinity(0)), gpus_per_worker=gpus)
     with counting("predicting") as progress:
-        comparison = compare_versions(opened, *versions, images, chosen, threads, progress)
+        comparison = compare_versions(opened, *versions, images, chosen, scaling, progress)
     emit(comparison.model_dump(mode="json"), json, lambda: comparison_page(comparison))
 
 

@@ -38,6 +38,11 @@ def predict(
 
     for path in images:
         if not path.is_file():
+            scheme, elsewhere, rest = str(path).partition(":/")  # of "://" a path keeps one slash
+            if elsewhere and scheme.isalnum():
+                raise InputError(
+                    f"{scheme}://{rest}: only local files are sent; download it, and send that"
+                )
             raise InputError(f"{path}: no such file")
     try:
         client = httpx.Client(base_url=url, timeout=TIMEOUT_S)

@@ -7,6 +7,7 @@ import typer
 
 from graft.cli.commands.sweep import run_with_progress
 from graft.cli.help import noun
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, Json, Out, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
@@ -109,10 +110,14 @@ def finish_transfer(
     Raises:
         Interrupted: the user pressed Ctrl-C; what was trained stays.
     """
+    from functools import partial
+
     from graft.cli.show.output import counting, note
     from graft.cli.show.report import show_report
+    from graft.cluster.local_ray import ray_session
     from graft.errors import Interrupted
-    from graft.report.transfer.run_transfer import run_transfer
+    from graft.report.transfer.ray_tasks import measure_on_ray
+    from graft.report.transfer.run_transfer import Runners, run_transfer
 
     note(f"report {report}")
     try:
@@ -120,12 +125,13 @@ def finish_transfer(
 
             def run_sweep(sweep_id: str) -> "SweepResult":
                 # Who holds the report holds its sweeps.
-                return run_with_progress(store, sweep_id, "graft reports transfer", take_over=True)
+                return run_with_progress(store, sweep_id, mover_of("graft reports transfer"), True)
 
-            made = run_transfer(store, report, run_sweep, progress, note, take_over)
+            runners = Runners(run_sweep, partial(measure_on_ray, store, ray_session))
+            made = run_transfer(store, report, runners, progress, note, take_over)
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(
-            "stopped; trainings that are done stay. Go on with: "
+            "stopped; what is trained and tested stays. Go on with: "
             f"graft reports transfer --resume {report}"
         ) from None
     show_report(store, made, out, json)

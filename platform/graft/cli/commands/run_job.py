@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, StoreUri, open_store
 
 if TYPE_CHECKING:
+    from graft.registry import Mover
     from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
     from graft.store import Store
 
@@ -32,6 +34,10 @@ def run_job(
     owner: Annotated[
         str | None, typer.Option(envvar="GRAFT_OWNER", help="Who submitted it.")
     ] = None,
+    self_declared: Annotated[
+        bool,
+        typer.Option(envvar="GRAFT_OWNER_SELF_DECLARED", help="Whether that is their own word."),
+    ] = True,
     gpus: Annotated[int, typer.Option(envvar="GRAFT_GPUS", help="GPUs of its cluster.")] = 0,
     retries: Annotated[
         int | None,
@@ -45,6 +51,7 @@ def run_job(
     from graft.cluster.job_records import (
         ClusterIdentity,
         Driver,
+        Owner,
         begin_attempt,
         read_job,
         read_job_spec,
@@ -64,12 +71,14 @@ def run_job(
             # An earlier pod died between recording that and its end.
             print(f"job {job} has succeeded already")
             return
-        driver = Driver(ClusterIdentity(where, cluster), socket.gethostname(), owner, gpus)
+        whose = Owner(owner, self_declared) if owner else None
+        driver = Driver(ClusterIdentity(where, cluster), socket.gethostname(), whose, gpus)
         attempt = begin_attempt(opened, job, parsed.kind, driver, retries)
         print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():
             wait_for_cpus(cpus)
-            model = _run(opened, job, parsed, first=attempt.number == 1)
+            mover = mover_of(f"graft submit, job {job}", whose)
+            model = _run(opened, job, parsed, mover, first=attempt.number == 1)
     except Interrupted:
         raise
     except Exception as error:
@@ -97,7 +106,7 @@ def _may_succeed_elsewhere(error: Exception) -> bool:
     return not isinstance(error, (InputError, RunFailed))
 
 
-def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
+def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> str | None:
     """Run what a job's spec says, under the job's name; return the model that it registers.
 
     `first`: this is the job's first attempt, so nothing of that name can be its own yet.
@@ -109,7 +118,7 @@ def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
     from graft.spec import Demo, Evaluation, Finetune, TransferReport
 
     if isinstance(spec, Demo):
-        return _demo(store)
+        return _demo(store, mover)
     if isinstance(spec, Evaluation):
         _evaluation(store, spec)
         return None
@@ -119,26 +128,28 @@ def _run(store: "Store", job: str, spec: "Job", first: bool) -> str | None:
     sort, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
     if first and store.exists(f"{place}/{job}/spec.yaml"):
         raise InputError(f"there is a {sort} '{job}' that this job did not make; choose another id")
-    return _finetune(store, job, spec) if isinstance(spec, Finetune) else _sweep(store, job, spec)
+    if isinstance(spec, Finetune):
+        return _finetune(store, job, spec, mover)
+    return _sweep(store, job, spec, mover)
 
 
-def _demo(store: "Store") -> str:
+def _demo(store: "Store", mover: "Mover") -> str:
     from graft.cli.commands.demo import run_demo_and_show
 
-    return run_demo_and_show(store, json=False, command="graft submit, a demo").served
+    return run_demo_and_show(store, json=False, mover=mover).served
 
 
-def _finetune(store: "Store", run: str, spec: "Finetune") -> str | None:
+def _finetune(store: "Store", run: str, spec: "Finetune", mover: "Mover") -> str | None:
     from graft.cli.commands.train import finish_run
     from graft.training.prepare_run import resolve
     from graft.training.run_records import create_run
 
     if not store.exists(f"runs/{run}/spec.yaml"):
         create_run(store, resolve(store, spec), run)
-    return finish_run(store, run, json=False, command=f"graft submit, job {run}").model
+    return finish_run(store, run, json=False, mover=mover).model
 
 
-def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
+def _sweep(store: "Store", sweep_id: str, spec: "Sweep", mover: "Mover") -> str | None:
     from graft.cli.commands.sweep import run_sweep_and_show
     from graft.sweep.prepare_sweep import prepare_sweep
     from graft.sweep.sweep_plan import TWO_CORES
@@ -147,9 +158,7 @@ def _sweep(store: "Store", sweep_id: str, spec: "Sweep") -> str | None:
     if not store.exists(f"sweeps/{sweep_id}/spec.yaml"):
         create_sweep(store, *prepare_sweep(store, spec, TWO_CORES), sweep_id)
     # An earlier attempt at the job, if it still lives, was overtaken when this one began.
-    return run_sweep_and_show(
-        store, sweep_id, json=False, command=f"graft submit, job {sweep_id}", take_over=True
-    ).model
+    return run_sweep_and_show(store, sweep_id, json=False, mover=mover, take_over=True).model
 
 
 def _transfer(store: "Store", report: str, spec: "TransferReport") -> None:

@@ -7,6 +7,7 @@ import typer
 
 from graft.cli.commands.train import finish_run
 from graft.cli.help import noun
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def resume(
             f"{pointer.attempt}, if it still runs, and a new one could both commit; make sure "
             "that it has ended, then add --take-over"
         )
-    finish_run(opened, run, json, "graft runs resume")
+    finish_run(opened, run, json, mover_of("graft runs resume"))
 
 
 def _write_confusion(store: "Store", run: str, result: "Result | None", file: Path) -> None:

@@ -53,7 +53,7 @@ def submit(
     files = local_weights(local)  # before the cluster is asked
     target, store = cluster.open_target()
     inputs = JobInputs.of(store, local, files, target.store_is_volume)
-    submission = Submission(job, inputs.spec, pods.image, pods.resource_class, owner=target.user())
+    submission = Submission(job, inputs.spec, pods.image, pods.resource_class)
     if dry_run:
         sys.stdout.write(target.show(submission, json))
         return

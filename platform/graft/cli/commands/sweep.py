@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
+    from graft.registry import Mover
     from graft.spec import Sweep
     from graft.store import Store
     from graft.sweep.sweep_plan import SweepPlan
@@ -48,7 +50,7 @@ def sweep(
             )
         opened = open_store(store)
         read_sweep(opened, resume)
-        run_sweep_and_show(opened, resume, json, "graft sweep --resume")
+        run_sweep_and_show(opened, resume, json, mover_of("graft sweep --resume"))
         return
     if spec is None:
         raise InputError("expected a spec, such as jobs/sweep.yaml, or --resume ID")
@@ -71,30 +73,29 @@ def sweep(
             note(recorded.base.dataset.labels_in_words)
         emit(_plan_document(recorded, planned), json, lambda: plan_page(recorded, planned))
         return
-    run_sweep_and_show(opened, create_sweep(opened, recorded, planned), json, "graft sweep")
+    made = create_sweep(opened, recorded, planned)
+    run_sweep_and_show(opened, made, json, mover_of("graft sweep"))
 
 
 def run_sweep_and_show(
-    store: "Store", sweep_id: str, json: bool, command: str, take_over: bool = False
+    store: "Store", sweep_id: str, json: bool, mover: "Mover", take_over: bool = False
 ) -> "SweepResult":
     """Run, or go on with, a recorded sweep; show its progress and then its result; return it.
 
-    `command` is the command as typed, such as `graft sweep`, for the record of alias moves;
-    `take_over` as `hold_attempt` has it.
+    `mover` is who moves the alias that its spec names; `take_over` as `hold_attempt` has it.
     """
     from graft.cli.show.output import emit
     from graft.cli.show.sweep import result_page
 
-    result = run_with_progress(store, sweep_id, command, take_over)
+    result = run_with_progress(store, sweep_id, mover, take_over)
     emit(result.model_dump(mode="json"), json, lambda: result_page(result))
     return result
 
 
 def run_with_progress(
-    store: "Store", sweep_id: str, command: str, take_over: bool = False
+    store: "Store", sweep_id: str, mover: "Mover", take_over: bool = False
 ) -> "SweepResult":
     """Run, or go on with, a recorded sweep; show its progress and return its result."""
-    from graft.cli.mover import mover_of
     from graft.cli.show.output import note
     from graft.cli.show.sweep import sweep_progress
     from graft.cluster.local_ray import ray_session
@@ -107,7 +108,7 @@ def run_with_progress(
     with sweep_progress(sweep_id, recorded, trials) as show:
         from graft.sweep.run_sweep import run_sweep
 
-        return run_sweep(store, sweep_id, show, ray_session, mover_of(command), take_over)
+        return run_sweep(store, sweep_id, show, ray_session, mover, take_over)
 
 
 def _plan_document(sweep: "Sweep", plan: "SweepPlan") -> dict[str, Any]:

@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graft.cli.mover import mover_of
 from graft.cli.options import DEFAULT_STORE, Json, Settings, StoreUri, open_store
 
 if TYPE_CHECKING:
+    from graft.registry import Mover
     from graft.store import Store
     from graft.training.run_records import Result
 
@@ -38,15 +40,14 @@ def train(
         from graft.training.ray_train import require_resources
 
         require_resources(recorded.scaling)
-        finish_run(opened, create_run(opened, recorded), json, "graft train")
+        finish_run(opened, create_run(opened, recorded), json, mover_of("graft train"))
 
 
-def finish_run(store: "Store", run: str, json: bool, command: str) -> "Result":
+def finish_run(store: "Store", run: str, json: bool, mover: "Mover") -> "Result":
     """Run, or go on with, a recorded run; show its progress and then its result; return it.
 
-    `command` is the command as typed, such as `graft train`, for the record of alias moves.
+    `mover` is who moves the alias that its spec names.
     """
-    from graft.cli.mover import mover_of
     from graft.cli.show.output import emit, note
     from graft.cli.show.training import result_page, training_progress
     from graft.cluster.local_ray import ray_session
@@ -59,7 +60,7 @@ def finish_run(store: "Store", run: str, json: bool, command: str) -> "Result":
         with ray_session(), training_progress(run, spec) as show:
             from graft.training.ray_train import run_finetune
 
-            result = run_finetune(store, run, show, mover_of(command))
+            result = run_finetune(store, run, show, mover)
     finished = with_classes(store, result)
     emit(finished.model_dump(mode="json"), json, lambda: result_page(finished, spec))
     return result

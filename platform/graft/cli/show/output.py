@@ -1,26 +1,49 @@
 """How a command prints: its result on stdout, everything else on stderr."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+WIDE = 200
+"""Columns of output that no terminal shows and for which COLUMNS says nothing: rich takes 80 then,
+in which the numbers of a table are in pieces."""
 
 console = Console(stderr=True)
 """For progress, logs and notes."""
 
 
 def emit(document: Mapping[str, Any], json: bool, render: Callable[[], RenderableType]) -> None:
-    """Print a command's result: `document` as JSON, or what `render` makes for people to read."""
+    """Print a command's result: `document` as JSON, or what `render` makes for people to read.
+
+    Where a table is too wide, its cells are broken into lines and never cut.
+    """
     if json:
         print(dumps(document, indent=2))
-    else:
-        Console().print(render())
+        return
+    shown = Console()
+    if not shown.is_terminal and "COLUMNS" not in os.environ:
+        shown = Console(width=WIDE)
+    shown.print(_uncut(render()))
+
+
+def _uncut(page: RenderableType) -> RenderableType:
+    """Return a page whose tables fold what they would cut."""
+    if isinstance(page, Table):
+        for column in page.columns:
+            column.overflow = "fold"
+    elif isinstance(page, Group):
+        for part in page.renderables:
+            _uncut(part)
+    return page
 
 
 def note(text: str) -> None:

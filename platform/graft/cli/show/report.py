@@ -1,7 +1,7 @@
 """Showing reports of all kinds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 
@@ -19,7 +19,17 @@ def show_report(store: "Store", report: "Report", out: Path | None, json: bool) 
     if out:
         write_out(store, report, out)
         note(f"the page: {out / PAGE}")
-    emit(report.document(), json, lambda: _figures(report))
+    emit(_document(store, report) if json else {}, json, lambda: _figures(report))
+
+
+def _document(store: "Store", report: "Report") -> dict[str, Any]:
+    """Return a report's figures, also those that lie in a file of their own."""
+    from graft.training.confusion_matrix import FILE, read_confusion
+
+    document = report.document()
+    if confusion := report.files.get(FILE):
+        document["confusion"] = read_confusion(store, report.folder, confusion).counts.tolist()
+    return document
 
 
 def _figures(report: "Report") -> Group:

@@ -70,7 +70,7 @@ def trial_table(trials: "tuple[TrialRecord, ...]", metric: str, mode: str) -> Ta
     table = Table(
         *numbers("trial"),
         *keys,
-        *numbers(metric, "epochs", "s"),
+        *numbers(metric, "epochs", "s, training"),
         "state",
         caption=rows_left_out(len(trials), SHOWN, "trials"),
     )

@@ -36,12 +36,12 @@ def answers_page(answers: "Answers") -> Group:
 
 
 def _backbone_page(answers: "BackboneAnswers", title: str) -> Group:
-    points = _arms(f"{answers.title} on {title}", "images", "accuracy %", "95 %")
+    points = _arms(f"{answers.title} on {title}", "labels", "accuracy %", "95 %")
     for point in answers.points:
-        points.add_row(point.arm, f"{point.images:,}", *_estimate(point.accuracy, ".1f", 100))
-    labels = _arms("fewer labels?", "images", "scratch needs", "95 %", "shown")
+        points.add_row(point.arm, f"{point.labelled:,}", *_estimate(point.accuracy, ".1f", 100))
+    labels = _arms("fewer labels?", "labels", "scratch needs", "95 %", "shown")
     for match in answers.matches:
-        labels.add_row(match.arm, f"{match.images:,}", *_needed(match, answers.points[-1].images))
+        labels.add_row(match.arm, f"{match.images:,}", *_needed(match, answers.points[-1].labelled))
     most_labels = max(gain.labels for gain in answers.gains)
     better = _arms("with all labels: better?", "points above scratch", "95 %", "shown")
     for gain in answers.gains:

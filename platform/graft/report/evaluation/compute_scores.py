@@ -20,6 +20,7 @@ from sklearn.metrics import (
 from graft.report.evaluation.predictions import Predictions
 from graft.report.evaluation.scores import Bin, ClassScores, Scores, WrongImage
 from graft.report.interval import LEVEL, Interval
+from graft.training.confusion_matrix import ConfusionMatrix
 from graft.training.metrics import (
     BINS,
     TOP,
@@ -41,7 +42,6 @@ def compute_scores(predictions: Predictions) -> Scores:
     top5 = None
     if len(classes) > TOP:
         top5 = float(top_k_accuracy_score(labels, predictions.logits, k=TOP, labels=classes))
-    confusion = confusion_matrix(labels, predicted, labels=classes)
     return Scores(
         model=predictions.model,
         dataset=predictions.dataset,
@@ -55,10 +55,16 @@ def compute_scores(predictions: Predictions) -> Scores:
         macro_f1=float(f1_score(labels, predicted, average="macro")),
         ece=expected_calibration_error(confidence, predictions.right),
         classes=_by_class(predictions),
-        confusion=tuple(tuple(map(int, row)) for row in confusion),
         reliability=reliability(confidence, predictions.right),
         wrong=_most_wrong(predictions),
     )
+
+
+def count_confusions(predictions: Predictions) -> ConfusionMatrix:
+    """Return how often images of each class were predicted to be of each."""
+    classes = np.arange(len(predictions.classes))
+    counts = confusion_matrix(predictions.labels, predictions.predicted, labels=classes)
+    return ConfusionMatrix(predictions.classes, counts)
 
 
 def share_interval(hits: int, count: int) -> Interval:

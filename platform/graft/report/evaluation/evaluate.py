@@ -3,8 +3,7 @@
 import shlex
 from collections.abc import Callable
 
-import torch
-
+from graft.backbones.process_setup import set_up_process
 from graft.data.image import decode
 from graft.data.manifest import DatasetVersion
 from graft.errors import InputError
@@ -12,7 +11,7 @@ from graft.registry import ModelVersion, Outcome, Verdict, record_verdict
 from graft.report.charts import chart_files, embedded_charts
 from graft.report.evaluation.classes import check_classes
 from graft.report.evaluation.comparison import Comparison, compare_unseen
-from graft.report.evaluation.compute_scores import compute_scores
+from graft.report.evaluation.compute_scores import compute_scores, count_confusions
 from graft.report.evaluation.predictions import (
     Predictions,
     from_parquet,
@@ -20,6 +19,7 @@ from graft.report.evaluation.predictions import (
     to_parquet,
 )
 from graft.report.evaluation.reliability_chart import reliability_figure
+from graft.report.evaluation.scores import Scores
 from graft.report.page import render_page, thumbnail
 from graft.report.publishing import (
     PAGE,
@@ -32,8 +32,11 @@ from graft.report.publishing import (
 from graft.report.seen_images import seen_by, told_apart
 from graft.report.uses import part_that_judges, record_use, used_already
 from graft.serving.predictor import Predictor
+from graft.spec import Scaling
 from graft.store import Store
 from graft.training.charts import confusion_figure
+from graft.training.confusion_matrix import FILE as CONFUSION
+from graft.training.confusion_matrix import ConfusionMatrix
 
 PREDICTIONS = "predictions.parquet"
 _REVERSED: dict[Outcome, Outcome] = {
@@ -48,7 +51,7 @@ def evaluate(
     version: ModelVersion,
     dataset: DatasetVersion,
     split: str,
-    threads: int,
+    scaling: Scaling,
     progress: Callable[[int, int], object],
 ) -> Report:
     """Return the report on a version and a split, made now if the store has none.
@@ -60,48 +63,65 @@ def evaluate(
         version: the model.
         dataset: the images.
         split: ``train``, ``val`` or ``test``.
-        threads: number of threads that decode images, and of threads that compute.
+        scaling: the CPUs and GPUs of one worker: as many threads decode as compute, and without a
+            GPU nothing is computed on one.
         progress: called after each batch with the number of images done, and of all images.
 
     Raises:
         InputError: the split has no images, or classes that the model does not know.
+        ResourceError: `scaling` has a GPU, and there is none here.
         ServingError: the model does not give the outputs recorded for its golden images.
     """
     report = evaluation_id(version, dataset.manifest, split)
     if has_report(store, report):
         return read_report(store, report)
-    torch.set_num_threads(threads)
-    device = torch.device("cuda") if torch.cuda.is_available() else None
+    device = set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker)
     predictor = Predictor.load(store, version, device)
-    predictions = predict_split(predictor, dataset, split, threads, progress)
+    predictions = predict_split(predictor, dataset, split, scaling.cpus_per_worker, progress)
     judging = _judging(predictions)
     _, seen = told_apart(judging.images, seen_by(store, version))
     used = record_use(store, dataset.manifest, split, len(judging.images), report)
     scores = compute_scores(judging).model_copy(
         update={"part": part_that_judges(split), "seen": tuple(seen), "used_before": used}
     )
+    confusion = count_confusions(judging)
+    files = _page_files(report, version, dataset, scores, confusion)
+    files |= {PREDICTIONS: to_parquet(predictions), CONFUSION: confusion.to_bytes()}
+    return publish_report(store, report, "evaluation", scores, files)
+
+
+def _page_files(
+    report: str,
+    version: ModelVersion,
+    dataset: DatasetVersion,
+    scores: Scores,
+    confusion: ConfusionMatrix,
+) -> dict[str, bytes]:
+    """Return the page of an evaluation and its pictures, by file name."""
     figures = {
-        "confusion": confusion_figure(scores.confusion, version.classes),
+        "confusion": confusion_figure(confusion.counts, version.classes),
         "reliability": reliability_figure(scores.reliability, scores.ece),
     }
-    files = chart_files(figures) | {PREDICTIONS: to_parquet(predictions)}
-    images = {image.sha256: image for image in dataset.images(split)}
-    files[PAGE] = render_page(
+    images = {image.sha256: image for image in dataset.images(scores.split)}
+    page = render_page(
         "evaluation.html.j2",
         s=scores,
         report=report,
         run=version.lineage.run,
         predictions=PREDICTIONS,
-        used_already=used_already(used),
+        used_already=used_already(scores.used_before),
         command=shlex.join(
-            ["graft", "evaluate", scores.model, "--dataset", scores.dataset, "--split", split]
+            [
+                *("graft", "evaluate", scores.model),
+                *("--dataset", scores.dataset, "--split", scores.split),
+            ]
         ),
         wrong=[
             (wrong, thumbnail(decode(dataset.read(images[wrong.sha256])))) for wrong in scores.wrong
         ],
         **embedded_charts(figures),
     )
-    return publish_report(store, report, "evaluation", scores, files)
+    return chart_files(figures) | {PAGE: page}
 
 
 def compare_versions(
@@ -110,7 +130,7 @@ def compare_versions(
     second: ModelVersion,
     dataset: DatasetVersion,
     split: str,
-    threads: int,
+    scaling: Scaling,
     progress: Callable[[int, int], object],
 ) -> Comparison:
     """Evaluate two versions on a split, compare them, and record a verdict with each.
@@ -123,7 +143,7 @@ def compare_versions(
     """
     check_classes(first, second)
     predictions = [
-        _judging(predictions_of(store, evaluate(store, version, dataset, split, threads, progress)))
+        _judging(predictions_of(store, evaluate(store, version, dataset, split, scaling, progress)))
         for version in (first, second)
     ]
     seen = [*seen_by(store, first), *seen_by(store, second)]

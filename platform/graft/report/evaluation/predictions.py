@@ -142,13 +142,16 @@ def predict_split(
 
 
 def pixel_batches(
-    prepare: Callable[[Image], Pixels], images: Sequence[Image], threads: int
+    prepare: Callable[[Image], Pixels],
+    images: Sequence[Image],
+    threads: int,
+    size: int = BATCH_SIZE,
 ) -> Iterator[list[Pixels]]:
     """Yield what a model sees of images, in batches; threads prepare `AHEAD` more meanwhile."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         pending: deque[Iterator[Pixels]] = deque()
-        for start in range(0, len(images), BATCH_SIZE):
-            pending.append(pool.map(prepare, images[start : start + BATCH_SIZE]))
+        for start in range(0, len(images), size):
+            pending.append(pool.map(prepare, images[start : start + size]))
             if len(pending) > AHEAD:
                 yield list(pending.popleft())
         while pending:

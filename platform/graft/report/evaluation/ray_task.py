@@ -24,8 +24,7 @@ def evaluate_on_ray(
 
         opened = Store.open(uri)
         dataset = open_dataset(opened, images.name, images.version)
-        threads = scaling.cpus_per_worker
-        return evaluate(opened, version, dataset, split, threads, lambda done, total: None)
+        return evaluate(opened, version, dataset, split, scaling, lambda done, total: None)
 
     task = ray.remote(num_cpus=scaling.cpus_per_worker, num_gpus=scaling.gpus_per_worker)(run)
     try:

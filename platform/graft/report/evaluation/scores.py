@@ -71,8 +71,9 @@ class Scores(Section):
     releases hold the mean distance, with its bias."""
     classes: tuple[ClassScores, ...]
     """In the order of the model's logits."""
-    confusion: tuple[tuple[int, ...], ...]
-    """Counts; rows are true classes, columns predictions."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Counts; rows are true classes, columns predictions. Of reports of earlier releases alone:
+    others have the file `confusion.npz`, since matrices grow with the square of the classes."""
     reliability: tuple[Bin, ...]
     wrong: tuple[WrongImage, ...]
     """The images predicted wrong with most confidence, the most confident first."""

@@ -2,10 +2,12 @@
 
 Two estimates from the features of the training images (view 0): the cross-validated accuracy of a
 regularised linear probe, and LogME (You et al. 2021, arXiv:2102.11005), the evidence that the
-features give for the labels.
+features give for the labels. Copies of an image count once, so that no fold validates on what it
+has trained on.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,9 +23,11 @@ from graft.activations.cache_decision import measure_costs
 from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import CacheEntry, key_scheme
+from graft.activations.lease import LeaseTerms
 from graft.activations.measure import time_depths
 from graft.backbones.trunk import trunk_chain
-from graft.data.manifest import DatasetVersion
+from graft.data.copies import distinct_images
+from graft.data.manifest import DatasetVersion, Image
 from graft.errors import InputError
 from graft.report.shortlist.candidates import Candidate, EpochCost
 from graft.spec import Backbone, Dataset, Finetune, NoAugment
@@ -60,20 +64,24 @@ def count_folds(dataset: DatasetVersion) -> int:
     """Return the number of folds into which cross-validation divides the training images.
 
     Raises:
-        InputError: a class has one image, which cannot both train and validate.
+        InputError: a class has one image, or copies of one, which cannot both train and validate.
     """
-    counts = dataset.manifest.counts["train"]
-    smallest = min(counts, key=lambda name: counts[name])
-    if counts[smallest] < 2:
+    counts = Counter(image.label for image in distinct_images(dataset.images("train")))
+    smallest, images = min(counts.items(), key=lambda item: item[1])
+    if images < 2:
         raise InputError(
-            f"{dataset.manifest.ref} has {counts[smallest]} training image of class '{smallest}'; "
-            "cross-validation needs two"
+            f"{dataset.manifest.ref} has {images} training image of class "
+            f"'{dataset.manifest.classes[smallest]}', of copies one; cross-validation needs two"
         )
-    return min(FOLDS, counts[smallest])
+    return min(FOLDS, images)
 
 
 def measure_candidate(
-    store: Store, spec: Finetune, folds: int, progress: Callable[[int, int], object]
+    store: Store,
+    spec: Finetune,
+    folds: int,
+    progress: Callable[[int, int], object],
+    waiting: Callable[[str], object],
 ) -> Candidate:
     """Measure one candidate.
 
@@ -82,6 +90,7 @@ def measure_candidate(
         spec: from `candidate_spec`.
         folds: number of folds of cross-validation.
         progress: called with the number of images that have gone through the trunk, and of all.
+        waiting: called with which other process computes the same now, and is waited for.
     """
     prepared = assemble(store, spec)
     data = training_data(prepared, spec)
@@ -89,9 +98,10 @@ def measure_candidate(
     cache = ActivationCache(store, data.dataset, key_scheme(spec, chain, "cpu"))
     setup = TrunkSetup(prepared.model, data.loader, data.preprocess)
     entry = CacheEntry("train", 0, prepared.model.depth)
-    filled = fill(cache, [entry], run_here(store, setup, progress))
-    features = pooled(filled.activations[entry])
-    labels = np.array([image.label for image in data.train], np.int64)
+    filled = fill(cache, [entry], run_here(store, setup, progress), LeaseTerms(waiting=waiting))
+    images = distinct_images(data.train)
+    features = pooled(filled.activations[entry], images)
+    labels = np.array([image.label for image in images], np.int64)
     accuracies = linear_probe(features, labels, folds)
     decode_s = measure_costs(setup, data.train, cache.keys.dtype)[entry.depth].decode_s
     stages, head_s = _forward_seconds(prepared)
@@ -109,12 +119,11 @@ def measure_candidate(
     )
 
 
-def pooled(activations: Activations) -> NDArray[np.float64]:
+def pooled(activations: Activations, images: Sequence[Image]) -> NDArray[np.float64]:
     """Return the features that a linear head would see: maps and tokens averaged, (N, D)."""
-    images = activations.images
     rows = []
     for start in range(0, len(images), CHUNK):
-        chunk = activations.take(images[start : start + CHUNK])
+        chunk = activations.take([image.sha256 for image in images[start : start + CHUNK]])
         if chunk.dim() == 4:  # (b, C, H, W)
             chunk = chunk.mean(dim=(2, 3))
         elif chunk.dim() == 3:  # (b, tokens, D)

@@ -39,13 +39,21 @@ class ArmPoint(Section):
     labels: float
     """As in the spec: a share of each class's training images, or a number of them."""
     images: int
-    """Number of images that it trains on."""
+    """Number of distinct images that it trains on."""
+    tuned: int = 0
+    """Number of further labelled images, by which its epoch and rate were chosen. Reports of
+    earlier releases do not count them."""
     rate: float
     """The learning rate that validated best."""
     accuracy: Estimate
     """Accuracy on the test images."""
     rising: int
     """Number of seeds that were still getting better at the end: more epochs may help."""
+
+    @property
+    def labelled(self) -> int:
+        """Number of labelled images that it takes, to train on or to be tuned by."""
+        return self.images + self.tuned
 
 
 class Provenance(Section):
@@ -121,8 +129,6 @@ class _BackboneResults:
     cells: Mapping[Condition, Sequence[CellResult]]
     """By arm and label budget, one for each seed, in their order."""
     accuracy: Accuracies
-    cold_s: Mapping[str, float]
-    """By arm, seconds to compute the activations that it reads at the largest budget."""
 
 
 def answer(
@@ -130,9 +136,7 @@ def answer(
     spec: TransferReport,
     dataset: str,
     split: str,
-    ways: Sequence[Sequence[Way]],
     results: Sequence[CellResult],
-    cold_s: Sequence[Mapping[str, float]],
 ) -> Answers:
     """Return a report's answers.
 
@@ -141,24 +145,20 @@ def answer(
         spec: as it was recorded.
         dataset: NAME@VERSION.
         split: the split that models were judged on.
-        ways: for each backbone, how its arms train.
         results: of every cell of the design.
-        cold_s: for each backbone, by arm, seconds to compute the activations that the arm reads at
-            the largest budget.
     """
     images = len(results[0].labels)
     answers, accuracies = [], []
-    for place, seconds in enumerate(cold_s):
+    for place in range(len(spec.backbones)):
         cells: dict[Condition, list[CellResult]] = {}
         for result in sorted(results, key=lambda result: result.cell.seed):
             if result.cell.backbone == place:
                 cells.setdefault(result.cell.condition, []).append(result)
         accuracy = {
-            condition: Crossed(np.stack([result.right for result in by_seed]))
+            condition: Crossed(np.stack([result.right for result in by_seed]).astype(np.float64))
             for condition, by_seed in cells.items()
         }
-        backbone = _BackboneResults(place, cells, accuracy, seconds)
-        answers.append(_answer_for(report, spec, backbone, ways[place]))
+        answers.append(_answer_for(report, spec, _BackboneResults(place, cells, accuracy)))
         accuracies.append({arm: accuracy[Condition(arm, spec.labels[-1])] for arm in ARMS})
     take, why = _take_backbone(answers, accuracies)
     return Answers(
@@ -173,12 +173,10 @@ def answer(
     )
 
 
-def _answer_for(
-    report: str, spec: TransferReport, backbone: _BackboneResults, ways: Sequence[Way]
-) -> BackboneAnswers:
+def _answer_for(report: str, spec: TransferReport, backbone: _BackboneResults) -> BackboneAnswers:
     cells, accuracy = backbone.cells, backbone.accuracy
     conditions = [Condition(arm, labels) for arm in ARMS for labels in spec.labels]
-    images = {condition.labels: cells[condition][0].images for condition in conditions}
+    labelled = {condition.labels: cells[condition][0].labelled for condition in conditions}
     points = [_point(spec, cells[c], accuracy[c].estimate) for c in conditions]
     gained = gains(accuracy, spec.labels)
     largest = {arm: cells[Condition(arm, spec.labels[-1])] for arm in ARMS}
@@ -188,14 +186,14 @@ def _answer_for(
         weights=spec.backbones[backbone.place].weights,
         points=tuple(points),
         gains=tuple(gained),
-        matches=tuple(matches(accuracy, gained, images)),
-        plateaus=tuple(_plateaus(largest, backbone.cold_s)),
+        matches=tuple(matches(accuracy, gained, labelled)),
+        plateaus=tuple(_plateaus(largest)),
         generalisation=tuple(generalisation(largest)),
         take=take,
         why=why,
         warnings=tuple(_warnings(spec, gained, points, largest["scratch"], accuracy)),
         sources=tuple(_provenance(report, result) for c in conditions for result in cells[c]),
-        ways=tuple(ways),
+        ways=tuple(way for arm in ARMS for result in largest[arm] if (way := result.figures.way)),
     )
 
 
@@ -204,7 +202,8 @@ def _point(spec: TransferReport, results: Sequence[CellResult], accuracy: Estima
     return ArmPoint(
         arm=cell.condition.arm,
         labels=cell.condition.labels,
-        images=results[0].images,
+        images=results[0].figures.images,
+        tuned=results[0].figures.tuned,
         rate=cell.rate,
         accuracy=accuracy,
         rising=sum(_rising(spec, result) for result in results),
@@ -221,18 +220,15 @@ def _rising(spec: TransferReport, result: CellResult) -> bool:
     )
 
 
-def _plateaus(
-    largest: Mapping[str, Sequence[CellResult]], cold_s: Mapping[str, float]
-) -> list[Plateau]:
-    curves, costs = {}, {}
-    for arm, results in largest.items():
-        epoch_s = [result.record.seconds / max(1, len(result.record.epochs)) for result in results]
-        costs[arm] = TrainingCost(
-            results[0].images, sum(epoch_s) / len(epoch_s), cold_s.get(arm, 0.0)
-        )
-        curves[arm] = [
-            [epoch.val["accuracy"] for epoch in result.record.epochs] for result in results
-        ]
+def _plateaus(largest: Mapping[str, Sequence[CellResult]]) -> list[Plateau]:
+    costs = {}
+    for arm, (first, *_) in largest.items():
+        figures = first.figures
+        costs[arm] = TrainingCost(figures.images, figures.epoch_s or 0.0, figures.cold_s or 0.0)
+    curves = {
+        arm: [[epoch.val["accuracy"] for epoch in result.record.epochs] for result in results]
+        for arm, results in largest.items()
+    }
     return plateaus(curves, costs)
 
 
@@ -307,7 +303,7 @@ def _warnings(
     elif few := _few_seeds(spec, accuracy):
         warnings.append(few)
     for arm in ARMS:
-        rising = [p.images for p in points if p.arm == arm and p.rising > spec.seeds / 2]
+        rising = [p.labelled for p in points if p.arm == arm and p.rising > spec.seeds / 2]
         if rising:
             warnings.append(
                 f"{arm} was still getting better in its last epoch with "

@@ -79,10 +79,11 @@ class Match(Section):
 
     arm: str
     images: int
-    """Training images of the arm."""
+    """Labelled images of the arm: those that it trains on and, but for reports of earlier releases,
+    those by which its epoch and rate were chosen."""
     scratch_images: float | None
-    """Training images at which scratch is as accurate, interpolated over the logarithm of their
-    number; null: scratch never is."""
+    """Labelled images, counted alike, at which scratch is as accurate, interpolated over the
+    logarithm of their number; null: scratch never is."""
     at_least: int | None
     """Where scratch never is: a lower bound, which is all images."""
     interval: Reach | None
@@ -106,7 +107,9 @@ class Plateau(Section):
     images: float | None
     """Images seen until then."""
     seconds: float | None
-    """Seconds until then, with the trunk's activations cached before."""
+    """Seconds until then, with activations cached before: `epochs` of the seconds that one takes
+    alone, without set-up. Reports of earlier releases mix shares of trainings side by side with
+    trainings that include their set-up."""
     cold_seconds: float | None
     """Seconds until then, with an empty cache."""
     p_value: float | None = None
@@ -161,7 +164,7 @@ class TrainingCost:
     images: int
     """Images that an epoch trains on."""
     epoch_s: float
-    """Seconds of an epoch, with the trunk's activations cached."""
+    """Seconds of an epoch alone, without set-up, with the trunk's activations cached."""
     cold_s: float
     """Seconds to compute these activations; 0 where no stage is frozen."""
 
@@ -209,20 +212,20 @@ def gains(accuracy: Accuracies, labels: Sequence[float]) -> list[Gain]:
 
 
 def matches(
-    accuracy: Accuracies, gained: Iterable[Gain], images: Mapping[float, int]
+    accuracy: Accuracies, gained: Iterable[Gain], labelled: Mapping[float, int]
 ) -> list[Match]:
     """Return for each arm and budget how many labels scratch needs for the same accuracy.
 
     Args:
         accuracy: by arm and budget.
         gained: of every arm and budget.
-        images: number of training images at each budget, ascending.
+        labelled: number of labelled images at each budget, ascending.
     """
-    sizes = list(images.values())
-    scratch = [accuracy[Condition("scratch", budget)] for budget in images]
+    sizes = list(labelled.values())
+    scratch = [accuracy[Condition("scratch", budget)] for budget in labelled]
     return [
         _match(
-            gain, images[gain.labels], accuracy[Condition(gain.arm, gain.labels)], sizes, scratch
+            gain, labelled[gain.labels], accuracy[Condition(gain.arm, gain.labels)], sizes, scratch
         )
         for gain in gained
     ]

@@ -45,13 +45,13 @@ class _Figures:
     def of(cls, results: Sequence[CellResult]) -> "_Figures":
         """Compute an arm's figures from its results at the largest budget, one a seed."""
         right = np.stack([result.right for result in results])
-        train = np.array([[result.train_accuracy or 0.0] for result in results])
+        train = np.array([[result.figures.train_accuracy or 0.0] for result in results])
         corrupted = np.stack(
             [np.concatenate(list(result.corrupted.values())).mean(axis=0) for result in results]
         )
         return cls(
             gap=Crossed(train - right, DIFFERENCE),
-            ece=_mean([result.ece for result in results]),
+            ece=_mean([result.figures.ece for result in results]),
             corrupted_mean=Crossed(corrupted),
         )
 
@@ -98,7 +98,7 @@ def _by_strength(results: Sequence[CellResult]) -> dict[str, tuple[Estimate, ...
         for name in results[0].corrupted
     }  # (strengths, seeds, images)
     return {
-        name: tuple(Crossed(values).estimate for values in strengths)
+        name: tuple(Crossed(values.astype(np.float64)).estimate for values in strengths)
         for name, strengths in right.items()
     }
 

@@ -64,7 +64,7 @@ def labels_figure(answers: BackboneAnswers, tested: int) -> "Figure":
         points = [point for point in answers.points if point.arm == arm]
         colour, marker = STYLES[arm]
         # Arms are drawn beside each other, so that their intervals can be seen.
-        x = [point.images * 1.03 ** (place - 1.5) for point in points]
+        x = [point.labelled * 1.03 ** (place - 1.5) for point in points]
         y = [100 * point.accuracy.value for point in points]
         axes.plot(x, y, color=colour, marker=marker, label=NAMES[arm])
         for position, point in zip(x, points, strict=True):
@@ -74,11 +74,15 @@ def labels_figure(answers: BackboneAnswers, tested: int) -> "Figure":
             else:
                 seeds = [100 * value for value in point.accuracy.seeds]
                 axes.plot([position] * len(seeds), seeds, ".", color=colour, alpha=0.5)
-    images = sorted({point.images for point in answers.points})
+    images = sorted({point.labelled for point in answers.points})
     axes.set_xscale("log")
     axes.set_xticks(images, [f"{count:,}" for count in images])
     axes.minorticks_off()
-    _label(axes, "Accuracy against labels", "labelled images to train on (logarithmic)")
+    _label(
+        axes,
+        "Accuracy against labels",
+        "labelled images, to train on and to be tuned by (logarithmic)",
+    )
     axes.set_ylabel(f"accuracy on {tested:,} test images (%)")
     axes.legend(loc="best")
     return figure
