@@ -1,4 +1,4 @@
-{{/* What all pods of the chart have in common with those of jobs (platform/graft/cluster/rayjob_manifest.py). */}}
+{{/* What all pods of the chart have in common with those of jobs (platform/graft/cluster/pod_templates.py). */}}
 
 {{/* What all pods of a namespace get, jobs' too: a PodSettings of platform/graft/cluster/profile.py,
      as JSON. */}}

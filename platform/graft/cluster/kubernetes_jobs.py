@@ -15,10 +15,10 @@ from graft.cluster.job_id import JOB_ID
 from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.kubernetes_api import Kube, KubeConflict, KubeObject, UnknownField
 from graft.cluster.kueue import admission_reason, queue_problem
+from graft.cluster.pod_templates import JOB_LABEL
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import (
     GROUP,
-    JOB_LABEL,
     PLURAL,
     VERSION,
     Submission,
