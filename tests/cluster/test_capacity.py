@@ -71,6 +71,17 @@ def test_a_cluster_that_holds_it_has_no_misfits() -> None:
     assert misfits(requests("gpu", workers=4, gpus_per_worker=1), [node("4", "8Gi"), gpu]) == []
 
 
+def test_a_node_tainted_with_its_gpu_takes_who_requests_one() -> None:
+    """Admission adds the toleration on GKE; elsewhere the pod waits, and says for what."""
+    gpu = node("16", "128Gi", "gpu", gpus="4", taint="nvidia.com/gpu")
+    pods = requests("gpu", workers=4, gpus_per_worker=1)
+    assert misfits(pods, [node("4", "8Gi"), gpu]) == []
+    gpu["spec"]["taints"][0]["effect"] = "NoExecute"  # of that nothing is added
+    assert "all have taints" in misfits(pods, [node("4", "8Gi"), gpu])[0]
+    other = node("16", "128Gi", "gpu", gpus="4", taint="amd.com/gpu")
+    assert "all have taints" in misfits(pods, [node("4", "8Gi"), other])[0]
+
+
 def test_a_head_has_nodes_of_its_own() -> None:
     head = HeadNode(cpu="1", memory="1Gi", node_selector={"pool": "system"})
     profile = PROFILE.model_copy(update={"head": head})
@@ -86,7 +97,7 @@ def test_a_head_has_nodes_of_its_own() -> None:
         (
             requests("gpu", workers=8, gpus_per_worker=1),
             [node("2", "24Gi", "gpu")],
-            "8 x worker of class 'gpu' (1.01 cpu, 10.0Gi ephemeral-storage, 8.2Gi memory, "
+            "8 x worker of class 'gpu' (1.01 cpu, 15.0Gi ephemeral-storage, 8.2Gi memory, "
             "1 nvidia.com/gpu): a node of this cluster has no nvidia.com/gpu",
         ),
         (

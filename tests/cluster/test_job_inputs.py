@@ -6,7 +6,13 @@ import pytest
 
 from colours import colour_spec, draw_colours, transfer_document
 from graft.cluster.job_id import LONGEST_ID, new_id
-from graft.cluster.job_inputs import check_names, local_weights, put_weights, stored_weights
+from graft.cluster.job_inputs import (
+    check_names,
+    local_weights,
+    put_weights,
+    store_problem,
+    stored_weights,
+)
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import Submission, rayjob
 from graft.data.importing import import_dataset
@@ -116,3 +122,12 @@ def test_a_new_id_is_a_name_for_kubernetes_and_new(name: str) -> None:
     assert first != second
     assert len(first) <= LONGEST_ID
     assert rayjob(Submission(first, colour_spec()), profile)["metadata"]["name"] == first
+
+
+def test_a_volume_that_is_not_mounted_here_is_no_empty_store(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "volume"))
+    assert store_problem(store) is None  # a directory of this machine, made by the first write
+    problem = store_problem(store, is_volume=True)
+    assert str(problem) == f"the cluster's volume {store.uri} is not mounted on this machine"
+    (tmp_path / "volume").mkdir()
+    assert store_problem(store, is_volume=True) is None

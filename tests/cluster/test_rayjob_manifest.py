@@ -90,9 +90,10 @@ def test_workers_request_what_their_class_says_and_count_what_the_spec_says() ->
     (group,) = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert head["rayStartParams"]["num-cpus"] == "0"
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 2)
-    assert group["rayStartParams"] == {"num-cpus": "3"}
+    assert group["rayStartParams"]["num-cpus"] == "3"
+    assert "num-gpus" not in group["rayStartParams"]
     resources = pods(manifest)["worker"]["containers"][0]["resources"]
-    assert resources["requests"] == {"cpu": "750m", "memory": "2Gi", "ephemeral-storage": "10Gi"}
+    assert resources["requests"] == {"cpu": "750m", "memory": "2Gi", "ephemeral-storage": "15Gi"}
     assert resources["limits"] == {"memory": "2Gi"}
 
 
@@ -100,7 +101,7 @@ def test_gpus_come_from_a_class_that_has_them() -> None:
     manifest = made(Submission("one", spec(gpus_per_worker=1), resource_class="gpu-a100"))
     (group,) = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert group["groupName"] == "gpu-a100"
-    assert group["rayStartParams"] == {"num-cpus": "1", "num-gpus": "1"}
+    assert group["rayStartParams"].items() >= {"num-cpus": "1", "num-gpus": "1"}.items()
     pod = pods(manifest)["worker"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["nodeSelector"] == {"gpu": "a100"}
@@ -196,7 +197,7 @@ def test_autoscalers_leave_pods_where_they_are_but_those_of_a_class_that_says_so
             "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         }
         assert head["template"]["metadata"]["annotations"] == annotations
-        assert worker["template"]["metadata"].get("annotations") == (annotations if stays else None)
+        assert worker["template"]["metadata"]["annotations"] == (annotations if stays else {})
 
 
 def test_the_operator_follows_a_job_and_gives_a_lost_node_up_in_time() -> None:
@@ -286,6 +287,14 @@ def test_what_a_namespace_adds() -> None:
             Submission("one", spec(), image="evil:1"),
             "image evil:1 is not allowed here; allowed:",
         ),
+        (
+            Submission("one", spec(), image="registry.example/graft:a b"),
+            "'registry.example/graft:a b' is no name of an image; expected such as",
+        ),
+        (
+            Submission("one", spec(), image="registry.example/graft:"),
+            "is no name of an image",
+        ),
     ],
 )
 def test_what_cannot_be_had(submission: Submission, message: str) -> None:
@@ -301,3 +310,12 @@ def test_quantities() -> None:
     assert amount("1.5") == 1.5
     assert times("250m", 3) == "750m"
     assert times("4", 2) == "8000m"
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["graft", "graft:2", "localhost:5000/team/graft:v1.2-a", f"a.example/graft@sha256:{'0' * 64}"],
+)
+def test_names_of_images(image: str) -> None:
+    profile = PROFILE.model_copy(update={"allowed_images": ("*",)})
+    assert profile.image_for(image) == image

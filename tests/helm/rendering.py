@@ -46,6 +46,40 @@ GPU = {
     "nodeSelector": {"gpu": "a100"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
 }
+PODS = {
+    "annotations": {"sidecar.istio.io/inject": "false"},
+    "proxy": {"http": "http://proxy.example:3128", "https": "http://proxy.example:3128"},
+    "env": [
+        {"name": "RAY_BACKEND_LOG_LEVEL", "value": "warning"},
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+    ],
+    "envFrom": [{"configMapRef": {"name": "site"}}],
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "arch", "operator": "In", "values": ["amd64"]}]}
+                ]
+            }
+        }
+    },
+    "topologySpreadConstraints": [
+        {
+            "maxSkew": 1,
+            "topologyKey": "topology.kubernetes.io/zone",
+            "whenUnsatisfiable": "ScheduleAnyway",
+        }
+    ],
+    "schedulerName": "volcano",
+}
+MODELS = {
+    "enabled": True,
+    "models": [
+        {"name": "ants-bees", "route": "/"},
+        {"name": "cats", "alias": "candidate", "replicas": {"min": 1, "max": 3}},
+        {"name": "dogs", "class": "gpu-a100", "replicas": {"min": 1}},
+    ],
+}
 DIGEST = f"sha256:{'0' * 64}"
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 EVERYTHING: Values = {
@@ -56,7 +90,8 @@ EVERYTHING: Values = {
         {"kind": "Group", "name": "vision"},
         {"kind": "ServiceAccount", "name": "pipeline", "namespace": "ci"},
     ],
-    "classes": {"gpu-a100": GPU},
+    "pods": PODS,
+    "classes": {"gpu-a100": GPU | {"runtimeClassName": "nvidia", "tmp": "20Gi"}},
     "head": {
         "cache": "5Gi",
         "nodeSelector": {"pool": "system"},
@@ -68,6 +103,7 @@ EVERYTHING: Values = {
     | {
         "priorityClassName": "high",
         "redis": {"address": "redis.cache.svc:6379", "secret": "redis"},
+        "service": {"annotations": {"cloud.google.com/neg": '{"ingress": true}'}},
         "ingress": {
             "enabled": True,
             "className": "nginx",
@@ -105,6 +141,17 @@ CASES: dict[str, Values] = {
     "other class": LEAST | {"classes": {"cpu": None, "gpu-a100": GPU}, "defaultClass": "gpu-a100"},
     "class called like a number": LEAST
     | {"classes": {"1": GPU}, "defaultClass": "1", "rayCluster": {"enabled": True}},
+    "directory": {"store": {"uri": "/store", "persistentVolumeClaim": "vision"}},
+    "models": {"store": STORE, "classes": {"gpu-a100": GPU}, "serving": MODELS},
+    "platform's user": LEAST
+    | {"pods": {"runAsUser": None}, "serviceAccount": {"create": False, "name": "default"}},
+    "no jobs": {"store": STORE, "jobs": {"enabled": False}, "serving": SERVING},
+    "heads stay": {
+        "store": STORE,
+        "podDisruptionBudget": {"heads": True},
+        "serving": SERVING,
+        "rayCluster": {"enabled": True},
+    },
     "tiny": {
         "store": STORE,
         "classes": {"cpu": {"cpu": "250m", "memory": "1Gi", "sharedMemory": "256Mi"}},

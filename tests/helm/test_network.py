@@ -94,10 +94,11 @@ def test_a_job_reaches_itself_dns_and_the_store_and_only_the_operator_reaches_it
 
 
 @needs_helm
-def test_the_served_model_is_open_at_its_port_alone() -> None:
-    anyone = [*OUTSIDE, "test"]
-    rows = JOB | together("serving") | {("operator", "serving head"): {8265}}
-    rows |= {(name, f"serving {node}"): {8000} for name in anyone for node in ("head", "worker")}
+def test_the_served_model_is_open_to_its_namespace_at_its_port_alone() -> None:
+    """To its own namespace, where pods of jobs have no way out to it, and to the operator."""
+    rows = JOB | together("serving")
+    for name, node in product(("neighbour", "test", "operator"), ("head", "worker")):
+        rows[name, f"serving {node}"] = {8000}
     rows["operator", "serving head"] = {8000, 8265}
     assert table(LEAST | {"serving": SERVING}) == expected(
         rows, [*JOB_PODS, "serving head", "serving worker"]
@@ -116,7 +117,8 @@ def test_with_everything_on() -> None:
         rows["prometheus", name] = {8080}
     for node in ("serving head", "serving worker"):
         rows[node, "internet"] = {6379}  # Redis; networkPolicy.redis names no namespace
-        rows["ingress", node] = rows["test", node] = rows["operator", node] = {8000}
+        for name in ("ingress", "neighbour", "test", "operator"):
+            rows[name, node] = {8000}
     rows["operator", "shared head"] = {8265}
     rows["operator", "serving head"] = {8000, 8265}
     assert table(CASES["everything"]) == rows
@@ -150,3 +152,32 @@ def test_the_stores_port_is_the_one_of_its_url_or_the_one_given() -> None:
     ]:
         values = {"store": LEAST["store"] | store, "networkPolicy": {"store": policy}}
         assert table(values)["job head", "internet"] == {port}
+
+
+@needs_helm
+def test_clients_elsewhere_reach_serving_where_they_are_named() -> None:
+    named = {"clientNamespaces": ["elsewhere"], "clientCidrs": ["203.0.113.0/24"]}
+    open_to = table(LEAST | {"serving": SERVING, "networkPolicy": named})
+    closed_to = table(LEAST | {"serving": SERVING})
+    for client in ("stranger", "internet"):
+        assert open_to[client, "serving worker"] == {8000}
+        assert (client, "serving worker") not in closed_to
+
+
+@needs_helm
+def test_dns_is_asked_at_its_pods_port() -> None:
+    found = table(LEAST | {"networkPolicy": {"dns": {"namespace": "store", "port": 6443}}})
+    assert found["job worker", "store"] == {6443}
+    assert ("job worker", "dns") not in found
+
+
+@needs_helm
+def test_a_proxy_is_reached_at_its_urls_port_where_there_is_one() -> None:
+    proxy = {"http": "http://proxy.example:8080", "https": "http://proxy.example:10001"}
+    for policy, target, ports in [
+        ({}, "internet", {443, 8080, 10001}),
+        ({"namespace": "store"}, "store", {8080, 10001}),
+        ({"namespace": "store", "port": 9000}, "store", {9000}),
+    ]:
+        values = LEAST | {"pods": {"proxy": proxy}, "networkPolicy": {"proxy": policy}}
+        assert table(values)["job worker", target] == ports

@@ -30,7 +30,16 @@ def with_store(**changes: Any) -> dict[str, Any]:
         (LEAST | {"extraEnv": []}, ["'extraEnv' not allowed"]),
         (LEAST | {"image": {"pullPolicy": "Sometimes"}}, ["'/image/pullPolicy'"]),
         (LEAST | {"image": {"tag": 2}}, ["'/image/tag'", "got number"]),
-        (LEAST | {"classes": {"cpu": {"cpu": 1}}}, ["'/classes/cpu/cpu'", "want string"]),
+        (LEAST | {"classes": {"cpu": {"cpu": "one"}}}, ["'/classes/cpu/cpu'"]),
+        (LEAST | {"classes": {"cpu": {"cpu": 0}}}, ["'/classes/cpu/cpu'"]),
+        (
+            LEAST | {"classes": {"cpu": {"sharedMemory": "64Mi"}}},
+            ["classes.cpu.sharedMemory: 64Mi is too little for Ray's objects; expected 100Mi"],
+        ),
+        (
+            LEAST | {"head": {"sharedMemory": "4096Mi"}},
+            ["head.sharedMemory: 4096Mi is a part of memory, which is 4Gi; expected less"],
+        ),
         (LEAST | {"classes": {"cpu": {"memory": "lots"}}}, ["'/classes/cpu/memory'"]),
         (LEAST | {"classes": {"gpu": {"cpu": "1"}}}, ["'/classes/gpu'", "'memory'"]),
         (LEAST | {"classes": {"cpu": {"cache": "512Mi"}}}, ["'/classes/cpu/cache'"]),
@@ -59,10 +68,71 @@ def with_store(**changes: Any) -> dict[str, Any]:
         (LEAST | {"jobs": {"retries": "2"}}, ["'/jobs/retries'", "got string, want integer"]),
         (LEAST | {"jobs": {"labels": {"graft.dev/role": "x"}}}, ["'/jobs/labels'"]),
         (LEAST | {"serving": {"enabled": True}}, ["'/serving': missing property 'model'"]),
+        (
+            LEAST | {"serving": SERVING | {"models": [{"name": "cats"}]}},
+            ["'/serving/model'", "want null"],
+        ),
+        (
+            LEAST | {"serving": {"enabled": True, "models": [{"name": "a"}, {"name": "a"}]}},
+            ["serving.models: 'a' stands twice; expected another name and route"],
+        ),
+        (
+            LEAST
+            | {
+                "serving": {
+                    "enabled": True,
+                    "models": [{"name": "a"}, {"name": "b", "route": "/a"}],
+                }
+            },
+            ["serving.models: '/a' stands twice"],
+        ),
+        (
+            LEAST
+            | {
+                "serving": {
+                    "enabled": True,
+                    "models": [{"name": "a", "replicas": {"min": 3, "max": 2}}],
+                }
+            },
+            ["serving.models: replicas of 'a' are at least 3 and at most 2"],
+        ),
+        (
+            LEAST | {"serving": {"enabled": True, "models": [{"name": "a", "class": "gpu"}]}},
+            ["serving.class: there is no resource class 'gpu'"],
+        ),
+        (
+            LEAST | {"serving": {"service": {"annotations": {"a": "b"}}}},
+            ["'/serving/service/annotations'"],
+        ),
+        (with_store(uri="/store"), ["'/store': missing property 'persistentVolumeClaim'"]),
+        (with_store(persistentVolumeClaim="vision"), ["'/store/persistentVolumeClaim'", "null"]),
+        (with_store(uri="/tmp/store", persistentVolumeClaim="vision"), ["'/store/uri'"]),
+        (
+            with_store(uri="/store", persistentVolumeClaim="vision", secret="graft-s3"),
+            ["'/store/secret'", "want null"],
+        ),
+        (
+            LEAST | {"serviceAccount": {"create": False}},
+            ["'/serviceAccount': missing property 'name'"],
+        ),
+        (
+            LEAST | {"pods": {"env": [{"name": "GRAFT_STORE", "value": "s3://other"}]}},
+            ["'/pods/env/0/name'"],
+        ),
+        (
+            LEAST | {"pods": {"env": [{"name": "https_proxy", "value": "x"}]}},
+            ["'/pods/env/0/name'"],
+        ),
+        (LEAST | {"pods": {"env": [{"name": "A"}]}}, ["'/pods/env/0'", "'value'"]),
+        (LEAST | {"pods": {"runAsUser": 0}}, ["'/pods/runAsUser'"]),
         (LEAST | {"serving": SERVING | {"model": "Ants"}}, ["'/serving/model'"]),
         (
+            LEAST | {"serving": SERVING | {"ingress": {"enabled": True}}},
+            ["'/serving/ingress': missing property 'host'"],
+        ),
+        (
             LEAST | {"serving": SERVING | {"ingress": {"enabled": True, "host": "a.example"}}},
-            ["'/serving/ingress': missing property 'tlsSecret'"],
+            ["would be held up; name the controller's namespace in clientNamespaces"],
         ),
         (
             LEAST | {"serving": SERVING | {"httpRoute": {"enabled": True, "host": "a.example"}}},

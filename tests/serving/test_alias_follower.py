@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from graft.errors import NotFoundError, ServingError, StoreError
@@ -96,6 +97,23 @@ def test_what_cannot_answer_from_the_start_is_an_error(store: Store) -> None:
     promote(store, "ants-bees@3", "champion")
     with pytest.raises(ServingError, match="golden image"):
         Follower(store, REF)
+
+
+def test_a_version_is_computed_on_the_device_of_the_follower(store: Store) -> None:
+    nowhere = torch.device("meta")  # computes nothing, so that golden images cannot match
+    with pytest.raises(RuntimeError, match="meta"):
+        Follower(store, REF, nowhere)
+    follower = Follower(store, REF, torch.device("cpu"))
+    follower._device = nowhere
+    promote(store, "ants-bees@2", "champion")
+    assert follower.look()
+    assert "meta" in str(follower.refused)
+
+
+def test_a_wait_says_why_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(NotFoundError):
+        Follower.wait_for(store, "ants-bees@candidate", Polling(0.01, patience_s=0.1))
+    assert len([line for line in caplog.messages if "cannot answer yet" in line]) == 1
 
 
 def test_what_cannot_answer_yet_is_waited_for(store: Store) -> None:

@@ -228,8 +228,26 @@ def test_health_and_models(app: Any) -> None:
     }
 
 
+def test_a_load_balancer_that_asks_the_root_gets_the_health(app: Any) -> None:
+    answer = ask(app, "/", "GET")
+    assert (answer.status_code, answer.json()) == (200, ask(app, "/healthz", "GET").json())
+
+
+def test_all_paths_are_there_behind_a_prefix(app: Any) -> None:
+    """As Ray Serve asks an app whose route is not `/`."""
+
+    async def once(path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app, root_path="/cats")
+        async with httpx.AsyncClient(transport=transport, base_url="http://graft") as http:
+            return await http.get(f"/cats{path}", follow_redirects=True)
+
+    for path in ("", "/", "/healthz", "/v1/models", "/docs", "/docs/assets/swagger-ui.css"):
+        assert asyncio.run(once(path)).status_code == 200, path
+    assert asyncio.run(once(PREDICT)).status_code == 405  # it is there, for POST
+
+
 def test_head_is_answered_wherever_get_is(app: Any) -> None:
-    paths = ["/healthz", "/v1/models", "/docs", "/openapi.json", "/docs/assets/swagger-ui.css"]
+    paths = ["/", "/healthz", "/v1/models", "/docs", "/openapi.json", "/docs/assets/swagger-ui.css"]
     for path in paths:
         full, head = ask(app, path, "GET"), ask(app, path, "HEAD")
         assert (head.status_code, head.content) == (200, b""), path

@@ -6,7 +6,7 @@
 {{/* Labels of every object. */}}
 {{- define "graft.labels" -}}
 app.kubernetes.io/name: graft
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
@@ -16,7 +16,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* Label of everything of this release, jobs and all pods too. Not app.kubernetes.io/instance:
      Argo CD deletes what has that label and is in no chart, which jobs are not. */}}
 {{- define "graft.release" -}}
-graft.dev/release: {{ .Release.Name }}
+graft.dev/release: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Labels of pods, which policies select by: job, shared, serving or test. Takes root and role.
@@ -26,9 +26,26 @@ graft.dev/release: {{ .Release.Name }}
 graft.dev/role: {{ .role }}
 {{- end }}
 
+{{/* Release of Graft in the image: of its tag, where that is a version. */}}
+{{- define "graft.imageRelease" -}}
+{{- $tag := .Values.image.tag | default "" | trimPrefix "v" -}}
+{{- .Values.image.release | default (regexMatch "^[0-9]+(\\.[0-9]+)+((a|b|rc|\\.dev|\\.post)[0-9]+)?$" $tag | ternary $tag .Chart.AppVersion) -}}
+{{- end }}
+
+{{/* The oldest client that makes right jobs of the profile, though it ignores keys of it that it does
+     not know. Raised by the release that adds one which may not be ignored. */}}
+{{- define "graft.minClient" -}}
+0.1.0
+{{- end }}
+
 {{- define "graft.image" -}}
 {{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
 {{ .Values.image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag }}
+{{- end }}
+
+{{/* The service account of every pod. */}}
+{{- define "graft.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "graft.name" .) -}}
 {{- end }}
 
 {{/* ConfigMap with the authorities of the store's certificate; empty: the image's. */}}
@@ -40,13 +57,27 @@ graft.dev/role: {{ .role }}
 {{- define "graft.class" -}}
 {{- $name := .class | default .root.Values.defaultClass -}}
 {{- $class := get .root.Values.classes $name | required (printf "%s: there is no resource class '%s'; classes has: %s" .key $name (keys .root.Values.classes | sortAlpha | join ", ")) -}}
-{{- merge (dict "name" $name) $class | toYaml -}}
+{{- merge (dict "name" $name) $class (dict "tmp" "5Gi") | toYaml -}}
+{{- end }}
+
+{{/* What a pod takes, a class or the head, in the profile's keys. */}}
+{{- define "graft.profilePod" -}}
+{{- range $key, $value := . }}
+{{ trimSuffix "_name" (snakecase $key) }}: {{ eq $key "cpu" | ternary (toString $value) $value | toJson }}
+{{- end }}
 {{- end }}
 
 {{/* A quantity of CPUs, so many times: of 250m and 3, 750m. */}}
 {{- define "graft.times" -}}
-{{- $cpus := float64 (trimSuffix "m" .cpu) -}}
-{{- printf "%.0fm" (mulf (ternary 1 1000 (hasSuffix "m" .cpu)) $cpus .count) -}}
+{{- $cpu := toString .cpu -}}
+{{- $cpus := float64 (trimSuffix "m" $cpu) -}}
+{{- printf "%.0fm" (mulf (ternary 1 1000 (hasSuffix "m" $cpu)) $cpus .count) -}}
+{{- end }}
+
+{{/* A quantity of bytes as a number. */}}
+{{- define "graft.bytes" -}}
+{{- $units := dict "" 1.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- printf "%.0f" (mulf (float64 (regexFind "^[0-9.]+" .)) (get $units (regexFind "[A-Za-z]*$" .))) -}}
 {{- end }}
 
 {{/* Port that a policy lets pods reach: takes port, url, and default, the port of a URL without one. */}}
@@ -78,5 +109,54 @@ podSelector: {matchLabels: {app.kubernetes.io/component: kuberay-operator}}
 {{- end }}
 
 {{- define "graft.inNamespace" -}}
-namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . }}}}
+namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . | quote }}}}
+{{- end }}
+
+{{/* What is served, as JSON: {models: [...]}, each with name, alias, class, gpus of a replica, min and
+     max replicas, route, and path, which is the route without its last slash. */}}
+{{- define "graft.models" -}}
+{{- $serving := .Values.serving -}}
+{{- $alone := dict "name" $serving.model "route" "/" -}}
+{{- $models := list -}}
+{{- $seen := list -}}
+{{- range $serving.model | empty | ternary $serving.models (list $alone) -}}
+{{- $replicas := .replicas | default (dict "min" $serving.replicas "max" $serving.replicas) -}}
+{{- $min := $replicas.min | default 1 | int -}}
+{{- $max := $replicas.max | default $min | int -}}
+{{- if lt $max $min -}}
+{{- fail (printf "serving.models: replicas of '%s' are at least %d and at most %d" .name $min $max) -}}
+{{- end -}}
+{{- $route := .route | default (printf "/%s" .name) -}}
+{{- range list .name $route -}}
+{{- if has . $seen -}}
+{{- fail (printf "serving.models: '%s' stands twice; expected another name and route for each model" .) -}}
+{{- end -}}
+{{- $seen = append $seen . -}}
+{{- end -}}
+{{- $class := include "graft.class" (dict "root" $ "key" "serving.class" "class" (.class | default $serving.class)) | fromYaml -}}
+{{- $models = append $models (dict
+  "name" .name "alias" (.alias | default $serving.alias) "min" $min "max" $max
+  "route" $route "path" (trimSuffix "/" $route)
+  "class" $class.name "gpus" (ternary 1 0 (not (empty $class.gpu)))
+) -}}
+{{- end -}}
+{{- dict "models" $models | toJson -}}
+{{- end }}
+
+{{/* Worker pods of serving, as JSON: {groups: [...]}, a graft.workerGroup for each class that has
+     models, with a pod for each replica. */}}
+{{- define "graft.servingGroups" -}}
+{{- $pods := dict -}}
+{{- range (include "graft.models" . | fromJson).models -}}
+{{- $_ := set $pods .class (add (get $pods .class | default 0) .max) -}}
+{{- end -}}
+{{- $groups := list -}}
+{{- range $class, $workers := $pods -}}
+{{- $gpus := ternary 1 0 (not (empty (get (get $.Values.classes $class) "gpu"))) -}}
+{{- $groups = append $groups (include "graft.workerGroup" (dict
+  "root" $ "key" "serving.class" "class" $class
+  "workers" $workers "cpus" $.Values.serving.cpusPerReplica "gpus" $gpus
+) | fromJson) -}}
+{{- end -}}
+{{- dict "groups" $groups | toJson -}}
 {{- end }}

@@ -1,20 +1,54 @@
-{{/* What all pods of the chart have in common with those of jobs (platform/graft/cluster/rayjob.py). */}}
+{{/* What all pods of the chart have in common with those of jobs (platform/graft/cluster/pod_templates.py). */}}
 
-{{/* Takes root, and on: what has nodeSelector and tolerations. */}}
+{{/* What all pods of a namespace get, jobs' too: a PodSettings of platform/graft/cluster/profile.py,
+     as JSON. */}}
+{{- define "graft.podSettings" -}}
+{{- $pods := .Values.pods -}}
+{{- $env := list -}}
+{{- range $name, $value := dict "http_proxy" $pods.proxy.http "https_proxy" $pods.proxy.https "no_proxy" (join "," $pods.proxy.except) -}}
+{{- if and $value (or $pods.proxy.http $pods.proxy.https) -}}
+{{- $env = append $env (dict "name" $name "value" $value) -}}
+{{- $env = append $env (dict "name" (upper $name) "value" $value) -}}
+{{- end -}}
+{{- end -}}
+{{- dict
+  "run_as_user" ($pods.runAsUser | empty | ternary nil ($pods.runAsUser | default 0 | int64))
+  "annotations" $pods.annotations
+  "env" (concat $env $pods.env | default list)
+  "env_from" $pods.envFrom
+  "affinity" $pods.affinity
+  "topology_spread_constraints" $pods.topologySpreadConstraints
+  "scheduler_name" $pods.schedulerName
+  | toJson -}}
+{{- end }}
+
+{{/* Takes root; on: what has nodeSelector, tolerations and runtimeClassName; and labels, YAML of
+     those that the pods of one job or cluster have in common. */}}
 {{- define "graft.podSpec" -}}
-serviceAccountName: {{ include "graft.name" .root }}
+{{- $pods := include "graft.podSettings" .root | fromJson -}}
+{{- $labels := .labels -}}
+serviceAccountName: {{ include "graft.serviceAccount" .root | quote }}
 automountServiceAccountToken: false
 securityContext:
   runAsNonRoot: true
-  runAsUser: 1000
-  runAsGroup: 1000
-  fsGroup: 1000
+  {{- with $pods.run_as_user }}
+  runAsUser: {{ int64 . }}
+  runAsGroup: {{ int64 . }}
+  fsGroup: {{ int64 . }}
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
   seccompProfile: {type: RuntimeDefault}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
+{{- end }}
+{{- with .on.runtimeClassName }}
+runtimeClassName: {{ . | quote }}
+{{- end }}
+{{- with $pods.scheduler_name }}
+schedulerName: {{ . | quote }}
 {{- end }}
 {{- with .on.nodeSelector }}
 nodeSelector:
@@ -24,17 +58,39 @@ nodeSelector:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with $pods.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $pods.topology_spread_constraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{- merge . (dict "labelSelector" (dict "matchLabels" (fromYaml $labels))) | toYaml | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Annotations of a pod's metadata, with their key; nothing where there are none. */}}
+{{- define "graft.podAnnotations" -}}
+{{- with .Values.pods.annotations -}}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{/* Takes root, cpu, memory, and gpu and gpus where it has some, and env, lines of more variables;
-     and cache, its size in Gi, where it uses the store. As many GB are a little less. */}}
+     and cache and tmp, their sizes in Gi, where it uses the store. As many GB are a little less. */}}
 {{- define "graft.container" -}}
 {{- $values := .root.Values -}}
-image: {{ include "graft.image" .root }}
+{{- $pods := include "graft.podSettings" .root | fromJson -}}
+image: {{ include "graft.image" .root | quote }}
 imagePullPolicy: {{ $values.image.pullPolicy }}
 env:
   - {name: HOME, value: /tmp}
   - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+  {{- range $pods.env }}
+  - {{ toJson . }}
+  {{- end }}
   {{- if .cache }}
   - {name: GRAFT_STORE, value: {{ $values.store.uri | quote }}}
   - {name: GRAFT_CACHE, value: /cache}
@@ -49,16 +105,22 @@ env:
   {{- range $name, $value := .env }}
   - {name: {{ $name }}, value: {{ $value | quote }}}
   {{- end }}
-{{- if and .cache $values.store.secret }}
+{{- $secret := and .cache $values.store.secret }}
+{{- if or $secret $pods.env_from }}
 envFrom:
-  - secretRef: {name: {{ $values.store.secret }}}
+  {{- range $pods.env_from }}
+  - {{ toJson . }}
+  {{- end }}
+  {{- with $secret }}
+  - secretRef: {name: {{ . | quote }}}
+  {{- end }}
 {{- end }}
 resources:
   requests:
-    cpu: {{ .cpu | quote }}
+    cpu: {{ toString .cpu | quote }}
     memory: {{ .memory | quote }}
-    {{- with .cache }}
-    ephemeral-storage: {{ . }}
+    {{- if .cache }}
+    ephemeral-storage: {{ add (trimSuffix "Gi" .cache) (trimSuffix "Gi" .tmp) }}Gi
     {{- end }}
     {{- if .gpus }}
     {{ .gpu }}: {{ .gpus | quote }}
@@ -76,44 +138,81 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
   {{- if .cache }}
   - {name: cache, mountPath: /cache}
+  {{- if $values.store.persistentVolumeClaim }}
+  - {name: store, mountPath: {{ $values.store.uri | quote }}}
+  {{- end }}
   {{- if include "graft.caConfigMap" .root }}
   - {name: ca, mountPath: /etc/graft/ca, readOnly: true}
   {{- end }}
   {{- end }}
 {{- end }}
 
-{{/* Takes root, and cache, its size. */}}
+{{/* Takes root, and cache and tmp, their sizes. */}}
 {{- define "graft.volumes" -}}
-- {name: tmp, emptyDir: {}}
+- {name: tmp, emptyDir: {sizeLimit: {{ .tmp }}}}
 - {name: cache, emptyDir: {sizeLimit: {{ .cache }}}}
+{{- with .root.Values.store.persistentVolumeClaim }}
+- {name: store, persistentVolumeClaim: {claimName: {{ . | quote }}}}
+{{- end }}
 {{- with include "graft.caConfigMap" .root }}
-- {name: ca, configMap: {name: {{ . }}}}
+- {name: ca, configMap: {name: {{ . | quote }}}}
 {{- end }}
 {{- end }}
 
-{{/* A RayClusterSpec, less what only serving has. Takes root; role, of its pods; key and class,
-     workers, cpus, gpus and priority, as values say; env, of all pods. */}}
-{{- define "graft.rayClusterSpec" -}}
+{{/* Bytes of Ray's object store: three quarters of /dev/shm, as profile.py has it. Takes key, which
+     names what has sharedMemory and memory, and these. */}}
+{{- define "graft.objectStore" -}}
+{{- $shared := include "graft.bytes" .sharedMemory | float64 -}}
+{{- if ge $shared (include "graft.bytes" .memory | float64) -}}
+{{- fail (printf "%s.sharedMemory: %s is a part of memory, which is %s; expected less" .key .sharedMemory .memory) -}}
+{{- end -}}
+{{- $bytes := mulf $shared 0.75 | floor -}}
+{{- if lt $bytes 78643200.0 -}}
+{{- fail (printf "%s.sharedMemory: %s is too little for Ray's objects; expected 100Mi or more" .key .sharedMemory) -}}
+{{- end -}}
+{{- printf "%.0f" $bytes -}}
+{{- end }}
+
+{{/* A group of worker pods, as JSON: a class, with workers, cpus and gpus. Takes root; key and class,
+     as values say; workers, cpus and gpus. */}}
+{{- define "graft.workerGroup" -}}
 {{- $class := include "graft.class" . | fromYaml -}}
 {{- if and .gpus (not $class.gpu) -}}
 {{- fail (printf "%s: resource class '%s' has no GPUs" .key $class.name) -}}
 {{- end -}}
+{{- merge (dict "workers" .workers "cpus" .cpus "gpus" .gpus) $class | toJson -}}
+{{- end }}
+
+{{/* A RayClusterSpec, less what only serving has. Takes root; role, of its pods; groups, each a
+     graft.workerGroup; priority, as values say; env, of all pods. Where there are several groups,
+     Ray's nodes have their class as a label. */}}
+{{- define "graft.rayClusterSpec" -}}
+{{- $head := .root.Values.head -}}
+{{- $several := gt (len .groups) 1 -}}
 rayVersion: {{ include "graft.rayVersion" . }}
 authOptions: {mode: token}
 headGroupSpec:
-  rayStartParams: {num-cpus: "0", dashboard-host: 0.0.0.0}
+  rayStartParams:
+    num-cpus: "0"
+    dashboard-host: 0.0.0.0
+    object-store-memory: {{ include "graft.objectStore" (merge (dict "key" "head") $head) | quote }}
   template:
     metadata:
       labels:
         {{- include "graft.podLabels" . | nindent 8 }}
+      {{- with include "graft.podAnnotations" .root }}
+      {{- . | nindent 6 }}
+      {{- end }}
     spec:
-      {{- include "graft.podSpec" (dict "root" .root "on" .root.Values.head) | nindent 6 }}
+      {{- include "graft.podSpec" (dict "root" .root "on" $head "labels" (include "graft.podLabels" .)) | nindent 6 }}
+      terminationGracePeriodSeconds: {{ include "graft.graceSeconds" . }}
       {{- with .priority }}
-      priorityClassName: {{ . }}
+      priorityClassName: {{ . | quote }}
       {{- end }}
       containers:
         - name: head
-          {{- include "graft.container" (merge (dict "env" .env "root" .root) .root.Values.head) | nindent 10 }}
+          {{- include "graft.container" (merge (dict "env" .env "root" .root) $head) | nindent 10 }}
+            - {name: shm, mountPath: /dev/shm}
           ports:
             - {name: gcs, containerPort: 6379}
             - {name: dashboard, containerPort: 8265}
@@ -123,9 +222,14 @@ headGroupSpec:
             - {name: serve, containerPort: 8000}
             {{- end }}
       volumes:
-        {{- include "graft.volumes" (dict "root" .root "cache" .root.Values.head.cache) | nindent 8 }}
+        {{- include "graft.volumes" (merge (dict "root" .root) $head) | nindent 8 }}
+        - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ $head.sharedMemory }}}}
 workerGroupSpecs:
-  - groupName: {{ $class.name | quote }}
+{{- range .groups }}
+  - groupName: {{ .name | quote }}
+    {{- if $several }}
+    labels: {graft.dev/class: {{ .name | quote }}}
+    {{- end }}
     replicas: {{ .workers }}
     minReplicas: {{ .workers }}
     maxReplicas: {{ .workers }}
@@ -134,49 +238,63 @@ workerGroupSpecs:
       {{- with .gpus }}
       num-gpus: {{ . | quote }}
       {{- end }}
+      object-store-memory: {{ include "graft.objectStore" (merge (dict "key" (printf "classes.%s" .name)) .) | quote }}
     template:
       metadata:
         labels:
-          {{- include "graft.podLabels" . | nindent 10 }}
-      spec:
-        {{- include "graft.podSpec" (dict "root" .root "on" $class) | nindent 8 }}
-        {{- with .priority }}
-        priorityClassName: {{ . }}
+          {{- include "graft.podLabels" $ | nindent 10 }}
+        {{- with include "graft.podAnnotations" $.root }}
+        {{- . | nindent 8 }}
         {{- end }}
-        {{- if eq .role "serving" }}
+      spec:
+        {{- include "graft.podSpec" (dict "root" $.root "on" . "labels" (include "graft.podLabels" $)) | nindent 8 }}
+        terminationGracePeriodSeconds: {{ include "graft.graceSeconds" $ }}
+        {{- with $.priority }}
+        priorityClassName: {{ . | quote }}
+        {{- end }}
+        {{- if and (eq $.role "serving") (not $.root.Values.pods.topologySpreadConstraints) }}
         topologySpreadConstraints:
           - maxSkew: 1
             topologyKey: kubernetes.io/hostname
             whenUnsatisfiable: ScheduleAnyway
             labelSelector:
               matchLabels:
-                {{- include "graft.podLabels" . | nindent 16 }}
+                {{- include "graft.podLabels" $ | nindent 16 }}
                 ray.io/node-type: worker
         {{- end }}
         containers:
           - name: worker
-            {{- $cpu := include "graft.times" (dict "cpu" $class.cpu "count" .cpus) }}
-            {{- include "graft.container" (dict "root" .root "env" .env "cpu" $cpu "memory" $class.memory "cache" $class.cache "gpu" $class.gpu "gpus" .gpus) | nindent 12 }}
+            {{- $cpu := include "graft.times" (dict "cpu" .cpu "count" .cpus) }}
+            {{- include "graft.container" (merge (dict "root" $.root "env" $.env "cpu" $cpu) .) | nindent 12 }}
               - {name: shm, mountPath: /dev/shm}
             ports:
               - {name: metrics, containerPort: 8080}
-              {{- if eq .role "serving" }}
+              {{- if eq $.role "serving" }}
               - {name: serve, containerPort: 8000}
               {{- end }}
         volumes:
-          {{- include "graft.volumes" (dict "root" .root "cache" $class.cache) | nindent 10 }}
-          - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ $class.sharedMemory }}}}
+          {{- include "graft.volumes" (merge (dict "root" $.root) .) | nindent 10 }}
+          - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ .sharedMemory }}}}
+{{- end }}
 {{- end }}
 
-{{/* Of Ray in the image; the same as rayjob.py's. */}}
+{{/* After which a pod that is told to end is killed: Ray drains for 30, and a replica finishes its
+     requests in 5 more, which Kubernetes' own 30 would cut short. */}}
+{{- define "graft.graceSeconds" -}}
+60
+{{- end }}
+
+{{/* Of Ray in the image; the same as rayjob_manifest.py's. */}}
 {{- define "graft.rayVersion" -}}
 2.60.0
 {{- end }}
 
-{{/* Of serving's pods: the fast path, and a replica that does not start is started again and again,
-     since there may be no version with the alias yet. */}}
+{{/* Of serving's pods: the fast path; HAProxy with no more threads than the pod has CPUs, which it
+     shares with a replica; and a replica that does not start is started again and again, since there
+     may be no version with the alias yet. Takes serving's values. */}}
 {{- define "graft.serveEnvironment" -}}
 RAY_SERVE_ENABLE_HA_PROXY: "1"
 RAY_SERVE_THROUGHPUT_OPTIMIZED: "1"
+RAY_SERVE_HAPROXY_NBTHREAD: {{ .cpusPerReplica | quote }}
 RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT: "2147483647"
 {{- end }}

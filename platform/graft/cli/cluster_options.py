@@ -42,7 +42,11 @@ class ClusterOptions:
     ] = None
     profile: Annotated[
         str | None,
-        typer.Option("--profile", metavar="NAME", help="Where the namespace has several."),
+        typer.Option(
+            "--profile",
+            metavar="NAME",
+            help="Where the namespace has several; else the one of GRAFT_PROFILE.",
+        ),
     ] = None
     address: Annotated[
         str | None,
@@ -86,7 +90,7 @@ class ClusterOptions:
         from graft.cluster.kubernetes_jobs import KubeJobs, find_profile
 
         kube = Kube.connect(self.context, self.namespace)
-        profile, uid = find_profile(kube, self.profile)
+        profile, uid = find_profile(kube, self.profile or os.environ.get("GRAFT_PROFILE"))
         return KubeJobs(kube, profile, uid), _store_of(profile)
 
     def open_jobs(self) -> "Jobs":
@@ -102,7 +106,7 @@ class ClusterOptions:
                 raise
             note(f"from the store alone, which may be behind: {error}")
             return Jobs(None, Store.open(self.store))
-        if problem := store_problem(store):
+        if problem := store_problem(store, target.store_is_volume):
             note(f"the store cannot be used from here: {problem}")
             return Jobs(target, None)
         return Jobs(target, store)

@@ -106,7 +106,14 @@ def _copies(pod: PodRequest, node: Json) -> int:
     if any(labels.get(key) != value for key, value in pod.node_selector.items()):
         return 0
     taints = node.get("spec", {}).get("taints") or []
-    if any(not _tolerated(taint, pod.tolerations) for taint in taints):
+    # What admission may add (Kubernetes' ExtendedResourceToleration, as on GKE): whoever requests a
+    # device may go where it is the taint.
+    devices = [
+        {"key": resource, "operator": "Exists", "effect": "NoSchedule"}
+        for resource in pod.requests
+        if "/" in resource
+    ]
+    if any(not _tolerated(taint, (*pod.tolerations, *devices)) for taint in taints):
         return 0
     allocatable = node["status"]["allocatable"]
     copies = (int(amount(allocatable.get(r, "0")) // n) for r, n in pod.requests.items() if n)

@@ -15,6 +15,8 @@ class ClusterJobs(Protocol):
     """Which cluster it is, by place and uid; a job records it."""
     ships_logs: bool
     """Whether the logs of its jobs get into the store."""
+    store_is_volume: bool
+    """Whether its store is a volume of the cluster, which this machine may not have."""
 
     def check(self, submission: Submission) -> list[str]:
         """Return what could not be checked, a line each.

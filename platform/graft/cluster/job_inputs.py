@@ -35,13 +35,15 @@ class JobInputs:
     """The weights files of this machine that go into the store."""
 
     @classmethod
-    def of(cls, store: Store, spec: Job, files: Sequence[Path]) -> Self:
+    def of(cls, store: Store, spec: Job, files: Sequence[Path], is_volume: bool = False) -> Self:
         """Look at the store; `spec` is as a person wrote it, and names `files`.
+
+        `is_volume`: the store is a cluster's, and maybe not mounted here.
 
         Raises:
             InputError: there are files, and the store cannot be used from here.
         """
-        problem = store_problem(store)
+        problem = store_problem(store, is_volume)
         if problem and files:
             raise InputError(
                 f"{files[0]} has to be copied into the store, which cannot be used from here: "
@@ -100,8 +102,13 @@ def check_names(store: Store, spec: Job) -> None:
         open_dataset(store, dataset.name, dataset.version)
 
 
-def store_problem(store: Store) -> StoreError | None:
-    """Return why a store cannot be used from here, None where it can."""
+def store_problem(store: Store, is_volume: bool = False) -> StoreError | None:
+    """Return why a store cannot be used from here, None where it can.
+
+    `is_volume`: it is one of a cluster, and not a directory of this machine that may yet be made.
+    """
+    if is_volume and not Path(store.uri).is_dir():
+        return StoreError(f"the cluster's volume {store.uri} is not mounted on this machine")
     try:
         store.children("datasets/")
     except NotFoundError:

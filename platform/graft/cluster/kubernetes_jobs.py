@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cached_property
 from io import StringIO
 
-from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from graft.cluster.capacity import misfits, over_quota, pod_requests, without_limits
@@ -15,21 +14,21 @@ from graft.cluster.cluster_jobs import prune_jobs
 from graft.cluster.job_id import JOB_ID
 from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.kubernetes_api import Kube, KubeConflict, KubeObject, UnknownField
+from graft.cluster.kueue import admission_reason, queue_problem
+from graft.cluster.pod_templates import JOB_LABEL
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import (
     GROUP,
-    JOB_LABEL,
     PLURAL,
     VERSION,
     Submission,
     rayjob,
     sent_digest,
 )
+from graft.cluster.releases import check_release, read_profile
 from graft.cluster.status import NODE_TYPE, ClusterStatus, rayjob_status
 from graft.errors import GraftError, InputError, NotFoundError, ResourceError
 from graft.registry import user_and_host
-from graft.spec import parse_yaml
-from graft.spec.explain import explain
 
 PROFILE_LABEL = "graft.dev/profile"
 PROFILE_KEY = "profile.yaml"
@@ -57,12 +56,13 @@ def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, str]:
         raise InputError(
             f"no Graft in namespace {kube.namespace}: no ConfigMap with the label "
             f"{PROFILE_LABEL}; install it (helm install graft helm/graft --namespace "
-            f"{kube.namespace} --set store.uri=s3://...), or name another --namespace"
+            f"{kube.namespace} --set image.repository=... --set store.uri=s3://...), switch its "
+            "jobs.enabled on, or name another --namespace"
         )
     if name is None and len(profiles) > 1:
         raise InputError(
             f"namespace {kube.namespace} has several profiles; "
-            f"choose one with --profile: {', '.join(sorted(profiles))}"
+            f"choose one with --profile or GRAFT_PROFILE: {', '.join(sorted(profiles))}"
         )
     if name is not None and name not in profiles:
         raise InputError(
@@ -71,12 +71,8 @@ def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, str]:
         )
     name = name or next(iter(profiles))
     title = f"profile {name} of namespace {kube.namespace}"
-    try:
-        text, uid = profiles[name]["data"][PROFILE_KEY], profiles[name]["metadata"]["uid"]
-        return Profile.model_validate(parse_yaml(text, title)), uid
-    except ValidationError as error:
-        problems = "; ".join(explain(title, Profile, error))
-        raise InputError(f"made for another release of Graft: {problems}") from error
+    text = (profiles[name].get("data") or {}).get(PROFILE_KEY, "")
+    return read_profile(text, title), profiles[name]["metadata"]["uid"]
 
 
 def _require_namespace(kube: Kube) -> None:
@@ -98,14 +94,23 @@ class KubeJobs:
     def __init__(self, kube: Kube, profile: Profile, uid: str):
         """Use a namespace; `uid` is that of its profile's ConfigMap."""
         self._kube, self._profile = kube, profile
+        self.store_is_volume = profile.store_claim is not None
         place = f"namespace {kube.namespace} at {kube.server}"
         self.identity = ClusterIdentity(place, uid)
 
     def check(self, submission: Submission) -> list[str]:
         """See `ClusterJobs`."""
         manifest = self._manifest(submission)
+        image = self._profile.image_for(submission.image)
+        check_release(submission.spec, self._profile, image)
         self._require_kuberay()
         problems, notes = self._secret_problems()
+        if self._profile.queue:
+            try:
+                problem = queue_problem(self._kube, self._profile.queue)
+                problems += [problem] if problem else []
+            except InputError as error:
+                notes.append(f"the queue '{self._profile.queue}' is not checked: {error}")
         pods = pod_requests(manifest)
         quotas = self._kube.items(f"{CORE}/resourcequotas")
         problems += without_limits(pods, quotas, self._kube.items(f"{CORE}/limitranges"))
@@ -216,8 +221,11 @@ class KubeJobs:
         return manifest | {"metadata": manifest["metadata"] | {"namespace": self._kube.namespace}}
 
     def _status(self, stored: KubeObject) -> ClusterStatus:
-        """Return how a RayJob stands; its pods, which cost a request, only say why it waits."""
+        """Return how a RayJob stands; why it waits costs a request, for pods or a workload."""
         status = rayjob_status(stored, [])
+        if status.state == "queued":
+            reason = admission_reason(self._kube, stored["metadata"]["uid"])
+            return replace(status, why=f"{status.why}: {reason}") if reason else status
         if status.state != "starting":
             return status
         pods = self._kube.items(f"{CORE}/pods", labelSelector=f"{JOB_LABEL}={status.job}")

@@ -1,5 +1,6 @@
 """The profile: what a namespace gives jobs, read from the chart's ConfigMap."""
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -16,6 +17,12 @@ Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G
 """A Kubernetes quantity: CPUs (`500m`, `2`) or bytes (`4Gi`)."""
 Gibibytes = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*Gi$")]
 """A quantity in whole Gi."""
+
+IMAGE = re.compile(
+    r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+"""What a node can pull: HOST:PORT/PATH:TAG@DIGEST, of which only the path is needed."""
 
 
 SETTINGS = {
@@ -39,8 +46,12 @@ class Pod(Section):
 class HeadNode(Pod):
     """What a cluster's head node requests, and on which nodes all pods but workers run."""
 
+    shared_memory: Quantity = "1Gi"
+    """Size of /dev/shm, which is a part of `memory`."""
     cache: Gibibytes = "10Gi"
     """Size of /cache; a sweep caches activations where they fit into its head's, too."""
+    tmp: Gibibytes = "5Gi"
+    """Size of /tmp: Ray's logs, and objects that its memory does not hold."""
     node_selector: dict[str, str] = Field(default={})
     tolerations: tuple[dict[str, Any], ...] = ()
 
@@ -59,6 +70,10 @@ class ResourceClass(Section):
     """Size of /dev/shm, which is a part of `memory`: Ray keeps its objects there."""
     cache: Gibibytes = "10Gi"
     """Size of /cache, requested of the node's disk."""
+    tmp: Gibibytes = "5Gi"
+    """Size of /tmp, requested of the node's disk, too."""
+    runtime_class: str | None = None
+    """RuntimeClass of its pods; null: the nodes' own."""
     autoscaled: bool = False
     """Whether nodes for it are added when they are asked for; else one has to exist."""
     evictable: bool = False
@@ -67,9 +82,34 @@ class ResourceClass(Section):
     tolerations: tuple[dict[str, Any], ...] = ()
 
 
-class Profile(Section):
-    """What a namespace gives jobs."""
+class PodSettings(Section):
+    """What all pods have beside what they run, in Kubernetes' own words."""
 
+    run_as_user: int | None = 1000
+    """User and group of pods; null: the platform gives a namespace its own, as OpenShift does."""
+    annotations: dict[str, str] = Field(default={})
+    env: tuple[dict[str, Any], ...] = ()
+    """More environment variables, each with a value, or where it is taken from."""
+    env_from: tuple[dict[str, Any], ...] = ()
+    """Secrets and ConfigMaps whose keys are variables."""
+    affinity: dict[str, Any] = Field(default={})
+    topology_spread_constraints: tuple[dict[str, Any], ...] = ()
+    """One without a `labelSelector` counts the pods of the same job."""
+    scheduler_name: str | None = None
+
+
+class Profile(Section):
+    """What a namespace gives jobs. Every release reads those that other releases made.
+
+    A key is removed, or added with a default; a release whose key may not be ignored raises
+    `min_client` in its chart.
+    """
+
+    version: str | None = None
+    """Release of the image, which every job runs; null: a release that did not say so."""
+    min_client: str | None = None
+    """The oldest release of `graft submit` whose jobs are right: it may ignore what it does not
+    know of this profile."""
     image: str
     allowed_images: tuple[str, ...] = ()
     """Patterns (`registry.example/graft:*`) of what `--image` may name beside it."""
@@ -82,6 +122,8 @@ class Profile(Section):
     store_secret: str | None = None
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; null: the service account has
     credentials."""
+    store_claim: str | None = None
+    """PersistentVolumeClaim that every pod finds at the directory `store`; null: it is a bucket."""
     store_ca: str | None = None
     """ConfigMap whose `ca.crt` the store's certificate is checked against; null: the
     image's authorities."""
@@ -89,6 +131,7 @@ class Profile(Section):
     classes: Annotated[dict[str, ResourceClass], Field(min_length=1)]
     default_class: str
     head: HeadNode = HeadNode(cpu="1", memory="4Gi")
+    pods: PodSettings = PodSettings()
     priority_class: str | None = None
     queue: str | None = None
     """Kueue's LocalQueue."""
@@ -149,10 +192,14 @@ class Profile(Section):
         """Return the image of a job that asks for one; None: the profile's.
 
         Raises:
-            InputError: the profile does not allow it.
+            InputError: it is no name of an image, or the profile does not allow it.
         """
         if image is None or image == self.image:
             return self.image
+        if not IMAGE.fullmatch(image):  # its pods would wait for ever
+            raise InputError(
+                f"'{image}' is no name of an image; expected such as registry.example/graft:0.2.0"
+            )
         if not any(fnmatchcase(image, pattern) for pattern in self.allowed_images):
             allowed = ", ".join((self.image, *self.allowed_images))
             raise InputError(f"image {image} is not allowed here; allowed: {allowed}")
@@ -163,6 +210,14 @@ def amount(quantity: str) -> Decimal:
     """Return a quantity as a number of CPUs, bytes or devices."""
     number: Decimal = parse_quantity(quantity)
     return number
+
+
+def object_store_bytes(shared_memory: str) -> int:
+    """Return what Ray's object store takes of /dev/shm: the rest is for loaders and NCCL.
+
+    Ray by itself takes 30 % of a pod's memory and, where that is more than /dev/shm, goes to disk.
+    """
+    return int(amount(shared_memory) * 3 / 4)
 
 
 def times(quantity: str, count: int) -> str:

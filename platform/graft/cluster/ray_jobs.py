@@ -33,6 +33,7 @@ class RayJobs:
     """The jobs of one Ray cluster."""
 
     ships_logs = False
+    store_is_volume = False
 
     def __init__(self, address: str, store: str):
         """Reach a cluster.

@@ -8,32 +8,24 @@ from typing import Any
 
 from graft.cluster.job_id import check_id
 from graft.cluster.job_records import UNKNOWN_CLUSTER, ClusterIdentity, Owner
-from graft.cluster.profile import HeadNode, Pod, Profile, ResourceClass, times
+from graft.cluster.pod_templates import JOB_LABEL, Common, container_of, ray_template
+from graft.cluster.profile import (
+    Pod,
+    Profile,
+    ResourceClass,
+    object_store_bytes,
+    times,
+)
 from graft.errors import SpecError
 from graft.spec import Job, Scaling, Sweep, TransferReport, dump_job
 from graft.sweep.space import count_trials
 
 RAY_VERSION = "2.60.0"
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
-JOB_LABEL = "graft.dev/job"
 KIND_LABEL = "graft.dev/kind"
 OWNER = "graft.dev/owner"
 """Annotation with who sent a job, and label with as much of it as a label may have."""
 SPEC_ANNOTATION = "graft.dev/spec-sha256"
-TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
-LOGS = f"{TMP}/ray/session_latest/logs"
-CA_FILE = "/etc/graft/ca/ca.crt"
-USER = 1000
-"""Id of the image's user and group."""
-SHIPPER = Pod(cpu="10m", memory="192Mi")
-"""What the container requests that ships a pod's logs."""
-DRAIN_S = 30
-"""Seconds for which a pod that is told to end goes on: Ray tells its workers, which commit."""
-GRACE_S = 75
-"""Seconds after which such a pod is killed: its hook, Ray's drain, and the end of its logs."""
-LOST_NODE_S = 30
-"""Seconds after which a pod is given up whose node does not answer. KubeRay 1.7 gives a job up for
-good whose head is silent for 300 seconds; Kubernetes itself would wait as long."""
 NOT_EVICTED = {
     "karpenter.sh/do-not-disrupt": "true",
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -41,17 +33,6 @@ NOT_EVICTED = {
 """Annotations of pods that are not to be moved: what loses one goes back to its last checkpoint."""
 LARGEST_VARIABLE = 96 << 10
 """Bytes of a spec beyond which it travels through the store: Linux takes no variable of 128 kB."""
-
-
-_LOST_NODE = [
-    {
-        "key": f"node.kubernetes.io/{condition}",
-        "operator": "Exists",
-        "effect": "NoExecute",
-        "tolerationSeconds": LOST_NODE_S,
-    }
-    for condition in ("not-ready", "unreachable")
-]
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
     if submission.owner:
         labels |= {OWNER: label_value(submission.owner.who)}
         annotations[OWNER] = submission.owner.who
-    common = _Common(profile, profile.image_for(submission.image), labels)
+    common = Common(submission.job, profile, profile.image_for(submission.image), labels)
     spec: dict[str, Any] = {
         # The operator starts the driver, and asks how it stands. In the other modes a submitter
         # follows the driver's log, and the job fails where that stream ends, whyever it does.
@@ -133,7 +114,7 @@ def _workers_class(submission: Submission, profile: Profile) -> tuple[str, Resou
 
 
 def _ray_cluster(
-    submission: Submission, common: "_Common", name: str, pool: ResourceClass
+    submission: Submission, common: Common, name: str, pool: ResourceClass
 ) -> dict[str, Any]:
     """Return the Ray cluster of a job: its head, and workers of the class `name`."""
     pods = worker_pods(submission.spec, common.profile)
@@ -141,7 +122,11 @@ def _ray_cluster(
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
-            "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104
+            "rayStartParams": {
+                "num-cpus": "0",
+                "dashboard-host": "0.0.0.0",  # noqa: S104
+                "object-store-memory": str(object_store_bytes(common.profile.head.shared_memory)),
+            },
             "template": _head_template(submission, common, pods),
         },
         "workerGroupSpecs": [
@@ -150,7 +135,7 @@ def _ray_cluster(
                 "replicas": pods,
                 "minReplicas": pods,
                 "maxReplicas": pods,
-                "rayStartParams": _ray_start_params(scaling_of(submission.spec)),
+                "rayStartParams": _ray_start_params(scaling_of(submission.spec), pool),
                 "template": _worker_template(submission, common, pool),
             }
         ],
@@ -210,17 +195,20 @@ def worker_pods(spec: Job, profile: Profile) -> int:
     return workers * min(concurrency, count_trials(spec))
 
 
-def _ray_start_params(scaling: Scaling) -> dict[str, str]:
+def _ray_start_params(scaling: Scaling, pool: ResourceClass) -> dict[str, str]:
     """Return the CPUs and GPUs that Ray counts in a worker, whatever its pod requests."""
-    params = {"num-cpus": str(scaling.cpus_per_worker)}
+    params = {
+        "num-cpus": str(scaling.cpus_per_worker),
+        "object-store-memory": str(object_store_bytes(pool.shared_memory)),
+    }
     if scaling.gpus_per_worker:
         params["num-gpus"] = str(scaling.gpus_per_worker)
     return params
 
 
-def _head_template(submission: Submission, common: "_Common", workers: int) -> dict[str, Any]:
+def _head_template(submission: Submission, common: Common, workers: int) -> dict[str, Any]:
     head = common.profile.head
-    container = _container("head", common, head)
+    container = container_of("head", common, head)
     cpus = workers * scaling_of(submission.spec).cpus_per_worker
     container["env"] += [
         {"name": "GRAFT_JOB", "value": submission.job},
@@ -249,141 +237,21 @@ def _head_template(submission: Submission, common: "_Common", workers: int) -> d
         {"name": "dashboard", "containerPort": 8265},
         {"name": "client", "containerPort": 10001},
     ]
-    template = _ray_template(submission, common, container, head, shared_memory=None)
-    template["metadata"]["annotations"] = dict(NOT_EVICTED)
+    template = ray_template(common, container, head)
+    template["metadata"]["annotations"] |= NOT_EVICTED
     return template
 
 
-def _worker_template(
-    submission: Submission, common: "_Common", pool: ResourceClass
-) -> dict[str, Any]:
+def _worker_template(submission: Submission, common: Common, pool: ResourceClass) -> dict[str, Any]:
     scaling = scaling_of(submission.spec)
     pod = Pod(cpu=times(pool.cpu, scaling.cpus_per_worker), memory=pool.memory)
-    container = _container("worker", common, pod)
+    container = container_of("worker", common, pod)
     if scaling.gpus_per_worker and pool.gpu:
         for side in ("requests", "limits"):
             container["resources"][side][pool.gpu] = str(scaling.gpus_per_worker)
-    template = _ray_template(submission, common, container, pool, pool.shared_memory)
+    template = ray_template(common, container, pool)
+    if pool.runtime_class:
+        template["spec"]["runtimeClassName"] = pool.runtime_class
     if not pool.evictable:
-        template["metadata"]["annotations"] = dict(NOT_EVICTED)
+        template["metadata"]["annotations"] |= NOT_EVICTED
     return template
-
-
-@dataclass(frozen=True)
-class _Common:
-    """What all pods of a job share."""
-
-    profile: Profile
-    image: str
-    labels: dict[str, str]
-
-    @property
-    def environment(self) -> list[dict[str, Any]]:
-        """Environment variables with which a pod uses the store."""
-        variables = {"GRAFT_STORE": self.profile.store, "GRAFT_CACHE": "/cache"}
-        if self.profile.store_endpoint:
-            variables["AWS_ENDPOINT_URL"] = self.profile.store_endpoint
-        if self.profile.store_ca:
-            variables["AWS_CA_BUNDLE"] = CA_FILE
-        return [{"name": name, "value": value} for name, value in variables.items()]
-
-
-def _ray_template(
-    submission: Submission,
-    common: _Common,
-    container: dict[str, Any],
-    node: HeadNode | ResourceClass,
-    shared_memory: str | None,
-) -> dict[str, Any]:
-    """Return the template of a pod of the Ray cluster, with a sidecar that ships its logs.
-
-    The sidecar is one of Kubernetes' own: it ends after Ray, so that the last line is shipped.
-    """
-    container["resources"]["requests"]["ephemeral-storage"] = node.cache
-    # This many GB are a little less than the limit in GiB, beyond which a pod is evicted.
-    container["env"].append({"name": "GRAFT_CACHE_GB", "value": node.cache.removesuffix("Gi")})
-    memory = {"medium": "Memory"} | ({"sizeLimit": shared_memory} if shared_memory else {})
-    container["volumeMounts"] += [
-        {"name": "cache", "mountPath": "/cache"},
-        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
-    ]
-    shipper = _container("logs", common, SHIPPER)
-    shipper["command"] = ["graft", "ship-logs", submission.job, LOGS]
-    shipper["restartPolicy"] = "Always"
-    container["env"].append(
-        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(DRAIN_S)}
-    )
-    template = _template(common, [container], node)
-    template["spec"]["initContainers"] = [shipper]
-    template["spec"]["tolerations"] = [*_LOST_NODE, *template["spec"].get("tolerations", [])]
-    template["spec"]["volumes"] += [
-        {"name": "cache", "emptyDir": {"sizeLimit": node.cache}},
-        {"name": "shm", "emptyDir": memory},
-    ]
-    template["spec"]["terminationGracePeriodSeconds"] = GRACE_S
-    return template
-
-
-def _template(
-    common: _Common, containers: list[dict[str, Any]], node: HeadNode | ResourceClass
-) -> dict[str, Any]:
-    """Return a pod's template, which meets Kubernetes' strictest pod security standard.
-
-    `node`: says which nodes the pod may run on.
-    """
-    profile = common.profile
-    spec: dict[str, Any] = {
-        "serviceAccountName": profile.service_account,
-        "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": containers,
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-    }
-    if profile.store_ca:
-        spec["volumes"].append({"name": "ca", "configMap": {"name": profile.store_ca}})
-    if profile.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in profile.image_pull_secrets]
-    if profile.priority_class:
-        spec["priorityClassName"] = profile.priority_class
-    if node.node_selector:
-        spec["nodeSelector"] = dict(node.node_selector)
-    if node.tolerations:
-        spec["tolerations"] = [dict(toleration) for toleration in node.tolerations]
-    return {"metadata": {"labels": dict(common.labels)}, "spec": spec}
-
-
-def _container(name: str, common: _Common, pod: Pod) -> dict[str, Any]:
-    """Return a container that uses the store."""
-    profile = common.profile
-    container: dict[str, Any] = {
-        "name": name,
-        "image": common.image,
-        "imagePullPolicy": profile.image_pull_policy,
-        "env": [
-            {"name": "HOME", "value": TMP},
-            {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-            *common.environment,
-        ],
-        "resources": {
-            "requests": {"cpu": pod.cpu, "memory": pod.memory},
-            "limits": {"memory": pod.memory},
-        },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
-    }
-    if profile.store_secret:
-        container["envFrom"] = [{"secretRef": {"name": profile.store_secret}}]
-    if profile.store_ca:
-        mount = {"name": "ca", "mountPath": CA_FILE.rpartition("/")[0], "readOnly": True}
-        container["volumeMounts"].append(mount)
-    return container

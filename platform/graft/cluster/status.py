@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from graft.cluster.job_records import JobRecord
-from graft.cluster.rayjob_manifest import JOB_LABEL, KIND_LABEL, OWNER, sent_digest, sent_spec
+from graft.cluster.pod_templates import JOB_LABEL
+from graft.cluster.rayjob_manifest import KIND_LABEL, OWNER, sent_digest, sent_spec
 
 Json = Mapping[str, Any]
 JobState = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled"]

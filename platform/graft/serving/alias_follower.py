@@ -4,11 +4,15 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from graft.errors import GraftError, StoreError
 from graft.registry import aliases, get_model
 from graft.serving.predictor import Predictor
 from graft.store import Store
+
+if TYPE_CHECKING:
+    import torch
 
 POLL_S = 5.0
 """How often a follower looks where its alias points, in seconds."""
@@ -45,14 +49,15 @@ class Follower(Current):
     previous one goes on answering. That one is freed when its last request has ended.
     """
 
-    def __init__(self, store: Store, ref: str):
-        """Load the version that `ref`, NAME@ALIAS, points at.
+    def __init__(self, store: Store, ref: str, device: "torch.device | None" = None):
+        """Load the version that `ref`, NAME@ALIAS, points at, onto a device; None: the CPU.
 
         Raises:
             NotFoundError: there is no such model or alias yet.
             ServingError: its golden images do not match.
         """
-        super().__init__(Predictor.load(store, get_model(store, ref)))
+        super().__init__(Predictor.load(store, get_model(store, ref), device))
+        self._device = device
         self._store = store
         self._name, _, self._alias = ref.partition("@")
         # The version number to which the alias last moved, and which was then taken or refused.
@@ -60,20 +65,25 @@ class Follower(Current):
         self._last_logged = ""
 
     @classmethod
-    def wait_for(cls, store: Store, ref: str, polling: Polling) -> "Follower":
+    def wait_for(
+        cls, store: Store, ref: str, polling: Polling, device: "torch.device | None" = None
+    ) -> "Follower":
         """Return a follower as soon as `ref` can answer.
 
         Raises:
             GraftError: `ref` cannot answer within `polling.patience_s`, and why.
         """
         deadline = time.monotonic() + polling.patience_s
+        last_logged = ""
         while True:
             try:
-                return cls(store, ref)
+                return cls(store, ref, device)
             except GraftError as error:
                 if time.monotonic() + polling.every_s > deadline:
                     raise
-                logger.warning(f"{ref} cannot answer yet: {error}")
+                if str(error) != last_logged:  # it may wait for days
+                    logger.warning(f"{ref} cannot answer yet: {error}")
+                    last_logged = str(error)
                 time.sleep(polling.every_s)
 
     def follow(self, every_s: float, stop: threading.Event) -> None:
@@ -101,7 +111,8 @@ class Follower(Current):
         ref = f"{self._name}@{number}"
         try:
             if number != self.predictor.version.version:
-                self.predictor = Predictor.load(self._store, get_model(self._store, ref))
+                version = get_model(self._store, ref)
+                self.predictor = Predictor.load(self._store, version, self._device)
         except Exception as error:
             self.refused = f"{ref}: {_text(error).removeprefix(ref).lstrip(': ')}"
             self._log_if_new(f"{self.predictor.version.ref} goes on, refused is {self.refused}")

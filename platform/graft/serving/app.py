@@ -206,6 +206,7 @@ def _add_descriptions(app: FastAPI, current: Current) -> None:
         )
         return Models(models=[model])
 
+    @app.get("/", include_in_schema=False)  # what load balancers ask by default
     @app.get("/healthz")
     async def healthz() -> Health:
         """Answer once the model is loaded and has passed its golden images."""

@@ -41,9 +41,9 @@ READY_TIMEOUT_S = 60.0
 """How long HAProxy may take to route to replicas that are up, in seconds."""
 STOP_TIMEOUT_S = 5.0
 """How long a replica may take to finish its requests when the server stops, in seconds."""
-PATIENCE_S = 30.0
-"""How long a replica of a RayService waits for its model, in seconds, before it gives up and is
-started again; each new start leaves log files behind."""
+PATIENCE_S = 600.0
+"""How long a replica of a RayService waits for its model, in seconds, before it gives up, says why
+in the RayService's status, and is started again: that costs six CPU seconds, and log files."""
 FOREVER = 2**31 - 1
 """The most constructor retries that Ray Serve can count."""
 
@@ -69,13 +69,13 @@ class Replica:
     def __init__(self, store_uri: str, ref: str, cpus: int, polling: Polling | None):
         """Load a model version for good, or with `polling` follow the alias of `ref`."""
         _listen_at_this_node_alone()
-        set_up_process(cpus)
+        device = set_up_process(cpus, len(ray.get_gpu_ids()))
         _log_to_stderr()
         store = Store.open(store_uri)
         if polling is None:
-            current = Current(Predictor.load(store, get_model(store, ref)))
+            current = Current(Predictor.load(store, get_model(store, ref), device))
         else:
-            current = follower = Follower.wait_for(store, ref, polling)
+            current = follower = Follower.wait_for(store, ref, polling, device)
             arguments = polling.every_s, threading.Event()  # never set: it ends with the process
             threading.Thread(target=follower.follow, args=arguments, daemon=True).start()
         self._app = create_app(current, decode_threads=cpus + 1)

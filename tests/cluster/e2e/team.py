@@ -99,7 +99,9 @@ def everything(cluster: Cluster, namespace: str) -> set[str]:
 def values(cluster: Cluster, **changes: Any) -> str:
     """The chart's values for a node of 2 cores."""
     repository, _, tag = cluster.image.rpartition(":")
-    small = {"cpu": "100m", "memory": "4Gi", "sharedMemory": "256Mi", "cache": "2Gi"}
+    small = {"cpu": "100m", "memory": "4Gi", "sharedMemory": "256Mi"}
+    disk = {"cache": "2Gi", "tmp": "1Gi"}
+    small |= disk
     document: dict[str, Any] = {
         "image": {
             "repository": repository,
@@ -113,7 +115,7 @@ def values(cluster: Cluster, **changes: Any) -> str:
             "secret": "graft-s3",
         },
         "classes": {"cpu": small, "gpu-a100": small | {"gpu": "nvidia.com/gpu"}},
-        "head": {"cpu": "200m", "memory": "3Gi", "cache": "2Gi"},
+        "head": {"cpu": "200m", "memory": "3Gi", "sharedMemory": "512Mi"} | disk,
         "jobs": {
             "sweepConcurrency": 2,
             "startDeadlineSeconds": START_DEADLINE_S,

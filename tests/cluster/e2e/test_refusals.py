@@ -42,6 +42,16 @@ def test_what_cannot_run_is_refused_at_once(team: Team, tmp_path: Path) -> None:
 
 
 @pytest.mark.control_plane
+def test_queue_in_a_cluster_without_kueue(team: Team, tmp_path: Path) -> None:
+    with team.cluster.namespace("queued") as namespace:
+        secret(team.cluster, namespace)
+        install(team.cluster, namespace, tmp_path, jobs__queue="vision")
+        ada = {"KUBECONFIG": person(team.cluster, namespace, "ada", tmp_path)}
+        said = team.refused("--namespace", namespace, **ada)
+        assert "'vision' (jobs.queue), and Kueue is not installed in this cluster" in said
+
+
+@pytest.mark.control_plane
 def test_kuberay_that_is_too_old(team: Team) -> None:
     cluster = team.cluster
     newer = cluster.get("customresourcedefinition", "rayjobs.ray.io")

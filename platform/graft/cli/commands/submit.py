@@ -52,7 +52,7 @@ def submit(
     check_id(job)
     files = local_weights(local)  # before the cluster is asked
     target, store = cluster.open_target()
-    inputs = JobInputs.of(store, local, files)
+    inputs = JobInputs.of(store, local, files, target.store_is_volume)
     submission = Submission(job, inputs.spec, pods.image, pods.resource_class)
     if dry_run:
         sys.stdout.write(target.show(submission, json))

@@ -1,0 +1,215 @@
+"""What Kubernetes' API is asked before a job is sent, by an API server that has what it is told.
+
+A real one: tests/cluster/e2e.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from colours import colour_spec
+from graft.cli.cluster_options import ClusterOptions
+from graft.cluster.kubernetes_api import Kube
+from graft.cluster.kubernetes_jobs import KubeJobs, find_profile
+from graft.cluster.profile import Profile
+from graft.cluster.rayjob_manifest import Submission
+from graft.errors import InputError
+from graft.spec import Finetune
+from graft.spec.since import added
+
+PROFILE: dict[str, Any] = {
+    "image": "graft:1",
+    "store": "s3://bucket",
+    "service_account": "graft",
+    "classes": {"cpu": {"autoscaled": True}},
+    "default_class": "cpu",
+}
+TEAM = "/api/v1/namespaces/team"
+KUEUE = "/apis/kueue.x-k8s.io"
+QUEUES = f"{KUEUE}/v1beta1/namespaces/team/localqueues"
+WORKLOADS = f"{KUEUE}/v1beta1/namespaces/team/workloads"
+RAYJOBS = "/apis/ray.io/v1/namespaces/team/rayjobs"
+
+
+class Api(ThreadingHTTPServer):
+    """Answers GET with the objects of a path; 404 where there are none, 403 where it says so."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.objects: dict[str, Any] = {
+            "/apis/ray.io/v1": {"resources": [{"name": "rayjobs"}]},
+            f"{TEAM}/resourcequotas": [],
+            f"{TEAM}/limitranges": [],
+        }
+        self.asked: list[str] = []
+
+    def has_kueue(self, *queues: dict[str, Any]) -> None:
+        self.objects[KUEUE] = {"preferredVersion": {"version": "v1beta1"}}
+        self.objects[QUEUES] = list(queues)
+
+    def has_profiles(self, **profiles: dict[str, Any]) -> None:
+        self.objects[f"{TEAM}/configmaps"] = [
+            {
+                "metadata": {"name": name, "uid": f"uid-{name}"},
+                "data": {"profile.yaml": json.dumps(profile)},
+            }
+            for name, profile in profiles.items()
+        ]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        found = self.server.objects.get(urlsplit(self.path).path, 404)
+        status = found if isinstance(found, int) else 200
+        answer = {"items": found} if isinstance(found, list) else found
+        message = {"message": f"somebody cannot list {self.path}" if status == 403 else "nothing"}
+        body = json.dumps(answer if status == 200 else message).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def kube(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kube:
+    config = tmp_path / "config"
+    cluster = {"name": "one", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}
+    context = {"name": "one", "context": {"cluster": "one", "user": "one", "namespace": "team"}}
+    user = {"name": "one", "user": {"token": "x"}}
+    document = {"current-context": "one", "contexts": [context], "clusters": [cluster]}
+    config.write_text(json.dumps(document | {"users": [user], "kind": "Config"}))
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+    return Kube.connect()
+
+
+def check(kube: Kube, **changes: Any) -> list[str]:
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE | changes), "uid")
+    return jobs.check(Submission("one", colour_spec()))
+
+
+def queue(name: str, **active: str) -> dict[str, Any]:
+    conditions = [{"type": "Active"} | active] if active else []
+    return {"metadata": {"name": name}, "status": {"conditions": conditions}}
+
+
+def test_a_queue_that_admits_jobs_is_fine(api: Api, kube: Kube) -> None:
+    api.has_kueue(queue("vision", status="True"), queue("new"))
+    assert check(kube, queue="vision") == check(kube, queue="new") == []
+
+
+def test_a_queue_that_could_never_admit_a_job_is_refused(api: Api, kube: Kube) -> None:
+    with pytest.raises(InputError, match=r"'vision'.*Kueue is not installed in this cluster"):
+        check(kube, queue="vision")
+    api.has_kueue(queue("other"), queue("another"))
+    with pytest.raises(InputError, match=r"no LocalQueue 'vision'.*has: another, other"):
+        check(kube, queue="vision")
+    api.has_kueue(queue("vision", status="False", message="Can't submit:\n no ClusterQueue"))
+    with pytest.raises(InputError, match="'vision' admits nothing: Can't submit: no ClusterQueue"):
+        check(kube, queue="vision")
+
+
+def test_without_the_right_to_look_at_queues_that_is_said(api: Api, kube: Kube) -> None:
+    api.has_kueue()
+    api.objects[QUEUES] = 403
+    (note,) = check(kube, queue="vision")
+    assert note.startswith("the queue 'vision' is not checked: no permission")
+
+
+def test_without_a_queue_kueue_is_not_asked(api: Api, kube: Kube) -> None:
+    assert check(kube) == []
+    assert not any("kueue" in path for path in api.asked)
+
+
+def test_a_queued_job_says_why_in_kueues_words(api: Api, kube: Kube) -> None:
+    labels = {"graft.dev/job": "one", "graft.dev/kind": "finetune"}
+    stored = {
+        "metadata": {"name": "one", "uid": "abc", "labels": labels},
+        "spec": {},
+        "status": {"jobDeploymentStatus": "Suspended"},
+    }
+    api.objects[f"{RAYJOBS}/one"] = stored
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    waits = jobs.find("one")
+    assert waits
+    assert waits.why == "waits for its queue to admit it"
+    api.has_kueue()
+    api.objects[WORKLOADS] = [
+        {
+            "metadata": {"name": "rayjob-one-1"},
+            "status": {
+                "conditions": [
+                    {
+                        "type": "QuotaReserved",
+                        "status": "False",
+                        "message": "insufficient unused quota for nvidia.com/gpu, 4 more needed",
+                    }
+                ]
+            },
+        }
+    ]
+    told = jobs.find("one")
+    assert told
+    assert told.why == (
+        "waits for its queue to admit it: insufficient unused quota for nvidia.com/gpu, "
+        "4 more needed"
+    )
+    assert api.asked[-1] == f"{WORKLOADS}?labelSelector=kueue.x-k8s.io%2Fjob-uid%3Dabc"
+
+
+def test_of_several_profiles_one_is_chosen(api: Api, kube: Kube) -> None:
+    api.has_profiles(first=PROFILE, second=PROFILE | {"image": "graft:2"})
+    with pytest.raises(InputError, match="--profile or GRAFT_PROFILE: first, second"):
+        find_profile(kube)
+    profile, uid = find_profile(kube, "second")
+    assert (profile.image, uid) == ("graft:2", "uid-second")
+    with pytest.raises(InputError, match=r"no profile 'third'.*it has: first, second"):
+        find_profile(kube, "third")
+
+
+def test_the_environment_may_choose_the_profile_and_an_option_goes_first(
+    api: Api, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.has_profiles(first=PROFILE, second=PROFILE | {"store": "s3://second"})
+    monkeypatch.setenv("GRAFT_PROFILE", "second")
+    assert ClusterOptions().open_target()[1].uri == "s3://second"
+    assert ClusterOptions(profile="first").open_target()[1].uri == "s3://bucket"
+    monkeypatch.setenv("GRAFT_PROFILE", "third")
+    with pytest.raises(InputError, match="no profile 'third'"):
+        ClusterOptions().open_target()
+
+
+def test_a_spec_that_the_image_does_not_know_is_not_sent(kube: Kube) -> None:
+    class Newer(Finetune):
+        tides: str = added("0.3.0", "low")
+
+    spec = Newer.model_validate(colour_spec().model_dump(by_alias=True) | {"tides": "high"})
+    for image, message in ((None, "graft:1 is of Graft 0.2.0"), ("graft:0.1.5", "Graft 0.1.5")):
+        profile = PROFILE | {"version": "0.2.0", "allowed_images": ["*"]}
+        jobs = KubeJobs(kube, Profile.model_validate(profile), "uid")
+        with pytest.raises(InputError, match=re.escape(message)):
+            jobs.check(Submission("one", spec, image))

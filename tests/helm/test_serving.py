@@ -1,0 +1,221 @@
+"""Serving: one Ray cluster for all models, and the ways to it."""
+
+import warnings
+from typing import Any
+
+import pytest
+
+from graft.cluster.profile import times
+from graft.spec import parse_yaml
+from helm.rendering import (
+    CASES,
+    EVERYTHING,
+    LEAST,
+    NAMESPACE,
+    SERVING,
+    Object,
+    needs_helm,
+    only,
+    pod_specs,
+    rendered,
+)
+
+pytestmark = needs_helm
+
+
+def applications(values: dict[str, Any]) -> dict[str, Object]:
+    """Return the applications of the RayService by name."""
+    text = only(rendered(values), "RayService")["spec"]["serveConfigV2"]
+    return {one["name"]: one for one in parse_yaml(text, "serveConfigV2")["applications"]}
+
+
+def test_serving_is_spread_over_nodes() -> None:
+    objects = rendered(CASES["serving"])
+    (group,) = only(objects, "RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (spread,) = group["template"]["spec"]["topologySpreadConstraints"]
+    labels = group["template"]["metadata"]["labels"] | {"ray.io/node-type": "worker"}
+    assert spread == {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": labels},
+    }
+
+
+def test_a_pod_has_time_to_drain_before_it_is_killed() -> None:
+    from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S as DRAIN_S
+
+    for kind in ("RayService", "RayCluster"):
+        for spec in pod_specs(only(rendered(EVERYTHING), kind)):
+            assert spec["terminationGracePeriodSeconds"] >= DRAIN_S + 15  # and Serve's own end
+
+
+def test_workers_take_what_their_class_says_for_each_cpu() -> None:
+    for cpu, count in (("250m", 3), ("1.5", 2), ("4", 1), (4, 2), (0.5, 3)):
+        classes = {"cpu": {"cpu": cpu}}
+        serving = SERVING | {"cpusPerReplica": count, "replicas": 4}
+        service = only(rendered(LEAST | {"classes": classes, "serving": serving}), "RayService")
+        (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 4
+        assert group["rayStartParams"]["num-cpus"] == str(count)
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["requests"]["cpu"] == times(str(cpu), count)
+
+
+def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
+        from ray.serve.schema import ServeDeploySchema
+
+        from graft.serving.deployment import Following, following
+
+    service = only(rendered(EVERYTHING), "RayService")["spec"]
+    config = parse_yaml(service["serveConfigV2"], "serveConfigV2")
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    assert application.import_path == f"{following.__module__}:{following.__name__}"
+    assert Following.model_validate(application.args) == Following(
+        store="s3://bucket/prefix",
+        model="ants-bees",
+        alias="champion",
+        replicas=2,
+        cpus_per_replica=1,
+        poll_s=10,
+    )
+    for spec in pod_specs(service):
+        given = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+        assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        assert given["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+        assert given["RAY_SERVE_HAPROXY_NBTHREAD"] == "1"  # as many as the pod has CPUs
+
+
+def test_a_head_outlives_itself_with_redis() -> None:
+    cluster = only(rendered(EVERYTHING), "RayService")["spec"]["rayClusterConfig"]
+    assert cluster["gcsFaultToleranceOptions"] == {
+        "redisAddress": "redis.cache.svc:6379",
+        "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}},
+    }
+    cluster = only(rendered(CASES["serving"]), "RayService")["spec"]["rayClusterConfig"]
+    assert "gcsFaultToleranceOptions" not in cluster
+
+
+@pytest.mark.parametrize(
+    ("case", "budgets"),
+    [
+        ("least", {}),
+        ("shared", {}),
+        ("serving", {"graft-serving": 1}),
+        ("one replica", {}),
+        ("models", {"graft-serving": 3}),  # at least 2, 1 and 1 of them are ready
+        ("heads stay", {"graft-serving": 1, "graft-shared-head": 1, "graft-serving-head": 1}),
+    ],
+)
+def test_disruption_budgets_let_a_node_drain(case: str, budgets: dict[str, int]) -> None:
+    specs = {
+        one["metadata"]["name"]: one["spec"]
+        for one in rendered(CASES[case])
+        if one["kind"] == "PodDisruptionBudget"
+    }
+    assert {name: spec["minAvailable"] for name, spec in specs.items()} == budgets
+    assert all(spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow" for spec in specs.values())
+
+
+def test_with_redis_a_head_may_go() -> None:
+    redis = {"redis": {"address": "redis:6379"}}
+    values = CASES["heads stay"] | {"serving": SERVING | redis}
+    names = [one["metadata"]["name"] for one in rendered(values)]
+    assert "graft-shared-head" in names
+    assert "graft-serving-head" not in names
+
+
+def test_ways_in_lead_to_the_service_that_kuberay_makes_with_tls() -> None:
+    objects = rendered(EVERYTHING)
+    service = f"{only(objects, 'RayService')['metadata']['name']}-serve-svc"
+    ingress = only(objects, "Ingress")["spec"]
+    (rule,) = ingress["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": service, "port": {"number": 8000}}
+    assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "vision-tls"}]
+    route = only(objects, "HTTPRoute")["spec"]
+    assert route["rules"] == [{"backendRefs": [{"name": service, "port": 8000}]}]
+    assert route["parentRefs"] == [
+        {"name": "public", "namespace": NAMESPACE, "sectionName": "https"}
+    ]
+    (test,) = pod_specs(only(objects, "Pod"))
+    assert f"http://{service}:8000/healthz" in test["containers"][1]["command"]
+
+
+def test_models_have_an_application_each_and_one_head() -> None:
+    served = applications(CASES["models"])
+    assert {name: one["route_prefix"] for name, one in served.items()} == {
+        "ants-bees": "/",
+        "cats": "/cats",
+        "dogs": "/dogs",
+    }
+    aliases = {name: one["args"]["alias"] for name, one in served.items()}
+    assert aliases == {"ants-bees": "champion", "cats": "candidate", "dogs": "champion"}
+    assert {name: one["args"]["replicas"] for name, one in served.items()} == {
+        "ants-bees": 2,
+        "cats": 1,
+        "dogs": 1,
+    }
+    groups = only(rendered(CASES["models"]), "RayService")["spec"]["rayClusterConfig"][
+        "workerGroupSpecs"
+    ]
+    assert {group["groupName"]: group["replicas"] for group in groups} == {"cpu": 5, "gpu-a100": 1}
+
+
+def test_a_replica_runs_on_nodes_of_its_class_and_has_the_gpu_that_its_pod_takes() -> None:
+    served = applications(CASES["models"])
+    cluster = only(rendered(CASES["models"]), "RayService")["spec"]["rayClusterConfig"]
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    for name, group in (("ants-bees", "cpu"), ("cats", "cpu"), ("dogs", "gpu-a100")):
+        (deployment,) = served[name]["deployments"]
+        assert deployment["name"] == served[name]["args"]["model"]  # as `following` calls it
+        options = deployment["ray_actor_options"]
+        assert options["label_selector"] == groups[group]["labels"]
+        gpus = str(options.get("num_gpus", 0))
+        assert groups[group]["rayStartParams"].get("num-gpus", "0") == gpus
+        (container,) = groups[group]["template"]["spec"]["containers"]
+        assert container["resources"]["limits"].get("nvidia.com/gpu", "0") == gpus
+    assert served["cats"]["deployments"][0]["autoscaling_config"] == {
+        "min_replicas": 1,
+        "max_replicas": 3,
+        "target_ongoing_requests": 8,
+    }
+    assert "autoscaling_config" not in served["dogs"]["deployments"][0]
+
+
+def test_a_gpu_class_gives_the_one_model_its_gpus() -> None:
+    values = CASES["other class"] | {"serving": SERVING}
+    (group,) = only(rendered(values), "RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert group["rayStartParams"]["num-gpus"] == "1"
+    (application,) = applications(values).values()
+    assert application["deployments"][0]["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 1}
+
+
+def test_a_single_model_is_one_of_a_list() -> None:
+    alone = CASES["serving"] | {"serving": {"enabled": True, "models": [{"name": "ants-bees"}]}}
+    assert applications(alone)["ants-bees"]["route_prefix"] == "/ants-bees"
+    alone["serving"]["models"][0]["route"] = "/"
+    assert applications(alone) == applications(CASES["serving"])
+
+
+def test_helm_test_asks_every_model() -> None:
+    (pod,) = pod_specs(only(rendered(CASES["models"]), "Pod"))
+    service = "http://graft-serve-svc:8000"
+    asked = [f"{service}/healthz", f"{service}/cats/healthz", f"{service}/dogs/healthz"]
+    assert pod["containers"][1]["command"][3:] == asked
+
+
+def test_a_certificate_may_be_the_controllers_own() -> None:
+    serving = EVERYTHING["serving"]
+    ingress = serving["ingress"] | {"tlsSecret": None}
+    values = EVERYTHING | {"serving": serving | {"ingress": ingress}}
+    assert "tls" not in only(rendered(values), "Ingress")["spec"]
+
+
+def test_the_service_has_annotations_and_kuberay_its_ports() -> None:
+    service = only(rendered(EVERYTHING), "RayService")["spec"]
+    annotations = {"cloud.google.com/neg": '{"ingress": true}'}
+    assert service["serveService"] == {"metadata": {"annotations": annotations}, "spec": {}}
+    assert "serveService" not in only(rendered(CASES["serving"]), "RayService")["spec"]
