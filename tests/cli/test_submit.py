@@ -18,8 +18,9 @@ from kubernetes.config import kube_config
 
 import commands
 from colours import colour_spec, draw_colours
+from graft.cluster.job_attempts import begin_attempt
 from graft.cluster.job_logs import put_log
-from graft.cluster.job_records import begin_attempt, submit_job
+from graft.cluster.job_records import submit_job
 from graft.data.importing import import_dataset
 from graft.spec import dump_job
 from graft.store import Store

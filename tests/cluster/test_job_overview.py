@@ -10,17 +10,10 @@ import pytest
 from cluster.scripted import Scripted, answer
 from colours import colour_spec
 from graft.cluster.cluster_jobs import prune_jobs
+from graft.cluster.job_attempts import begin_attempt, cancel_job
 from graft.cluster.job_list import newest_jobs
 from graft.cluster.job_overview import BATCH, Jobs
-from graft.cluster.job_records import (
-    ClusterIdentity,
-    Driver,
-    JobRecord,
-    begin_attempt,
-    cancel_job,
-    read_job,
-    submit_job,
-)
+from graft.cluster.job_records import ClusterIdentity, Driver, JobRecord, read_job, submit_job
 from graft.cluster.job_times import note_time
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ClusterStatus

@@ -7,17 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from graft.cluster.job_attempts import begin_attempt, cancel_job, tell_end
 from graft.cluster.job_list import list_jobs
 from graft.cluster.job_logs import log_end, log_sources, put_log, read_log
-from graft.cluster.job_records import (
-    Driver,
-    begin_attempt,
-    cancel_job,
-    read_job,
-    read_job_spec,
-    submit_job,
-    tell_end,
-)
+from graft.cluster.job_records import Driver, read_job, read_job_spec, submit_job
 from graft.cluster.log_shipping import Shipper, ship_until
 from graft.errors import GraftError, InputError, NotFoundError, RunFailed
 from graft.store import Store

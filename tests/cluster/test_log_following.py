@@ -10,10 +10,11 @@ from colours import colour_spec
 from graft.cli.show.job_log import Output
 from graft.cluster import job_overview
 from graft.cluster import log_following as following
+from graft.cluster.job_attempts import begin_attempt
 from graft.cluster.job_logs import put_log
 from graft.cluster.job_overview import Jobs
 from graft.cluster.job_progress import job_progress
-from graft.cluster.job_records import ClusterIdentity, Driver, begin_attempt, submit_job
+from graft.cluster.job_records import ClusterIdentity, Driver, submit_job
 from graft.cluster.log_following import Log, follow
 from graft.cluster.status import ClusterStatus, JobStatus
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError, RunFailed

@@ -16,7 +16,8 @@ import commands
 from colours import colour_spec, draw_colours
 from cutting_proxy import CuttingProxy, cutting
 from graft.activations.lease import LeaseTerms, hold_lease
-from graft.cluster.job_records import begin_attempt, submit_job
+from graft.cluster.job_attempts import begin_attempt
+from graft.cluster.job_records import submit_job
 from graft.errors import ObjectChanged, ObjectExists, StoreError
 from graft.spec import dump_job
 from graft.store import ObjectRef, Store, node_cache, retries, sha256

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from colours import colour_spec, draw_colours, transfer_document
 from graft.backbones.make_network import make_network
-from graft.cluster.job_records import ClusterIdentity, begin_attempt, put_log, submit_job
+from graft.cluster.job_attempts import begin_attempt
+from graft.cluster.job_records import ClusterIdentity, put_log, submit_job
 from graft.spec import Finetune, dump_job
 from graft.store import Store
 

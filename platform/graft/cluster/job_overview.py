@@ -9,17 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from graft.cluster.cluster_jobs import ClusterJobs, prune_jobs
+from graft.cluster.job_attempts import cancel_job, reopen_job
 from graft.cluster.job_list import list_jobs, newest_jobs, read_jobs
 from graft.cluster.job_logs import log_sources
 from graft.cluster.job_progress import job_progress
-from graft.cluster.job_records import (
-    JobRecord,
-    cancel_job,
-    read_job,
-    read_job_spec,
-    reopen_job,
-    submit_job,
-)
+from graft.cluster.job_records import JobRecord, read_job, read_job_spec, submit_job
 from graft.cluster.log_shipping import DRIVER_SOURCE
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, combine

@@ -14,7 +14,8 @@ def pod_ends(
     """Record that this pod was told to end: what stops in it counts as no failure of its job."""
     import socket
 
-    from graft.cluster.job_records import read_job, tell_end
+    from graft.cluster.job_attempts import tell_end
+    from graft.cluster.job_records import read_job
     from graft.store import Store
 
     opened, pod = Store.open(store), socket.gethostname()
