@@ -16,6 +16,7 @@ import torch
 import commands
 from colours import colour_spec, draw_colours
 from graft.data.importing import import_dataset
+from graft.errors import TRY_LATER
 from graft.spec import dump_job
 from graft.store import Store
 from graft.training.run_records import Result
@@ -42,12 +43,16 @@ class User:
         return {str(path.relative_to(store)): path.stat().st_size for path in files}
 
     def refused(
-        self, *arguments: str, how: Callable[..., commands.Done] = commands.main, **environment: str
+        self,
+        *arguments: str,
+        how: Callable[..., commands.Done] = commands.main,
+        exit_code: int = 2,
+        **environment: str,
     ) -> str:
         """Run a command that must fail on the user's account, and return what it says."""
         before = self.files()
         code, output, messages = self.run(*arguments, how=how, **environment)
-        assert code == 2, messages
+        assert code == exit_code, messages
         assert output == ""
         assert self.files() == before
         said = messages[messages.index("graft: ") :]
@@ -215,6 +220,7 @@ def test_a_finished_run_is_not_trained_again(user: User) -> None:
     assert user.files() == before
 
 
+@pytest.mark.slow  # a Ray of its own: nine CPU seconds
 def test_a_port_in_use(user: User, tmp_path: Path) -> None:
     from graft.registry import Lineage, ModelDraft, register
     from graft.spec import Contract, LinearHead
@@ -260,7 +266,8 @@ def test_a_port_in_use(user: User, tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["somewhere", "ray://{}"])
 def test_no_ray_at_its_address(user: User, nobody: str, address: str) -> None:
     address = address.format(nobody)
-    said = user.refused("train", "job.yaml", how=commands.graft, RAY_ADDRESS=address)
+    words = ("train", "job.yaml")
+    said = user.refused(*words, how=commands.graft, exit_code=TRY_LATER, RAY_ADDRESS=address)
     assert f"no Ray answers at RAY_ADDRESS={address}" in said
 
 
@@ -295,7 +302,8 @@ def test_stores_that_cannot_be_used(
     else:
         environment = {"AWS_ENDPOINT_URL": f"http://{nobody}"}
         message = "cannot be reached (EndpointConnectionError); check AWS_ENDPOINT_URL"
-    said = user.refused(*command, "--store", uri, **environment)
+    exit_code = TRY_LATER if trouble == "endpoint" else 2
+    said = user.refused(*command, "--store", uri, exit_code=exit_code, **environment)
     assert message in said
     assert said.count("\n") == 1
 

@@ -220,8 +220,11 @@ def test_the_operator_follows_a_job_and_gives_a_lost_node_up_in_time() -> None:
 
 
 def test_a_spec_of_any_size_travels() -> None:
-    trials = [{"train.optimizer.lr": 1e-3 * number} for number in range(1, 4000)]
+    keys = ("optimizer.lr", "optimizer.weight_decay", "label_smoothing", "clip_norm", "seed")
+    trials = [{f"train.{key}": 1 / (3 + number) for key in keys} for number in range(600)]
     document = sweep(2).model_dump(mode="json", by_alias=True)
+    for number, trial in enumerate(trials):
+        trial["train.seed"] = number
     document |= {"space": {}, "search": {"kind": "list", "trials": trials}}
     large = parse_job(document, "test", Sweep)
     manifest = made(Submission("one", large))

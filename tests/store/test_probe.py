@@ -55,8 +55,8 @@ class ChecksThenWrites(Directory):
 
 
 class ListsOnePage(Directory):
-    def scan(self, prefix: str) -> Iterator[tuple[str, int]]:
-        yield from list(super().scan(prefix))[:1000]
+    def scan(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
+        yield from list(super().scan(prefix, after))[:1000]
 
 
 class RefusesConditions(Directory):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from graft.cluster.job_inputs import store_problem
-from graft.errors import ResourceError
+from graft.errors import ClusterLost
 from graft.store import Store
 
 DEFAULTS = {
@@ -52,7 +52,7 @@ def ray_session(show: Callable[[str, str], object] | None = None) -> Iterator[No
         show: called, in a thread, with an actor's name and each line that it writes to stderr.
 
     Raises:
-        ResourceError: nothing answers at ``RAY_ADDRESS``.
+        ClusterLost: nothing answers at ``RAY_ADDRESS``.
     """
     address = os.environ.get("RAY_ADDRESS")
     starts_one = address in (None, "", "local")
@@ -66,7 +66,7 @@ def ray_session(show: Callable[[str, str], object] | None = None) -> Iterator[No
         return
     if starts_one:
         _read_environment_again()
-    silence = ResourceError(
+    silence = ClusterLost(
         f"no Ray answers at RAY_ADDRESS={address}; start one, or unset RAY_ADDRESS "
         "to run on this machine alone"
     )

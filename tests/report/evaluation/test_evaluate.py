@@ -171,6 +171,7 @@ def test_images_that_tuned_a_model_give_no_verdict(store: Store) -> None:
     assert "none: no image is left that neither has seen" in shown.export_text()
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_they_give_none_under_another_datasets_name(store: Store) -> None:
     dataset = open_dataset(store, "colours")
     trained, tuned = (

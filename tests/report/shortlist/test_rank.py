@@ -64,6 +64,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.mark.slow  # four CPU seconds
 def test_copies_change_no_figure(store: Store, tmp_path: Path) -> None:
     """Of blue, each training image is there four times; of red, twice under other names."""
     images = draw_colours(tmp_path / "images", 8, 3)
