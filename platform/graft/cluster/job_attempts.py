@@ -131,6 +131,8 @@ def begin_attempt(
         told = before.state == "running" and was_told_to_end(store, job, before.pod)
         lost = before.state in ("running", "failed") and not told
         losses = before.losses + lost
+        if retries is not None and losses > retries:
+            return _given_up(before, losses, retries)
         update = {
             "attempt": before.attempt + 1,
             "losses": losses,
@@ -138,23 +140,23 @@ def begin_attempt(
             "gpu_seconds": before.gpu_seconds + gpu_seconds(before, datetime.now(UTC)),
             "resumptions": before.resumptions,
         }
-        if retries is None or losses <= retries:
-            return first.model_copy(update=update)
-        last = before.error or "its head died without a word, perhaps for want of memory"
-        return before.model_copy(
-            update={
-                "state": "failed",
-                "ended": _now(),
-                "final": True,
-                "error": f"given up after {losses} attempts that failed or died "
-                f"(jobs.retries is {retries}); the last one: {last}",
-            }
-        )
+        return first.model_copy(update=update)
 
     record, etag = _update_record(store, first, next_attempt)
     if record.final:
         raise RunFailed(f"{job} was {record.error}; go on with graft jobs resume {job}")
     return JobAttempt(store, record, etag)
+
+
+def _given_up(last: JobRecord, losses: int, retries: int) -> JobRecord:
+    """Return the record of a job after whose `last` attempt there is no other."""
+    reason = last.error or "its head died without a word, perhaps for want of memory"
+    error = (
+        f"given up after {losses} attempts that failed or died (jobs.retries is {retries}); "
+        f"the last one: {reason}"
+    )
+    update = {"state": "failed", "ended": _now(), "final": True, "error": error}
+    return last.model_copy(update=update)
 
 
 def tell_end(store: Store, job: str, pod: str) -> None:

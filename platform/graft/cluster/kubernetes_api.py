@@ -12,6 +12,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import kube_config
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.kube_config import KubeConfigMerger
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError
 from yaml import YAMLError
 
@@ -68,6 +69,7 @@ class Kube:
                 "--kube-context, or name a running Ray cluster with --address"
             ) from error
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would log every retry
+        _choose_proxy(configuration, context)
         return cls(kubernetes.client.ApiClient(configuration), namespace or default)
 
     def get(self, path: str, **query: str) -> Any:
@@ -198,6 +200,34 @@ def _load_kubeconfig(configuration: Any, context: str | None) -> str:
             f"'{user}' failed (does its plugin run?)"
         )
     return str(settings.get("namespace", "default"))
+
+
+def _choose_proxy(configuration: Any, context: str | None) -> None:
+    """Have the client use the proxy that kubectl would: a cluster's own, else the environment's.
+
+    The client itself ignores a kubeconfig's ``proxy-url`` and NO_PROXY, and takes HTTP_PROXY for
+    https.
+    """
+    server = str(configuration.host)
+    own = _cluster_setting("proxy-url", context)
+    configuration.proxy = own or select_proxy(server, get_environ_proxies(server)) or None
+    configuration.no_proxy = None  # what it says is decided
+
+
+def _cluster_setting(name: str, context: str | None) -> str | None:
+    """Return a setting of the kubeconfig's cluster that a context names; None: there is none."""
+    try:
+        merged = KubeConfigMerger(kube_config.KUBE_CONFIG_DEFAULT_LOCATION).config
+    except (ConfigException, YAMLError, OSError):
+        return None
+    if merged is None:
+        return None
+    contexts = {node["name"]: node.value for node in merged.safe_get("contexts") or ()}
+    chosen = contexts.get(context or merged.safe_get("current-context"))
+    clusters = {node["name"]: node.value for node in merged.safe_get("clusters") or ()}
+    cluster = clusters.get((chosen or {}).get("context", {}).get("cluster"))
+    value = ((cluster or {}).get("cluster") or {}).get(name)
+    return str(value) if value else None
 
 
 def _message(error: ApiException) -> str:

@@ -82,6 +82,13 @@ def ray_session(show: Callable[[str, str], object] | None = None) -> Iterator[No
         )
     except ConnectionError as error:
         raise silence from error
+    except Exception as error:
+        if not starts_one:
+            raise
+        raise ClusterLost(
+            f"Ray did not start on this machine: {str(error).strip().partition(chr(10))[0]} "
+            "Where it has too much to do, or too little memory, it may start later"
+        ) from error
     if show is not None:
         _show_instead_of_ray(show)
     with contextlib.suppress(ValueError):  # only the main thread may

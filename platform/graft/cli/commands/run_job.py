@@ -1,19 +1,59 @@
 """`graft run-job`: what runs on the head of a submitted job's cluster."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graft.cli.mover import mover_of
-from graft.cli.options import DEFAULT_STORE, StoreUri, open_store
+from graft.cli.options import DEFAULT_STORE, StoreUri, grouped_options, open_store
 
 if TYPE_CHECKING:
+    from graft.cluster.job_records import Driver
     from graft.registry import Mover
     from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
     from graft.store import Store
 
 
+@dataclass(frozen=True)
+class DriverOptions:
+    """What the manifest of a job tells its driver."""
+
+    cpus: Annotated[
+        int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for first.")
+    ] = 0
+    gpus: Annotated[int, typer.Option(envvar="GRAFT_GPUS", help="GPUs of its cluster.")] = 0
+    where: Annotated[
+        str | None, typer.Option(envvar="GRAFT_WHERE", help="The cluster that it was sent to.")
+    ] = None
+    cluster: Annotated[
+        str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
+    ] = None
+    owner: Annotated[str | None, typer.Option(envvar="GRAFT_OWNER", help="Who submitted it.")] = (
+        None
+    )
+    self_declared: Annotated[
+        bool,
+        typer.Option(envvar="GRAFT_OWNER_SELF_DECLARED", help="Whether that is their own word."),
+    ] = True
+    retries: Annotated[
+        int | None,
+        typer.Option(envvar="GRAFT_RETRIES", help="Attempts that may fail or die; default: any."),
+    ] = None
+
+    def driver(self) -> "Driver":
+        """Return where this process drives the job, and whose it is."""
+        import socket
+
+        from graft.cluster.job_records import ClusterIdentity, Driver, Owner
+
+        owner = Owner(self.owner, self.self_declared) if self.owner else None
+        identity = ClusterIdentity(self.where, self.cluster)
+        return Driver(identity, socket.gethostname(), owner, self.gpus)
+
+
+@grouped_options
 def run_job(
     job: Annotated[str, typer.Argument(envvar="GRAFT_JOB", help="The job's id.")],
     spec: Annotated[
@@ -22,41 +62,13 @@ def run_job(
             envvar="GRAFT_SPEC", help="Its spec, the text itself; default: the store's."
         ),
     ] = None,
-    cpus: Annotated[
-        int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for first.")
-    ] = 0,
-    where: Annotated[
-        str | None, typer.Option(envvar="GRAFT_WHERE", help="The cluster that it was sent to.")
-    ] = None,
-    cluster: Annotated[
-        str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
-    ] = None,
-    owner: Annotated[
-        str | None, typer.Option(envvar="GRAFT_OWNER", help="Who submitted it.")
-    ] = None,
-    self_declared: Annotated[
-        bool,
-        typer.Option(envvar="GRAFT_OWNER_SELF_DECLARED", help="Whether that is their own word."),
-    ] = True,
-    gpus: Annotated[int, typer.Option(envvar="GRAFT_GPUS", help="GPUs of its cluster.")] = 0,
-    retries: Annotated[
-        int | None,
-        typer.Option(envvar="GRAFT_RETRIES", help="Attempts that may fail or die; default: any."),
-    ] = None,
+    *,
+    options: DriverOptions,
     store: StoreUri = DEFAULT_STORE,
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
-    import socket
-
     from graft.cluster.job_attempts import begin_attempt, may_succeed_elsewhere
-    from graft.cluster.job_records import (
-        ClusterIdentity,
-        Driver,
-        Owner,
-        read_job,
-        read_job_spec,
-        submit_job,
-    )
+    from graft.cluster.job_records import read_job, read_job_spec, submit_job
     from graft.cluster.local_ray import ray_session, stop_this_job, wait_for_cpus, wait_for_store
     from graft.errors import GraftError, Interrupted, StoreError
     from graft.spec import parse_job, parse_yaml
@@ -71,13 +83,12 @@ def run_job(
             # An earlier pod died between recording that and its end.
             print(f"job {job} has succeeded already")
             return
-        whose = Owner(owner, self_declared) if owner else None
-        driver = Driver(ClusterIdentity(where, cluster), socket.gethostname(), whose, gpus)
-        attempt = begin_attempt(opened, job, parsed.kind, driver, retries)
+        driver = options.driver()
+        attempt = begin_attempt(opened, job, parsed.kind, driver, options.retries)
         print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():
-            wait_for_cpus(cpus)
-            mover = mover_of(f"graft submit, job {job}", whose)
+            wait_for_cpus(options.cpus)
+            mover = mover_of(f"graft submit, job {job}", driver.owner)
             model = _run(opened, job, parsed, mover, first=attempt.number == 1)
     except Interrupted:
         raise
