@@ -61,6 +61,23 @@ def open_store(uri: str) -> "Store":
     return Store.open(uri)
 
 
+def changes_of(settings: list[str]) -> dict[str, str]:
+    """Return the values of ``KEY=VALUE`` by key.
+
+    Raises:
+        InputError: one of them is not written so.
+    """
+    from graft.errors import InputError
+
+    changes = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {setting}: expected KEY=VALUE, such as train.epochs=12")
+        changes[key] = value
+    return changes
+
+
 def grouped_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the fields of its parameters' dataclasses as options, where these stand."""
     signature = inspect.signature(command)

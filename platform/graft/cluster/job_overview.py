@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from graft.cluster.cluster_jobs import ClusterJobs, prune_jobs
 from graft.cluster.job_attempts import cancel_job, reopen_job
@@ -19,14 +20,16 @@ from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, combine
 from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError
 from graft.registry import user_and_host
-from graft.spec import dump_job, nearest
+from graft.spec import Finetune, dump_job, nearest
 from graft.store import Store
+from graft.training.amendments import amend_run
 from graft.training.attempt_pointer import claim_attempt
 
 PLACES = {"finetune": "runs", "sweep": "sweeps", "transfer-report": "reports"}
 """Where the store has what a job of a kind makes in attempts, under the job's id."""
 BATCH = 32
 """Records that are read at once for a list."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
 ACCEPT_S = 20.0
 """Seconds in which an operator has to take up a job that was sent."""
 
@@ -159,11 +162,16 @@ class Jobs:
                 claim_attempt(self.store, f"{place}/{job}")  # the one that goes on is overtaken
         self.cluster.cancel(job)
 
-    def resume(self, submission: Submission) -> None:
-        """Have a job go on that has ended, from what it has committed; `submission`: as it is sent.
+    def resume(self, submission: Submission, changes: Mapping[str, str] = NOTHING) -> None:
+        """Have a job go on that has ended, from what it has committed.
+
+        Args:
+            submission: as it is sent, with the spec that it was submitted with.
+            changes: what of that spec is otherwise from now on, values as YAML by dotted key.
 
         Raises:
-            InputError: it has succeeded or has not ended, or the cluster or store is out of reach.
+            InputError: it has succeeded or has not ended, the cluster or store is out of reach, or
+                that cannot change.
         """
         job = submission.job
         if self.cluster is None or self.store is None:
@@ -173,14 +181,29 @@ class Jobs:
             raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
         if status.state == "succeeded":
             raise InputError(f"{job} has succeeded; there is nothing to go on with")
-        changes = dict(submission.settings)
+        otherwise = {**submission.settings, **changes}
         if submission.resource_class:
-            changes["class"] = submission.resource_class
+            otherwise["class"] = submission.resource_class
         if submission.image:
-            changes["image"] = submission.image
+            otherwise["image"] = submission.image
+        if isinstance(submission.spec, Finetune):
+            spec = amend_run(
+                self.store,
+                job,
+                submission.spec,
+                self.user(),
+                changes,
+                submission.resource_class,
+            )
+            submission = replace(submission, amended=spec)
+        elif changes:
+            raise InputError(
+                f"--set {next(iter(changes))}: of a {status.kind} that goes on, jobs.* alone can "
+                "change; submit it under another id"
+            )
         submit_job(self.store, job, dump_job(submission.spec))  # where it was lost before it began
         self.cluster.remove(job)
-        reopen_job(self.store, job, status.kind, self.user(), changes)
+        reopen_job(self.store, job, status.kind, self.user(), otherwise)
         self.cluster.submit(submission)
 
     def remove(self, job: str) -> None:

@@ -17,7 +17,7 @@ from graft.cluster.profile import (
     times,
 )
 from graft.errors import SpecError
-from graft.spec import Job, Scaling, Sweep, TransferReport, dump_job
+from graft.spec import Finetune, Job, Scaling, Sweep, TransferReport, dump_job
 from graft.sweep.space import count_trials
 
 RAY_VERSION = "2.60.0"
@@ -50,8 +50,20 @@ class Submission:
     """The cluster that it is sent to, which the job records."""
     owner: Owner | None = None
     """Who sends it; None: not known."""
+    amended: Finetune | None = None
+    """The spec that it goes on with, where that is another one than it was begun with."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What the job has otherwise than the profile says, see `Profile.with_settings`."""
+
+    @property
+    def current(self) -> Job:
+        """The spec that its workers train by."""
+        return self.amended or self.spec
+
+    @property
+    def scaling(self) -> Scaling:
+        """What its workers take; of a sweep and a report, what those of a trial take."""
+        return scaling_of(self.current)
 
 
 def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
@@ -103,7 +115,7 @@ def rayjob(submission: Submission, profile: Profile) -> dict[str, Any]:
 def _workers_class(submission: Submission, profile: Profile) -> tuple[str, ResourceClass]:
     """Return the resource class of a job's workers, by name."""
     name, pool = profile.resource_class(submission.resource_class)
-    gpus = scaling_of(submission.spec).gpus_per_worker
+    gpus = submission.scaling.gpus_per_worker
     if gpus and not pool.gpu:
         with_gpus = sorted(key for key, other in profile.classes.items() if other.gpu)
         hint = f"; with GPUs: {', '.join(with_gpus)}" if with_gpus else ""
@@ -117,7 +129,7 @@ def _ray_cluster(
     submission: Submission, common: Common, name: str, pool: ResourceClass
 ) -> dict[str, Any]:
     """Return the Ray cluster of a job: its head, and workers of the class `name`."""
-    pods = worker_pods(submission.spec, common.profile)
+    pods = worker_pods(submission.current, common.profile)
     return {
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},
@@ -135,7 +147,7 @@ def _ray_cluster(
                 "replicas": pods,
                 "minReplicas": pods,
                 "maxReplicas": pods,
-                "rayStartParams": _ray_start_params(scaling_of(submission.spec), pool),
+                "rayStartParams": _ray_start_params(submission.scaling, pool),
                 "template": _worker_template(submission, common, pool),
             }
         ],
@@ -209,7 +221,7 @@ def _ray_start_params(scaling: Scaling, pool: ResourceClass) -> dict[str, str]:
 def _head_template(submission: Submission, common: Common, workers: int) -> dict[str, Any]:
     head = common.profile.head
     container = container_of("head", common, head)
-    cpus = workers * scaling_of(submission.spec).cpus_per_worker
+    cpus = workers * submission.scaling.cpus_per_worker
     container["env"] += [
         {"name": "GRAFT_JOB", "value": submission.job},
         {"name": "GRAFT_CPUS", "value": str(cpus)},
@@ -218,7 +230,7 @@ def _head_template(submission: Submission, common: Common, workers: int) -> dict
     if not travels_through_store(text := dump_job(submission.spec)):
         # Kubernetes would put variables in place of $(NAME).
         container["env"].append({"name": "GRAFT_SPEC", "value": text.replace("$", "$$")})
-    gpus = workers * scaling_of(submission.spec).gpus_per_worker
+    gpus = workers * submission.scaling.gpus_per_worker
     if gpus:
         container["env"].append({"name": "GRAFT_GPUS", "value": str(gpus)})
     if submission.cluster.place:
@@ -243,7 +255,7 @@ def _head_template(submission: Submission, common: Common, workers: int) -> dict
 
 
 def _worker_template(submission: Submission, common: Common, pool: ResourceClass) -> dict[str, Any]:
-    scaling = scaling_of(submission.spec)
+    scaling = submission.scaling
     pod = Pod(cpu=times(pool.cpu, scaling.cpus_per_worker), memory=pool.memory)
     container = container_of("worker", common, pod)
     if scaling.gpus_per_worker and pool.gpu:

@@ -19,7 +19,16 @@ from graft.spec.dotted_keys import Changes
 from graft.spec.evaluation import Evaluation
 from graft.spec.explain import nearest
 from graft.spec.finetune import Finetune, Register, Scaling
-from graft.spec.jobfile import Job, Kind, dump_job, load_job, parse_job, parse_yaml, trial_spec
+from graft.spec.jobfile import (
+    Job,
+    Kind,
+    dump_job,
+    load_job,
+    parse_job,
+    parse_yaml,
+    trial_spec,
+    with_settings,
+)
 from graft.spec.ranges import Choice, IntUniform, LogUniform, Range, Uniform
 from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoScheduler
 from graft.spec.section import NAME, Digest, Id, Name, Ref, Section
@@ -119,4 +128,5 @@ __all__ = [
     "parse_job",
     "parse_yaml",
     "trial_spec",
+    "with_settings",
 ]

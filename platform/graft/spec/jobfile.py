@@ -104,6 +104,18 @@ def _mapping(document: Any, origin: str) -> dict[str, Any]:
     return document
 
 
+def with_settings(spec: Kind, settings: Sequence[str]) -> Kind:
+    """Return a spec with settings of the form ``a.b.c=value`` (value: YAML) applied.
+
+    Raises:
+        SpecError: as in `load_job`.
+    """
+    document = spec.model_dump(mode="json", by_alias=True)
+    for setting in settings:
+        _apply(document, setting)
+    return _parse(document, "--set", type(spec))
+
+
 def trial_spec(base: Finetune, changes: Changes, origin: str) -> Finetune:
     """Return a sweep's base with the values of dotted keys changed.
 

@@ -239,7 +239,8 @@ def finetune(
         if average:
             average.tensors |= {name: t.to(ranks.device) for name, t in start.average.items()}
         slots, step = start.optimizer, start.step
-        _restore_generators(start.rng[ranks.rank], ranks)
+        if ranks.rank < len(start.rng):  # else it is a worker more than there were
+            _restore_generators(start.rng[ranks.rank], ranks)
     else:
         validated = yield from _evaluate(model, data, train, ranks, 0)
         initial = validated.metrics()
@@ -374,5 +375,5 @@ def _generators(ranks: Ranks) -> dict[str, Tensor]:
 
 def _restore_generators(states: dict[str, Tensor], ranks: Ranks) -> None:
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
+    if "cuda" in states and ranks.device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], ranks.device)

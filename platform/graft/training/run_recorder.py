@@ -19,6 +19,7 @@ from graft.backbones.trunk import TrunkChain
 from graft.registry import Mover
 from graft.spec import Finetune
 from graft.store import Store
+from graft.training.amendments import read_amendments
 from graft.training.attempt_pointer import AttemptPointer, check_attempt
 from graft.training.best_epoch_and_stopping import Criterion
 from graft.training.charts import confusion_png
@@ -160,6 +161,7 @@ class RunRecorder:
             model = register_model(self.store, trained, target, publishing).ref
         confusion = _confusion_of(self.store, chosen)
         png = confusion_png(confusion, manifest.classes)
+        amendments = read_amendments(self.store, self.run)
         result = Result(
             run=self.run,
             model=model,
@@ -176,6 +178,8 @@ class RunRecorder:
             confusion=put_confusion(self.store, run_folder(self.run), confusion, manifest.classes),
             confusion_png=self.store.put(f"runs/{self.run}", "confusion.png", png),
             history=tuple(_summaries(last)),
+            amendments=tuple(map(str, amendments)),
+            bit_identical=all(amendment.is_exact for amendment in amendments),
             created=datetime.now(UTC).isoformat(),
         )
         publish_result(self.store, self.pointer, result)

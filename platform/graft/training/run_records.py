@@ -4,6 +4,7 @@ runs/<run>/spec.yaml                 makes the run exist
 runs/<run>/attempt-<n>/attempt.json  claims attempt n
 runs/<run>/head.json                 points at the current attempt
 runs/<run>/cache.json                what it reads from the activation cache
+runs/<run>/amendments.json           what was changed when it was to go on
 runs/<run>/result.json               makes the run finished
 """
 
@@ -13,6 +14,7 @@ from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job
 from graft.store import ObjectRef, Store, document_bytes, find_document, read_document
 from graft.store.index import indexed_rows
 from graft.store.recorded_specs import id_ending, read_recorded_spec
+from graft.training.amendments import amended, read_amendments
 from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
 
 
@@ -78,6 +80,10 @@ class Result(Section):
     """The same as a picture."""
     history: tuple[dict[str, float], ...]
     """Loss and accuracy per epoch."""
+    amendments: tuple[str, ...] = ()
+    """What was changed while it was trained, see `training.amendments`."""
+    bit_identical: bool = True
+    """Whether an unbroken run gives these very weights; not with other workers or hardware."""
     created: str
     """ISO 8601 in UTC."""
 
@@ -137,12 +143,12 @@ def _row(store: Store, run: str) -> RunRow:
 
 
 def read_spec(store: Store, run: str) -> Finetune:
-    """Return a run's recorded spec.
+    """Return a run's recorded spec, with what was changed since when it was to go on.
 
     Raises:
         NotFoundError: no such run.
     """
-    return read_recorded_spec(store, "run", run, Finetune)
+    return amended(read_recorded_spec(store, "run", run, Finetune), read_amendments(store, run))
 
 
 def read_result(store: Store, run: str) -> Result | None:

@@ -7,7 +7,7 @@ import typer
 
 from graft.cli.cluster_options import ClusterOptions, PodOptions
 from graft.cli.help import noun
-from graft.cli.options import Json, grouped_options
+from graft.cli.options import Json, changes_of, grouped_options
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -236,7 +236,11 @@ def resume(
     job: JobId,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Such as jobs.retries=5; several times."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Such as jobs.retries=5 or train.epochs=12.",
+        ),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow it to its end; fails where it does.")
@@ -249,7 +253,8 @@ def resume(
     """Have a job go on that has ended, from its last checkpoint.
 
     One whose retries or time were used up, that was cancelled, or whose RayJob was deleted. It is
-    sent again under its id; its attempts are counted anew.
+    sent again under its id; its attempts are counted anew. With another class or other workers the
+    weights are not those of an unbroken run, and the result says so.
 
     Example: graft jobs resume ants-bees-20260101-120000-1a2b --set jobs.retries=5
     """
@@ -264,9 +269,10 @@ def resume(
     if text is None:
         raise InputError(f"the spec of {job} ({status}) is not known any more; submit it again")
     spec = parse_job(parse_yaml(text, f"job {job}"), f"job {job}", None)
-    settings = dict(_setting(text) for text in set_ or [])
+    changes = changes_of(set_ or [])
+    settings = {key: value for key, value in changes.items() if key.startswith("jobs.")}
     submission = Submission(job, spec, pods.image, pods.resource_class, settings=settings)
-    jobs.resume(submission)
+    jobs.resume(submission, {key: changes[key] for key in changes.keys() - settings.keys()})
     note(f"{job} was sent again")
     status = jobs.accepted(job)
     if wait:
@@ -274,15 +280,6 @@ def resume(
         return
     note(f"  graft jobs logs {job} -f\n  graft jobs cancel {job}")
     show_status(status, json)
-
-
-def _setting(text: str) -> tuple[str, str]:
-    from graft.errors import InputError
-
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--set {text}: expected KEY=VALUE, such as jobs.retries=5")
-    return name, value
 
 
 @app.command()

@@ -96,6 +96,14 @@ def show(
 @app.command()
 def resume(
     run: RunId,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Go on otherwise: train.epochs, scaling.* or loader.*; several times.",
+        ),
+    ] = None,
     take_over: Annotated[
         bool,
         typer.Option(
@@ -107,13 +115,17 @@ def resume(
 ) -> None:
     """Go on with a run from its last checkpoint.
 
-    An unbroken run gives the same weights. The alias that the spec names moves only if no earlier
-    attempt has registered the version.
+    An unbroken run gives the same weights, unless it goes on with other workers. The alias that the
+    spec names moves only if no earlier attempt has registered the version.
 
     Example: graft runs resume ants-bees-20260101-120000-1a2b
     """
+    from graft.cli.options import changes_of
     from graft.errors import InputError
+    from graft.spec import Finetune
     from graft.store.probe import fences
+    from graft.store.recorded_specs import read_recorded_spec
+    from graft.training.amendments import amend_run
     from graft.training.attempt_pointer import read_pointer
     from graft.training.run_records import read_result, read_spec, run_folder
 
@@ -126,7 +138,11 @@ def resume(
             f"{pointer.attempt}, if it still runs, and a new one could both commit; make sure "
             "that it has ended, then add --take-over"
         )
-    finish_run(opened, run, json, mover_of("graft runs resume"))
+    mover = mover_of("graft runs resume")
+    if set_:
+        recorded = read_recorded_spec(opened, "run", run, Finetune)
+        amend_run(opened, run, recorded, mover.who, changes_of(set_))
+    finish_run(opened, run, json, mover)
 
 
 def _write_confusion(store: "Store", run: str, result: "Result | None", file: Path) -> None:
