@@ -13,6 +13,7 @@
     │   ├── ResourceError       the cluster lacks what was asked for; a port is in use
     │   │   └── ClusterLost     exit code 75: the cluster does not answer
     │   └── StoreError          bucket, credentials, endpoint, a damaged object
+    │       ├── StoreDenied     the credentials may not do that
     │       ├── StoreLost       exit code 75: the store does not answer
     │       ├── ObjectNotFound  no object at that key
     │       ├── ObjectUnreadable    an object that its store has, and does not give
@@ -80,6 +81,10 @@ class ClusterLost(ResourceError):  # noqa: N818
 
 class StoreError(InputError):
     """The store cannot be reached or used."""
+
+
+class StoreDenied(StoreError):  # noqa: N818
+    """The credentials may not do that with the store."""
 
 
 class StoreLost(StoreError):  # noqa: N818

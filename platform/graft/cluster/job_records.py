@@ -10,7 +10,7 @@ left.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -99,6 +99,9 @@ class Resumption(Section):
 
 class JobRecord(Section):
     """What a job recorded of itself: ``job.json``."""
+
+    FORMAT: ClassVar[int] = 2
+    """1: without owner, pod, GPUs, losses and resumptions."""
 
     job: Id
     kind: str

@@ -1,6 +1,5 @@
 """Aliases: names that point at versions; only they move, each time recorded with who and why."""
 
-import contextlib
 import getpass
 import os
 import re
@@ -12,7 +11,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from graft.errors import InputError, NotFoundError, ObjectChanged, ObjectExists, ObjectNotFound
+from graft.errors import (
+    InputError,
+    NotFoundError,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    StoreDenied,
+)
 from graft.registry.verdicts import Basis, Evidence
 from graft.registry.versions import (
     Fence,
@@ -214,12 +220,19 @@ def _move(
         data = document_bytes(after)
         if fence:
             fence()
-        with contextlib.suppress(ObjectExists, ObjectChanged):
+        try:
             if current:
                 store.replace(key, data, current.etag)
             else:
                 store.create(key, data)
-            return unshown
+        except (ObjectExists, ObjectChanged):
+            continue
+        except StoreDenied as error:
+            raise StoreDenied(
+                f"these credentials may not move {alias} of {version.name}; whoever may promote "
+                f"does it with graft models promote {version.ref} --alias {alias}"
+            ) from error
+        return unshown
 
 
 def alias_history(store: Store, name: str) -> list[tuple[str, Move]]:

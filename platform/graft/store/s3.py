@@ -13,6 +13,7 @@ from graft.errors import (
     ObjectExists,
     ObjectNotFound,
     ObjectUnreadable,
+    StoreDenied,
     StoreError,
     StoreLost,
 )
@@ -267,7 +268,7 @@ class S3Bucket:
                 raise ObjectUnreadable(
                     f"{location}: access denied; the credentials may not read it"
                 ) from error
-            raise StoreError(
+            raise StoreDenied(
                 f"{self.uri}: access denied; the credentials may not use bucket '{self.bucket}'"
             ) from error
         lost = code in ("SlowDown", "InternalError", "ServiceUnavailable", "500", "502", "503")
