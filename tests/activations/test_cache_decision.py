@@ -3,7 +3,14 @@
 import pytest
 
 from activations_lab import Lab
-from graft.activations.cache_decision import Costs, FreeSpace, Reads, choose_to_cache, decide
+from graft.activations.cache_decision import (
+    Costs,
+    FreeSpace,
+    Reads,
+    choose_to_cache,
+    decide,
+    measure,
+)
 from graft.activations.key import CacheEntry
 from graft.errors import ResourceError, SpecError
 
@@ -143,7 +150,9 @@ def test_only_what_is_missing_takes_time_and_space() -> None:
 
 def test_a_part_of_a_split_is_weighed_against_computing_all_of_it(local_lab: Lab) -> None:
     entry = CacheEntry("train", 1, local_lab.model.depth)
-    (decision,) = choose_to_cache(local_lab.cache(), local_lab.setup, "auto", {entry: 1.4})
+    cache, dataset = local_lab.cache(), local_lab.dataset
+    measurement = measure(local_lab.setup, cache.store, dataset.images("train"), cache.keys.dtype)
+    (decision,) = choose_to_cache(cache, measurement, "auto", {entry: 1.4})
     images, costs = len(local_lab.dataset.images("train")), decision.costs
     one_s = costs.decode_s + costs.trunk_s
     assert decision.uncached_s == pytest.approx(1.4 * images * one_s)

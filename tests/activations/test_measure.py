@@ -8,7 +8,7 @@ import pytest
 from activations_lab import CROP, Lab
 from graft.activations.cache_decision import measure_costs
 from graft.activations.key import CacheEntry
-from graft.activations.measure import time_depths
+from graft.activations.time_trunk import time_depths
 
 
 def test_every_depth_is_measured(local_lab: Lab) -> None:
@@ -27,7 +27,7 @@ def test_a_deeper_trunk_costs_what_its_stages_cost_together(
 ) -> None:
     ticks = itertools.count()  # a clock on which each stage takes a second, for four images
     clock = SimpleNamespace(perf_counter=lambda: next(ticks))
-    monkeypatch.setattr("graft.activations.measure.time", clock)
+    monkeypatch.setattr("graft.activations.time_trunk.time", clock)
     costs = measure_costs(local_lab.setup, local_lab.dataset.images("train"), "float32")
     depths = range(1, local_lab.model.depth + 1)
     assert {depth: cost.trunk_s for depth, cost in costs.items()} == {d: d / 4 for d in depths}

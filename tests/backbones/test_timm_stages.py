@@ -273,6 +273,7 @@ def test_images_are_prepared_as_for_timms_training(name):
 # The whole way.
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_a_model_is_trained_registered_and_loaded_again(store, tmp_path):
     import_dataset(store, str(draw_colours(tmp_path / "images")), "colours", test_fraction=0)
     spec = colour_spec(

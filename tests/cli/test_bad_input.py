@@ -215,6 +215,7 @@ def test_a_finished_run_is_not_trained_again(user: User) -> None:
     assert user.files() == before
 
 
+@pytest.mark.slow  # a Ray of its own: nine CPU seconds
 def test_a_port_in_use(user: User, tmp_path: Path) -> None:
     from graft.registry import Lineage, ModelDraft, register
     from graft.spec import Contract, LinearHead

@@ -134,7 +134,7 @@ BAD: list[tuple[list[str], str]] = [
     ),
     (
         ["sweep.yaml", "--set", "search.metric=val.precision"],
-        "search: there is no metric 'val.precision'; did you mean",
+        "search.metric: there is no metric 'val.precision'; did you mean",
     ),
     (
         ["sweep.yaml", "--set", "search.metric=val.top5_accuracy"],

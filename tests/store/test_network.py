@@ -59,6 +59,7 @@ def test_a_body_that_breaks_off_is_read_on(
         assert proxy.cuts > before + 1
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_an_object_that_changed_meanwhile_is_read_anew(
     proxy: CuttingProxy, s3_store_uri: str
 ) -> None:

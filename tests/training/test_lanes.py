@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from colours import colour_spec, new_run
+from graft.spec.train import Train
 from graft.training.attempt import training_data
-from graft.training.lanes import train_lanes
+from graft.training.lanes import can_be_lane, train_lanes
 from graft.training.loop import EpochDone, Untrained, finetune
 from graft.training.prepare_run import assemble
 from graft.training.run_records import read_spec
@@ -77,3 +78,26 @@ def test_a_lane_has_the_numbers_of_a_run_alone(colour_store, alone, head, recipe
                     assert done.val[lane][metric] == pytest.approx(event.val[metric], rel=1e-5)
                 for name, value in event.state.tail.items():
                     torch.testing.assert_close(tails[lane][name], value, rtol=1e-4, atol=1e-6)
+
+
+LANES_DO = {"epochs", "batch_size", "seed", "optimizer", "rates", "schedule", "label_smoothing"}
+LANES_DO |= {"class_weights", "clip_norm", "metric", "batch_norm"}
+NOT_A_LANE = {
+    "accumulate": 2,
+    "unfreeze": [{"epoch": 2, "freeze": -2}],
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+    "ema_decay": 0.9,
+    "early_stopping": {"metric": "loss", "patience": 1},
+    "precision": "bf16",
+    "compile": True,
+}
+
+
+def test_lanes_do_each_key_of_the_recipe_or_refuse_it() -> None:
+    """A new key has to be one or the other: what neither does would be ignored in a sweep."""
+    assert set(Train.model_fields) == LANES_DO | set(NOT_A_LANE)
+    assert can_be_lane(colour_spec().train)
+    for name, value in NOT_A_LANE.items():
+        train = Train.model_validate(colour_spec().train.model_dump() | {name: value})
+        assert not can_be_lane(train), name

@@ -94,7 +94,7 @@ def plain(imported_colours, tmp_path_factory, numbers_of):
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [
-        (UNFROZEN, (1, 2, 3)),
+        pytest.param(UNFROZEN, (1, 2, 3), marks=pytest.mark.slow),
         (EVERYTHING, (2,)),
         pytest.param(ALIKE, (2,), marks=pytest.mark.slow),
     ],

@@ -18,7 +18,7 @@ from graft import units
 from graft.activations.cache import ActivationCache
 from graft.activations.compute import TrunkSetup
 from graft.activations.key import BYTES, CacheEntry, Dtype
-from graft.activations.measure import time_depths
+from graft.activations.time_trunk import time_depths
 from graft.data.loader import evaluation_slices
 from graft.data.manifest import Image
 from graft.errors import ResourceError, SpecError

@@ -1,6 +1,7 @@
 """Copies: images of a dataset version whose files have the same bytes.
 
-Copies say nothing new of a model: every figure, interval and test counts them once.
+Copies say nothing new of a model: every interval, test and report counts them once. Training sees
+each of them, and so do the metrics of its epochs.
 """
 
 from collections import defaultdict

@@ -137,7 +137,7 @@ def promote(
     """Point `alias` at the version that `ref` means, as a person asks, and record the move.
 
     `mover` is by default this machine's user. Returns what nothing shows of a new champion, a line
-    each; see `check_promotion`.
+    each.
 
     Raises:
         InputError: `alias` cannot be an alias's name; or it is the champion, `force` is not set,
@@ -165,16 +165,6 @@ def promote_new(
         RunFailed: `fence` raises it, just before the alias would move.
     """
     return _move(store, version, alias, mover, fence=fence)
-
-
-def check_promotion(store: Store, version: ModelVersion) -> list[str]:
-    """Return what no report has shown of a version that is to be the champion, a line each.
-
-    Raises:
-        InputError: a report shows it to be worse than training from scratch, or the champion.
-    """
-    champion = aliases(store, version.name).get(CHAMPION)
-    return Evidence.of(store, version, champion).check(force=False)
 
 
 def _move(

@@ -25,7 +25,7 @@ from graft import __version__
 from graft.errors import ImageError, ImageTooLarge
 from graft.serving.alias_follower import Current
 from graft.serving.batching import Batcher
-from graft.serving.guard import Guard
+from graft.serving.error_responses import Guard
 from graft.serving.predictor import Predictor
 from graft.serving.request_body import OPENAPI, image_bytes, read_body
 

@@ -49,7 +49,7 @@ from graft.sweep.sweep_plan import (
     check_budget,
     make_sweep_plan,
 )
-from graft.training.lanes import laned, lanes_at_once
+from graft.training.lanes import can_be_lane, lanes_at_once
 from graft.training.metrics import TOP
 from graft.training.prepare_run import Resolver
 from graft.training.training_plan import make_training_plan
@@ -241,7 +241,7 @@ def _facts(dataset: DatasetVersion, spec: Finetune) -> Facts:
         stages=tuple(stages),
         head_gflops=head.gflops,
         depth=depth,
-        lanes=lanes_at_once(model) if depth == len(stages) and laned(spec.train) else 0,
+        lanes=lanes_at_once(model) if depth == len(stages) and can_be_lane(spec.train) else 0,
     )
 
 

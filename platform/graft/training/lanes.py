@@ -171,7 +171,7 @@ class _Heads:
         return [Tally.empty(len(self.data.classes), self.device) for _ in self.lanes]
 
 
-def laned(train: Train) -> bool:
+def can_be_lane(train: Train) -> bool:
     """Whether a recipe that trains the head alone can be a lane among others."""
     return (
         train.accumulate == 1
@@ -202,7 +202,7 @@ def train_lanes(
 ) -> Iterator[LanesDone]:
     """Train one head for each recipe, all starting from the model's; the model stays as it is.
 
-    Recipes are `laned`, and differ only in `optimizer.lr` and `optimizer.weight_decay`.
+    Recipes are `can_be_lane`, and differ only in `optimizer.lr` and `optimizer.weight_decay`.
 
     Raises:
         RunFailed: the loss is not finite before any step.

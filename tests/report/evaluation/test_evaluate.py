@@ -23,7 +23,6 @@ from graft.registry import (
     ModelVersion,
     Verdict,
     aliases,
-    check_promotion,
     get_model,
     promote,
     record_verdict,
@@ -172,6 +171,7 @@ def test_images_that_tuned_a_model_give_no_verdict(store: Store) -> None:
     assert "none: no image is left that neither has seen" in shown.export_text()
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_they_give_none_under_another_datasets_name(store: Store) -> None:
     dataset = open_dataset(store, "colours")
     trained, tuned = (
@@ -262,8 +262,7 @@ def test_promotion_looks_at_what_is_shown(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     for seed in range(4):
         register_model(store, "m", f"run-{seed}", seed=seed, classes=CLASSES)
-    assert check_promotion(store, model(store, "m@1")) == []
-    promote(store, "m@1", "champion")
+    assert promote(store, "m@1", "champion") == []
 
     to_candidate = graft(store, "models", "promote", "m@2", "--alias", "candidate")
     assert (to_candidate.returncode, to_candidate.stderr) == (0, "")

@@ -64,6 +64,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.mark.slow  # four CPU seconds
 def test_copies_change_no_figure(store: Store, tmp_path: Path) -> None:
     """Of blue, each training image is there four times; of red, twice under other names."""
     images = draw_colours(tmp_path / "images", 8, 3)
@@ -77,7 +78,7 @@ def test_copies_change_no_figure(store: Store, tmp_path: Path) -> None:
         dataset = open_dataset(store, name)
         backbone = Backbone(arch="timm/test_resnet", weights="none", freeze="all")
         spec, folds = candidate_spec(store, dataset, backbone), count_folds(dataset)
-        measured = measure_candidate(store, spec, folds, lambda done, total: None)
+        measured = measure_candidate(store, spec, folds, lambda done, total: None, print)
         figures.append((folds, measured.accuracy, measured.deviation, measured.logme))
     assert figures[0] == pytest.approx(figures[1])
 

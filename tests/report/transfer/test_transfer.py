@@ -257,6 +257,7 @@ def begun(folder: Path, **changes: Any) -> tuple[Store, str, list[TrainedCell]]:
     return store, report, cells
 
 
+@pytest.mark.slow  # three CPU seconds
 def test_a_report_that_is_stopped_tests_no_cell_again(folder: Path) -> None:
     """What is tested is what was trained: the sweep's specs, which nobody resolves again."""
     base = document()["base"]

@@ -116,7 +116,7 @@ def finish_transfer(
     from graft.cli.show.report import show_report
     from graft.cluster.local_ray import ray_session
     from graft.errors import Interrupted
-    from graft.report.transfer.ray_tasks import measure_on_ray
+    from graft.report.transfer.ray_tasks import test_cells_on_ray
     from graft.report.transfer.run_transfer import Runners, run_transfer
 
     note(f"report {report}")
@@ -127,7 +127,7 @@ def finish_transfer(
                 # Who holds the report holds its sweeps.
                 return run_with_progress(store, sweep_id, mover_of("graft reports transfer"), True)
 
-            runners = Runners(run_sweep, partial(measure_on_ray, store, ray_session))
+            runners = Runners(run_sweep, partial(test_cells_on_ray, store, ray_session))
             made = run_transfer(store, report, runners, progress, note, take_over)
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(

@@ -34,6 +34,7 @@ def run_job(
     store: StoreUri = DEFAULT_STORE,
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
+    from graft.cluster.job_attempts import may_succeed_elsewhere
     from graft.cluster.job_records import (
         ClusterIdentity,
         Sender,
@@ -69,7 +70,7 @@ def run_job(
         if attempt and isinstance(error, StoreError):
             # It worked before; the reason, and the log, have to get there.
             wait_for_store(opened)
-        again = _may_succeed_elsewhere(error)
+        again = may_succeed_elsewhere(error)
         if attempt:
             with suppress(GraftError):
                 attempt.fail(text.partition("\n")[0], final=not again)
@@ -78,15 +79,6 @@ def run_job(
             stop_this_job()
         raise
     attempt.succeed(model)
-
-
-def _may_succeed_elsewhere(error: Exception) -> bool:
-    """Whether another cluster may succeed: it has what this one lacks, or reaches the store."""
-    from graft.errors import GaveUp, InputError, ResourceError, RunFailed, StoreError
-
-    if isinstance(error, (StoreError, ResourceError, GaveUp)):
-        return True
-    return not isinstance(error, (InputError, RunFailed))
 
 
 def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> str | None:

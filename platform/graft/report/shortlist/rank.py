@@ -24,7 +24,7 @@ from graft.activations.compute import TrunkSetup
 from graft.activations.fill_cache import fill, run_here
 from graft.activations.key import CacheEntry, key_scheme
 from graft.activations.lease import LeaseTerms
-from graft.activations.measure import time_depths
+from graft.activations.time_trunk import time_depths
 from graft.backbones.trunk import trunk_chain
 from graft.data.copies import distinct_images
 from graft.data.manifest import DatasetVersion, Image

@@ -19,7 +19,7 @@ Connect = Callable[[], AbstractContextManager[None]]
 """Connects to Ray for as long as its context lasts."""
 
 
-def measure_on_ray(
+def test_cells_on_ray(
     store: Store, connect: Connect, report: str, spec: TransferReport, cells: Sequence[TrainedCell]
 ) -> Iterator[None]:
     """Test cells side by side, and keep each one's figures; yield whenever one is done.
