@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from graft.backbones.stage_map import freeze_depth, stage_map
 from graft.cli.main import app
 from graft.spec import Sweep, load_job, trial_spec
-from graft.sweep.space import known_trials
+from graft.sweep.space import listed_trials
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -83,7 +83,7 @@ def test_every_sweep_is_valid() -> None:
     for options in sweeps:
         if options["resume"] is None:
             job = load_job(ROOT / options["spec"], options["set_"] or [], Sweep)
-            for number, changes in enumerate(known_trials(job) or [], 1):
+            for number, changes in enumerate(listed_trials(job) or [], 1):
                 spec = trial_spec(job.base, changes, f"trial {number}")
                 freeze_depth(spec.backbone.freeze, stage_map(spec.backbone.arch, spec.head))
 

@@ -36,6 +36,7 @@ def lr_find(user: Path, *arguments: str) -> commands.Done:
     return commands.graft("lr-find", "job.yaml", *arguments, cwd=user)
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_a_rate_is_suggested_and_the_curve_drawn(user: Path) -> None:
     before = files(user)
     done = lr_find(user, *RATES, "--out", "curve.png", "--json")

@@ -23,7 +23,7 @@ from graft.spec import (
     trial_spec,
 )
 from graft.spec.dotted_keys import all_keys
-from graft.sweep.space import count_trials, known_trials
+from graft.sweep.space import count_trials, listed_trials
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SWEEP = """\
@@ -120,7 +120,7 @@ LISTED = ({"train.seed": 1}, {"train.seed": 2, "backbone.freeze": "all"})
 
 def test_trials_may_be_listed_instead_of_found_in_a_space() -> None:
     job = parse_job(document(space={}, search={"kind": "list", "trials": LISTED}), "test", Sweep)
-    assert known_trials(job) == list(LISTED)
+    assert listed_trials(job) == list(LISTED)
     assert count_trials(job) == 2
     assert job.varied == ("train.seed", "backbone.freeze")
     assert parse_job(parse_yaml(dump_job(job), "again"), "again", Sweep) == job

@@ -98,7 +98,7 @@ def test_damage_is_found_and_not_cached(store: Store) -> None:
     assert contents(store, "a", ref) == data
 
 
-@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.parametrize("from_file", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_is_large_travels_in_parts(store: Store, tmp_path: Path, from_file: bool) -> None:
     data = random.Random(0).randbytes(PART_SIZE) * 2 + b"."
     (tmp_path / "large").write_bytes(data)
@@ -309,7 +309,14 @@ for number in range(256):
 """
 
 
-@pytest.mark.parametrize("wait", [0.003, 0.02, 0.041])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        pytest.param(0.003, marks=pytest.mark.slow),
+        0.02,
+        pytest.param(0.041, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_writer_leaves_whole_objects_only(store: Store, wait: float) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITE_UNTIL_KILLED, store.uri], stdout=subprocess.PIPE

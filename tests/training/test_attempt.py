@@ -101,6 +101,7 @@ def of_two_workers(imported_colours, tmp_path_factory):
     return store, run
 
 
+@pytest.mark.slow  # processes of its own: four CPU seconds
 def test_two_workers_give_the_losses_of_one(of_two_workers, train_alone):
     store, together = of_two_workers
     alone = new_run(store, colour_spec(**UNEVEN))
@@ -113,6 +114,7 @@ def test_two_workers_give_the_losses_of_one(of_two_workers, train_alone):
         assert epoch == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_worker_in_two_passes_takes_the_very_steps_of_two(of_two_workers, numbers_of):
     store, together = of_two_workers
     in_passes = numbers_of(store, colour_spec(train__accumulate=2, **UNEVEN))

@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,10 +22,10 @@ from starlette.exceptions import HTTPException
 from swagger_ui_bundle import swagger_ui_path
 
 from graft import __version__
-from graft.errors import ImageError, ImageTooLarge
+from graft.errors import ImageError
 from graft.serving.alias_follower import Current
 from graft.serving.batching import Batcher
-from graft.serving.error_responses import Guard
+from graft.serving.error_responses import Guard, refuse, refuse_image, refuse_parameter
 from graft.serving.predictor import Predictor
 from graft.serving.request_body import OPENAPI, image_bytes, read_body
 
@@ -111,9 +111,9 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
         docs_url=None,
         redoc_url=None,
         exception_handlers={
-            HTTPException: _refuse,
-            RequestValidationError: _refuse_parameter,
-            ImageError: _refuse_image,
+            HTTPException: refuse,
+            RequestValidationError: refuse_parameter,
+            ImageError: refuse_image,
         },
     )
     # The bundled Swagger UI reads OpenAPI 3.0, not 3.1.
@@ -223,18 +223,3 @@ def _add_descriptions(app: FastAPI, current: Current) -> None:
             swagger_css_url="docs/assets/swagger-ui.css",
             swagger_favicon_url="docs/assets/favicon-32x32.png",
         )
-
-
-async def _refuse(request: Request, error: HTTPException) -> JSONResponse:
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-async def _refuse_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
-    problem = error.errors()[0]
-    reason = f"{problem['loc'][-1]} is {reprlib.repr(problem['input'])}: {problem['msg']}"
-    return JSONResponse({"error": reason}, 400)
-
-
-async def _refuse_image(request: Request, error: ImageError) -> JSONResponse:
-    status = 413 if isinstance(error, ImageTooLarge) else 415
-    return JSONResponse({"error": f"the image cannot be used: {error}"}, status)

@@ -1,13 +1,18 @@
-"""The outermost layer of the HTTP API: each request has an answer in JSON, whatever happens."""
+"""What the HTTP API answers where it refuses or fails: JSON with the reason, whatever happens."""
 
 import logging
+import reprlib
 import secrets
 import traceback
 from typing import Any
 
+from fastapi import HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from graft.errors import ImageError, ImageTooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -57,3 +62,21 @@ def _without_body(message: Message) -> Message:
     if message["type"] != "http.response.body":
         return message
     return {**message, "body": b""}
+
+
+async def refuse(request: Request, error: HTTPException) -> JSONResponse:
+    """Answer what the app itself refuses."""
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def refuse_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Answer a query parameter that cannot be."""
+    problem = error.errors()[0]
+    reason = f"{problem['loc'][-1]} is {reprlib.repr(problem['input'])}: {problem['msg']}"
+    return JSONResponse({"error": reason}, 400)
+
+
+async def refuse_image(request: Request, error: ImageError) -> JSONResponse:
+    """Answer an image that cannot be used, with the reason that import gives."""
+    status = 413 if isinstance(error, ImageTooLarge) else 415
+    return JSONResponse({"error": f"the image cannot be used: {error}"}, status)

@@ -39,7 +39,7 @@ from graft.spec import (
 )
 from graft.spec.ranges import bounds, range_size
 from graft.store import Store
-from graft.sweep.space import changes_text, count_trials, known_trials, values_of
+from graft.sweep.space import changes_text, count_trials, listed_trials, values_of
 from graft.sweep.sweep_plan import (
     Facts,
     Resolved,
@@ -105,7 +105,7 @@ def prepare_sweep(
     """
     _check_metric(store, sweep)
     resolver = TrialResolver(store, sweep.base, sweep.search.metric)
-    listed = known_trials(sweep)
+    listed = listed_trials(sweep)
     changes_of_all = _reachable(sweep) if listed is None else listed
     trials = [resolver.resolve(changes) for changes in changes_of_all]
     throughput = throughput or measure_throughput(store, trials[0])

@@ -36,7 +36,7 @@ TRIES = 100_000
 """Most draws for one trial; a draw that repeats an earlier trial is discarded."""
 
 
-def known_trials(sweep: Sweep) -> list[Changes] | None:
+def listed_trials(sweep: Sweep) -> list[Changes] | None:
     """Return the changes of every trial; None where the search finds trials as it goes."""
     if isinstance(sweep.search, GridSearch):
         return grid(sweep.space)

@@ -104,7 +104,7 @@ def quota(
 
     cluster.apply(wanted)
     try:
-        cluster.wait_for("the quota", counted)
+        cluster.wait_for("the quota", counted, 120)  # RayJobs are counted once they are discovered
         yield
     finally:
         cluster.kubectl("delete", "resourcequota", "team", "-n", namespace)
