@@ -1,5 +1,6 @@
 """Jobs after their end: they go on, are removed and pruned; and which of them a list has."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -43,7 +44,7 @@ def test_an_ended_job_goes_on_and_one_that_has_succeeded_or_runs_does_not(store:
     cluster = Scripted(lambda: None)
     jobs = Jobs(cluster, store)
     jobs.resume(submission)
-    assert (cluster.sent, cluster.removed) == ([submission], ["one"])
+    assert (cluster.sent, cluster.removed) == ([replace(submission, amended=spec)], ["one"])
     assert str(jobs.status("one")) == "failed: it was to go on, but was not sent again"
     assert begin(retries=0).number == 2
     record = read_job(store, "one")

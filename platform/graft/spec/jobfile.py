@@ -113,7 +113,7 @@ def with_settings(spec: Kind, settings: Sequence[str]) -> Kind:
     document = spec.model_dump(mode="json", by_alias=True)
     for setting in settings:
         _apply(document, setting)
-    return _parse(document, "--set", type(spec))
+    return parse_job(document, "--set", type(spec))
 
 
 def trial_spec(base: Finetune, changes: Changes, origin: str) -> Finetune:
