@@ -1,43 +1,58 @@
 """`graft run-job`: what runs on the head of a submitted job's cluster."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graft.cli.mover import mover_of
-from graft.cli.options import DEFAULT_STORE, StoreUri, open_store
+from graft.cli.options import DEFAULT_STORE, StoreUri, grouped_options, open_store
 
 if TYPE_CHECKING:
+    from graft.cluster.job_records import Sender
     from graft.registry import Mover
     from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
     from graft.store import Store
 
 
+@dataclass(frozen=True)
+class DriverOptions:
+    """What the manifest of a job tells its driver."""
+
+    cpus: Annotated[
+        int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for first.")
+    ] = 0
+    where: Annotated[
+        str | None, typer.Option(envvar="GRAFT_WHERE", help="The cluster that it was sent to.")
+    ] = None
+    cluster: Annotated[
+        str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
+    ] = None
+    sender: Annotated[str | None, typer.Option(envvar="GRAFT_SENDER", help="Who sent it.")] = None
+    self_declared: Annotated[
+        bool,
+        typer.Option(envvar="GRAFT_SENDER_SELF_DECLARED", help="Whether that is their own word."),
+    ] = True
+
+    def who_sent_it(self) -> "Sender | None":
+        """Return who sent the job; None: not known."""
+        from graft.cluster.job_records import Sender
+
+        return Sender(self.sender, self.self_declared) if self.sender else None
+
+
+@grouped_options
 def run_job(
     job: Annotated[str, typer.Argument(envvar="GRAFT_JOB", help="The job's id.")],
     spec: Annotated[str, typer.Argument(envvar="GRAFT_SPEC", help="Its spec, the text itself.")],
-    cpus: Annotated[
-        int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for first.")
-    ] = 0,
-    where: Annotated[
-        str | None, typer.Option(envvar="GRAFT_WHERE", help="The cluster that it was sent to.")
-    ] = None,
-    cluster: Annotated[
-        str | None, typer.Option(envvar="GRAFT_CLUSTER", help="That cluster's name for itself.")
-    ] = None,
-    sender: Annotated[str | None, typer.Option(envvar="GRAFT_SENDER", help="Who sent it.")] = None,
-    self_declared: Annotated[
-        bool,
-        typer.Option(envvar="GRAFT_SENDER_SELF_DECLARED", help="Whether that is his own word."),
-    ] = True,
+    options: DriverOptions,
     store: StoreUri = DEFAULT_STORE,
 ) -> None:
     """Run a submitted job, or go on with what an earlier attempt left."""
     from graft.cluster.job_attempts import may_succeed_elsewhere
     from graft.cluster.job_records import (
         ClusterIdentity,
-        Sender,
         begin_attempt,
         read_job,
         submit_job,
@@ -55,13 +70,13 @@ def run_job(
             # An earlier pod died between recording that and its end.
             print(f"job {job} has succeeded already")
             return
-        attempt = begin_attempt(opened, job, parsed.kind, ClusterIdentity(where, cluster))
+        attempt = begin_attempt(
+            opened, job, parsed.kind, ClusterIdentity(options.where, options.cluster)
+        )
         print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():
-            wait_for_cpus(cpus)
-            mover = mover_of(
-                f"graft submit, job {job}", Sender(sender, self_declared) if sender else None
-            )
+            wait_for_cpus(options.cpus)
+            mover = mover_of(f"graft submit, job {job}", options.who_sent_it())
             model = _run(opened, job, parsed, mover, first=attempt.number == 1)
     except Interrupted:
         raise
