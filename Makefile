@@ -30,7 +30,7 @@ PYTEST_SLOW := $(PYTEST) --ray-in-each
 TESTS ?=
 
 .PHONY: help install check demo test test-slow test-all test-nightly coverage mutations gpu bench \
-  programs image e2e e2e-parts cluster clean
+  programs image dist e2e e2e-parts cluster clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,17 @@ image:  ## Build the image: IMAGE, BASE_IMAGE, ENGINE (docker, podman, buildah),
 	$(ENGINE) build -f deploy/Dockerfile -t $(IMAGE) $(SECRETS) \
 	  $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) .
+
+# How each engine writes an image into one file that `docker load` and `skopeo copy` read.
+SAVE_docker = docker save -o $(1) $(IMAGE)
+SAVE_podman = podman save --quiet --format docker-archive -o $(1) $(IMAGE)
+SAVE_buildah = buildah push --quiet $(IMAGE) docker-archive:$(1):$(IMAGE)
+
+dist: $(INSTALLED) $(if $(ENGINE),image)  ## What a release is: wheel, chart, image and checksums, in dist/
+	rm -rf dist && mkdir dist
+	$(if $(ENGINE),$(call SAVE_$(notdir $(ENGINE)),dist/graft-$(VERSION)-image.tar),\
+	  @echo "no docker, podman or buildah that answers: without the image" >&2)
+	$(BIN)/python deploy/dist.py dist
 
 e2e: $(INSTALLED)  ## The tests on a real Kubernetes, raised here, as root; or E2E=control-plane
 	@PYTHONPATH=tests $(BIN)/python -m cluster.e2e $(E2E)

@@ -162,12 +162,12 @@ CASES: dict[str, Values] = {
 
 
 def run_helm(
-    *arguments: str | Path, values: Values, program: Path | None = HELM
+    *arguments: str | Path, values: Values | None = None, program: Path | None = HELM
 ) -> subprocess.CompletedProcess[str]:
-    """Run helm with values on its standard input."""
+    """Run helm, with values, if any, on its standard input."""
     assert program
     return subprocess.run(
-        [program, *arguments, "--values", "-"],
+        [program, *arguments, *(() if values is None else ("--values", "-"))],
         input=json.dumps(values),
         capture_output=True,
         text=True,

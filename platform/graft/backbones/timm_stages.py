@@ -1,6 +1,6 @@
 """timm's classifiers (`arch: timm/NAME`), cut into stages as torchvision's are.
 
-The library comes with the extra `graft[timm]` and is imported when the first of its
+The library comes with the extra `graft-vision[timm]` and is imported when the first of its
 architectures is asked for. A stage map is read off the network itself, made without memory.
 Networks, and the names of their parameters, are those of ``timm.create_model(NAME)``.
 """
@@ -149,7 +149,7 @@ def _timm() -> Any:
     except ImportError as error:
         raise SpecError(
             "backbone.arch: timm's architectures need timm, which is not installed; "
-            "pip install 'graft[timm]'"
+            "pip install 'graft-vision[timm]'"
         ) from error
     return timm
 

@@ -12,7 +12,7 @@ class Backbone(Section):
 
     arch: str
     """Architecture: any of torchvision's classifiers (`graft backbones ls`), or, with the extra
-    `graft[timm]`, timm/NAME."""
+    `graft-vision[timm]`, timm/NAME."""
     weights: str = "imagenet"
     """`imagenet`, a torchvision weights enum (`ResNet18_Weights.IMAGENET1K_V1`), a path or
     s3:// URI of a .safetensors or .pth file, `model://NAME[@VERSION]`, or `none` (random).
