@@ -41,6 +41,19 @@ class Team:
         document: dict[str, Any] = json.loads(done.stdout)
         return document
 
+    def champion(self, model: str) -> str:
+        """Have a version of a model, trained if need be, that `champion` points at; return it."""
+        found = self.cluster.graft("models", "show", model, "--json")
+        if found.returncode:
+            version = str(self.submit("--set", f"register.model={model}")["model"])
+        else:
+            version = str(json.loads(found.stdout)["model"])
+        # --force: it may be worse than what another scenario has promoted.
+        words = ("models", "promote", version, "--alias", "champion", "--force")
+        done = self.cluster.graft(*words)
+        assert done.returncode == 0, done.stderr
+        return version
+
     def new_id(self, name: str) -> str:
         """Return an id for a job: a scenario's second try finds nothing of the first."""
         return f"{name}-{uuid.uuid4().hex[:4]}"
@@ -76,6 +89,25 @@ class Team:
         found = self.cluster.find("pods", self.namespace, selector)
         return [pod["metadata"]["name"] for pod in found]
 
+    def objects(self, job: str) -> list[str]:
+        """Return what is left of a job in the cluster, as KIND/NAME."""
+        kinds = "rayjobs,rayclusters,services,pods,secrets"
+        names = self.cluster.kubectl("get", kinds, "-n", self.namespace, "-o", "name").split()
+        return [name for name in names if f"/{job}" in name]
+
+    def tolerates(self, pod: str) -> dict[str, int | None]:
+        """Return the taints that a pod bears, and for how many seconds."""
+        spec = self.cluster.get("pod", pod, self.namespace)["spec"]
+        return {one["key"]: one.get("tolerationSeconds") for one in spec["tolerations"]}
+
+    def cut_off(self, pod: str) -> None:
+        """Drop all packets to and from a pod, for good: this process is in the node's network."""
+        address = self.cluster.get("pod", pod, self.namespace)["status"]["podIP"]
+        (neighbour,) = json.loads(output("ip", "-json", "neigh", "show", address, "dev", "cni0"))
+        known = json.loads(output("bridge", "-json", "fdb", "show", "br", "cni0"))
+        (port,) = {one["ifname"] for one in known if one["mac"] == neighbour["lladdr"]}
+        output("ip", "link", "set", port, "down")
+
     def evict(self, pod: str) -> None:
         """Tell a pod to end, as a drained node and a preemption do."""
         self.cluster.kubectl("delete", "pod", pod, "-n", self.namespace, "--wait=false")
@@ -85,6 +117,10 @@ class Team:
         self.cluster.kubectl(
             *("delete", "pod", pod, "-n", self.namespace, "--force", "--grace-period=0")
         )
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def everything(cluster: Cluster, namespace: str) -> set[str]:
@@ -144,13 +180,15 @@ def secret(cluster: Cluster, namespace: str, **changes: str) -> None:
     )
 
 
-def install(cluster: Cluster, namespace: str, folder: Path, **changes: Any) -> str:
+def install(
+    cluster: Cluster, namespace: str, folder: Path, *, chart: Path = CHART, **changes: Any
+) -> str:
     """Install or upgrade the chart, with ada as its one submitter; return what helm says."""
     file = folder / f"values-{namespace}.json"
     ada = {"kind": "ServiceAccount", "name": "ada", "namespace": namespace}
     file.write_text(values(cluster, submitters=[ada], **changes))
     return cluster.helm(
-        *("upgrade", "--install", "graft", str(CHART), "-n", namespace, "-f", str(file))
+        *("upgrade", "--install", "graft", str(chart), "-n", namespace, "-f", str(file))
     )
 
 

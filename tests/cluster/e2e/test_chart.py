@@ -1,13 +1,16 @@
 """The chart on a real cluster: installed, tested, upgraded, uninstalled."""
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cluster.e2e.asking import an_image, asked_steadily, served
 from cluster.e2e.cluster import Cluster
-from cluster.e2e.team import CHART, Team, everything, install, secret, values
+from cluster.e2e.team import CHART, ROOT, Team, everything, install, person, secret, values
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -66,3 +69,66 @@ def test_charts_own_test_passes_and_leaves_nothing(cluster: Cluster, tmp_path: P
         print(cluster.helm("test", "graft", "-n", namespace, "--logs"))
         cluster.helm("uninstall", "graft", "-n", namespace, "--wait")
         cluster.wait_for("nothing left", lambda: everything(cluster, namespace) == before)
+
+
+FIRST = "48723a8"
+"""The commit whose chart is the oldest that a release has to follow."""
+
+
+def first_chart(folder: Path) -> Path:
+    packed = subprocess.run(
+        ["git", "-C", ROOT, "archive", FIRST, "helm/graft"], capture_output=True
+    )
+    if packed.returncode:
+        pytest.skip(f"this clone's history does not go back to {FIRST}")
+    subprocess.run(["tar", "-x", "-C", folder], input=packed.stdout, check=True)
+    return folder / "helm" / "graft"
+
+
+def test_upgrade_from_the_first_chart_while_a_job_runs_and_a_model_is_served(
+    team: Team, tmp_path: Path
+) -> None:
+    cluster = team.cluster
+    champion = team.champion("photos")
+    small: dict[str, Any] = {
+        "serving": {"enabled": True, "model": "photos", "replicas": 1, "pollSeconds": 2},
+        "head__memory": "3Gi",
+        "classes": {"cpu": {"cpu": "100m", "memory": "3Gi", "sharedMemory": "256Mi"}},
+    }
+    with cluster.namespace("upgrade") as namespace:
+        secret(cluster, namespace)
+        # null: the first chart does not know the key.
+        install(cluster, namespace, tmp_path, chart=first_chart(tmp_path), head__tmp=None, **small)
+        kubeconfig = person(cluster, namespace, "ada", tmp_path)
+        here = dataclasses.replace(team, namespace=namespace, kubeconfig=kubeconfig)
+        url = served(cluster, namespace)
+        job = here.new_id("upgraded")
+        long = ("--set", "train.epochs=60", "--set", "cache=off", "--set", "register=null")
+        words = ("submit", str(here.spec), "--id", job, *long, "--set", "scaling.workers=1")
+        sent = here.graft(*words)
+        assert sent.returncode == 0, sent.stderr
+        here.running(job, epoch=2)
+        with asked_steadily(url, "photos", an_image(team, tmp_path).read_bytes()) as seen:
+            install(cluster, namespace, tmp_path, **small)
+            (profile,) = cluster.find("configmaps", namespace, "graft.dev/profile=true")
+            assert "min_client" in profile["data"]["profile.yaml"]
+
+            def replaced() -> bool:
+                (service,) = cluster.find("rayservices", namespace)
+                pods = cluster.find("pods", namespace, "graft.dev/role=serving")
+                ready = {one["type"]: one["status"] for one in service["status"]["conditions"]}
+                return ready.get("UpgradeInProgress") == "False" and len(pods) == 2
+
+            cluster.wait_for("the new service alone", replaced, 300)
+            so_far = len(seen)
+            cluster.wait_for("more answers", lambda: len(seen) > so_far + 20, 60)
+        failed = [one for one in seen if one[0] != 200]
+        print(f"{len(seen)} requests during the upgrade, {len(failed)} failed: {failed[:5]}")
+        assert failed == []
+        assert {version for _, version in seen} == {champion}
+        waited = here.graft("jobs", "wait", job)
+        assert waited.returncode == 0, waited.stderr
+        ended = here.job(job)
+        assert (ended["state"], ended["attempt"]) == ("succeeded", 1)
+        again = here.graft("submit", str(here.spec), "--dry-run")
+        assert again.returncode == 0, again.stderr

@@ -89,6 +89,19 @@ def test_worker_pod_deleted_while_training(team: Team) -> None:
     assert "going on after epoch" in logs
 
 
+def test_worker_pod_told_to_end_is_not_counted(team: Team) -> None:
+    """As where its node is drained: with no restart to spare, the job goes on all the same."""
+    job = team.new_id("preempted")
+    none = ("--set", "scaling.max_restarts=0")
+    assert team.graft("submit", str(team.spec), "--id", job, *LONG, *none).returncode == 0
+    team.running(job, epoch=2)
+    team.evict(team.pods(job, "worker")[0])
+    logs = follow_to_the_end(team, job)
+    assert "going on after epoch" in logs
+    ended = team.job(job)
+    assert (ended["attempt"], ended["losses"]) == (1, 0)
+
+
 def test_head_pod_evicted_while_training(team: Team) -> None:
     job = team.new_id("head")
     # Its workers train on until KubeRay ends them: not to the end, or nothing is left to resume.
@@ -102,6 +115,26 @@ def test_head_pod_evicted_while_training(team: Team) -> None:
     assert "going on after epoch" in logs
     ended = team.job(job)
     assert (ended["losses"], ended["preemptions"]) == (0, 1)  # it was told to end
+
+
+def test_head_on_a_node_that_is_lost(team: Team) -> None:
+    """No packet of its pod arrives any more, and Kubernetes gives the pod up."""
+    job = team.new_id("unreachable")
+    longer = (*LONG, "--set", "train.epochs=60")
+    assert team.graft("submit", str(team.spec), "--id", job, *longer).returncode == 0
+    team.running(job, epoch=2)
+    (head,) = team.pods(job, "head")
+    taints = team.tolerates(head)
+    assert taints["node.kubernetes.io/unreachable"] == taints["node.kubernetes.io/not-ready"] == 30
+    team.cut_off(head)
+    time.sleep(30)  # so long the pod tolerates it; then Kubernetes deletes it
+    team.kill(head)
+    began = time.monotonic()
+    team.running(job, epoch=3, attempt=2)
+    print(f"given up to the next epoch: {time.monotonic() - began:.1f} s")
+    assert time.monotonic() - began < 120
+    logs = follow_to_the_end(team, job)
+    assert "going on after epoch" in logs
 
 
 def test_head_that_is_killed_each_time(team: Team) -> None:
@@ -173,6 +206,11 @@ def test_cancel_while_training(team: Team) -> None:
     assert resumed.returncode == 0, resumed.stderr  # nothing half-written is in the way
     assert "going on after epoch" in resumed.stdout
     assert team.job(job)["state"] == "succeeded"
+    print(team.graft("jobs", "prune", "--older", "1s").stdout)
+    team.cluster.wait_for(
+        "nothing left", lambda: not team.objects(job)
+    )  # neither the first RayJob, nor the second, nor a Service
+    assert team.job(job)["state"] == "succeeded"  # what the store knows stays
 
 
 def test_job_that_would_fail_again_gets_no_other_cluster(team: Team) -> None:

@@ -17,7 +17,7 @@ TOUCHED = {
     "platform/graft/store": _JOBS,
     "platform/graft/training": ("head", "sweep"),
     "deploy": ("ray_job", "charts"),
-    "helm": ("charts", "image", "wrong"),
+    "helm": ("charts", "image", "wrong", "two", "upgrade"),
     "jobs": ("demo", "evaluation", "sweep", "transfer"),
 }
 """Beginning of a path -> beginnings of scenarios' names; those of every landing are not here."""
