@@ -90,15 +90,14 @@ def test_upgrade_from_the_first_chart_while_a_job_runs_and_a_model_is_served(
 ) -> None:
     cluster = team.cluster
     champion = team.champion("photos")
-    small: dict[str, Any] = {
-        "serving": {"enabled": True, "model": "photos", "replicas": 1, "pollSeconds": 2},
-        "head__memory": "3Gi",
-        "classes": {"cpu": {"cpu": "100m", "memory": "3Gi", "sharedMemory": "256Mi"}},
-    }
+    serving = {"enabled": True, "model": "photos", "replicas": 1, "pollSeconds": 2}
+    pod = {"cpu": "100m", "memory": "3Gi", "cache": "2Gi"}
+    cpu = pod | {"sharedMemory": "256Mi"}
     with cluster.namespace("upgrade") as namespace:
         secret(cluster, namespace)
-        # null: the first chart does not know the key.
-        install(cluster, namespace, tmp_path, chart=first_chart(tmp_path), head__tmp=None, **small)
+        first = first_chart(tmp_path)
+        old: dict[str, Any] = {"head": pod, "classes": {"cpu": cpu}, "serving": serving}
+        install(cluster, namespace, tmp_path, chart=first, **old)
         kubeconfig = person(cluster, namespace, "ada", tmp_path)
         here = dataclasses.replace(team, namespace=namespace, kubeconfig=kubeconfig)
         url = served(cluster, namespace)
@@ -109,7 +108,8 @@ def test_upgrade_from_the_first_chart_while_a_job_runs_and_a_model_is_served(
         assert sent.returncode == 0, sent.stderr
         here.running(job, epoch=2)
         with asked_steadily(url, "photos", an_image(team, tmp_path).read_bytes()) as seen:
-            install(cluster, namespace, tmp_path, **small)
+            less = {"head__memory": "3Gi", "classes": {"cpu": cpu | {"tmp": "1Gi"}}}
+            install(cluster, namespace, tmp_path, serving=serving, **less)
             (profile,) = cluster.find("configmaps", namespace, "graft.dev/profile=true")
             assert "min_client" in profile["data"]["profile.yaml"]
 
