@@ -3,7 +3,8 @@
 One run, one sweep and one evaluation are made; their markers are then copied under other ids, as
 often as `SIZES` says. Each command is measured twice: the second time it finds what the first one
 left. Run with another release's platform folder as PYTHONPATH, it measures that one; with a share,
-as in `bench_lists.py 0.2`, a store with that part of everything but the classes.
+as in `bench_lists.py 0.2`, a store with that part of everything but the classes; with a number
+after it, as in `bench_lists.py 0.01 25000`, that many jobs.
 """
 
 import json
@@ -34,6 +35,8 @@ SIZES = {
 }
 SHARE = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
 SIZES |= {name: round(size * SHARE) for name, size in SIZES.items() if name != "classes"}
+if len(sys.argv) > 2:
+    SIZES["jobs"] = int(sys.argv[2])
 SHOWN = SIZES["versions"] // 2
 """The version and the run that are shown."""
 BUCKET = "large"
@@ -63,10 +66,12 @@ REGISTER = """
     registry.register(store, draft, b'tail', b'golden')
 """
 JOBS = """
+    import itertools
     from graft.store import Store
     try: from graft.cluster.job_overview import Jobs
     except ImportError: from graft.cluster.jobs import Jobs
-    Jobs(None, Store.open({uri!r})).all()
+    jobs = Jobs(None, Store.open({uri!r}))
+    print(len(list(itertools.islice(jobs.newest(), 30) if hasattr(jobs, 'newest') else jobs.all())))
 """
 
 

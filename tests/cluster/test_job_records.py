@@ -122,7 +122,7 @@ def test_logs_are_shipped_as_they_grow_and_by_a_new_process_from_where_they_end(
     store: Store, logs: Path
 ) -> None:
     driver, worker = logs / "job-driver-one-x.log", logs / "worker-abc-01000000-7.err"
-    (logs / "raylet.out").write_text("of no interest")
+    (logs / "dashboard.log").write_text("of no interest")
     driver.write_bytes(b"epoch 1\n")
     shipper = Shipper(store, "one", logs, "head-pod")
     assert shipper.ship() == 8
@@ -130,14 +130,17 @@ def test_logs_are_shipped_as_they_grow_and_by_a_new_process_from_where_they_end(
     with driver.open("ab") as file:
         file.write(b"epoch 2\n")
     worker.write_bytes(b"warning\n")
+    (logs / "raylet.out").write_bytes(b"out of memory\n")
     # As after a restart of its container.
     again = Shipper(store, "one", logs, "head-pod")
-    assert again.ship() == 16
-    sources = [DRIVER, "worker-abc-01000000-7.err@session_2026-11-24_10-00-00_1_1@head-pod"]
+    assert again.ship() == 30
+    session = DRIVER.partition("@")[2]
+    sources = [DRIVER, f"raylet.out@{session}", f"worker-abc-01000000-7.err@{session}"]
     assert log_sources(store, "one") == sources
     assert b"".join(read_log(store, "one", DRIVER)) == b"epoch 1\nepoch 2\n"
     assert b"".join(read_log(store, "one", DRIVER, start=8)) == b"epoch 2\n"
-    assert b"".join(read_log(store, "one", sources[1])) == b"warning\n"
+    assert b"".join(read_log(store, "one", sources[1])) == b"out of memory\n"
+    assert b"".join(read_log(store, "one", sources[2])) == b"warning\n"
     assert log_end(store, "one", DRIVER) == 16
 
 

@@ -181,6 +181,40 @@ def test_a_queued_job_says_why_in_kueues_words(api: Api, kube: Kube) -> None:
     assert api.asked[-1] == f"{WORKLOADS}?labelSelector=kueue.x-k8s.io%2Fjob-uid%3Dabc"
 
 
+def pod(job: str, name: str, reason: str = "") -> dict[str, Any]:
+    labels = {"graft.dev/job": job, "ray.io/node-type": "worker"}
+    condition = {"type": "PodScheduled", "status": "False" if reason else "True", "reason": reason}
+    return {
+        "metadata": {"name": name, "labels": labels},
+        "status": {"conditions": [condition | {"message": "0/1 nodes: Insufficient gpu"}]},
+    }
+
+
+def test_jobs_that_hold_what_the_other_needs_say_so(api: Api, kube: Kube) -> None:
+    labels = {"graft.dev/job": "one", "graft.dev/kind": "finetune"}
+    head = {"template": {"spec": {"containers": [{"env": []}]}}}
+    api.objects[f"{RAYJOBS}/one"] = {
+        "metadata": {"name": "one", "labels": labels},
+        "spec": {"rayClusterSpec": {"headGroupSpec": head, "workerGroupSpecs": [{"replicas": 2}]}},
+        "status": {"jobDeploymentStatus": "Initializing"},
+    }
+    lack = "Unschedulable"
+    pods = [pod("one", "one-w1"), pod("one", "one-w2", lack), pod("two", "two-w1")]
+    api.objects[f"{TEAM}/pods"] = pods
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    alone = jobs.find("one")
+    assert alone
+    assert alone.why == "one-w2: 0/1 nodes: Insufficient gpu"  # the other has all that it needs
+    pods += [pod("two", "two-w2", lack), pod("three", "three-w1", lack)]
+    api.objects[f"{TEAM}/pods"] = pods
+    torn = jobs.find("one")
+    assert torn
+    assert torn.why == (
+        "one-w2: 0/1 nodes: Insufficient gpu; two waits, too: without a queue (jobs.queue) each "
+        "may hold what the other needs, until one is cancelled"
+    )
+
+
 def test_of_several_profiles_one_is_chosen(api: Api, kube: Kube) -> None:
     api.has_profiles(first=PROFILE, second=PROFILE | {"image": "graft:2"})
     with pytest.raises(InputError, match="--profile or GRAFT_PROFILE: first, second"):

@@ -308,7 +308,7 @@ def test_gpus_and_shared_memory_of_the_shared_cluster() -> None:
 
 
 def test_submitters_may_do_what_the_command_does_and_no_more() -> None:
-    objects = rendered(CASES["submitters"])
+    objects = rendered(CASES["submitters"] | {"rbac": {"debugging": False}})
     rights = {
         (group, resource, *rule.get("resourceNames", [])): set(rule["verbs"])
         for rule in only(objects, "Role")["rules"]
@@ -324,7 +324,8 @@ def test_submitters_may_do_what_the_command_does_and_no_more() -> None:
         ("", "limitranges"): {"list"},
         ("", "secrets", "graft-s3"): {"get"},
     }
-    queued = only(rendered(CASES["submitters"] | {"jobs": {"queue": "vision"}}), "Role")["rules"]
+    queue = {"rbac": {"debugging": False}, "jobs": {"queue": "vision"}}
+    queued = only(rendered(CASES["submitters"] | queue), "Role")["rules"]
     kueue = {"apiGroups": ["kueue.x-k8s.io"], "resources": ["localqueues", "workloads"]}
     assert [rule for rule in queued if rule not in only(objects, "Role")["rules"]] == [
         kueue | {"verbs": ["list"]}
@@ -337,6 +338,17 @@ def test_submitters_may_do_what_the_command_does_and_no_more() -> None:
         role = only(objects, binding["roleRef"]["kind"])
         assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert only(objects, "ServiceAccount")["automountServiceAccountToken"] is False
+
+
+def test_submitters_may_look_into_what_runs() -> None:
+    rights = {
+        (verb, resource)
+        for rule in only(rendered(CASES["submitters"]), "Role")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert rights >= {("get", "pods"), ("list", "events"), ("create", "pods/portforward")}
+    assert {verb for verb, resource in rights if resource == "services"} == {"get", "list"}
 
 
 def test_nothing_is_made_outside_of_the_namespace_without_need() -> None:

@@ -1,13 +1,16 @@
 """What commands listen at: 127.0.0.1 alone, and to nobody without the token of their Ray."""
 
 import ipaddress
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +169,37 @@ def test_nobody_reaches_what_train_starts(imported_colours: Path, job: Path) -> 
         }
         assert "refused" in joined(environment | {"RAY_AUTH_TOKEN": "0" * 64})
         assert "joined" in joined(environment | {"RAY_AUTH_TOKEN": train.token()})
+
+
+@pytest.mark.parametrize("command", ["sweep", pytest.param("demo", marks=pytest.mark.nightly)])
+def test_nothing_is_open_from_start_to_end(
+    imported_colours: Path, tmp_path: Path, command: str
+) -> None:
+    store, words = tmp_path / "store", ["demo"]
+    if command == "sweep":
+        base = colour_spec(train__epochs=2, backbone__arch="timm/test_resnet", register=None)
+        path = tmp_path / "sweep.yaml"
+        sweep = {
+            "kind": "sweep",
+            "name": "rates",
+            "base": base.model_dump(mode="json", by_alias=True),
+            "space": {"train.optimizer.lr": {"choice": [0.001, 0.01]}},
+            "search": {"kind": "grid"},
+        }
+        path.write_text(json.dumps(sweep))
+        store, words = imported_colours, ["sweep", str(path)]
+    with Command(store, *words) as started, ThreadPoolExecutor(1) as pool:
+        said = pool.submit(started.process.communicate)
+        sockets: set[Listener] = set()
+        while not said.done():
+            sockets |= set(listeners(started.mark))
+            time.sleep(0.3)
+        assert started.process.returncode == 0, said.result()
+    print(*sorted(sockets), sep="\n")
+    assert {"gcs_server", "raylet", *(["haproxy"] if command == "demo" else [])} <= {
+        one.program for one in sockets
+    }
+    assert {one.address for one in sockets} == {"127.0.0.1"}
 
 
 def joined(environment: dict[str, str]) -> str:

@@ -26,7 +26,7 @@ from graft.cluster.rayjob_manifest import (
     sent_digest,
 )
 from graft.cluster.releases import check_release, read_profile
-from graft.cluster.status import NODE_TYPE, ClusterStatus, rayjob_status
+from graft.cluster.status import NODE_TYPE, ClusterStatus, rayjob_status, rivals
 from graft.errors import GraftError, InputError, NotFoundError, ResourceError
 from graft.registry import user_and_host
 
@@ -228,8 +228,14 @@ class KubeJobs:
             return replace(status, why=f"{status.why}: {reason}") if reason else status
         if status.state != "starting":
             return status
-        pods = self._kube.items(f"{CORE}/pods", labelSelector=f"{JOB_LABEL}={status.job}")
-        return rayjob_status(stored, pods)
+        pods = self._kube.items(f"{CORE}/pods", labelSelector=JOB_LABEL)
+        own = [pod for pod in pods if pod["metadata"]["labels"][JOB_LABEL] == status.job]
+        status = rayjob_status(stored, own)
+        if status.state == "starting" and (others := rivals(status.job, pods)):
+            names = ", ".join(others)
+            why = f"{status.why}; {names} waits, too: without a queue (jobs.queue) each may hold"
+            return replace(status, why=f"{why} what the other needs, until one is cancelled")
+        return status
 
     def _require_kuberay(self) -> None:
         """Find out whether the cluster has RayJobs of the version that is sent."""

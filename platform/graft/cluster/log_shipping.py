@@ -16,8 +16,9 @@ from graft.cluster.job_logs import log_end, put_log
 from graft.errors import GraftError, StoreError
 from graft.store import Store
 
-SHIPPED = re.compile(r"job-driver-.+\.log|worker-.+\.(out|err)")
-"""Names of the files in Ray's log folder that a person may want to read."""
+SHIPPED = re.compile(r"job-driver-.+\.log|(worker-.+|raylet|gcs_server)\.(out|err)")
+"""Names of the files in Ray's log folder that a person may want to read; the raylet's says which
+process it ended for want of memory."""
 DRIVER = "job-driver-"
 DRIVER_SOURCE = "driver@"
 """Beginning of the names of drivers' logs, which sort by the time at which their Ray started."""

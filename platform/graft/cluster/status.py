@@ -230,6 +230,23 @@ def _why_waiting(rayjob: Json, deployment: str, pods: list[Json]) -> str:
     return "its pods are ready, the driver starts"
 
 
+def rivals(job: str, pods: Iterable[Json]) -> list[str]:
+    """Return the other jobs that hold nodes while they wait for more, as this one does.
+
+    Two such jobs may wait for each other: each has what the other lacks.
+
+    Args:
+        job: its id.
+        pods: all pods of jobs in its namespace.
+    """
+    holds: dict[str, set[bool]] = {}
+    for pod in pods:
+        placed = not any(wait.reason == "Unschedulable" for wait in _waits(pod))
+        holds.setdefault(pod["metadata"]["labels"][JOB_LABEL], set()).add(placed)
+    torn = [name for name, placed in sorted(holds.items()) if len(placed) == 2]
+    return [name for name in torn if name != job] if job in torn else []
+
+
 class _Wait(NamedTuple):
     """What keeps a pod from running: Kubernetes' word for it, and what a person is told."""
 

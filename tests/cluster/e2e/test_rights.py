@@ -43,6 +43,8 @@ def test_a_submitter_has_the_rights_of_the_charts_role_and_no_other(
         *((verb, "rayjobs.ray.io") for verb in ("create", "get", "list", "delete")),
         *(("list", kind) for kind in ("pods", "configmaps", "resourcequotas", "limitranges")),
         ("get", "pods/log"),
+        *(("get", "pods"), ("create", "pods/portforward"), ("list", "events")),
+        *((verb, "services") for verb in ("get", "list")),
         ("get", "secrets", "graft-s3"),
         ("list", "nodes"),
     }
