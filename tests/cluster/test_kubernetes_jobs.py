@@ -122,6 +122,14 @@ def test_a_queue_that_admits_jobs_is_fine(api: Api, kube: Kube) -> None:
     assert check(kube, queue="vision") == check(kube, queue="new") == []
 
 
+def test_a_queue_that_one_job_is_to_have_is_checked(api: Api, kube: Kube) -> None:
+    api.has_kueue(queue("vision"))
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE | {"queue": "vision"}), "uid")
+    typo = Submission("one", colour_spec(), settings={"jobs.queue": "visoin"})
+    with pytest.raises(InputError, match="no LocalQueue 'visoin'"):
+        jobs.check(typo)
+
+
 def test_a_queue_that_could_never_admit_a_job_is_refused(api: Api, kube: Kube) -> None:
     with pytest.raises(InputError, match=r"'vision'.*Kueue is not installed in this cluster"):
         check(kube, queue="vision")

@@ -97,7 +97,11 @@ EVERYTHING: Values = {
         "nodeSelector": {"pool": "system"},
         "tolerations": [{"key": "system", "operator": "Exists"}],
     },
-    "jobs": {"priorityClassName": "low", "queue": "team", "labels": {"cost-centre": "42"}},
+    "jobs": {
+        "priorityClassName": "low",
+        "queue": "team",
+        "labels": {"cost-centre": "42", "ray.io/gang-scheduling-enabled": "true"},
+    },
     "rayCluster": {"enabled": True, "class": "gpu-a100", "cpusPerWorker": 2, "gpusPerWorker": 1},
     "serving": SERVING
     | {

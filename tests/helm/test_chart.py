@@ -131,6 +131,7 @@ def test_a_profile_has_what_the_values_say() -> None:
     assert profile(CASES["class called like a number"]).resource_class(None)[0] == "1"
     assert found.labels == {
         "cost-centre": "42",
+        "ray.io/gang-scheduling-enabled": "true",
         "graft.dev/release": "graft",
         "graft.dev/role": "job",
     }

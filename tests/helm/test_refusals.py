@@ -66,7 +66,8 @@ def with_store(**changes: Any) -> dict[str, Any]:
         ),
         (LEAST | {"jobs": {"retries": -1}}, ["'/jobs/retries'"]),
         (LEAST | {"jobs": {"retries": "2"}}, ["'/jobs/retries'", "got string, want integer"]),
-        (LEAST | {"jobs": {"labels": {"graft.dev/role": "x"}}}, ["'/jobs/labels'"]),
+        (LEAST | {"jobs": {"labels": {"graft.dev/role": "x"}}}, ["'/jobs/labels"]),
+        (LEAST | {"jobs": {"labels": {"ray.io/cluster": "x"}}}, ["'/jobs/labels"]),
         (LEAST | {"serving": {"enabled": True}}, ["'/serving': missing property 'model'"]),
         (
             LEAST | {"serving": SERVING | {"models": [{"name": "cats"}]}},

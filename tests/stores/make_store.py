@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from colours import colour_spec, draw_colours, transfer_document
 from graft.backbones.make_network import make_network
 from graft.cluster.job_attempts import begin_attempt
-from graft.cluster.job_records import ClusterIdentity, put_log, submit_job
+from graft.cluster.job_logs import put_log
+from graft.cluster.job_records import ClusterIdentity, Driver, Owner, submit_job
 from graft.spec import Finetune, dump_job
 from graft.store import Store
 
@@ -65,7 +66,8 @@ def transfer() -> dict[str, object]:
 def record_job(store: Store) -> None:
     submit_job(store, "colours-job", dump_job(finetune("champion")))
     identity = ClusterIdentity("ada-namespace", "uid-1")
-    begin_attempt(store, "colours-job", "finetune", identity).succeed("colours@1")
+    driver = Driver(identity, "head-1", Owner("ada", self_declared=False), gpus=2)
+    begin_attempt(store, "colours-job", "finetune", driver, retries=2).succeed("colours@1")
     put_log(store, "colours-job", "driver", 0, b"epoch 1/2\n")
 
 

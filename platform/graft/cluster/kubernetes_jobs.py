@@ -105,16 +105,16 @@ class KubeJobs:
         check_release(submission.spec, self._profile, image)
         self._require_kuberay()
         problems, notes = self._secret_problems()
-        if self._profile.queue:
+        profile = self._profile.with_settings(submission.settings)
+        if profile.queue:
             try:
-                problem = queue_problem(self._kube, self._profile.queue)
+                problem = queue_problem(self._kube, profile.queue)
                 problems += [problem] if problem else []
             except InputError as error:
-                notes.append(f"the queue '{self._profile.queue}' is not checked: {error}")
+                notes.append(f"the queue '{profile.queue}' is not checked: {error}")
         pods = pod_requests(manifest)
         quotas = self._kube.items(f"{CORE}/resourcequotas")
         problems += without_limits(pods, quotas, self._kube.items(f"{CORE}/limitranges"))
-        profile = self._profile.with_settings(submission.settings)
         if not profile.resource_class(submission.resource_class)[1].autoscaled:
             try:
                 problems += misfits(pods, self._kube.items("/api/v1/nodes"))
