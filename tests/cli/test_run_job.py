@@ -1,12 +1,14 @@
 """`graft run-job`, what the head of a submitted job's cluster runs: the real command, on a Ray
 that runs already, as there."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import commands
 from colours import colour_spec, draw_colours, new_run
+from graft.cluster.job_attempts import reopen_job
 from graft.cluster.job_records import Owner, read_job, read_job_spec, submit_job
 from graft.data.importing import import_dataset
 from graft.registry import alias_history, get_model
@@ -73,9 +75,13 @@ def test_a_run_that_the_job_did_not_make_is_left_alone(
     store: Store, ray_cluster_address: str
 ) -> None:
     run = new_run(store, colour_spec(train__epochs=2))
-    done = run_job(store, run, colour_spec(train__epochs=1), ray_cluster_address)
-    assert done.returncode == 2
-    assert f"there is a run '{run}' that this job did not make" in done.stderr
+    for _ in range(2):
+        done = run_job(store, run, colour_spec(train__epochs=1), ray_cluster_address)
+        assert done.returncode == 2
+        assert f"there is a run '{run}' that this job did not make" in done.stderr
+        failed, now = read_job(store, run), datetime.now(UTC)
+        assert failed
+        reopen_job(store, failed, failed, now, "ada", {})  # which makes it no more the job's
     assert read_pointer(store, run_folder(run)) is None
 
 

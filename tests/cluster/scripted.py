@@ -5,6 +5,7 @@ from collections.abc import Callable
 from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ClusterStatus
+from graft.errors import InputError
 
 
 class Scripted:
@@ -14,7 +15,7 @@ class Scripted:
 
     def __init__(self, *answers: Callable[[], ClusterStatus | None]):
         self._answers = list(answers)
-        self.said = ""
+        self.said = self.refuses = ""
         self.cancelled = ""
         self.sent: list[Submission] = []
         self.removed: list[str] = []
@@ -34,7 +35,9 @@ class Scripted:
         self.cancelled = job
 
     def check(self, submission: Submission) -> list[str]:
-        return []
+        if self.refuses:
+            raise InputError(self.refuses)
+        return ["the queue is not checked"]
 
     def show(self, submission: Submission, as_json: bool) -> str:
         return ""
@@ -42,7 +45,7 @@ class Scripted:
     def submit(self, submission: Submission) -> None:
         self.sent.append(submission)
 
-    def remove(self, job: str) -> None:
+    def remove(self, job: str, wait: bool = True) -> None:
         self.removed.append(job)
 
     def owner(self) -> Owner:

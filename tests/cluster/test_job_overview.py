@@ -14,14 +14,22 @@ from graft.cluster.cluster_jobs import prune_jobs
 from graft.cluster.job_attempts import begin_attempt, cancel_job
 from graft.cluster.job_list import newest_jobs
 from graft.cluster.job_overview import BATCH, Jobs
-from graft.cluster.job_records import ClusterIdentity, Driver, JobRecord, read_job, submit_job
+from graft.cluster.job_records import (
+    ClusterIdentity,
+    Driver,
+    JobRecord,
+    Owner,
+    read_job,
+    submit_job,
+)
 from graft.cluster.job_times import note_time
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ClusterStatus
 from graft.errors import InputError, RunFailed
-from graft.spec import dump_job
-from graft.store import Store
+from graft.spec import Finetune, dump_job
+from graft.store import Store, document_bytes
 from graft.store.backend import Versioned
+from graft.training.amendments import read_amendments
 
 
 @pytest.fixture
@@ -59,6 +67,98 @@ def test_an_ended_job_goes_on_and_one_that_has_succeeded_or_runs_does_not(store:
         jobs.resume(submission)
 
 
+def ended_job(store: Store, driver: Driver) -> Finetune:
+    """Record a job whose first attempt has failed for good; return its spec."""
+    spec = colour_spec()
+    submit_job(store, "one", dump_job(spec))
+    begin_attempt(store, "one", "finetune", driver).fail("no such class", final=True)
+    return spec
+
+
+ON_GPUS = Driver(
+    ClusterIdentity("a test", "uid"),
+    "head-1",
+    Owner("ada", self_declared=False),
+    gpus=8,
+    resource_class="gpu-a100",
+    image="graft:mine",
+)
+
+
+def test_a_job_that_could_not_run_stays_as_it_was(store: Store) -> None:
+    spec = ended_job(store, ON_GPUS)
+    before = {key: store.read(key).data for key, _ in store.scan("")}
+    cluster = Scripted(lambda: None)
+    cluster.refuses = "unknown resource class 'gpu-a1000'"
+    with pytest.raises(InputError, match="a1000"):
+        Jobs(cluster, store).resume(Submission("one", spec, None, "gpu-a1000"))
+    assert {key: store.read(key).data for key, _ in store.scan("")} == before
+    assert (cluster.sent, cluster.removed) == ([], [])
+
+
+def test_a_job_goes_on_with_the_class_image_and_settings_that_it_had(store: Store) -> None:
+    spec = ended_job(store, ON_GPUS)
+    cluster = Scripted(lambda: None)
+    jobs = Jobs(cluster, store)
+    same = Submission("one", spec, None, "gpu-a100", settings={"jobs.queue": "vision"})
+    assert jobs.resume(same) == ["the queue is not checked"]
+    begin_attempt(store, "one", "finetune", ON_GPUS).fail("again", final=True)
+    jobs.resume(Submission("one", spec, settings={"jobs.retries": "5"}))
+    assert read_amendments(store, "one") == ()  # the same hardware
+    for sent in cluster.sent:
+        assert (sent.resource_class, sent.image) == ("gpu-a100", "graft:mine")
+    assert cluster.sent[1].settings == {"jobs.queue": "vision", "jobs.retries": "5"}
+    begin_attempt(store, "one", "finetune", ON_GPUS).fail("again", final=True)
+    jobs.resume(Submission("one", spec, None, "cpu"))
+    (amendment,) = read_amendments(store, "one")
+    assert (amendment.hardware, amendment.is_exact) == ("cpu", False)
+
+
+def test_a_job_is_resumed_once_and_not_on_two_clusters(store: Store) -> None:
+    spec = ended_job(store, ON_GPUS)
+    cluster = Scripted(lambda: None)
+
+    class Slow(Scripted):
+        def check(self, submission: Submission) -> list[str]:
+            Jobs(cluster, store).resume(submission)  # another person is faster
+            return []
+
+    slow = Slow(lambda: None)
+    with pytest.raises(InputError, match="one has changed meanwhile"):
+        Jobs(slow, store).resume(Submission("one", spec))
+    assert (len(cluster.sent), slow.sent) == (1, [])
+    elsewhere = Scripted(lambda: None)
+    elsewhere.identity = ClusterIdentity("another", "other uid")
+    with pytest.raises(InputError, match="one was sent to a test, where it may go on"):
+        Jobs(elsewhere, store).resume(Submission("one", spec))
+    assert Jobs(elsewhere, store).status("one").state == "starting"
+    assert Jobs(None, store).status("one").state == "starting"
+
+
+def test_hours_of_gpus_end_with_the_last_that_was_heard_and_are_their_owners(store: Store) -> None:
+    spec = colour_spec()
+    submit_job(store, "one", dump_job(spec))
+    begin_attempt(store, "one", "finetune", ON_GPUS)
+    friday = datetime.now(UTC) - timedelta(days=3)
+    begun = read_job(store, "one")
+    assert begun
+    record = begun.model_copy(update={"started": friday.isoformat()})
+    store.write("jobs/one/job.json", document_bytes(record))
+    heard = int((friday + timedelta(hours=2)).timestamp())
+    store.write(f"jobs/one/logs/driver@1@head/000000000000-{heard}", b"epoch 1\n")
+    cluster = Scripted(lambda: None)
+    jobs = Jobs(cluster, store)
+    died = jobs.status("one")  # without a word, and its RayJob was deleted
+    assert (died.state, died.owner) == ("failed", "ada")
+    assert died.gpu_hours == pytest.approx(16, abs=0.01)
+    jobs.resume(Submission("one", spec))
+    bobs = replace(ON_GPUS, owner=Owner("bob", self_declared=False))
+    begin_attempt(store, "one", "finetune", bobs)
+    running = Jobs(Scripted(answer("running")), store).status("one")
+    assert (running.state, running.owner) == ("running", "ada")
+    assert running.gpu_hours == pytest.approx(16, abs=0.01)
+
+
 def test_what_has_ended_is_removed_and_stays_in_the_store(store: Store) -> None:
     submit_job(store, "one", "")
     begin_attempt(store, "one", "finetune").succeed(None)
@@ -81,8 +181,9 @@ def test_pruning_takes_what_ended_long_ago_however_it_ended() -> None:
     ]:
         status = ClusterStatus("one", "finetune", state, ended=hour_ago)  # type: ignore[arg-type]
         cluster = Scripted(lambda status=status: status)
+        assert prune_jobs(cluster, older_s, most=0) == []
         assert bool(prune_jobs(cluster, older_s)) == pruned
-        assert cluster.cancelled == ("one" if pruned else "")
+        assert cluster.removed == (["one"] if pruned else [])
 
 
 def test_the_latest_jobs_are_listed_first_and_others_cost_nothing(store: Store) -> None:

@@ -87,8 +87,9 @@ def test_attempts_that_die_are_bounded_and_those_told_to_end_are_not(store: Stor
     begin(Driver(pod="a"))  # and dies: its head had too little memory
     for pod in "bcdef":
         attempt = begin(Driver(pod=pod))
-        tell_end(store, "one", pod)
+        tell_end(store, "one", attempt.number)
     assert attempt.number == 6
+    attempt.fail("its workers ended before it", final=False)  # all the same, it was told
     begin(Driver(pod="g")).fail("no answer from the store", final=False)
     record = read_job(store, "one")
     assert record is not None
@@ -104,6 +105,16 @@ def test_attempts_that_die_are_bounded_and_those_told_to_end_are_not(store: Stor
         "given up after 3 attempts that failed or died (jobs.retries is 2); "
         "the last one: its head died without a word, perhaps for want of memory"
     )
+
+
+def test_a_container_that_starts_again_in_its_pod_was_not_preempted(store: Store) -> None:
+    """Kubernetes says the same to one whose probe fails, and the pod stays."""
+    submit_job(store, "one", "")
+    for _ in range(2):
+        hangs = begin_attempt(store, "one", "finetune", Driver(pod="a"), retries=1)
+        tell_end(store, "one", hangs.number)
+    with pytest.raises(GraftError, match="given up after 2 attempts"):
+        begin_attempt(store, "one", "finetune", Driver(pod="a"), retries=1)
 
 
 @pytest.fixture

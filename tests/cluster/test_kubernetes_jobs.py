@@ -49,6 +49,8 @@ class Api(ThreadingHTTPServer):
             f"{TEAM}/limitranges": [],
         }
         self.asked: list[str] = []
+        self.deleted: list[dict[str, str]] = []
+        """The preconditions of what was to be deleted, which never hold."""
 
     def has_kueue(self, *queues: dict[str, Any]) -> None:
         self.objects[KUEUE] = {"preferredVersion": {"version": "v1beta1"}}
@@ -79,6 +81,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_DELETE(self) -> None:
+        options = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.deleted.append(options["preconditions"])
+        self.send_response(409)
+        self.end_headers()
+        self.wfile.write(b'{"message": "the UID in the precondition does not match"}')
 
     def log_message(self, *_: object) -> None:
         pass
@@ -243,6 +252,36 @@ def test_the_environment_may_choose_the_profile_and_an_option_goes_first(
     monkeypatch.setenv("GRAFT_PROFILE", "third")
     with pytest.raises(InputError, match="no profile 'third'"):
         ClusterOptions().open_target()
+
+
+def test_what_another_person_sent_meanwhile_is_not_removed(api: Api, kube: Kube) -> None:
+    labels = {"graft.dev/job": "one", "graft.dev/release": "graft"}
+    ended = {"jobDeploymentStatus": "Failed"}
+    stored = {"metadata": {"name": "one", "uid": "abc", "labels": labels}, "spec": {}}
+    profile = Profile.model_validate(PROFILE | {"labels": {"graft.dev/release": "graft"}})
+    jobs = KubeJobs(kube, profile, "uid")
+    api.objects[f"{RAYJOBS}/one"] = stored | {"status": {"jobDeploymentStatus": "Suspended"}}
+    with pytest.raises(InputError, match="one has not ended"):
+        jobs.remove("one")
+    api.objects[f"{RAYJOBS}/one"] = stored | {"status": ended}
+    with pytest.raises(InputError, match="another person has one go on"):
+        jobs.remove("one")
+    assert api.deleted == [{"uid": "abc"}]
+
+
+def test_jobs_of_another_release_are_not_this_ones(api: Api, kube: Kube) -> None:
+    labels = {"graft.dev/job": "one", "graft.dev/release": "second"}
+    api.objects[f"{RAYJOBS}/one"] = {
+        "metadata": {"name": "one", "uid": "abc", "labels": labels},
+        "spec": {},
+        "status": {"jobDeploymentStatus": "Suspended"},
+    }
+    api.objects[RAYJOBS] = []
+    mine = Profile.model_validate(PROFILE | {"labels": {"graft.dev/release": "graft"}})
+    assert KubeJobs(kube, mine, "uid").find("one") is None
+    assert KubeJobs(kube, Profile.model_validate(PROFILE), "uid").find("one") is not None
+    KubeJobs(kube, mine, "uid").all()
+    assert "graft.dev%2Frelease%3Dgraft" in api.asked[-1]
 
 
 def test_a_spec_that_the_image_does_not_know_is_not_sent(kube: Kube) -> None:

@@ -11,15 +11,16 @@ from graft.cli.show.job_log import Output
 from graft.cluster import job_overview
 from graft.cluster import log_following as following
 from graft.cluster.job_attempts import begin_attempt
-from graft.cluster.job_logs import put_log
+from graft.cluster.job_logs import log_end, put_log
 from graft.cluster.job_overview import Jobs
 from graft.cluster.job_progress import job_progress
 from graft.cluster.job_records import ClusterIdentity, Driver, submit_job
 from graft.cluster.log_following import Log, follow
 from graft.cluster.status import ClusterStatus, JobStatus
-from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError, RunFailed
+from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError, RunFailed, StillRuns
 from graft.spec import Sweep, parse_job
 from graft.store import Store
+from graft.store.backend import Versioned
 from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
 from graft.sweep.sweep_records import create_sweep
 
@@ -231,3 +232,51 @@ def test_a_log_is_cut_to_its_end_or_to_what_is_new(
     assert shown(Output(), datetime.fromtimestamp(1500, UTC)) == "c\ndd\n"
     stamped = shown(Output(timestamps=True, tail=1))
     assert stamped == "1970-01-01T00:33:20Z dd\n"
+
+
+def test_the_end_of_a_long_log_is_found_without_reading_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.cluster.job_logs.PAGE", 10)
+    monkeypatch.setattr("graft.cluster.job_logs.TAIL_BYTES", 16)
+    submit_job(store, "one", "")
+    source, offset = "driver@1@h", 0
+    for number in range(500):
+        line = f"{number}\n".encode()
+        put_log(store, "one", source, offset, line)
+        offset += len(line)
+    assert log_end(store, "one", source) == offset
+    assert log_end(store, "one", "driver@2@h") == 0
+    read, original = list[str](), store.read
+
+    def counted(key: str) -> Versioned:
+        read.append(key)
+        return original(key)
+
+    store.read = counted  # type: ignore[method-assign]
+    chunks = Log(Jobs(None, store), "one", tail=7).new(last=True)
+    said = b"".join(chunk.data for chunk in chunks).split()
+    assert said[-7:] == [b"493", b"494", b"495", b"496", b"497", b"498", b"499"]
+    assert len(read) < 60
+
+
+def test_lines_of_drivers_are_not_glued_together(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit_job(store, "one", "")
+    put_log(store, "one", "driver@1@h", 0, b"epoch 1\nepo")  # killed
+    put_log(store, "one", "driver@2@i", 0, b"job one, attempt 2\n")
+    output = Output(tail=2)
+    for chunk in Log(Jobs(None, store), "one").new(last=True):
+        output.show(chunk)
+    output.release()
+    assert capsys.readouterr().out == "epo\njob one, attempt 2\n"
+
+
+def test_who_has_no_time_to_wait_is_told_what_has_ended(store: Store) -> None:
+    ended = Jobs(Scripted(answer("succeeded")), store)
+    (status,) = follow(ended, "one", None, timeout_s=0)
+    assert isinstance(status, JobStatus)
+    assert status.state == "succeeded"
+    with pytest.raises(StillRuns, match="one has not ended within 0 s: running; it goes on"):
+        list(follow(Jobs(Scripted(answer("running")), store), "one", None, timeout_s=0))

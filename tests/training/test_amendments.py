@@ -10,7 +10,14 @@ from colours import colour_spec, new_run, train_together
 from graft.errors import SpecError
 from graft.spec import Finetune
 from graft.store import Store
-from graft.training.amendments import amend_run, amended, check_changes, read_amendments
+from graft.training.amendments import (
+    amend_run,
+    amended,
+    check_changes,
+    new_amendment,
+    read_amendments,
+    record_amendment,
+)
 from graft.training.checkpoint import latest_checkpoint, load_state
 from graft.training.run_records import read_result, read_spec
 
@@ -22,7 +29,11 @@ def test_what_is_changed_is_in_the_spec_and_the_recorded_one_stays(colour_store:
     run = new_run(colour_store, spec)
     recorded = colour_store.read(f"runs/{run}/spec.yaml").data
     amend_run(colour_store, run, spec, "ada", {"train.epochs": "5"})
-    amend_run(colour_store, run, spec, "grace", {"scaling.workers": "2"}, "gpu-a100")
+    for _ in range(2):  # the second time changes nothing
+        workers = {"scaling.workers": "2"}
+        new, result = new_amendment(colour_store, run, spec, "grace", workers, "gpu-a100")
+        record_amendment(colour_store, run, new)
+    assert result.scaling.workers == 2
     now = read_spec(colour_store, run)
     assert (now.train.epochs, now.scaling.workers) == (5, 2)
     assert colour_store.read(f"runs/{run}/spec.yaml").data == recorded

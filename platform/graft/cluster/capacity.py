@@ -168,11 +168,15 @@ def without_limits(
     ]
 
 
-def over_quota(pods: Iterable[PodRequest], quotas: Iterable[Json]) -> list[str]:
-    """Return a line for each quota that a job would exceed, with what is in use now."""
+def over_quota(pods: Iterable[PodRequest], quotas: Iterable[Json], rayjobs: int = 1) -> list[str]:
+    """Return a line for each quota that a job would exceed, with what is in use now.
+
+    `rayjobs`: how many more RayJobs there are then.
+    """
     pods = list(pods)
     requests, limits = _total(pods, "requests"), _total(pods, "limits")
-    total = {"pods": Decimal(sum(pod.count for pod in pods)), "count/rayjobs.ray.io": Decimal(1)}
+    total = {"pods": Decimal(sum(pod.count for pod in pods))}
+    total["count/rayjobs.ray.io"] = Decimal(rayjobs)
     total |= requests | {f"requests.{key}": value for key, value in requests.items()}
     total |= {f"limits.{key}": value for key, value in limits.items()}
     problems = []

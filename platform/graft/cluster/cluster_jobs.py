@@ -1,11 +1,13 @@
 """What a cluster does with jobs: a namespace (`kubernetes_jobs`), or a running Ray (`ray_jobs`)."""
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, ClusterStatus
+from graft.errors import InputError
 
 
 class ClusterJobs(Protocol):
@@ -44,8 +46,14 @@ class ClusterJobs(Protocol):
     def cancel(self, job: str) -> None:
         """Stop a job and free its pods or processes; nothing happens where there is none."""
 
-    def remove(self, job: str) -> None:
-        """Remove what the cluster still has of a job that has ended; the store's record stays."""
+    def remove(self, job: str, wait: bool = True) -> None:
+        """Remove what the cluster still has of a job that has ended; the store's record stays.
+
+        `wait`: until it is gone.
+
+        Raises:
+            InputError: it has not ended, perhaps because another person had it go on.
+        """
 
     def owner(self) -> Owner:
         """Return who the cluster takes its user for: the owner of the jobs that are sent."""
@@ -54,20 +62,28 @@ class ClusterJobs(Protocol):
         """Return the log of the current attempt's driver, as far as the cluster has it."""
 
 
-def prune_jobs(cluster: ClusterJobs, older_s: float) -> list[str]:
+def prune_jobs(cluster: ClusterJobs, older_s: float, most: int | None = None) -> list[str]:
     """Remove from a cluster the jobs that ended so many seconds ago; return their ids.
 
     KubeRay by itself keeps the object of every job, and its Service, for ever.
+
+    Args:
+        cluster: where they ended.
+        older_s: how long ago, in seconds.
+        most: how many to remove, those that ended first; None: all of them.
     """
     before = (datetime.now(UTC) - timedelta(seconds=older_s)).isoformat(timespec="seconds")
-    ended = [
-        status.job
+    ended = sorted(
+        (_utc(status.ended), status.job)
         for status in cluster.all()
         if status.state in ENDED and status.ended and _utc(status.ended) <= before
-    ]
-    for job in ended:
-        cluster.cancel(job)
-    return ended
+    )
+    pruned = []
+    for _, job in ended[:most]:
+        with contextlib.suppress(InputError):  # it goes on, or another person was faster
+            cluster.remove(job, wait=False)
+            pruned.append(job)
+    return pruned
 
 
 def _utc(time: str) -> str:

@@ -118,6 +118,8 @@ def begin_attempt(
         pod=driver.pod,
         owner=driver.owner.who if driver.owner else None,
         gpus=driver.gpus,
+        resource_class=driver.resource_class,
+        image=driver.image,
         started=_now(),
     )
 
@@ -128,8 +130,10 @@ def begin_attempt(
                 f"{job} has {_ENDED[before.state]}{reason}; "
                 f"go on with graft jobs resume {job}, or submit it under another id"
             )
-        told = before.state == "running" and was_told_to_end(store, job, before.pod)
-        lost = before.state in ("running", "failed") and not told
+        ended = before.state in ("running", "failed")
+        # A container that starts again in its pod was ended for what it is: a probe, its memory.
+        told = ended and before.pod != driver.pod and was_told_to_end(store, job, before.attempt)
+        lost = ended and not told
         losses = before.losses + lost
         if retries is not None and losses > retries:
             return _given_up(before, losses, retries)
@@ -137,6 +141,7 @@ def begin_attempt(
             "attempt": before.attempt + 1,
             "losses": losses,
             "preemptions": before.preemptions + told,
+            "owner": before.owner or first.owner,
             "gpu_seconds": before.gpu_seconds + gpu_seconds(before, datetime.now(UTC)),
             "resumptions": before.resumptions,
         }
@@ -159,14 +164,14 @@ def _given_up(last: JobRecord, losses: int, retries: int) -> JobRecord:
     return last.model_copy(update=update)
 
 
-def tell_end(store: Store, job: str, pod: str) -> None:
-    """Record that a pod of a job was told to end, which is no failure of the job's."""
-    store.write(_told_key(job, pod), _now().encode())
+def tell_end(store: Store, job: str, attempt: int) -> None:
+    """Record that the pod of an attempt was told to end, which is no failure of the job's."""
+    store.write(_told_key(job, attempt), _now().encode())
 
 
-def was_told_to_end(store: Store, job: str, pod: str | None) -> bool:
-    """Whether a pod of a job, by its host name, was told to end; None: there was no pod."""
-    return pod is not None and store.exists(_told_key(job, pod))
+def was_told_to_end(store: Store, job: str, attempt: int) -> bool:
+    """Whether the pod of an attempt was told to end."""
+    return store.exists(_told_key(job, attempt))
 
 
 def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
@@ -185,33 +190,51 @@ def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
 
 
 def reopen_job(
-    store: Store, job: str, kind: str, who: str, changes: Mapping[str, str]
+    store: Store,
+    ended: JobRecord | None,
+    first: JobRecord,
+    until: datetime,
+    who: str,
+    changes: Mapping[str, str],
 ) -> JobRecord:
     """Let attempts begin again at a job that has ended; return its record.
 
+    Args:
+        store: where the job is recorded.
+        ended: its record, as it was when it was found to have ended; None: there was none.
+        first: its record without an attempt, on the cluster that it is sent to now.
+        until: when its last attempt ended.
+        who: has it go on.
+        changes: what they set, by option.
+
     Raises:
-        InputError: it has succeeded, or an attempt at it may still run.
+        InputError: another person was faster, or an attempt has begun.
     """
-    now = _now()
+    now = datetime.now(UTC)
 
     def reopened(before: JobRecord) -> JobRecord:
-        if before.state == "succeeded":
-            raise InputError(f"{job} has succeeded; there is nothing to go on with")
-        resumption = Resumption(attempt=before.attempt, who=who, when=now, changes=dict(changes))
+        if before != ended:
+            raise InputError(
+                f"{first.job} has changed meanwhile; look again with graft jobs show {first.job}"
+            )
+        resumption = Resumption(
+            attempt=before.attempt, who=who, when=now.isoformat(), changes=dict(changes)
+        )
         return before.model_copy(
             update={
                 "state": "resumed",
+                "where": first.where,
+                "cluster": first.cluster,
                 "final": False,
                 "ended": None,
                 "error": None,
                 "losses": 0,
-                "gpu_seconds": before.gpu_seconds + gpu_seconds(before, datetime.now(UTC)),
+                "gpu_seconds": before.gpu_seconds + gpu_seconds(before, until),
                 "gpus": 0,
                 "resumptions": (*before.resumptions, resumption),
             }
         )
 
-    first = JobRecord(job=job, kind=kind, state="resumed", attempt=0, started=now)
     return _update_record(store, first, reopened)[0]
 
 
@@ -245,8 +268,8 @@ def _update_record(
                 return record, written.etag
 
 
-def _told_key(job: str, pod: str) -> str:
-    return f"jobs/{job}/told/{pod}"
+def _told_key(job: str, attempt: int) -> str:
+    return f"jobs/{job}/told/{attempt}"
 
 
 def _bytes(record: JobRecord) -> bytes:

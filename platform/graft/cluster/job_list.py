@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from graft.cluster.job_records import JobRecord, record_key
 from graft.cluster.job_times import all_have_times, jobs_by_time, note_all_have_times, note_time
 from graft.errors import StoreError
 from graft.store import Store, find_document
-from graft.store.index import READERS, indexed_rows
+from graft.store.index import READERS
 
 EARLIEST = datetime.fromtimestamp(0, UTC)
 """When jobs that have no record were submitted, as far as is known."""
@@ -20,19 +21,13 @@ def list_jobs(store: Store) -> list[str]:
 
 
 def read_jobs(store: Store, jobs: Collection[str]) -> dict[str, JobRecord | None]:
-    """Return the records of jobs, by id; None before the first attempt.
+    """Return the records of jobs, by id; None before the first attempt."""
 
-    Those of jobs that have succeeded, which do not change any more, are kept in an index.
-    """
-    records = indexed_rows(
-        store,
-        "jobs/index.json",
-        JobRecord,
-        jobs,
-        lambda job: find_document(store, record_key(job), JobRecord),
-        settled=lambda record: record.state == "succeeded",
-    )
-    return {job: records.get(job) for job in jobs}
+    def read(job: str) -> JobRecord | None:
+        return find_document(store, record_key(job), JobRecord)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(jobs, pool.map(read, jobs), strict=True))
 
 
 def newest_jobs(store: Store) -> Iterator[str]:
@@ -52,8 +47,10 @@ def newest_jobs(store: Store) -> Iterator[str]:
 
 def _add_times(store: Store) -> None:
     def add(job: str) -> None:
-        record = find_document(store, record_key(job), JobRecord)
-        note_time(store, job, datetime.fromisoformat(record.started) if record else EARLIEST)
+        record = None
+        with suppress(StoreError):  # one that cannot be read hides no other
+            record = find_document(store, record_key(job), JobRecord)
+        note_time(store, job, record.start if record else EARLIEST)
 
     timed = set(jobs_by_time(store))
     with ThreadPoolExecutor(READERS) as pool:

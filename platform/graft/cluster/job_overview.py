@@ -7,22 +7,22 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 from graft.cluster.cluster_jobs import ClusterJobs, prune_jobs
 from graft.cluster.job_attempts import cancel_job, reopen_job
 from graft.cluster.job_list import list_jobs, newest_jobs, read_jobs
-from graft.cluster.job_logs import log_sources
+from graft.cluster.job_logs import DRIVER_SOURCE, last_shipped, log_sources
 from graft.cluster.job_progress import job_progress
 from graft.cluster.job_records import JobRecord, read_job, read_job_spec, submit_job
-from graft.cluster.log_shipping import DRIVER_SOURCE
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, combine
-from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError
+from graft.errors import ClusterLost, InputError, NotFoundError
 from graft.registry import user_and_host
 from graft.spec import Finetune, dump_job, nearest
 from graft.store import Store
-from graft.training.amendments import amend_run
+from graft.training.amendments import new_amendment, record_amendment
 from graft.training.attempt_pointer import claim_attempt
 
 PLACES = {"finetune": "runs", "sweep": "sweeps", "transfer-report": "reports"}
@@ -69,9 +69,11 @@ class Jobs:
         statuses.sort(key=lambda status: status.created or "", reverse=True)
         yield from self._combined_all({status.job: status for status in statuses})
         seen = {status.job for status in statuses}
-        others = (job for job in (newest_jobs(self.store) if self.store else ()) if job not in seen)
-        while batch := list(itertools.islice(others, BATCH)):
-            yield from self._combined_all(dict.fromkeys(batch))
+        stored = newest_jobs(self.store) if self.store else iter(())
+        while batch := list(itertools.islice(stored, BATCH)):
+            new = dict.fromkeys(job for job in batch if job not in seen)
+            seen |= new.keys()
+            yield from self._combined_all(new)
 
     def _combined_all(self, statuses: Mapping[str, ClusterStatus | None]) -> Iterator[JobStatus]:
         records = read_jobs(self.store, list(statuses)) if self.store and statuses else {}
@@ -120,7 +122,7 @@ class Jobs:
         """Wait until the cluster has taken up a job that was just sent; return how it stands.
 
         Raises:
-            ResourceError: it has not done so in `ACCEPT_S`.
+            ClusterLost: it has not done so in `ACCEPT_S`.
         """
         deadline = time.monotonic() + ACCEPT_S
         while True:
@@ -128,7 +130,7 @@ class Jobs:
             if status.why != NOT_TAKEN_UP:
                 return status
             if time.monotonic() > deadline:
-                raise ResourceError(
+                raise ClusterLost(
                     f"{job} was sent, but nothing has taken it up within {ACCEPT_S:.0f} s: is the "
                     f"KubeRay operator running? graft jobs show {job} says when it was"
                 )
@@ -162,38 +164,48 @@ class Jobs:
                 claim_attempt(self.store, f"{place}/{job}")  # the one that goes on is overtaken
         self.cluster.cancel(job)
 
-    def resume(self, submission: Submission, changes: Mapping[str, str] = NOTHING) -> None:
+    def resume(self, submission: Submission, changes: Mapping[str, str] = NOTHING) -> list[str]:
         """Have a job go on that has ended, from what it has committed.
 
         Args:
-            submission: as it is sent, with the spec that it was submitted with.
+            submission: as it is sent, with the spec that it was submitted with. Class, image and
+                settings that it does not name are those that the job had.
             changes: what of that spec is otherwise from now on, values as YAML by dotted key.
 
+        Returns:
+            What could not be checked, a line each.
+
         Raises:
-            InputError: it has succeeded or has not ended, the cluster or store is out of reach, or
-                that cannot change.
+            InputError: it has succeeded or has not ended, the cluster or store is out of reach,
+                that cannot change, or it could never run; then nothing has changed.
         """
         job = submission.job
         if self.cluster is None or self.store is None:
             raise InputError(f"to go on with {job} takes its cluster and its store")
-        status = self.status(job)
+        identity, record, status = self.cluster.identity, self._record(job), self.status(job)
+        is_elsewhere = record and record.where and not record.was_sent_to(identity)
+        if record and is_elsewhere and not record.final:
+            raise InputError(
+                f"{job} was sent to {record.where}, where it may go on; resume it there, or cancel "
+                "it there first"
+            )
         if not status.has_ended:
             raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
         if status.state == "succeeded":
             raise InputError(f"{job} has succeeded; there is nothing to go on with")
         otherwise = {**submission.settings, **changes}
-        if submission.resource_class:
-            otherwise["class"] = submission.resource_class
+        hardware = submission.resource_class
+        if record and not is_elsewhere:
+            hardware = None if hardware == record.resource_class else hardware
+            submission = _as_before(submission, record)
+        if hardware:
+            otherwise["class"] = hardware
         if submission.image:
             otherwise["image"] = submission.image
+        amendment = None
         if isinstance(submission.spec, Finetune):
-            spec = amend_run(
-                self.store,
-                job,
-                submission.spec,
-                self.user(),
-                changes,
-                submission.resource_class,
+            amendment, spec = new_amendment(
+                self.store, job, submission.spec, self.user(), changes, hardware
             )
             submission = replace(submission, amended=spec)
         elif changes:
@@ -201,10 +213,25 @@ class Jobs:
                 f"--set {next(iter(changes))}: of a {status.kind} that goes on, jobs.* alone can "
                 "change; submit it under another id"
             )
+        notes = self.cluster.check(submission)
         submit_job(self.store, job, dump_job(submission.spec))  # where it was lost before it began
         self.cluster.remove(job)
-        reopen_job(self.store, job, status.kind, self.user(), otherwise)
+        now = datetime.now(UTC)
+        first = JobRecord(
+            job=job,
+            kind=status.kind,
+            state="resumed",
+            attempt=0,
+            where=identity.place,
+            cluster=identity.uid,
+            started=now.isoformat(),
+        )
+        until = datetime.fromisoformat(status.ended) if status.ended else now
+        reopen_job(self.store, record, first, until, self.user(), otherwise)
+        if amendment:
+            record_amendment(self.store, job, amendment)
         self.cluster.submit(submission)
+        return notes
 
     def remove(self, job: str) -> None:
         """Remove from the cluster what it has of a job that has ended; the store's record stays.
@@ -253,6 +280,25 @@ class Jobs:
             record is None or record.was_sent_to(self.cluster.identity)
         )
         combined = combine(job, status, record, None, on_this_cluster)
-        if combined.state != "running" or self.store is None:
+        if self.store is None:
+            return combined
+        if record and combined.has_ended and combined.ended is None:  # it died without a word
+            shipped = last_shipped(self.store, job)
+            ended = max(shipped or record.start, record.start)
+            hours = round(record.gpu_hours(ended), 3)
+            return replace(combined, ended=ended.isoformat(), gpu_hours=hours)
+        if combined.state != "running":
             return combined
         return replace(combined, progress=job_progress(self.store, job, combined.kind))
+
+
+def _as_before(submission: Submission, record: JobRecord) -> Submission:
+    """Return what is sent again, with what it does not name as the job had it."""
+    before = record.resumptions[-1].changes if record.resumptions else {}
+    kept = {key: value for key, value in before.items() if key.startswith("jobs.")}
+    return replace(
+        submission,
+        image=submission.image or record.image,
+        resource_class=submission.resource_class or record.resource_class,
+        settings={**kept, **submission.settings},
+    )

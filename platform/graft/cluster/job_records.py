@@ -2,7 +2,8 @@
 
 jobs/<job>/spec.yaml               the spec that was sent; makes the job exist
 jobs/<job>/job.json                the job's record: a pointer that its current attempt moves
-jobs/<job>/told/<pod>              that this pod of its was told to end: evicted, drained, preempted
+jobs/<job>/foreign                 that its run or sweep is not one that it made
+jobs/<job>/told/<attempt>          that this one's pod was told to end: evicted, drained, preempted
 
 A job's run, sweep or report has the job's id, so that a later attempt finds what an earlier one
 left.
@@ -71,6 +72,10 @@ class Driver:
     """Who submitted the job; None: not known."""
     gpus: int = 0
     """GPUs of all its workers."""
+    resource_class: str | None = None
+    """The class of its workers; None: it is of no namespace with classes."""
+    image: str | None = None
+    """The image that its sender asked for; None: the namespace's."""
 
 
 NO_POD = Driver()
@@ -132,9 +137,18 @@ class JobRecord(Section):
     """Who submitted it, as its cluster knows them; null: not known."""
     gpus: int = 0
     """GPUs that this attempt holds."""
+    resource_class: str | None = None
+    """The class of this attempt's workers; null: not known."""
+    image: str | None = None
+    """The image that was asked for; null: the namespace's."""
     gpu_seconds: float = 0.0
     """What earlier attempts held, times the seconds for which they did."""
     resumptions: tuple[Resumption, ...] = ()
+
+    @property
+    def start(self) -> datetime:
+        """When this attempt began."""
+        return datetime.fromisoformat(self.started)
 
     def gpu_hours(self, now: datetime) -> float:
         """Return the GPU hours that the job has taken until it ended, or `now`."""
@@ -163,8 +177,7 @@ def submit_job(store: Store, job: str, spec: str) -> None:
 def gpu_seconds(record: JobRecord, now: datetime) -> float:
     """Return GPUs times seconds of a record's attempt; one that died ends when that is noticed."""
     end = datetime.fromisoformat(record.ended) if record.ended else now
-    began = datetime.fromisoformat(record.started)
-    return record.gpus * max((end - began).total_seconds(), 0.0)
+    return record.gpus * max((end - record.start).total_seconds(), 0.0)
 
 
 def read_job(store: Store, job: str) -> JobRecord | None:

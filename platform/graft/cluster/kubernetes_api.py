@@ -111,9 +111,19 @@ class Kube:
             return str(answer["status"]["userInfo"]["username"])
         return None
 
-    def delete(self, path: str) -> None:
-        """Delete an object; what it owns is deleted after it."""
-        self._request("DELETE", path, {"propagationPolicy": "Background"})
+    def delete(self, path: str, uid: str | None = None) -> None:
+        """Delete an object; what it owns is deleted after it.
+
+        `uid`: of the object that is meant; None: whichever has that name.
+
+        Raises:
+            KubeConflict: another object has the name.
+        """
+        options: KubeObject = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        options["propagationPolicy"] = "Background"
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        self._request("DELETE", path, {}, options)
 
     def _request(
         self,
@@ -164,7 +174,7 @@ class Kube:
             raise UnknownField(message) from error
         if error.status == 409:
             raise KubeConflict(message) from error
-        if error.status is not None and error.status >= 500:
+        if error.status is not None and (error.status >= 500 or error.status == 429):
             raise ClusterLost(f"Kubernetes at {self.server} fails: {message}") from error
         raise InputError(f"Kubernetes refuses: {message}") from error
 

@@ -26,14 +26,18 @@ from graft.cluster.rayjob_manifest import (
     sent_digest,
 )
 from graft.cluster.releases import check_release, read_profile
-from graft.cluster.status import NODE_TYPE, ClusterStatus, rayjob_status, rivals
-from graft.errors import GraftError, InputError, NotFoundError, ResourceError
+from graft.cluster.status import ENDED, NODE_TYPE, ClusterStatus, rayjob_status, rivals
+from graft.errors import ClusterLost, GraftError, InputError, NotFoundError
 from graft.registry import user_and_host
 
 PROFILE_LABEL = "graft.dev/profile"
 PROFILE_KEY = "profile.yaml"
 RAYJOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{{ns}}/{PLURAL}"
 CORE = "/api/v1/namespaces/{ns}"
+RELEASE = "graft.dev/release"
+"""Label of all that a release of the chart makes."""
+PRUNED = 20
+"""The most jobs that are removed where another one is sent."""
 REMOVED_S = 60.0
 """Seconds in which the operator lets a RayJob go that was deleted."""
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -125,7 +129,8 @@ class KubeJobs:
                 f"this job could never run in {self.identity.place}: {'; '.join(problems)}"
             )
         # Where there is a queue, Kueue lets a job wait for its quota.
-        if not profile.queue and (problems := over_quota(pods, quotas)):
+        again = self.find(submission.job) is not None  # its RayJob makes room for the next one
+        if not profile.queue and (problems := over_quota(pods, quotas, rayjobs=0 if again else 1)):
             raise InputError(
                 f"this job does not fit {self.identity.place} now, nothing was sent: "
                 f"{'; '.join(problems)}"
@@ -160,7 +165,7 @@ class KubeJobs:
 
         # Who sends jobs also tidies up: KubeRay keeps what has ended, and pods hold no rights.
         with contextlib.suppress(GraftError):
-            prune_jobs(self, self._profile.keep_record_s)
+            prune_jobs(self, self._profile.keep_record_s, PRUNED)
 
     def find(self, job: str) -> ClusterStatus | None:
         """See `ClusterJobs`."""
@@ -170,26 +175,38 @@ class KubeJobs:
             stored = self._kube.get(f"{RAYJOBS}/{job}")
         except NotFoundError:
             return None
-        return self._status(stored) if _is_graft_job(stored) else None
+        return self._status(stored) if self._is_ours(stored) else None
 
     def all(self) -> list[ClusterStatus]:
         """See `ClusterJobs`."""
         self._require_kuberay()
-        rayjobs = self._kube.items(RAYJOBS, labelSelector=JOB_LABEL)
-        return [self._status(stored) for stored in rayjobs]
+        release = self._profile.labels.get(RELEASE)
+        selector = f"{JOB_LABEL},{RELEASE}={release}" if release else JOB_LABEL
+        return [self._status(one) for one in self._kube.items(RAYJOBS, labelSelector=selector)]
 
     def cancel(self, job: str) -> None:
         """See `ClusterJobs`."""
         if self.find(job):
             self._kube.delete(f"{RAYJOBS}/{job}")
 
-    def remove(self, job: str) -> None:
+    def remove(self, job: str, wait: bool = True) -> None:
         """See `ClusterJobs`."""
-        self.cancel(job)
+        try:
+            stored = self._kube.get(f"{RAYJOBS}/{job}")
+        except NotFoundError:
+            return
+        going = stored["metadata"].get("deletionTimestamp")
+        if not going and rayjob_status(stored, []).state not in ENDED:
+            raise InputError(f"{job} has not ended; graft jobs cancel {job} ends it")
+        try:
+            # Not another one of this name, which somebody may have sent since.
+            self._kube.delete(f"{RAYJOBS}/{job}", uid=stored["metadata"]["uid"])
+        except KubeConflict as error:
+            raise InputError(f"another person has {job} go on: {error}") from error
         deadline = time.monotonic() + REMOVED_S
-        while self.find(job):
+        while wait and self.find(job):
             if time.monotonic() > deadline:
-                raise ResourceError(
+                raise ClusterLost(
                     f"RayJob {job} is still there {REMOVED_S:.0f} s after it was deleted; is the "
                     "KubeRay operator running?"
                 )
@@ -270,6 +287,12 @@ class KubeJobs:
             return [], [f"the store's Secret is not checked: {error}"]
         lacking = [key for key in CREDENTIALS if key not in (secret.get("data") or {})]
         return [f"Secret '{name}' has no {key}" for key in lacking], []
+
+    def _is_ours(self, stored: KubeObject) -> bool:
+        """Whether a RayJob is a job of this release: a namespace may have several."""
+        release = self._profile.labels.get(RELEASE)
+        labels = stored["metadata"].get("labels", {})
+        return JOB_LABEL in labels and release in (None, labels.get(RELEASE))
 
 
 def _is_graft_job(rayjob: KubeObject) -> bool:

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import NamedTuple
 
 from graft.cluster.cluster_jobs import ClusterJobs
-from graft.cluster.job_logs import log_chunks
+from graft.cluster.job_logs import DRIVER_SOURCE, log_chunks, log_tail
 from graft.cluster.job_overview import Jobs
-from graft.cluster.log_shipping import DRIVER_SOURCE
 from graft.cluster.status import JobStatus
 from graft.errors import ClusterLost, StillRuns, StoreError
+from graft.store import Store
 from graft.units import duration
 
 EVERY_S = 2.0
@@ -36,13 +36,24 @@ class Log:
     """A job's log since the last look at it: from the store, or else from the cluster."""
 
     def __init__(
-        self, jobs: Jobs, job: str, source: str | None = None, since: datetime | None = None
+        self,
+        jobs: Jobs,
+        job: str,
+        source: str | None = None,
+        since: datetime | None = None,
+        tail: int | None = None,
     ):
-        """Look at the log of one source; None: those of the drivers of all attempts.
+        """Look at a log.
 
-        `since`: what was shipped before is left out; None: nothing is.
+        Args:
+            jobs: where the job is looked for.
+            job: its id.
+            source: which log; None: those of the drivers of all attempts.
+            since: what was shipped before is left out; None: nothing is.
+            tail: at least so many of each log's last lines, first; None: from its beginning on.
         """
         self._jobs, self._job, self._source, self._since = jobs, job, source, since
+        self._tail = tail
         self._read: dict[str, int] = {}
         """Bytes that were yielded, by source."""
 
@@ -58,12 +69,18 @@ class Log:
                 return
         for source in sources:
             if self._source in (None, source) and self._jobs.store:
-                start = self._read.get(source, 0)
+                start = self._start(self._jobs.store, source)
                 for chunk in log_chunks(self._jobs.store, self._job, source, start):
                     if not (self._since and chunk.shipped and chunk.shipped < self._since):
                         data = self._jobs.store.read(chunk.key).data
                         yield LogChunk(source, data, chunk.shipped)
                     self._read[source] = chunk.end
+
+    def _start(self, store: Store, source: str) -> int:
+        """Return the offset from which on a source's log is new."""
+        if source in self._read or self._tail is None:
+            return self._read.get(source, 0)
+        return log_tail(store, self._job, source, self._tail)
 
     def _from_cluster(self, cluster: ClusterJobs) -> Iterator[LogChunk]:
         output = cluster.output(self._job).encode()
@@ -95,10 +112,7 @@ def follow(
     silent_since: float | None = None
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     while True:
-        if time.monotonic() > deadline:
-            raise StillRuns(
-                f"{job} has not ended within {duration(timeout_s or 0)}: {last}; it goes on"
-            )
+        status: JobStatus | None = None
         try:
             status = jobs.status(job)
             if status != last and not status.has_ended:
@@ -114,13 +128,16 @@ def follow(
                     f"{error}; the job may well go on: look later with graft jobs show {job}, "
                     f"or go on here with graft jobs logs {job} -f"
                 ) from error
-            time.sleep(every_s)
-            continue
-        if status.has_ended:
+            status = None
+        if status and status.has_ended:
             if log:  # the end of the log is shipped after the job has recorded its end
                 time.sleep(2 * every_s)
                 with contextlib.suppress(ClusterLost, StoreError):
                     yield from log.new(last=True)
             yield status
             return
-        time.sleep(every_s)
+        if time.monotonic() > deadline:
+            raise StillRuns(
+                f"{job} has not ended within {duration(timeout_s or 0)}: {last}; it goes on"
+            )
+        time.sleep(min(every_s, max(deadline - time.monotonic(), 0)))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from graft.cluster.job_logs import log_end, put_log
+from graft.cluster.job_logs import DRIVER_SOURCE, log_end, put_log
 from graft.errors import GraftError, StoreError
 from graft.store import Store
 
@@ -20,8 +20,6 @@ SHIPPED = re.compile(r"job-driver-.+\.log|(worker-.+|raylet|gcs_server)\.(out|er
 """Names of the files in Ray's log folder that a person may want to read; the raylet's says which
 process it ended for want of memory."""
 DRIVER = "job-driver-"
-DRIVER_SOURCE = "driver@"
-"""Beginning of the names of drivers' logs, which sort by the time at which their Ray started."""
 CHUNK_BYTES = 4 << 20
 """The most bytes that a chunk has."""
 EVERY_S = 2.0

@@ -110,7 +110,7 @@ class RayJobs:
         """See `ClusterJobs`."""
         self._request("POST", f"{_path(job)}/stop", none_at=404)
 
-    def remove(self, job: str) -> None:
+    def remove(self, job: str, wait: bool = True) -> None:
         """See `ClusterJobs`."""
         self._request("DELETE", _path(job), none_at=404)
 
@@ -163,7 +163,9 @@ class RayJobs:
                 f"Ray at {self._address} wants its token: set RAY_AUTH_TOKEN (in Kubernetes it is "
                 "in the Secret of the RayCluster's name)"
             )
-        if answer.status_code >= 500 and method == "GET":
+        if answer.status_code in (429, 502, 503, 504) or (
+            answer.status_code >= 500 and method == "GET"
+        ):
             raise ClusterLost(f"Ray at {self._address} fails ({answer.status_code})")
         if not answer.is_success:
             reason = on_a_line(answer.text)

@@ -139,7 +139,7 @@ def _ray_cluster(
                 "dashboard-host": "0.0.0.0",  # noqa: S104
                 "object-store-memory": str(object_store_bytes(common.profile.head.shared_memory)),
             },
-            "template": _head_template(submission, common, pods),
+            "template": _head_template(submission, common, name, pods),
         },
         "workerGroupSpecs": [
             {
@@ -218,7 +218,9 @@ def _ray_start_params(scaling: Scaling, pool: ResourceClass) -> dict[str, str]:
     return params
 
 
-def _head_template(submission: Submission, common: Common, workers: int) -> dict[str, Any]:
+def _head_template(
+    submission: Submission, common: Common, class_name: str, workers: int
+) -> dict[str, Any]:
     head = common.profile.head
     container = container_of("head", common, head)
     cpus = workers * submission.scaling.cpus_per_worker
@@ -226,7 +228,10 @@ def _head_template(submission: Submission, common: Common, workers: int) -> dict
         {"name": "GRAFT_JOB", "value": submission.job},
         {"name": "GRAFT_CPUS", "value": str(cpus)},
         {"name": "GRAFT_RETRIES", "value": str(common.profile.retries)},
+        {"name": "GRAFT_CLASS", "value": class_name},
     ]
+    if submission.image:
+        container["env"].append({"name": "GRAFT_IMAGE", "value": submission.image})
     if not travels_through_store(text := dump_job(submission.spec)):
         # Kubernetes would put variables in place of $(NAME).
         container["env"].append({"name": "GRAFT_SPEC", "value": text.replace("$", "$$")})

@@ -117,6 +117,8 @@ def combine(
         on_this_cluster: whether the cluster that was asked is the one it was sent to.
     """
     state, why = _state(status, record, on_this_cluster)
+    ended = (record and record.ended) or (status and status.ended) or None
+    until = datetime.fromisoformat(ended) if ended else datetime.now(UTC)
     return JobStatus(
         job=job,
         kind=status.kind if status else record.kind if record else "",
@@ -126,9 +128,9 @@ def combine(
         attempt=record.attempt if record else 0,
         model=record.model if record else None,
         started=record.started if record else status.created if status else None,
-        ended=record.ended if record else status.ended if status else None,
+        ended=ended if state in ENDED else None,
         owner=(record and record.owner) or (status and status.owner) or None,
-        gpu_hours=round(record.gpu_hours(datetime.now(UTC)), 3) if record else 0.0,
+        gpu_hours=round(record.gpu_hours(until), 3) if record else 0.0,
         losses=record.losses if record else 0,
         preemptions=record.preemptions if record else 0,
     )
@@ -151,7 +153,9 @@ def _state(
     if status:
         return status.state, status.why
     if record and recorded is None:
-        return "failed", "it was to go on, but was not sent again"
+        if on_this_cluster:
+            return "failed", "it was to go on, but was not sent again"
+        return "starting", f"it was sent again to {record.where}" if record.where else None
     if record and recorded and not (recorded == "running" and on_this_cluster):
         return recorded, record.error
     if record:

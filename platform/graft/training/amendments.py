@@ -60,15 +60,15 @@ def amended(spec: Finetune, amendments: tuple[Amendment, ...]) -> Finetune:
     return spec
 
 
-def amend_run(
+def new_amendment(
     store: Store,
     run: str,
     spec: Finetune,
     who: str,
     changes: Mapping[str, str],
     hardware: str | None = None,
-) -> Finetune:
-    """Record what is otherwise from now on, and return the spec that results.
+) -> tuple[Amendment, Finetune]:
+    """Return what is to be otherwise, and the spec that results; nothing is recorded.
 
     Args:
         store: where the run is recorded.
@@ -81,18 +81,36 @@ def amend_run(
     Raises:
         SpecError: that cannot change in a run that goes on; the message says what to do.
     """
-    before = read_amendments(store, run)
-    now = amended(spec, before)
-    check_changes(now, changes)
+    before = amended(spec, read_amendments(store, run))
+    check_changes(before, changes)
     new = Amendment(
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         who=who,
         changes=dict(changes),
         hardware=hardware,
     )
-    result = amended(now, (new,))
-    if changes or hardware:
+    return new, amended(before, (new,))
+
+
+def record_amendment(store: Store, run: str, new: Amendment) -> None:
+    """Record what is otherwise from now on; doing so again changes nothing."""
+    if not (new.changes or new.hardware):
+        return
+    recorded = read_amendments(store, run)
+    if not (recorded and recorded[-1].model_copy(update={"when": new.when}) == new):
         _append(store, run, new)
+
+
+def amend_run(
+    store: Store, run: str, spec: Finetune, who: str, changes: Mapping[str, str]
+) -> Finetune:
+    """Record what is otherwise from now on, and return the spec that results.
+
+    Raises:
+        SpecError: that cannot change in a run that goes on; the message says what to do.
+    """
+    new, result = new_amendment(store, run, spec, who, changes)
+    record_amendment(store, run, new)
     return result
 
 

@@ -1,6 +1,6 @@
 """`graft jobs ls|show|logs|wait|cancel|resume|rm|prune`: the jobs that were submitted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,10 +41,10 @@ class Selection:
         Raises:
             InputError: no job stands so.
         """
-        from itertools import islice
         from typing import get_args
 
-        from graft.cluster.status import JobState
+        from graft.cli.show.output import note
+        from graft.cluster.status import JobState, JobStatus
         from graft.errors import InputError
         from graft.spec import nearest
 
@@ -53,14 +53,15 @@ class Selection:
             hint = nearest(self.state or "", states)
             raise InputError(f"no state '{self.state}'{hint}; there are: {', '.join(states)}")
         user = jobs.user() if self.mine else None
-        # Jobs that do not fit are looked through, but not without end.
-        newest = islice(jobs.newest(), None if self.every else LOOKED_THROUGH)
-        fitting = (
-            status
-            for status in newest
-            if (not self.mine or status.owner == user) and self.state in (None, status.state)
-        )
-        return list(islice(fitting, None if self.every else self.limit))
+        newest, found = jobs.newest(), list[JobStatus]()
+        for looked_through, status in enumerate(newest):
+            if not self.every and (len(found) == self.limit or looked_through == LOOKED_THROUGH):
+                if looked_through == LOOKED_THROUGH:
+                    note(f"the latest {LOOKED_THROUGH} jobs were looked through; --all takes all")
+                break
+            if (not self.mine or status.owner == user) and self.state in (None, status.state):
+                found.append(status)
+        return found
 
 
 @app.command()
@@ -85,7 +86,9 @@ def ls(
 
     if by not in (None, "owner"):
         raise InputError(f"--by {by}: jobs are summed by owner only")
-    statuses = selection.of(cluster.open_jobs())
+    # A sum of the latest alone would be taken for the whole.
+    selected = replace(selection, every=True) if by else selection
+    statuses = selected.of(cluster.open_jobs())
     if by:
         sums = sums_by_owner(statuses)
         emit({"owners": sums}, json, lambda: owners_table(sums))
@@ -164,7 +167,7 @@ class LogOptions:
         since = None
         if self.since is not None:
             since = datetime.now(UTC) - timedelta(seconds=seconds("--since", self.since))
-        return Log(jobs, job, self.source, since)
+        return Log(jobs, job, self.source, since, self.tail)
 
 
 @app.command()
@@ -272,7 +275,9 @@ def resume(
     changes = changes_of(set_ or [])
     settings = {key: value for key, value in changes.items() if key.startswith("jobs.")}
     submission = Submission(job, spec, pods.image, pods.resource_class, settings=settings)
-    jobs.resume(submission, {key: changes[key] for key in changes.keys() - settings.keys()})
+    others = {key: changes[key] for key in changes.keys() - settings.keys()}
+    for text in jobs.resume(submission, others):
+        note(text)
     note(f"{job} was sent again")
     status = jobs.accepted(job)
     if wait:

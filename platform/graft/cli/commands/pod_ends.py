@@ -21,4 +21,4 @@ def pod_ends(
     opened, pod = Store.open(store), socket.gethostname()
     record = read_job(opened, job)
     if record and record.state == "running" and record.pod == pod:
-        tell_end(opened, job, pod)
+        tell_end(opened, job, record.attempt)

@@ -42,6 +42,13 @@ class DriverOptions:
         typer.Option(envvar="GRAFT_RETRIES", help="Attempts that may fail or die; default: any."),
     ] = None
 
+    resource_class: Annotated[
+        str | None, typer.Option(envvar="GRAFT_CLASS", help="Resource class of its workers.")
+    ] = None
+    image: Annotated[
+        str | None, typer.Option(envvar="GRAFT_IMAGE", help="The image that was asked for.")
+    ] = None
+
     def driver(self) -> "Driver":
         """Return where this process drives the job, and whose it is."""
         import socket
@@ -50,7 +57,8 @@ class DriverOptions:
 
         owner = Owner(self.owner, self.self_declared) if self.owner else None
         identity = ClusterIdentity(self.where, self.cluster)
-        return Driver(identity, socket.gethostname(), owner, self.gpus)
+        pod = socket.gethostname()
+        return Driver(identity, pod, owner, self.gpus, self.resource_class, self.image)
 
 
 @grouped_options
@@ -128,7 +136,9 @@ def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> 
         _transfer(store, job, spec)
         return None
     sort, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
-    if first and store.exists(f"{place}/{job}/spec.yaml"):
+    foreign = f"jobs/{job}/foreign"
+    if store.exists(f"{place}/{job}/spec.yaml") and (first or store.exists(foreign)):
+        store.write(foreign, b"")  # resuming the job makes it no more this job's
         raise InputError(f"there is a {sort} '{job}' that this job did not make; choose another id")
     if isinstance(spec, Finetune):
         return _finetune(store, job, spec, mover)

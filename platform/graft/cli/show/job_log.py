@@ -61,24 +61,32 @@ class Output:
         self._stream = sys.stderr if json else sys.stdout
         self._timestamps = timestamps
         self._decoders: dict[str, IncrementalDecoder] = {}
-        self._line_is_open = False
+        self._open: str | None = None
+        """The source whose last line has no end yet."""
         self._held = None if tail is None else deque[str](maxlen=tail)
 
     def show(self, chunk: "LogChunk") -> None:
         """Print the next bytes of a source's log."""
         new = getincrementaldecoder("utf-8")
         decoder = self._decoders.setdefault(chunk.source, new(errors="replace"))
+        if self._open not in (None, chunk.source):
+            self._write("\n", begins=False)  # that of a driver that was killed, say
+            self._open = None
         stamp = f"{chunk.shipped:%Y-%m-%dT%H:%M:%SZ} " if chunk.shipped else ""
         for line in decoder.decode(chunk.data).splitlines(keepends=True):
-            text = line if self._line_is_open or not self._timestamps else stamp + line
-            if self._held is None:
-                self._stream.write(text)
-            elif self._line_is_open and self._held:
-                self._held[-1] += text
-            else:
-                self._held.append(text)
-            self._line_is_open = not line.endswith("\n")
+            begins = self._open is None
+            self._write(stamp + line if begins and self._timestamps else line, begins)
+            self._open = None if line.endswith("\n") else chunk.source
         self._stream.flush()
+
+    def _write(self, text: str, begins: bool) -> None:
+        """Print, or keep, what begins a line or goes on with the last one."""
+        if self._held is None:
+            self._stream.write(text)
+        elif self._held and not begins:
+            self._held[-1] += text
+        else:
+            self._held.append(text)
 
     def release(self) -> None:
         """Print the lines that were kept, and from now on everything."""
