@@ -208,7 +208,7 @@ def test_two_releases_share_no_name() -> None:
         for name in ("graft", "other")
     )
     assert first & second == set()
-    assert len({name for kind, name in first if kind == "NetworkPolicy"}) == 9
+    assert len({name for kind, name in first if kind == "NetworkPolicy"}) == 10
 
 
 def test_every_pod_meets_restricted_pod_security() -> None:

@@ -14,6 +14,10 @@ def with_store(**changes: Any) -> dict[str, Any]:
     return {"store": STORE | changes}
 
 
+def served(*models: dict[str, Any]) -> dict[str, Any]:
+    return {"serving": {"enabled": True, "models": list(models)}}
+
+
 @needs_helm
 @pytest.mark.parametrize(
     ("values", "messages"),
@@ -68,6 +72,22 @@ def with_store(**changes: Any) -> dict[str, Any]:
         (LEAST | {"jobs": {"retries": "2"}}, ["'/jobs/retries'", "got string, want integer"]),
         (LEAST | {"jobs": {"labels": {"graft.dev/role": "x"}}}, ["'/jobs/labels"]),
         (LEAST | {"jobs": {"labels": {"ray.io/cluster": "x"}}}, ["'/jobs/labels"]),
+        (
+            LEAST | {"pods": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
+            ["pods.env: 'A' stands twice"],
+        ),
+        (
+            LEAST | {"pods": {"env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "1"}]}},
+            ["'/pods/env/0/name'"],
+        ),
+        (
+            LEAST | served({"name": "ants", "route": "/"}, {"name": "v1"}),
+            ["the route '/v1' of 'v1' lies among the paths of 'ants' (/v1)"],
+        ),
+        (
+            LEAST | served({"name": "ants", "route": "/a"}, {"name": "b", "route": "/a/v1/b"}),
+            ["lies among the paths of 'ants' (/a/v1)"],
+        ),
         (LEAST | {"serving": {"enabled": True}}, ["'/serving': missing property 'model'"]),
         (
             LEAST | {"serving": SERVING | {"models": [{"name": "cats"}]}},

@@ -141,7 +141,7 @@ def test_ways_in_lead_to_the_service_that_kuberay_makes_with_tls() -> None:
         {"name": "public", "namespace": NAMESPACE, "sectionName": "https"}
     ]
     (test,) = pod_specs(only(objects, "Pod"))
-    assert f"http://{service}:8000/healthz" in test["containers"][1]["command"]
+    assert f"http://{service}.team.svc:8000/healthz" in test["containers"][1]["command"]
 
 
 def test_models_have_an_application_each_and_one_head() -> None:
@@ -202,7 +202,7 @@ def test_a_single_model_is_one_of_a_list() -> None:
 
 def test_helm_test_asks_every_model() -> None:
     (pod,) = pod_specs(only(rendered(CASES["models"]), "Pod"))
-    service = "http://graft-serve-svc:8000"
+    service = "http://graft-serve-svc.team.svc:8000"
     asked = [f"{service}/healthz", f"{service}/cats/healthz", f"{service}/dogs/healthz"]
     assert pod["containers"][1]["command"][3:] == asked
 

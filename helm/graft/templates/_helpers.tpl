@@ -98,6 +98,14 @@ graft.dev/role: {{ .role }}
 {{- end }}
 {{- end }}
 
+{{/* Selector of the submitters of earlier charts' jobs: the pods of a job that are not Ray's. */}}
+{{- define "graft.submitters" -}}
+matchLabels:
+  {{- include "graft.podLabels" (dict "root" . "role" "job") | nindent 2 }}
+matchExpressions:
+  - {key: ray.io/is-ray-node, operator: DoesNotExist}
+{{- end }}
+
 {{/* KubeRay's operator, as both its chart and its plain manifests label it. */}}
 {{- define "graft.operator" -}}
 {{- with .Values.networkPolicy.operatorNamespace -}}
@@ -139,6 +147,15 @@ namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . | quote }}}}
   "route" $route "path" (trimSuffix "/" $route)
   "class" $class.name "gpus" (ternary 1 0 (not (empty $class.gpu)))
 ) -}}
+{{- end -}}
+{{- range $one := $models -}}
+{{- range $other := $models -}}
+{{- range list "/v1" "/healthz" "/docs" "/openapi.json" -}}
+{{- if hasPrefix (printf "%s%s/" $one.path .) (printf "%s/" $other.path) -}}
+{{- fail (printf "serving.models: the route '%s' of '%s' lies among the paths of '%s' (%s%s); choose another" $other.route $other.name $one.name $one.path .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- dict "models" $models | toJson -}}
 {{- end }}

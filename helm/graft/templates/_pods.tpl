@@ -5,11 +5,21 @@
 {{- define "graft.podSettings" -}}
 {{- $pods := .Values.pods -}}
 {{- $env := list -}}
-{{- range $name, $value := dict "http_proxy" $pods.proxy.http "https_proxy" $pods.proxy.https "no_proxy" (join "," $pods.proxy.except) -}}
-{{- if and $value (or $pods.proxy.http $pods.proxy.https) -}}
+{{- $proxy := $pods.proxy | default dict -}}
+{{- /* KubeRay's probes and Ray's own processes ask the pod itself. */ -}}
+{{- $except := concat (list "localhost" "127.0.0.1") ($proxy.except | default list) | uniq -}}
+{{- range $name, $value := dict "http_proxy" $proxy.http "https_proxy" $proxy.https "no_proxy" (join "," $except) -}}
+{{- if and $value (or $proxy.http $proxy.https) -}}
 {{- $env = append $env (dict "name" $name "value" $value) -}}
 {{- $env = append $env (dict "name" (upper $name) "value" $value) -}}
 {{- end -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range $pods.env -}}
+{{- if has .name $names -}}
+{{- fail (printf "pods.env: '%s' stands twice" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
 {{- end -}}
 {{- dict
   "run_as_user" ($pods.runAsUser | empty | ternary nil ($pods.runAsUser | default 0 | int64))
