@@ -8,6 +8,7 @@ import pytest
 
 import commands
 from colours import colour_spec, draw_colours, new_run
+from graft.cli.mover import mover_of
 from graft.cluster.job_attempts import reopen_job
 from graft.cluster.job_records import Owner, read_job, read_job_spec, submit_job
 from graft.data.importing import import_dataset
@@ -35,8 +36,9 @@ def run_job(
 
 @pytest.mark.slow
 def test_a_job_is_a_run_of_its_name_once(store: Store, ray_cluster_address: str) -> None:
-    spec = colour_spec(train__epochs=1)
-    done = run_job(store, "one", spec, ray_cluster_address)
+    spec = colour_spec(train__epochs=1, register={"model": "m", "alias": "candidate"})
+    alice = Owner("alice@example.org", self_declared=False)
+    done = run_job(store, "one", spec, ray_cluster_address, **alice.environment)
     assert done.returncode == 0, done.stderr
     assert "job one, attempt 1" in done.stdout
     record, result = read_job(store, "one"), read_result(store, "one")
@@ -45,6 +47,9 @@ def test_a_job_is_a_run_of_its_name_once(store: Store, ray_cluster_address: str)
     assert (record.state, record.model) == ("succeeded", result.model)
     assert get_model(store, record.model or "").lineage.run == "one"
     assert read_job_spec(store, "one") == dump_job(spec)
+    ((_, move),) = alias_history(store, "m")
+    assert (move.who, move.self_declared) == ("alice@example.org", False)
+    assert move.command == "graft submit, job one"
 
     again = run_job(store, "one", spec, ray_cluster_address)
     assert (again.returncode, again.stdout) == (0, "job one has succeeded already\n")
@@ -101,16 +106,8 @@ def test_what_a_restart_would_only_meet_again_ends_the_job(
     assert "four has failed for good" in again.stderr
 
 
-@pytest.mark.slow
-def test_aliases_move_in_the_name_of_a_jobs_owner(store: Store, ray_cluster_address: str) -> None:
-    spec = colour_spec(train__epochs=1, register={"model": "m", "alias": "candidate"})
-    for owner in (Owner("alice@example.org", self_declared=False), Owner("bob@laptop")):
-        job = f"of-{owner.who.partition('@')[0]}"
-        done = run_job(store, job, spec, ray_cluster_address, **owner.environment)
-        assert done.returncode == 0, done.stderr
-    moves = [move for _, move in alias_history(store, "m")]
-    assert [(move.who, move.self_declared) for move in moves] == [
-        ("alice@example.org", False),
-        ("bob@laptop", True),
-    ]
-    assert moves[0].command == "graft submit, job of-alice"
+@pytest.mark.parametrize("self_declared", [False, True])
+def test_aliases_move_in_the_name_of_a_jobs_owner(self_declared: bool) -> None:
+    mover = mover_of("graft submit, job one", Owner("bob@laptop", self_declared))
+    assert (mover.who, mover.self_declared) == ("bob@laptop", self_declared)
+    assert mover.command == "graft submit, job one"

@@ -327,7 +327,7 @@ def test_a_trial_says_for_whom_it_waits(store, ray_cluster):
             {"kind": "random", "trials": 4},
             {"kind": "median", "min_trials": 2},
             id="median",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.nightly,
         ),
         pytest.param(
             {"kind": "bohb", "trials": 5, "startup": 2},
