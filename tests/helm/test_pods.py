@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from colours import colour_spec
+from graft.cluster.profile import amount
 from graft.cluster.rayjob_manifest import Submission, rayjob
 from helm.rendering import (
     CASES,
@@ -146,8 +147,9 @@ def test_rays_objects_fit_into_shared_memory_everywhere(shared: str) -> None:
     expected = {"128Mi": 96 << 20, "1.5Gi": 1152 << 20, "2G": 1_500_000_000}
     assert int(objects) == expected[shared]
     for _, group in ray_pods(values):
-        memory = {"medium": "Memory", "sizeLimit": shared}
-        assert {"name": "shm", "emptyDir": memory} in group["template"]["spec"]["volumes"]
+        volumes = {one["name"]: one for one in group["template"]["spec"]["volumes"]}
+        assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+        assert amount(volumes["shm"]["emptyDir"]["sizeLimit"]) == amount(shared)
         mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
         assert {"name": "shm", "mountPath": "/dev/shm"} in mounts
 

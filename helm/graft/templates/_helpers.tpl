@@ -71,13 +71,30 @@ graft.dev/role: {{ .role }}
 {{- define "graft.times" -}}
 {{- $cpu := toString .cpu -}}
 {{- $cpus := float64 (trimSuffix "m" $cpu) -}}
-{{- printf "%.0fm" (mulf (ternary 1 1000 (hasSuffix "m" $cpu)) $cpus .count) -}}
+{{- $milli := printf "%.0f" (mulf (ternary 1 1000 (hasSuffix "m" $cpu)) $cpus .count) | int64 -}}
+{{- mod $milli 1000 | eq 0 | ternary (div $milli 1000 | toString) (printf "%dm" $milli) -}}
 {{- end }}
 
 {{/* A quantity of bytes as a number. */}}
 {{- define "graft.bytes" -}}
 {{- $units := dict "" 1.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
 {{- printf "%.0f" (mulf (float64 (regexFind "^[0-9.]+" .)) (get $units (regexFind "[A-Za-z]*$" .))) -}}
+{{- end }}
+
+{{/* A quantity of bytes as Kubernetes' own programs write it: 4Gi for 4096Mi. KubeRay writes RayServices
+     back whole, and Helm, which applies on the server, is then refused every field whose text that
+     has changed. */}}
+{{- define "graft.canonical" -}}
+{{- $bytes := include "graft.bytes" . | int64 -}}
+{{- $found := toString $bytes -}}
+{{- $binary := list (list "Ki" 1024) (list "Mi" 1048576) (list "Gi" 1073741824) (list "Ti" 1099511627776) -}}
+{{- $decimal := list (list "k" 1000) (list "M" 1000000) (list "G" 1000000000) (list "T" 1000000000000) -}}
+{{- range hasSuffix "i" . | ternary $binary $decimal -}}
+{{- if mod $bytes (index . 1 | int64) | eq 0 -}}
+{{- $found = printf "%d%s" (div $bytes (index . 1 | int64)) (index . 0) -}}
+{{- end -}}
+{{- end -}}
+{{- $found -}}
 {{- end }}
 
 {{/* Port that a policy lets pods reach: takes port, url, and default, the port of a URL without one. */}}

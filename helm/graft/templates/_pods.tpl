@@ -127,8 +127,8 @@ envFrom:
 {{- end }}
 resources:
   requests:
-    cpu: {{ toString .cpu | quote }}
-    memory: {{ .memory | quote }}
+    cpu: {{ include "graft.times" (dict "cpu" .cpu "count" 1) | quote }}
+    memory: {{ include "graft.canonical" .memory | quote }}
     {{- if .cache }}
     ephemeral-storage: {{ add (trimSuffix "Gi" .cache) (trimSuffix "Gi" .tmp) }}Gi
     {{- end }}
@@ -136,7 +136,7 @@ resources:
     {{ .gpu }}: {{ .gpus | quote }}
     {{- end }}
   limits:
-    memory: {{ .memory | quote }}
+    memory: {{ include "graft.canonical" .memory | quote }}
     {{- if .gpus }}
     {{ .gpu }}: {{ .gpus | quote }}
     {{- end }}
@@ -233,13 +233,14 @@ headGroupSpec:
             {{- end }}
       volumes:
         {{- include "graft.volumes" (merge (dict "root" .root) $head) | nindent 8 }}
-        - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ $head.sharedMemory }}}}
+        - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ include "graft.canonical" $head.sharedMemory }}}}
 workerGroupSpecs:
 {{- range .groups }}
   - groupName: {{ .name | quote }}
     {{- if $several }}
     labels: {graft.dev/class: {{ .name | quote }}}
     {{- end }}
+    scaleStrategy: {} # as KubeRay writes it back, see graft.canonical
     replicas: {{ .workers }}
     minReplicas: {{ .workers }}
     maxReplicas: {{ .workers }}
@@ -284,7 +285,7 @@ workerGroupSpecs:
               {{- end }}
         volumes:
           {{- include "graft.volumes" (merge (dict "root" $.root) .) | nindent 10 }}
-          - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ .sharedMemory }}}}
+          - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ include "graft.canonical" .sharedMemory }}}}
 {{- end }}
 {{- end }}
 

@@ -221,5 +221,6 @@ def object_store_bytes(shared_memory: str) -> int:
 
 
 def times(quantity: str, count: int) -> str:
-    """Return a quantity of CPUs times `count`: `750m` for `250m` and 3."""
-    return f"{round(amount(quantity) * count * 1000)}m"
+    """Return a quantity of CPUs times `count`: `750m` for `250m` and 3, `1` for `250m` and 4."""
+    milli = round(amount(quantity) * count * 1000)
+    return f"{milli}m" if milli % 1000 else str(milli // 1000)

@@ -85,6 +85,14 @@ class Cluster:
         )
         return json.loads(found) if found else {}
 
+    def managed_fields(
+        self, kind: str, name: str, namespace: str = "default"
+    ) -> list[dict[str, Any]]:
+        """Return who has set which fields of an object."""
+        words = ("get", kind, name, "-n", namespace, "-o", "json", "--show-managed-fields")
+        found: list[dict[str, Any]] = json.loads(self.kubectl(*words))["metadata"]["managedFields"]
+        return found
+
     def find(
         self, kind: str, namespace: str = "default", selector: str = ""
     ) -> list[dict[str, Any]]:

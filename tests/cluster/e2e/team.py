@@ -181,14 +181,19 @@ def secret(cluster: Cluster, namespace: str, **changes: str) -> None:
 
 
 def install(
-    cluster: Cluster, namespace: str, folder: Path, *, chart: Path = CHART, **changes: Any
+    cluster: Cluster,
+    namespace: str,
+    folder: Path,
+    *options: str,
+    chart: Path = CHART,
+    **changes: Any,
 ) -> str:
     """Install or upgrade the chart, with ada as its one submitter; return what helm says."""
     file = folder / f"values-{namespace}.json"
     ada = {"kind": "ServiceAccount", "name": "ada", "namespace": namespace}
     file.write_text(values(cluster, submitters=[ada], **changes))
     return cluster.helm(
-        *("upgrade", "--install", "graft", str(chart), "-n", namespace, "-f", str(file))
+        *("upgrade", "--install", "graft", str(chart), "-n", namespace, "-f", str(file), *options)
     )
 
 

@@ -32,6 +32,37 @@ def test_chart_is_installed_upgraded_and_uninstalled_with_nothing_left(
 
 
 @pytest.mark.control_plane
+def test_helm_changes_what_kuberay_has_written_back(cluster: Cluster, tmp_path: Path) -> None:
+    """Helm applies on the server, which refuses it the fields that others have changed."""
+    with cluster.namespace("again") as namespace:
+        secret(cluster, namespace)
+        serving: dict[str, Any] = {"enabled": True, "model": "photos", "cpusPerReplica": 2}
+        pod = {
+            "cpu": 0.5,
+            "memory": "4096Mi",
+            "sharedMemory": "1500M",
+            "cache": "2Gi",
+            "tmp": "1Gi",
+        }
+        install(cluster, namespace, tmp_path, serving=serving, classes={"cpu": pod})
+
+        def adopted() -> dict[str, Any] | None:
+            found = cluster.get("rayservice", "graft", namespace)
+            return found if found["metadata"].get("finalizers") else None
+
+        service = cluster.wait_for("KubeRay has taken it up", adopted)
+        owned = [
+            one["fieldsV1"].get("f:spec")
+            for one in cluster.managed_fields("rayservice", "graft", namespace)
+            if one["manager"] == "kuberay-operator" and "subresource" not in one
+        ]
+        assert owned, "the operator has written it back"
+        assert owned == [None] * len(owned), json.dumps(service["spec"])
+        more = serving | {"cpusPerReplica": 1, "replicas": 3}
+        install(cluster, namespace, tmp_path, serving=more, classes={"cpu": pod | {"cpu": "1"}})
+
+
+@pytest.mark.control_plane
 def test_two_releases_in_a_namespace(team: Team, tmp_path: Path) -> None:
     """One of them has jobs, or people choose; both are served by one operator."""
     cluster = team.cluster
@@ -109,7 +140,8 @@ def test_upgrade_from_the_first_chart_while_a_job_runs_and_a_model_is_served(
         here.running(job, epoch=2)
         with asked_steadily(url, "photos", an_image(team, tmp_path).read_bytes()) as seen:
             less = {"head__memory": "3Gi", "classes": {"cpu": cpu | {"tmp": "1Gi"}}}
-            install(cluster, namespace, tmp_path, serving=serving, **less)
+            # KubeRay has changed fields of what the first chart made, which later ones leave.
+            install(cluster, namespace, tmp_path, "--force-conflicts", serving=serving, **less)
             (profile,) = cluster.find("configmaps", namespace, "graft.dev/profile=true")
             assert "min_client" in profile["data"]["profile.yaml"]
 
