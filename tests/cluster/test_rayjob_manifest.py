@@ -214,9 +214,10 @@ def test_the_operator_follows_a_job_and_gives_a_lost_node_up_in_time() -> None:
             f"node.kubernetes.io/{state}": 30 for state in ("not-ready", "unreachable")
         }
     (head,), (worker,) = (pods(manifest)[name]["containers"] for name in ("head", "worker"))
-    assert head["lifecycle"]["preStop"]["exec"]["command"] == ["graft", "pod-ends", "one"]
+    for container in (head, worker):
+        hook = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert hook == ["timeout", "15", "graft", "pod-ends", "one"]
     assert environment(head)["GRAFT_RETRIES"] == "2"
-    assert "lifecycle" not in worker
 
 
 def test_a_spec_of_any_size_travels() -> None:

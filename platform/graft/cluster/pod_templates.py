@@ -13,6 +13,8 @@ SHIPPER = Pod(cpu="10m", memory="192Mi")
 """What the container requests that ships a pod's logs."""
 DRAIN_S = 30
 """Seconds for which a pod that is told to end goes on: Ray tells its workers, which commit."""
+HOOK_S = 15
+"""Seconds that a pod's hook may take, of those that it has to end."""
 GRACE_S = 75
 """Seconds after which such a pod is killed: its hook, Ray's drain, and the end of its logs."""
 LOST_NODE_S = 30
@@ -67,6 +69,10 @@ def ray_template(
         {"name": "cache", "mountPath": "/cache"},
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
     ]
+    # Kubernetes calls this before it ends a pod, in an eviction, a node's drain or a preemption; a
+    # pod that dies calls nothing. It may take a while where the store does not answer.
+    command = ["timeout", str(HOOK_S), "graft", "pod-ends", common.job]
+    container["lifecycle"] = {"preStop": {"exec": {"command": command}}}
     shipper = container_of("logs", common, SHIPPER)
     shipper["command"] = ["graft", "ship-logs", common.job, LOGS]
     shipper["restartPolicy"] = "Always"

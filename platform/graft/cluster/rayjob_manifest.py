@@ -242,10 +242,6 @@ def _head_template(
         container["env"].append({"name": "GRAFT_WHERE", "value": submission.cluster.place})
     if submission.cluster.uid:
         container["env"].append({"name": "GRAFT_CLUSTER", "value": submission.cluster.uid})
-    # Kubernetes calls this before it ends the pod, in an eviction, a node's drain or a preemption;
-    # a pod that dies calls nothing. What workers lose that way Ray Train counts by itself.
-    command = ["graft", "pod-ends", submission.job]
-    container["lifecycle"] = {"preStop": {"exec": {"command": command}}}
     if submission.owner:
         for name, value in submission.owner.environment.items():
             container["env"].append({"name": name, "value": value.replace("$", "$$")})

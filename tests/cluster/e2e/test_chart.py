@@ -97,7 +97,7 @@ def test_charts_own_test_passes_and_leaves_nothing(cluster: Cluster, tmp_path: P
         secret(cluster, namespace)
         before = everything(cluster, namespace)
         install(cluster, namespace, tmp_path)
-        print(cluster.helm("test", "graft", "-n", namespace, "--logs"))
+        print(cluster.helm("test", "graft", "-n", namespace))
         cluster.helm("uninstall", "graft", "-n", namespace, "--wait")
         cluster.wait_for("nothing left", lambda: everything(cluster, namespace) == before)
 

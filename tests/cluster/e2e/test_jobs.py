@@ -194,7 +194,7 @@ def test_cancel_while_training(team: Team) -> None:
     team.running(job, epoch=1)
     began = time.monotonic()
     assert team.graft("jobs", "cancel", job).returncode == 0
-    team.cluster.wait_for("no pods", lambda: not team.pods(job), 30)
+    team.cluster.wait_for("no pods", lambda: not team.pods(job), 60)
     print(f"pods gone after {time.monotonic() - began:.1f} s")
     assert team.job(job)["state"] == "cancelled"
     waited = team.graft("jobs", "wait", job)

@@ -29,7 +29,7 @@ def test_service_answers_and_follows_a_promotion(team: Team, tmp_path: Path) -> 
     install(cluster, team.namespace, tmp_path, serving=serving)
     url = served(cluster, team.namespace)
     print(f"install to answer: {time.monotonic() - began:.1f} s")
-    print(cluster.helm("test", "graft", "-n", team.namespace, "--logs"))
+    print(cluster.helm("test", "graft", "-n", team.namespace))
     image = an_image(team, tmp_path)
     asked = cluster.graft("predict", "photos", str(image), "--url", url, "--json")
     assert asked.returncode == 0, asked.stderr
