@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from graft import __version__
 from graft.backbones.timm_stages import PREFIX
 from graft.backbones.trunk import TrunkChain, publish_stages, tensors_to_bytes
 from graft.data.image import decode
@@ -31,8 +32,8 @@ from graft.training.run_records import Epoch
 
 Say = Callable[[str], object]
 """Shows a line to whoever started the training."""
-PACKAGES = ("graft", "torch", "torchvision", "ray", "numpy", "pillow")
-"""Packages whose versions the lineage records."""
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "pillow")
+"""Packages whose versions the lineage records, beside Graft's own."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def _draft(trained: TrainedModel, target: Register) -> ModelDraft:
             spec=spec.model_dump(mode="json", by_alias=True),
             weights=prepared.weights.source,
             weights_sha256=prepared.weights.sha256,
-            packages={name: importlib.metadata.version(name) for name in packages},
+            packages={"graft": __version__}
+            | {name: importlib.metadata.version(name) for name in packages},
             git_commit=_git_commit(),
         ),
     )
