@@ -19,5 +19,5 @@ def test_every_path_and_every_scenario_exists() -> None:
 
 def test_each_scenario_is_named_once() -> None:
     changed = ["platform/graft/sweep/sweep_plan.py", "platform/graft/training/loop.py", "README.md"]
-    assert touched(changed) == ["sweep", "head"]
+    assert touched(changed) == ["sweep", "head", "preempted"]
     assert touched(["README.md"]) == []

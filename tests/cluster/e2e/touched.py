@@ -8,14 +8,14 @@ Any Python runs this: only the standard library, no .venv.
 import sys
 from collections.abc import Iterable
 
-_JOBS = ("head", "job", "cluster_lost", "wrong", "image")
+_JOBS = ("head", "preempted", "job", "cluster_lost", "wrong", "image")
 TOUCHED = {
     "platform/graft/cluster": _JOBS,
     "platform/graft/demo": ("demo",),
     "platform/graft/report": ("transfer", "evaluation"),
     "platform/graft/sweep": ("sweep",),
     "platform/graft/store": _JOBS,
-    "platform/graft/training": ("head", "sweep"),
+    "platform/graft/training": ("head", "preempted", "sweep"),
     "deploy": ("ray_job", "charts"),
     "helm": ("charts", "image", "wrong", "two", "upgrade"),
     "jobs": ("demo", "evaluation", "sweep", "transfer"),
