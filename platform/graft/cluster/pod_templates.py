@@ -17,6 +17,9 @@ HOOK_S = 15
 """Seconds that a pod's hook may take, of those that it has to end."""
 GRACE_S = 75
 """Seconds after which such a pod is killed: its hook, Ray's drain, and the end of its logs."""
+SILENCE_S = 20
+"""Seconds after which Ray takes a head for lost that answers no packet; for its own 120 the workers
+would know nothing of the next one."""
 LOST_NODE_S = 30
 """Seconds after which a pod is given up whose node does not answer. KubeRay 1.7 gives a job up for
 good whose head is silent for 300 seconds; Kubernetes itself would wait as long."""
@@ -76,9 +79,10 @@ def ray_template(
     shipper = container_of("logs", common, SHIPPER)
     shipper["command"] = ["graft", "ship-logs", common.job, LOGS]
     shipper["restartPolicy"] = "Always"
-    container["env"].append(
-        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(DRAIN_S)}
-    )
+    container["env"] += [
+        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(DRAIN_S)},
+        {"name": "RAY_grpc_client_keepalive_timeout_ms", "value": str(SILENCE_S * 1000)},
+    ]
     template = _template(common, [container], node)
     template["spec"]["initContainers"] = [shipper]
     template["spec"]["tolerations"] = [*_LOST_NODE, *template["spec"].get("tolerations", [])]
