@@ -129,7 +129,7 @@ def test_head_pod_evicted_while_training(team: Team) -> None:
     assert (ended["losses"], ended["preemptions"]) == (0, 1)  # it was told to end
 
 
-def test_head_on_a_node_that_is_lost(team: Team) -> None:
+def test_node_of_a_head_is_lost(team: Team) -> None:
     """No packet of its pod arrives any more, and Kubernetes gives the pod up."""
     job = team.new_id("unreachable")
     # Its workers train on while their head is silent.
