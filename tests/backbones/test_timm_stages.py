@@ -101,7 +101,7 @@ def test_what_cannot_be_cut_is_an_error(name, message):
 
 def test_without_timm_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(SpecError, match=r"pip install 'graft\[timm\]'"):
+    with pytest.raises(SpecError, match=r"pip install 'graft-vision\[timm\]'"):
         stage_map("timm/resnet34", LinearHead())
 
 
