@@ -110,6 +110,7 @@ def test_a_job_goes_on_with_the_class_image_and_settings_that_it_had(store: Stor
     assert cluster.sent[1].settings == {"jobs.queue": "vision", "jobs.retries": "5"}
     begin_attempt(store, "one", "finetune", ON_GPUS).fail("again", final=True)
     jobs.resume(Submission("one", spec, None, "cpu"))
+    assert cluster.sent[2].settings == {"jobs.queue": "vision", "jobs.retries": "5"}
     (amendment,) = read_amendments(store, "one")
     assert (amendment.hardware, amendment.is_exact) == ("cpu", False)
 

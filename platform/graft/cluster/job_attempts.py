@@ -108,20 +108,7 @@ def begin_attempt(
         InputError: it was cancelled, or has ended in a way that another attempt would not change.
         RunFailed: its attempts have failed or died more often than `retries`.
     """
-    first = JobRecord(
-        job=job,
-        kind=kind,
-        state="running",
-        attempt=1,
-        where=driver.cluster.place,
-        cluster=driver.cluster.uid,
-        pod=driver.pod,
-        owner=driver.owner.who if driver.owner else None,
-        gpus=driver.gpus,
-        resource_class=driver.resource_class,
-        image=driver.image,
-        started=_now(),
-    )
+    first = _first_attempt(job, kind, driver)
 
     def next_attempt(before: JobRecord) -> JobRecord:
         if before.final:
@@ -151,6 +138,23 @@ def begin_attempt(
     if record.final:
         raise RunFailed(f"{job} was {record.error}; go on with graft jobs resume {job}")
     return JobAttempt(store, record, etag)
+
+
+def _first_attempt(job: str, kind: str, driver: Driver) -> JobRecord:
+    return JobRecord(
+        job=job,
+        kind=kind,
+        state="running",
+        attempt=1,
+        where=driver.cluster.place,
+        cluster=driver.cluster.uid,
+        pod=driver.pod,
+        owner=driver.owner.who if driver.owner else None,
+        gpus=driver.gpus,
+        resource_class=driver.resource_class,
+        image=driver.image,
+        started=_now(),
+    )
 
 
 def _given_up(last: JobRecord, losses: int, retries: int) -> JobRecord:

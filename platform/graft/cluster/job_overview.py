@@ -15,7 +15,13 @@ from graft.cluster.job_attempts import cancel_job, reopen_job
 from graft.cluster.job_list import list_jobs, newest_jobs, read_jobs
 from graft.cluster.job_logs import DRIVER_SOURCE, last_shipped, log_sources
 from graft.cluster.job_progress import job_progress
-from graft.cluster.job_records import JobRecord, read_job, read_job_spec, submit_job
+from graft.cluster.job_records import (
+    ClusterIdentity,
+    JobRecord,
+    read_job,
+    read_job_spec,
+    submit_job,
+)
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, combine
 from graft.errors import ClusterLost, InputError, NotFoundError
@@ -183,25 +189,15 @@ class Jobs:
         if self.cluster is None or self.store is None:
             raise InputError(f"to go on with {job} takes its cluster and its store")
         identity, record, status = self.cluster.identity, self._record(job), self.status(job)
-        is_elsewhere = record and record.where and not record.was_sent_to(identity)
-        if record and is_elsewhere and not record.final:
-            raise InputError(
-                f"{job} was sent to {record.where}, where it may go on; resume it there, or cancel "
-                "it there first"
-            )
-        if not status.has_ended:
-            raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
-        if status.state == "succeeded":
-            raise InputError(f"{job} has succeeded; there is nothing to go on with")
-        otherwise = {**submission.settings, **changes}
-        hardware = submission.resource_class
-        if record and not is_elsewhere:
+        _check_ended(status, record, identity)
+        hardware, image = submission.resource_class, submission.image
+        if record and record.was_sent_to(identity):
             hardware = None if hardware == record.resource_class else hardware
             submission = _as_before(submission, record)
-        if hardware:
-            otherwise["class"] = hardware
-        if submission.image:
-            otherwise["image"] = submission.image
+        # The settings of earlier resumptions, too: the next one looks at the last.
+        otherwise = {**submission.settings, **changes}
+        otherwise |= {"class": hardware} if hardware else {}
+        otherwise |= {"image": image} if image else {}
         amendment = None
         if isinstance(submission.spec, Finetune):
             amendment, spec = new_amendment(
@@ -290,6 +286,24 @@ class Jobs:
         if combined.state != "running":
             return combined
         return replace(combined, progress=job_progress(self.store, job, combined.kind))
+
+
+def _check_ended(status: JobStatus, record: JobRecord | None, cluster: ClusterIdentity) -> None:
+    """Find out whether a job may be sent to a cluster once more.
+
+    Raises:
+        InputError: it has succeeded or has not ended, or it may go on elsewhere.
+    """
+    job = status.job
+    if record and record.where and not (record.final or record.was_sent_to(cluster)):
+        raise InputError(
+            f"{job} was sent to {record.where}, where it may go on; resume it there, or cancel "
+            "it there first"
+        )
+    if not status.has_ended:
+        raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
+    if status.state == "succeeded":
+        raise InputError(f"{job} has succeeded; there is nothing to go on with")
 
 
 def _as_before(submission: Submission, record: JobRecord) -> Submission:
