@@ -84,7 +84,7 @@ def test_a_submitter_is_refused_what_the_commands_do_not_do(team: Team) -> None:
         "get secrets",
         "get secret other",
         "get rayjobs -n default",
-        "get pod other",
+        "get pod other -n default",
         "delete pod other",
         "create configmap other",
         "create token graft",

@@ -8,7 +8,7 @@ Any Python runs this: only the standard library, no .venv.
 import sys
 from collections.abc import Iterable
 
-_JOBS = ("head", "preempted", "job", "cluster_lost", "wrong", "image")
+_JOBS = ("head", "node_of", "preempted", "job", "cluster_lost", "wrong", "image")
 TOUCHED = {
     "platform/graft/cluster": _JOBS,
     "platform/graft/demo": ("demo",),
