@@ -94,6 +94,8 @@ def _start_control_plane(processes: Processes) -> None:
         program("kube-controller-manager"),
         f"--kubeconfig={kubeconfig('controller-manager')}",
         "--leader-elect=false",
+        # A quota that names a kind before it is discovered is counted again only then: else 5 min.
+        "--resource-quota-sync-period=10s",
         "--use-service-account-credentials=true",
         f"--service-account-private-key-file={accounts}",
         f"--root-ca-file={FOLDER}/ca.crt",
