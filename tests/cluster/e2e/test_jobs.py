@@ -54,10 +54,12 @@ def test_finetune_gives_the_model_that_a_local_run_gives(team: Team) -> None:
 def test_evaluation_of_a_model(team: Team) -> None:
     spec = str(ROOT / "jobs" / "evaluation.yaml")
     model = newest(team)
-    done = team.graft("submit", spec, "--id", "evaluated", "--set", f"model={model}", "--wait")
+    settings = ("--set", f"model={model}", "--set", "split=val")
+    done = team.graft("submit", spec, "--id", "evaluated", *settings, "--wait")
     assert done.returncode == 0, done.stderr + done.stdout
-    (report,) = json.loads(team.cluster.graft("report", "ls", "--json").stdout)["reports"]
-    shown = team.cluster.graft("report", "show", report["report"], "--json")
+    listed = json.loads(team.cluster.graft("report", "ls", "--json").stdout)["reports"]
+    (report,) = {one["report"] for one in listed if one["kind"] == "evaluation"}
+    shown = team.cluster.graft("report", "show", report, "--json")
     accuracy = json.loads(shown.stdout)["accuracy"]
     found = json.loads(team.cluster.graft("models", "show", model, "--json").stdout)
     assert accuracy == pytest.approx(found["metrics"]["val"]["accuracy"], abs=0.01)
