@@ -19,7 +19,7 @@ from graft.errors import ObjectExists, StoreError
 from graft.report.transfer.corruptions import CORRUPTIONS, STRENGTHS
 from graft.report.transfer.design import Cell, Way, chosen_epoch
 from graft.spec import Finetune, Id, Section
-from graft.store import Marker, ObjectRef, Store, read_document
+from graft.store import Marker, ObjectRef, Store, document_bytes, read_document
 from graft.sweep.sweep_records import TrialRecord
 
 RIGHT = "right"
@@ -102,7 +102,7 @@ def put_hits(store: Store, report: str, hits: Mapping[str, NDArray[np.bool_]]) -
 
 def keep_figures(store: Store, cell: str, figures: CellFigures) -> None:
     """Commit a cell's figures; where it has some, tested as well, those stay."""
-    data = figures.model_dump_json(indent=1).encode()
+    data = document_bytes(figures)
     with contextlib.suppress(ObjectExists):
         store.create(f"{figures.folder}/{cell}.json", data)
 
