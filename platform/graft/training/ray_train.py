@@ -30,6 +30,10 @@ from graft.training.ray_train_meeting import MeetingTorchConfig
 from graft.training.run_records import Result, read_result, read_spec
 from graft.training.worker_group import Ranks
 
+PREEMPTED_S = 5.0
+"""How long before the end of a node that was told to end workers leave it, in seconds. Ray takes
+who is still there when it ends for a failure, if both come in the same millisecond."""
+
 
 def run_finetune(
     store: Store, run: str, show: Callable[[Event], None], mover: Mover | None = None
@@ -174,7 +178,9 @@ def _trainer(
         run_config=ray.train.RunConfig(
             name=run,
             storage_path=scratch,  # Ray Train's own notes; checkpoints go to the store
-            failure_config=ray.train.FailureConfig(max_failures=scaling.max_restarts),
+            failure_config=ray.train.FailureConfig(
+                max_failures=scaling.max_restarts, preemption_grace_s=-PREEMPTED_S
+            ),
         ),
     )
 
