@@ -51,9 +51,9 @@ def test_all_that_passes_ends_with_the_sum(clone: Path) -> None:
     assert code == 0
     called = (clone / "called").read_text().split("\n")
     assert [words.split(" ")[0] for words in called if not words.startswith("e2e-parts")] == [
-        *("install", "check", "demo", "test", "test-slow", "e2e", "e2e", "")
+        *("install", "check", "demo", "programs", "test", "test-slow", "e2e", "e2e", "")
     ]
-    assert said[-1] == "14 passed, 0 failed, 7 skipped"
+    assert said[-1] == "16 passed, 0 failed, 8 skipped"
 
 
 def test_a_scenario_that_fails_and_then_runs_out_of_time_fails_ci(clone: Path) -> None:
@@ -74,6 +74,13 @@ def test_what_fails_keeps_nothing_else_from_running(clone: Path, target: str) ->
     assert code == 1
     assert any(line.startswith("FAILED step: ") for line in said)
     assert "test-slow" in (clone / "called").read_text()
+
+
+def test_a_step_that_hangs_is_cut_and_named(clone: Path) -> None:
+    (clone / "demo").write_text("exec sleep 600")
+    code, said = run(clone, GRAFT_CI_LIMIT_S="2")
+    assert code == 1
+    assert "FAILED step: demo" in said
 
 
 def test_what_is_built_behind_ends_with_it(clone: Path) -> None:

@@ -380,6 +380,8 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_later(store):
         # A trial has stored a tail: Tune is under way.
         while not list(store.scan(f"sweeps/{sweep_id}/tails/")) and time.monotonic() < deadline:
             time.sleep(0.2)
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=120)
     assert process.returncode == 130

@@ -145,7 +145,7 @@ def _take_images() -> None:
 
 def _skip(why: str, part: _Part, arguments: Sequence[str]) -> int:
     print(f"no cluster can be raised here: {why}", flush=True)
-    if arguments[:1] in (["--up"], ["--prepare"]):
+    if arguments[:1] in (["--up"], ["--prepare"]) or "GRAFT_E2E_REQUIRED" in os.environ:
         return 1
     reason = {"GRAFT_E2E_CANNOT": why.partition("\n")[0]}
     return subprocess.run(
