@@ -71,7 +71,11 @@ def test_kubernetes_and_kuberay_know_every_field(case: str) -> None:
     [
         ("excludeHeadPodFromServeSvc", "excludeHead", "RayService graft: $.spec: Additional"),
         ("podSelector", "pods", "NetworkPolicy graft-job: $.spec: Additional"),
-        ("minAvailable: 1", "minAvailable: [1]", "PodDisruptionBudget graft-serving: $.spec.minA"),
+        (
+            "minAvailable: 1",
+            "minAvailable: [1]",
+            "PodDisruptionBudget graft-serving-class-cpu: $.spec.minA",
+        ),
         ("runAsUser: 1000", 'runAsUser: "1000"', "'1000' is not of type 'integer'"),
         ('cpu: "1"', "cpu: half", "'half' does not match"),
         ("minReplicas: 2", "minReplicas: 2e0", "2.0 is not of type 'integer'"),
@@ -331,6 +335,8 @@ def test_submitters_may_do_what_the_command_does_and_no_more() -> None:
     assert [rule for rule in queued if rule not in only(objects, "Role")["rules"]] == [
         kueue | {"verbs": ["list"]}
     ]
+    queue |= {"rbac": {"debugging": False, "kueue": False}}  # such rights are not the installer's
+    assert only(rendered(CASES["submitters"] | queue), "Role") == only(objects, "Role")
     (rule,) = only(objects, "ClusterRole")["rules"]
     assert rule == {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}
     for kind in ("RoleBinding", "ClusterRoleBinding"):

@@ -152,6 +152,21 @@ def served(*models: dict[str, Any]) -> dict[str, Any]:
             ["'/serving/ingress': missing property 'host'"],
         ),
         (
+            LEAST
+            | {
+                "serving": SERVING
+                | {
+                    "ingress": {
+                        "enabled": True,
+                        "host": "a.example",
+                        "tlsSecret": "t",
+                        "defaultCertificate": True,
+                    }
+                }
+            },
+            ["'/serving/ingress/tlsSecret'", "want null"],
+        ),
+        (
             LEAST | {"serving": SERVING | {"ingress": {"enabled": True, "host": "a.example"}}},
             ["would be held up; name the controller's namespace in clientNamespaces"],
         ),

@@ -103,10 +103,13 @@ def test_a_head_outlives_itself_with_redis() -> None:
     [
         ("least", {}),
         ("shared", {}),
-        ("serving", {"graft-serving": 1}),
+        ("serving", {"graft-serving-class-cpu": 1}),
         ("one replica", {}),
-        ("models", {"graft-serving": 3}),  # at least 2, 1 and 1 of them are ready
-        ("heads stay", {"graft-serving": 1, "graft-shared-head": 1, "graft-serving-head": 1}),
+        ("models", {"graft-serving-class-cpu": 2}),  # of 2 and 1; the GPU class has one replica
+        (
+            "heads stay",
+            {"graft-serving-class-cpu": 1, "graft-shared-head": 1, "graft-serving-head": 1},
+        ),
     ],
 )
 def test_disruption_budgets_let_a_node_drain(case: str, budgets: dict[str, int]) -> None:
@@ -117,6 +120,23 @@ def test_disruption_budgets_let_a_node_drain(case: str, budgets: dict[str, int])
     }
     assert {name: spec["minAvailable"] for name, spec in specs.items()} == budgets
     assert all(spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow" for spec in specs.values())
+
+
+def test_a_drain_takes_no_class_of_serving_whole() -> None:
+    """A budget over all pods would: those of one class are not needed for its number."""
+    models = [{"name": "ants", "replicas": {"min": 4}}, {"name": "dogs", "class": "gpu-a100"}]
+    values = CASES["models"] | {"serving": {"enabled": True, "models": models}}
+    objects = rendered(values)
+    cluster = only(objects, "RayService")["spec"]["rayClusterConfig"]
+    budgets = [one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"]
+    for group in cluster["workerGroupSpecs"]:
+        labels = group["template"]["metadata"]["labels"]
+        # As KubeRay labels its pods.
+        labels |= {"ray.io/node-type": "worker", "ray.io/group": group["groupName"]}
+        (budget,) = [
+            one for one in budgets if one["selector"]["matchLabels"].items() <= labels.items()
+        ]
+        assert budget["minAvailable"] == group["replicas"] - 1
 
 
 def test_with_redis_a_head_may_go() -> None:
@@ -207,11 +227,15 @@ def test_helm_test_asks_every_model() -> None:
     assert pod["containers"][1]["command"][3:] == asked
 
 
-def test_a_certificate_may_be_the_controllers_own() -> None:
+@pytest.mark.parametrize(("default", "tls"), [(False, None), (True, [{}])])
+def test_a_certificate_may_be_the_controllers_own(
+    default: bool, tls: list[dict[str, Any]] | None
+) -> None:
+    """The load balancers of clouds have it by an annotation; others answer without TLS."""
     serving = EVERYTHING["serving"]
-    ingress = serving["ingress"] | {"tlsSecret": None}
+    ingress = serving["ingress"] | {"tlsSecret": None, "defaultCertificate": default}
     values = EVERYTHING | {"serving": serving | {"ingress": ingress}}
-    assert "tls" not in only(rendered(values), "Ingress")["spec"]
+    assert only(rendered(values), "Ingress")["spec"].get("tls") == tls
 
 
 def test_the_service_has_annotations_and_kuberay_its_ports() -> None:
