@@ -59,7 +59,13 @@ class Api(ThreadingHTTPServer):
     def has_profiles(self, **profiles: dict[str, Any]) -> None:
         self.objects[f"{TEAM}/configmaps"] = [
             {
-                "metadata": {"name": name, "uid": f"uid-{name}"},
+                "metadata": {
+                    "name": name,
+                    "uid": f"uid-{name}",
+                    "labels": {
+                        "graft.dev/profile": "true" if profile.get("takes_jobs", True) else "closed"
+                    },
+                },
                 "data": {"profile.yaml": json.dumps(profile)},
             }
             for name, profile in profiles.items()
@@ -240,6 +246,21 @@ def test_of_several_profiles_one_is_chosen(api: Api, kube: Kube) -> None:
     assert (profile.image, uid) == ("graft:2", "uid-second")
     with pytest.raises(InputError, match=r"no profile 'third'.*it has: first, second"):
         find_profile(kube, "third")
+
+
+def test_a_profile_that_takes_no_jobs_is_for_those_that_were_sent_before(
+    api: Api, kube: Kube
+) -> None:
+    closed = PROFILE | {"takes_jobs": False, "image": "graft:1"}
+    api.has_profiles(served=closed, first=PROFILE | {"image": "graft:2"})
+    assert find_profile(kube)[0].image == "graft:2"
+    api.has_profiles(served=closed)
+    profile, uid = find_profile(kube)
+    jobs = KubeJobs(kube, profile, uid)
+    with pytest.raises(InputError, match=r"takes no jobs \(jobs.enabled is false"):
+        jobs.check(Submission("one", colour_spec()))
+    api.objects[RAYJOBS] = []
+    assert jobs.all() == []
 
 
 def test_the_environment_may_choose_the_profile_and_an_option_goes_first(

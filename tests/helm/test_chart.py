@@ -97,7 +97,7 @@ def test_what_no_schema_knows_is_an_error() -> None:
         objects_of(text.replace("metadata:", "kind: Other\nmetadata:"))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "no jobs"])
+@pytest.mark.parametrize("case", CASES)
 def test_a_profile_is_read_back(case: str) -> None:
     assert profile(CASES[case]).store == CASES[case]["store"]["uri"]
 
@@ -170,14 +170,24 @@ def test_a_profile_says_the_release_of_its_image(image: dict[str, str], release:
     assert Version(made.min_client) <= Version(__version__)  # else nobody could use it
 
 
-def test_without_jobs_there_is_nothing_that_submits_them() -> None:
-    submitters = [{"kind": "User", "name": "a"}]
-    objects = rendered(CASES["no jobs"] | {"submitters": submitters})
-    names = {(one["kind"], one["metadata"]["name"]) for one in objects}
-    assert {kind for kind, _ in names} & {"Role", "RoleBinding", "ClusterRole"} == set()
-    assert ("ConfigMap", "graft-profile") not in names
-    assert ("NetworkPolicy", "graft-job") not in names
-    assert ("RayService", "graft") in names
+def test_where_jobs_are_switched_off_none_is_sent_and_those_that_run_keep_all_they_use() -> None:
+    submitters = {"submitters": [{"kind": "User", "name": "a"}]}
+    off = rendered(CASES["no jobs"] | submitters)
+    on = rendered(CASES["no jobs"] | submitters | {"jobs": {"enabled": True}})
+    for kind in ("NetworkPolicy", "ServiceAccount", "RoleBinding", "RayService"):
+        assert [one for one in off if one["kind"] == kind] == [
+            one for one in on if one["kind"] == kind
+        ]
+    rights = only(off, "Role")["rules"]
+    assert [rule for rule in only(on, "Role")["rules"] if rule not in rights] == [
+        rights[0] | {"verbs": ["create", "get", "list", "delete"]}
+    ]
+    assert rights[0]["verbs"] == ["get", "list", "delete"]
+    assert "ClusterRole" not in {one["kind"] for one in off}
+    made = only(off, "ConfigMap", "-profile")
+    assert made["metadata"]["labels"]["graft.dev/profile"] == "closed"
+    assert not profile(CASES["no jobs"]).takes_jobs
+    assert profile(LEAST).takes_jobs
 
 
 @needs_schemas
@@ -324,6 +334,7 @@ def test_submitters_may_do_what_the_command_does_and_no_more() -> None:
         ("ray.io", "rayjobs"): {"create", "get", "list", "delete"},
         ("", "pods"): {"list"},
         ("", "pods/log"): {"get"},
+        ("", "namespaces"): {"get"},
         ("", "configmaps"): {"list"},
         ("", "resourcequotas"): {"list"},
         ("", "limitranges"): {"list"},

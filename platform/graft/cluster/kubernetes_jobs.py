@@ -31,6 +31,8 @@ from graft.errors import ClusterLost, GraftError, InputError, NotFoundError
 from graft.registry import user_and_host
 
 PROFILE_LABEL = "graft.dev/profile"
+CLOSED = "closed"
+"""Value of that label where the profile takes no jobs; else `true`."""
 PROFILE_KEY = "profile.yaml"
 RAYJOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{{ns}}/{PLURAL}"
 CORE = "/api/v1/namespaces/{ns}"
@@ -48,21 +50,25 @@ def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, str]:
 
     Args:
         kube: the namespace.
-        name: of the profile; None where the namespace has one only.
+        name: of the profile; None where the namespace has one only, or one only that takes jobs.
 
     Raises:
         InputError: there is no such namespace, no profile in it, or several and no `name`.
     """
-    maps = kube.items(f"{CORE}/configmaps", labelSelector=f"{PROFILE_LABEL}=true")
+    maps = kube.items(f"{CORE}/configmaps", labelSelector=PROFILE_LABEL)
     profiles = {profile["metadata"]["name"]: profile for profile in maps}
     if not profiles:
         _require_namespace(kube)
         raise InputError(
             f"no Graft in namespace {kube.namespace}: no ConfigMap with the label "
             f"{PROFILE_LABEL}; install it (helm install graft helm/graft --namespace "
-            f"{kube.namespace} --set image.repository=... --set store.uri=s3://...), switch its "
-            "jobs.enabled on, or name another --namespace"
+            f"{kube.namespace} --set image.repository=... --set store.uri=s3://...), or name "
+            "another --namespace"
         )
+    if name is None and len(profiles) > 1:
+        closed = [key for key, found in profiles.items() if _label(found) == CLOSED]
+        if len(profiles) - len(closed) == 1:
+            profiles = {key: profiles[key] for key in profiles.keys() - closed}
     if name is None and len(profiles) > 1:
         raise InputError(
             f"namespace {kube.namespace} has several profiles; "
@@ -77,6 +83,10 @@ def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, str]:
     title = f"profile {name} of namespace {kube.namespace}"
     text = (profiles[name].get("data") or {}).get(PROFILE_KEY, "")
     return read_profile(text, title), profiles[name]["metadata"]["uid"]
+
+
+def _label(profile: KubeObject) -> str | None:
+    return (profile["metadata"].get("labels") or {}).get(PROFILE_LABEL)
 
 
 def _require_namespace(kube: Kube) -> None:
@@ -104,6 +114,11 @@ class KubeJobs:
 
     def check(self, submission: Submission) -> list[str]:
         """See `ClusterJobs`."""
+        if not self._profile.takes_jobs:
+            raise InputError(
+                f"{self.identity.place} takes no jobs (jobs.enabled is false in its chart's "
+                "values); those that were sent before go on"
+            )
         manifest = self._manifest(submission)
         image = self._profile.image_for(submission.image)
         check_release(submission.spec, self._profile, image)

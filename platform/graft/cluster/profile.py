@@ -110,6 +110,8 @@ class Profile(Section):
     min_client: str | None = None
     """The oldest release of `graft submit` whose jobs are right: it may ignore what it does not
     know of this profile."""
+    takes_jobs: bool = True
+    """Whether jobs may be sent; those that were sent before go on."""
     image: str
     allowed_images: tuple[str, ...] = ()
     """Patterns (`registry.example/graft:*`) of what `--image` may name beside it."""

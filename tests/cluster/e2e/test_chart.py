@@ -92,6 +92,24 @@ def test_two_releases_in_a_namespace(team: Team, tmp_path: Path) -> None:
         assert account(GRAFT_PROFILE="graft-second-profile") == "graft-second"
 
 
+@pytest.mark.control_plane
+def test_where_jobs_are_switched_off_those_that_were_sent_stay(team: Team, tmp_path: Path) -> None:
+    cluster = team.cluster
+    with cluster.namespace("closing") as namespace:
+        secret(cluster, namespace)
+        install(cluster, namespace, tmp_path)
+        kubeconfig = person(cluster, namespace, "ada", tmp_path)
+        here = dataclasses.replace(team, namespace=namespace, kubeconfig=kubeconfig)
+        job = here.new_id("closing")
+        assert here.graft("submit", str(here.spec), "--id", job).returncode == 0
+        install(cluster, namespace, tmp_path, jobs__enabled=False)
+        policies = cluster.find("networkpolicies", namespace)
+        assert "graft-job" in {one["metadata"]["name"] for one in policies}
+        assert here.job(job)["state"] == "starting"
+        assert "takes no jobs (jobs.enabled is false" in here.refused()
+        assert here.graft("jobs", "cancel", job).returncode == 0
+
+
 def test_charts_own_test_passes_and_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
     with cluster.namespace("test") as namespace:
         secret(cluster, namespace)

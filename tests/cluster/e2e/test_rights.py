@@ -42,6 +42,7 @@ def test_a_submitter_has_the_rights_of_the_charts_role_and_no_other(
     assert rights(team.cluster, team.kubeconfig, team.namespace) - everybodys == {
         *((verb, "rayjobs.ray.io") for verb in ("create", "get", "list", "delete")),
         *(("list", kind) for kind in ("pods", "configmaps", "resourcequotas", "limitranges")),
+        ("get", "namespaces"),
         ("get", "pods/log"),
         *(("get", "pods"), ("create", "pods/portforward"), ("list", "events")),
         *((verb, "services") for verb in ("get", "list")),
