@@ -171,6 +171,27 @@ def test_a_registration_moves_an_alias_once_and_never_back(directory: Store) -> 
     assert aliases(directory, "ants-bees") == {"champion": 2}
 
 
+def resume(store: Store, number: int) -> list[str]:
+    """Move the champion for a version that an earlier attempt has registered."""
+    version = get_model(store, f"ants-bees@{number}")
+    return promote_new(store, version, "champion", ANN, lambda: None, resumed=True)
+
+
+def test_a_resume_moves_an_alias_that_nobody_has_moved_since(directory: Store) -> None:
+    for i in range(4):
+        register(directory, draft(f"run-{i}"), b"tail", b"golden")
+    assert resume(directory, 1) == []
+    assert aliases(directory, "ants-bees") == {"champion": 1}
+    promote(directory, "ants-bees@3", "champion", ANN)
+    promote(directory, "ants-bees@1", "champion", ANN)  # a person goes back
+    for number in (2, 3, 4):  # it passed @2 and left @3, and @4 was made before it went back
+        (said,) = resume(directory, number)
+        assert said.startswith("champion stays at ants-bees@1: it has been moved since")
+    register(directory, draft("run-5"), b"tail", b"golden")
+    resume(directory, 5)
+    assert aliases(directory, "ants-bees") == {"champion": 5}
+
+
 def test_who_was_overtaken_registers_nothing_and_moves_nothing(directory: Store) -> None:
     def overtaken() -> None:
         raise RunFailed("overtaken")

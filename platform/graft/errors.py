@@ -17,6 +17,7 @@
     │       ├── StoreLost       exit code 75: the store does not answer
     │       ├── ObjectNotFound  no object at that key
     │       ├── ObjectUnreadable    an object that its store has, and does not give
+    │       ├── ObjectDamaged   an object that is not what was committed, or of a newer release
     │       ├── ObjectExists    an exclusive create lost: another writer has the key
     │       └── ObjectChanged   a conditional replace lost: another writer was first
     ├── RunFailed               training stopped by itself and cannot go on
@@ -99,6 +100,10 @@ class ObjectNotFound(StoreError):  # noqa: N818 - a state, caught by callers, se
 
 class ObjectUnreadable(StoreError):  # noqa: N818
     """That one object cannot be read, as far as is known; others can."""
+
+
+class ObjectDamaged(StoreError):  # noqa: N818
+    """An object is not what was committed, or of a newer release; to try again is no use."""
 
 
 class ObjectExists(StoreError):  # noqa: N818

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,18 @@ from safetensors.torch import load, save_file
 from colours import colour_spec, new_run, train_together
 from graft.backbones.transfer_model import Trunk
 from graft.data.importing import import_dataset
-from graft.errors import DataError, RunFailed, SpecError
-from graft.registry import ModelDraft, Mover, aliases, get_model, promote, register
+from graft.errors import DataError, RunFailed, SpecError, StoreLost
+from graft.registry import (
+    ModelDraft,
+    Mover,
+    aliases,
+    get_model,
+    list_versions,
+    promote,
+    register,
+)
 from graft.store import Store
+from graft.store.directory import Directory
 from graft.training import run_recorder
 from graft.training.attempt import run_attempt
 from graft.training.attempt_pointer import claim_attempt
@@ -229,7 +239,30 @@ def test_a_resume_moves_no_alias_back(colour_store, train_alone):
     assert read_result(colour_store, run).model == "colours@1"
     assert aliases(colour_store, "colours") == {"champion": 2}
     said = [event.text for event in events if isinstance(event, Note)]
-    assert any("champion stays where it is" in text for text in said)
+    assert any("champion stays at colours@2, which is newer" in text for text in said)
+
+
+class NoAliases(Directory):
+    """A directory that takes no alias."""
+
+    def create(self, key, data):
+        if "/aliases/" in key:
+            raise StoreLost(f"{key}: no answer")
+        super().create(key, data)
+
+
+def test_an_alias_that_the_store_failed_is_moved_by_the_next_attempt(
+    colour_store, train_alone, monkeypatch
+):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    run = new_run(colour_store, colour_spec(train__epochs=1, register=CHAMPION))
+    with pytest.raises(StoreLost, match="no answer"):
+        train_alone(Store(NoAliases(Path(colour_store.uri))), run)
+    assert read_result(colour_store, run) is None
+    assert [row.version for row in list_versions(colour_store, "colours")] == [1]
+    train_alone(colour_store, run)
+    assert read_result(colour_store, run).model == "colours@1"
+    assert aliases(colour_store, "colours") == {"champion": 1}
 
 
 def test_an_attempt_overtaken_while_it_registers_moves_no_alias(colour_store, alone):

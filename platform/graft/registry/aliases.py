@@ -68,6 +68,12 @@ class Alias(Section):
     history: tuple[Move, ...]
     """Oldest first; the last one's `to` is `version`."""
 
+    def has_moved_since(self, version: ModelVersion) -> bool:
+        """Whether it was moved to a version or a newer one, or since that version was made."""
+        return any(
+            move.to >= version.version or move.when > version.created for move in self.history
+        )
+
 
 @dataclass(frozen=True)
 class Mover:
@@ -160,17 +166,24 @@ def promote(
 
 
 def promote_new(
-    store: Store, version: ModelVersion, alias: str, mover: Mover, fence: Fence
+    store: Store,
+    version: ModelVersion,
+    alias: str,
+    mover: Mover,
+    fence: Fence,
+    resumed: bool = False,
 ) -> list[str]:
-    """Point `alias` at a version that was registered just now, as its spec asks; see `promote`.
+    """Point `alias` at a version, as the spec that it comes from asks; see `promote`.
 
-    The alias stays where it is if it points at a newer version already.
+    The alias stays where it is if it points at a newer version already. Where it is `resumed`, an
+    earlier attempt registered the version and may have moved the alias: then it stays, too, if it
+    has been moved since, by whomever.
 
     Raises:
         InputError: as `promote`.
         RunFailed: `fence` raises it, just before the alias would move.
     """
-    return _move(store, version, alias, mover, fence=fence)
+    return _move(store, version, alias, mover, fence=fence, resumed=resumed)
 
 
 def _move(
@@ -180,11 +193,12 @@ def _move(
     mover: Mover,
     force: bool = False,
     fence: Fence | None = None,
+    resumed: bool = False,
 ) -> list[str]:
     """Move an alias in one compare-and-swap.
 
     The alias is read before all that decides whether it may move, so that the swap fails where
-    another writer has moved it meanwhile. With a `fence` it never moves to an older version.
+    another writer has moved it meanwhile. With a `fence` it moves as `promote_new` says.
     """
     champion = alias == CHAMPION
     if champion and mover.consult:
@@ -202,6 +216,12 @@ def _move(
             return []
         if before and fence and before.version > version.version:
             return [f"{alias} stays at {version.name}@{before.version}, which is newer"]
+        if before and resumed and before.has_moved_since(version):
+            return [
+                f"{alias} stays at {version.name}@{before.version}: it has been moved since "
+                f"{version.ref} was registered; to move it: "
+                f"graft models promote {version.ref} --alias {alias}"
+            ]
         rival = before.version if before and champion else None
         evidence = Evidence.of(store, version, rival)
         unshown = evidence.check(force) if champion else []

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from graft import __version__
-from graft.errors import ObjectNotFound, StoreError
+from graft.errors import ObjectDamaged, ObjectNotFound
 from graft.store.store import Store
 
 
@@ -39,7 +39,7 @@ def read_document(
 
     Raises:
         ObjectNotFound: there is no object.
-        StoreError: as `parse_document`.
+        ObjectDamaged: as `parse_document`.
     """
     return parse_document(store, key, store.read(key).data, model, advice)
 
@@ -48,7 +48,7 @@ def find_document(store: Store, key: str, model: type[Document]) -> Document | N
     """Return the document at `key`, None where there is no object.
 
     Raises:
-        StoreError: as `parse_document`.
+        ObjectDamaged: as `parse_document`.
     """
     try:
         return read_document(store, key, model)
@@ -77,7 +77,7 @@ def parse_document(
     For callers that need the object's etag, too; others use `read_document`.
 
     Raises:
-        StoreError: the data do not follow `model`, are in a newer format, or are a marker of
+        ObjectDamaged: the data do not follow `model`, are in a newer format, or are a marker of
             another folder; the message ends with `advice`.
     """
     location = f"{store.uri}/{key}"
@@ -95,7 +95,7 @@ def parse_document(
         problem += f", and {more} more" if more else ""
         raise _unreadable(location, problem, advice) from error
     if isinstance(document, Marker) and document.folder != key.rpartition("/")[0]:
-        raise StoreError(
+        raise ObjectDamaged(
             f"{store.uri}/{key} is the marker of {document.folder}, not of its own folder; it was "
             "moved or changed since it was written" + (f"; {advice}" if advice else "")
         )
@@ -106,20 +106,20 @@ def _without_format(location: str, content: dict[str, Any], newest: int) -> dict
     """Return a document's own fields.
 
     Raises:
-        StoreError: it is in a newer format than `newest`, the last that this release knows.
+        ObjectDamaged: it is in a newer format than `newest`, the last that this release knows.
     """
     number, release = content.pop("format", 1), content.pop("release", None)
     if isinstance(number, int) and number > newest:
         known = isinstance(release, str) and _RELEASE.fullmatch(release)
-        raise StoreError(
+        raise ObjectDamaged(
             f"{location} is in format {number}; this is Graft {__version__}, which reads up to "
             f"format {newest}. Install {f'Graft {release}, or newer' if known else 'a newer one'}"
         )
     return content
 
 
-def _unreadable(location: str, problem: str, advice: str | None) -> StoreError:
-    return StoreError(
+def _unreadable(location: str, problem: str, advice: str | None) -> ObjectDamaged:
+    return ObjectDamaged(
         f"{location} cannot be read by this release of Graft ({problem}); it is damaged, or "
         "a newer release wrote it" + (f"; {advice}" if advice else "")
     )
@@ -130,9 +130,9 @@ def read_text(store: Store, key: str) -> str:
 
     Raises:
         ObjectNotFound: there is no object.
-        StoreError: it is no text.
+        ObjectDamaged: it is no text.
     """
     try:
         return store.read(key).data.decode()
     except UnicodeDecodeError as error:
-        raise StoreError(f"{store.uri}/{key} is damaged: it is no UTF-8 text") from error
+        raise ObjectDamaged(f"{store.uri}/{key} is damaged: it is no UTF-8 text") from error

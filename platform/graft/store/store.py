@@ -21,10 +21,10 @@ from graft import units
 from graft.errors import (
     InputError,
     ObjectChanged,
+    ObjectDamaged,
     ObjectExists,
     ObjectNotFound,
     ResourceError,
-    StoreError,
 )
 from graft.store import node_cache
 from graft.store.backend import Backend, explained
@@ -165,7 +165,7 @@ class Store:
 
         Raises:
             ObjectNotFound: there is no such payload.
-            StoreError: it is damaged.
+            ObjectDamaged: it is not what its marker says.
         """
         key = f"{folder}/{ref.name}"
         path = self._backend.local_path(key)
@@ -221,7 +221,7 @@ class Store:
 
     def _verify(self, key: str, digest: str, ref: ObjectRef) -> None:
         if digest != ref.sha256:
-            raise StoreError(
+            raise ObjectDamaged(
                 f"{self.uri}/{key} is damaged: its SHA-256 is {digest[:12]}…, "
                 f"the marker that committed it says {ref.sha256[:12]}…"
             )

@@ -15,7 +15,7 @@ from graft.backbones.trunk import TrunkChain, publish_stages, tensors_to_bytes
 from graft.data.image import decode
 from graft.data.loader import to_tensor
 from graft.data.views import evaluation_view
-from graft.errors import InputError
+from graft.errors import InputError, ObjectDamaged, StoreDenied, StoreError
 from graft.registry import (
     Fence,
     Lineage,
@@ -27,6 +27,7 @@ from graft.registry import (
 )
 from graft.spec import Finetune, Register
 from graft.store import Store
+from graft.store.retries import persist
 from graft.training.prepare_run import PreparedRun
 from graft.training.run_records import Epoch
 
@@ -76,38 +77,39 @@ def register_model(
 ) -> ModelVersion:
     """Register a trained model, and move `target`'s alias to it.
 
-    A run that registers twice gets one version, and its alias moves when that is made, never
-    again. An alias that may not move is said to stay.
+    A run that registers twice gets one version, and moves its alias once: what an attempt could
+    not do any more, because it died or the store did not answer, the next one does. An alias that
+    may not move is said to stay.
 
     Raises:
         RunFailed: overtaken by a newer attempt; then nothing is registered, and no alias moves.
+        StoreError: the store fails; another attempt goes on from there.
     """
     publish_stages(store, trained.prepared.model, trained.chain)
-    is_new = False
-
-    def move_alias(version: ModelVersion) -> None:
-        nonlocal is_new
-        is_new = True
-        if target.alias is None:
-            return
-        try:
-            unshown = promote_new(store, version, target.alias, publishing.mover, publishing.fence)
-        except InputError as error:
-            publishing.say(f"{target.alias} stays where it is: {error}")
-        else:
-            for line in unshown:
-                publishing.say(line)
-
     tail = tensors_to_bytes(trained.prepared.model.tail_state())
     golden = _golden(trained.prepared)
     draft = _draft(trained, target)
-    version = register(store, draft, tail, golden, publishing.fence, move_alias)
-    if target.alias and not is_new:
-        publishing.say(
-            f"an earlier attempt registered {version.ref}, so {target.alias} stays where it is; "
-            f"to move it: graft models promote {version.ref} --alias {target.alias}"
-        )
+    made: list[ModelVersion] = []
+    version = register(store, draft, tail, golden, publishing.fence, made.append)
+    if alias := target.alias:
+        for line in persist(lambda: _move_alias(store, version, alias, publishing, not made)):
+            publishing.say(line)
     return version
+
+
+def _move_alias(
+    store: Store, version: ModelVersion, alias: str, publishing: Publishing, resumed: bool
+) -> list[str]:
+    """Move an alias as `promote_new` does; return what is to be said of it, a line each.
+
+    That it may not move is said; that the store fails is an error, since it may not fail again.
+    """
+    try:
+        return promote_new(store, version, alias, publishing.mover, publishing.fence, resumed)
+    except InputError as error:
+        if isinstance(error, StoreError) and not isinstance(error, StoreDenied | ObjectDamaged):
+            raise
+        return [f"{alias} stays where it is: {error}"]
 
 
 def _draft(trained: TrainedModel, target: Register) -> ModelDraft:

@@ -116,7 +116,7 @@ def resume(
     """Go on with a run from its last checkpoint.
 
     An unbroken run gives the same weights, unless it goes on with other workers. The alias that the
-    spec names moves only if no earlier attempt has registered the version.
+    spec names moves only if nobody has moved it since an attempt registered the version.
 
     Example: graft runs resume ants-bees-20260101-120000-1a2b
     """
