@@ -106,6 +106,20 @@ def test_what_a_restart_would_only_meet_again_ends_the_job(
     assert "four has failed for good" in again.stderr
 
 
+@pytest.mark.slow
+def test_an_attempt_whose_workers_do_not_come_fails_and_another_may_follow(
+    store: Store, ray_cluster_address: str
+) -> None:
+    lacks = {"GRAFT_CPUS": "1000", "GRAFT_START_DEADLINE": "0.1"}
+    done = run_job(store, "five", colour_spec(), ray_cluster_address, **lacks)
+    assert done.returncode != 0
+    record = read_job(store, "five")
+    assert record is not None
+    assert (record.state, record.final) == ("failed", False)
+    assert "of 1000 CPUs" in (record.error or "")
+    assert "within 0.1 s (jobs.startDeadlineSeconds)" in (record.error or "")
+
+
 @pytest.mark.parametrize("self_declared", [False, True])
 def test_aliases_move_in_the_name_of_a_jobs_owner(self_declared: bool) -> None:
     mover = mover_of("graft submit, job one", Owner("bob@laptop", self_declared))

@@ -238,6 +238,25 @@ def test_jobs_that_hold_what_the_other_needs_say_so(api: Api, kube: Kube) -> Non
     )
 
 
+def test_of_a_job_that_runs_its_own_pods_alone_are_asked_for(api: Api, kube: Kube) -> None:
+    head = {"template": {"spec": {"containers": [{"env": []}]}}}
+    api.objects[f"{RAYJOBS}/one"] = {
+        "metadata": {"name": "one", "labels": {"graft.dev/job": "one"}},
+        "spec": {"rayClusterSpec": {"headGroupSpec": head, "workerGroupSpecs": [{"replicas": 2}]}},
+        "status": {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"},
+    }
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    api.objects[f"{TEAM}/pods"] = [pod("one", "one-w1"), pod("one", "one-w2")]
+    status = jobs.find("one")
+    assert status
+    assert (status.state, status.why) == ("starting", "its head is gone, another one is made")
+    assert api.asked[-1] == f"{TEAM}/pods?labelSelector=graft.dev%2Fjob%3Done"
+    api.objects[f"{TEAM}/pods"] = 403
+    status = jobs.find("one")
+    assert status
+    assert (status.state, status.why) == ("running", None)
+
+
 def test_of_several_profiles_one_is_chosen(api: Api, kube: Kube) -> None:
     api.has_profiles(first=PROFILE, second=PROFILE | {"image": "graft:2"})
     with pytest.raises(InputError, match="--profile or GRAFT_PROFILE: first, second"):

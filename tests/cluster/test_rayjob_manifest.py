@@ -218,6 +218,8 @@ def test_the_operator_follows_a_job_and_gives_a_lost_node_up_in_time() -> None:
         hook = container["lifecycle"]["preStop"]["exec"]["command"]
         assert hook == ["timeout", "15", "graft", "pod-ends", "one"]
     assert environment(head)["GRAFT_RETRIES"] == "2"
+    # KubeRay holds its own for the pods of a new cluster alone.
+    assert environment(head)["GRAFT_START_DEADLINE"] == "900"
 
 
 def test_a_spec_of_any_size_travels() -> None:

@@ -1,5 +1,6 @@
 """How a job stands: from a RayJob, its pods and the store's record to a line."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -148,6 +149,113 @@ def test_a_job_that_is_being_deleted_is_cancelled() -> None:
         rayjob(deleted=True, jobDeploymentStatus="Running", jobStatus="RUNNING"), []
     )
     assert status.state == "cancelled"
+
+
+RUNS = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+NOW = datetime.now(UTC)
+
+
+def ago(seconds: float) -> str:
+    return (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def node(role: str, phase: str = "Running", created_s: float = 9000, **status: Any) -> Any:
+    made = pod(f"one-{role}", phase, **status)
+    made["metadata"] |= {
+        "namespace": "team",
+        "labels": {"ray.io/node-type": role},
+        "creationTimestamp": ago(created_s),
+    }
+    made["spec"] = {"nodeName": f"gpu-{role}"}
+    return made
+
+
+def ending(role: str, end_s: float, unready_s: float, evicted_s: float | None = None) -> Any:
+    """A pod that was told to end, with the seconds since when its conditions are so."""
+    conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": ago(unready_s)}]
+    if evicted_s is not None:
+        conditions.append(
+            {
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "DeletionByTaintManager",
+                "lastTransitionTime": ago(evicted_s),
+            }
+        )
+    made = node(role, conditions=conditions)
+    made["metadata"]["deletionTimestamp"] = ago(end_s)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("pods", "state", "said"),
+    [
+        ([node("head"), node("worker")], "running", []),
+        ([], "running", []),  # nobody may look
+        # Silent, then given up, a minute before its time to end.
+        (
+            [ending("head", -60, 45, 15), node("worker")],
+            "starting",
+            [
+                f"node gpu-head of its head does not answer since {ago(45)[:-1]}+00:00",
+                "graft jobs cancel one, then graft jobs resume one goes on elsewhere",
+                "kubectl delete pod one-head -n team --force --grace-period=0",
+                "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+            ],
+        ),
+        # An administrator drains its node by a taint: it ends as it was told.
+        ([ending("head", -60, 5, 10), node("worker")], "running", []),
+        ([ending("head", -60, 5), node("worker")], "running", []),
+        # Its time to end is long past.
+        ([ending("head", 300, 400), node("worker")], "starting", ["node gpu-head of its head"]),
+        (
+            [node("head"), ending("worker", 300, 400)],
+            "running",
+            ["node gpu-worker of its worker does not answer", "no other worker"],
+        ),
+        ([node("worker")], "starting", ["its head is gone, another one is made"]),
+        (
+            [node("head", "Pending", 60), node("worker")],
+            "starting",
+            ["its head was lost, and another one waits"],
+        ),
+        (
+            [
+                node(
+                    "head",
+                    "Pending",
+                    3600,
+                    conditions=unschedulable("", "0/3 nodes")["status"]["conditions"],
+                ),
+                node("worker"),
+            ],
+            "starting",
+            [
+                "another one waits: one-head: 0/3 nodes",
+                "for 60 min now, and its start deadline is 15 min: graft jobs cancel one frees",
+            ],
+        ),
+        (
+            [node("head"), node("worker", "Pending", 60)],
+            "running",
+            ["its worker was lost, and another one waits"],
+        ),
+    ],
+)
+def test_what_keeps_a_job_from_going_on_is_said_by_name(
+    pods: list[dict[str, Any]], state: str, said: list[str]
+) -> None:
+    made = rayjob(**RUNS)
+    made["spec"]["preRunningDeadlineSeconds"] = 900
+    status = rayjob_status(made, pods)
+    assert (status.state, status.why is None) == (state, not said)
+    for words in said:
+        assert words in (status.why or "")
+
+
+def test_pods_of_a_job_that_ray_has_ended_may_go() -> None:
+    made = rayjob(**RUNS | {"jobStatus": "SUCCEEDED"})
+    assert rayjob_status(made, [ending("head", 300, 400)]).state == "running"
 
 
 def record(**changes: Any) -> JobRecord:

@@ -16,6 +16,7 @@ from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.kubernetes_api import Kube, KubeConflict, KubeObject, UnknownField
 from graft.cluster.kueue import admission_reason, queue_problem
 from graft.cluster.pod_templates import JOB_LABEL
+from graft.cluster.pod_troubles import NODE_TYPE
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import (
     GROUP,
@@ -26,7 +27,7 @@ from graft.cluster.rayjob_manifest import (
     sent_digest,
 )
 from graft.cluster.releases import check_release, read_profile
-from graft.cluster.status import ENDED, NODE_TYPE, ClusterStatus, rayjob_status, rivals
+from graft.cluster.status import ENDED, ClusterStatus, rayjob_status, rivals
 from graft.errors import ClusterLost, GraftError, InputError, NotFoundError
 from graft.registry import user_and_host
 
@@ -190,14 +191,14 @@ class KubeJobs:
             stored = self._kube.get(f"{RAYJOBS}/{job}")
         except NotFoundError:
             return None
-        return self._status(stored) if self._is_ours(stored) else None
+        return self._statuses([stored])[0] if self._is_ours(stored) else None
 
     def all(self) -> list[ClusterStatus]:
         """See `ClusterJobs`."""
         self._require_kuberay()
         release = self._profile.labels.get(RELEASE)
         selector = f"{JOB_LABEL},{RELEASE}={release}" if release else JOB_LABEL
-        return [self._status(one) for one in self._kube.items(RAYJOBS, labelSelector=selector)]
+        return self._statuses(self._kube.items(RAYJOBS, labelSelector=selector))
 
     def cancel(self, job: str) -> None:
         """See `ClusterJobs`."""
@@ -252,15 +253,33 @@ class KubeJobs:
         manifest = rayjob(sent, self._profile.with_settings(submission.settings))
         return manifest | {"metadata": manifest["metadata"] | {"namespace": self._kube.namespace}}
 
-    def _status(self, stored: KubeObject) -> ClusterStatus:
-        """Return how a RayJob stands; why it waits costs a request, for pods or a workload."""
-        status = rayjob_status(stored, [])
+    def _statuses(self, stored: list[KubeObject]) -> list[ClusterStatus]:
+        """Return how RayJobs stand; what pods say of those that begin or run costs one list."""
+        statuses = [rayjob_status(one, []) for one in stored]
+        live = [status for status in statuses if status.state in ("starting", "running")]
+        selector = JOB_LABEL
+        if [status.state for status in live] == ["running"]:
+            selector = f"{JOB_LABEL}={live[0].job}"  # others' matter to one that waits alone
+        pods: list[KubeObject] = []
+        if live:
+            with contextlib.suppress(InputError):  # no right to look
+                pods = self._kube.items(f"{CORE}/pods", labelSelector=selector)
+        return [
+            self._explained(status, one, pods) for status, one in zip(statuses, stored, strict=True)
+        ]
+
+    def _explained(
+        self, status: ClusterStatus, stored: KubeObject, pods: list[KubeObject]
+    ) -> ClusterStatus:
+        """Return a status with what a RayJob waits for.
+
+        `pods`: of all jobs.
+        """
         if status.state == "queued":
             reason = admission_reason(self._kube, stored["metadata"]["uid"])
             return replace(status, why=f"{status.why}: {reason}") if reason else status
-        if status.state != "starting":
+        if status.state not in ("starting", "running"):
             return status
-        pods = self._kube.items(f"{CORE}/pods", labelSelector=JOB_LABEL)
         own = [pod for pod in pods if pod["metadata"]["labels"][JOB_LABEL] == status.job]
         status = rayjob_status(stored, own)
         if status.state == "starting" and (others := rivals(status.job, pods)):

@@ -1,7 +1,7 @@
 """What Kueue, which admits jobs from queues, says of a namespace's queue and of a job in it."""
 
 from graft.cluster.kubernetes_api import Kube, KubeObject
-from graft.cluster.status import on_a_line
+from graft.cluster.pod_troubles import on_a_line
 from graft.errors import InputError, NotFoundError
 
 GROUP = "kueue.x-k8s.io"

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from graft.cluster.job_inputs import store_problem
-from graft.errors import ClusterLost
+from graft.errors import ClusterLost, ResourceError
 from graft.store import Store
+from graft.units import duration
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,8 +33,8 @@ OWN_DEFAULTS = {
 }
 """The same for a Ray of our own, on this machine."""
 CONNECT_TIMEOUT_S = 5
-JOIN_S = 120
-"""Seconds in which workers have to join a new head node."""
+JOIN_S = 900.0
+"""Seconds in which workers have to join a new head node, where a job says nothing else."""
 STOP_S = 30
 """Seconds in which Ray kills the driver of a job that was stopped."""
 STORE_S = 180
@@ -135,15 +136,29 @@ def _show_instead_of_ray(show: Callable[[str, str], object]) -> None:
     dispatcher.add_handler("graft", pass_on)
 
 
-def wait_for_cpus(cpus: int) -> None:
-    """Wait until the connected Ray has this many CPUs, for two minutes at most.
+def wait_for_workers(cpus: int, gpus: int, within_s: float = JOIN_S) -> None:
+    """Wait until the connected Ray has these CPUs and GPUs.
 
-    When a head node has died, the new one runs before its workers have joined it.
+    When a head node has died, the new one runs before its workers have joined it. KubeRay holds its
+    start deadline for the pods of a new cluster, and not for those that it starts again in one.
+
+    Raises:
+        ResourceError: it has not got them within that time.
     """
     import ray
 
-    deadline = time.monotonic() + JOIN_S
-    while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
+    deadline = time.monotonic() + within_s
+    while True:
+        resources = ray.cluster_resources()
+        joined = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        if joined[0] >= cpus and joined[1] >= gpus:
+            return
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"its workers brought {joined[0]} of {cpus} CPUs and {joined[1]} of {gpus} GPUs "
+                f"within {duration(within_s)} (jobs.startDeadlineSeconds); another attempt begins "
+                "on a new cluster"
+            )
         time.sleep(0.5)
 
 

@@ -10,8 +10,9 @@ from urllib.parse import quote
 import httpx
 
 from graft.cluster.job_records import ClusterIdentity, Owner
+from graft.cluster.pod_troubles import on_a_line
 from graft.cluster.rayjob_manifest import Submission, spec_digest, travels_through_store
-from graft.cluster.status import ClusterStatus, JobState, on_a_line
+from graft.cluster.status import ClusterStatus, JobState
 from graft.errors import ClusterLost, InputError
 from graft.registry import user_and_host
 from graft.spec import dump_job

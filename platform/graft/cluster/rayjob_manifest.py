@@ -228,6 +228,7 @@ def _head_template(
         {"name": "GRAFT_JOB", "value": submission.job},
         {"name": "GRAFT_CPUS", "value": str(cpus)},
         {"name": "GRAFT_RETRIES", "value": str(common.profile.retries)},
+        {"name": "GRAFT_START_DEADLINE", "value": str(common.profile.start_deadline_s)},
         {"name": "GRAFT_CLASS", "value": class_name},
     ]
     if submission.image:

@@ -1,19 +1,19 @@
 """How a job stands, as a person understands it: from its cluster and its record; pure."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from graft.cluster.job_records import JobRecord
 from graft.cluster.pod_templates import JOB_LABEL
+from graft.cluster.pod_troubles import NODE_TYPE, is_ready, on_a_line, trouble_of, waits
 from graft.cluster.rayjob_manifest import KIND_LABEL, OWNER, sent_digest, sent_spec
 
 Json = Mapping[str, Any]
 JobState = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled"]
 """How a job stands, as a person is shown it."""
-NODE_TYPE = "ray.io/node-type"
-"""Label of the pods of a Ray cluster: `head` or `worker`."""
 ENDED = ("succeeded", "failed", "cancelled")
 NOT_TAKEN_UP = "the KubeRay operator has not taken it up"
 STUCK = (
@@ -33,8 +33,6 @@ REASONS = {
     "SubmissionFailed": "its driver could not be started, or its head was lost",
     "JobStatusCheckTimeoutExceeded": "its head did not answer for too long",
 }
-LONGEST = 300
-"""Characters of a reason that are shown: its end, because Ray puts the end of the log there."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class ClusterStatus:
     kind: str
     state: JobState
     why: str | None = None
-    """Why it is not running yet, or how it ended; a line."""
+    """Why it is not running yet, or does not go on, or how it ended; a line."""
     spec: str | None = None
     """The text of the spec that was sent; None: only the store has it."""
     digest: str | None = None
@@ -94,7 +92,8 @@ class JobStatus:
         return asdict(self)
 
     def __str__(self) -> str:
-        parts = [self.state, self.progress if self.state == "running" else self.why]
+        running = (self.progress, self.why) if self.state == "running" else (self.why,)
+        parts = [self.state, *running]
         if self.state == "succeeded" and self.model:
             parts.append(self.model)
         return ": ".join(part for part in parts if part)
@@ -165,12 +164,6 @@ def _state(
     return "starting", None
 
 
-def on_a_line(text: object) -> str:
-    """Return a message without line breaks; of a long one, the end."""
-    line = " ".join(str(text or "").split())
-    return line if len(line) <= LONGEST else f"…{line[-LONGEST:]}"
-
-
 def rayjob_status(rayjob: Json, pods: Iterable[Json]) -> ClusterStatus:
     """Return how a job stands, from its RayJob and its pods as Kubernetes' API gives them."""
     meta = rayjob["metadata"]
@@ -205,7 +198,7 @@ def _rayjob_state(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]
     if deployment in ("Suspended", "Suspending"):
         return "queued", "waits for its queue to admit it"
     if deployment == "Running" and status.get("jobStatus") not in (None, "", "PENDING"):
-        return "running", None
+        return _running(rayjob, pods)
     if deployment == "Retrying":
         return "starting", "its cluster failed, another one is made"
     failed = status.get("failed") or 0
@@ -213,20 +206,29 @@ def _rayjob_state(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]
     return "starting", prefix + _why_waiting(rayjob, deployment, pods)
 
 
+def _running(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]:
+    """Return how a job stands that KubeRay takes for running: its head may be lost all the same."""
+    deadline_s = rayjob["spec"].get("preRunningDeadlineSeconds") or math.inf
+    trouble = trouble_of(rayjob["metadata"]["name"], pods, deadline_s, datetime.now(UTC))
+    if trouble is None or rayjob["status"]["jobStatus"] != "RUNNING":  # its pods may go by now
+        return "running", None
+    return "running" if trouble.has_driver else "starting", trouble.text
+
+
 def _why_waiting(rayjob: Json, deployment: str, pods: list[Json]) -> str:
     """Say what a job that does not run yet waits for; the worst first."""
     if not deployment:
         return NOT_TAKEN_UP
-    waits = [wait for pod in pods for wait in _waits(pod)]
+    all_waits = [wait for pod in pods for wait in waits(pod)]
     for reasons in (STUCK, ("Unschedulable",)):
-        for wait in waits:
+        for wait in all_waits:
             if wait.reason in reasons:
                 return wait.text
     conditions = (rayjob["status"].get("rayClusterStatus") or {}).get("conditions") or []
     for condition in conditions:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return on_a_line(condition.get("message"))
-    ready = sum(_is_ready(pod) for pod in pods if NODE_TYPE in pod["metadata"].get("labels", {}))
+    ready = sum(is_ready(pod) for pod in pods if NODE_TYPE in pod["metadata"].get("labels", {}))
     groups = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     expected = 1 + sum(group["replicas"] for group in groups)
     if ready < expected:
@@ -245,39 +247,7 @@ def rivals(job: str, pods: Iterable[Json]) -> list[str]:
     """
     holds: dict[str, set[bool]] = {}
     for pod in pods:
-        placed = not any(wait.reason == "Unschedulable" for wait in _waits(pod))
+        placed = not any(wait.reason == "Unschedulable" for wait in waits(pod))
         holds.setdefault(pod["metadata"]["labels"][JOB_LABEL], set()).add(placed)
     torn = [name for name, placed in sorted(holds.items()) if len(placed) == 2]
     return [name for name in torn if name != job] if job in torn else []
-
-
-class _Wait(NamedTuple):
-    """What keeps a pod from running: Kubernetes' word for it, and what a person is told."""
-
-    reason: str
-    text: str
-
-
-def _waits(pod: Json) -> list[_Wait]:
-    """Return all that keeps a pod from running."""
-    status = pod.get("status", {})
-    name = pod["metadata"]["name"]
-    waits = []
-    for condition in status.get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            text = f"{name}: {on_a_line(condition.get('message'))}"
-            waits.append(_Wait(condition.get("reason", ""), text))
-    for kind in ("initContainerStatuses", "containerStatuses"):
-        for container in status.get(kind) or []:
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            if reason := waiting.get("reason"):
-                text = f"{name}: {reason}: {on_a_line(waiting.get('message'))}"
-                waits.append(_Wait(reason, text))
-    return waits
-
-
-def _is_ready(pod: Json) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or []
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
-    )

@@ -132,7 +132,10 @@ def test_head_pod_evicted_while_training(team: Team) -> None:
 
 
 def test_node_of_a_head_is_lost(team: Team) -> None:
-    """No packet of its pod arrives any more, and Kubernetes gives the pod up."""
+    """No packet of its pod arrives any more, Kubernetes gives the pod up, and a person deletes it.
+
+    What `jobs show` says until then: test_statuses.py.
+    """
     job = team.new_id("unreachable")
     # Its workers train on while their head is silent.
     longer = (*LONG, "--set", "train.epochs=1000")
@@ -142,7 +145,7 @@ def test_node_of_a_head_is_lost(team: Team) -> None:
     taints = team.tolerates(head)
     assert taints["node.kubernetes.io/unreachable"] == taints["node.kubernetes.io/not-ready"] == 30
     team.cut_off(head)
-    time.sleep(30)  # so long the pod tolerates it; then Kubernetes deletes it
+    time.sleep(30)  # so long the pod tolerates it; KubeRay makes no other while its object is there
     team.kill(head)
     began = time.monotonic()
     goes_on(team, job)

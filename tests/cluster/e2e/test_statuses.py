@@ -4,7 +4,9 @@ The statuses, reasons and messages are those of its source. The API server is re
 that is real, too, leaves alone what is managed by another.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -91,3 +93,48 @@ def test_a_job_whose_head_was_silent_for_too_long_ends_and_is_resumed(team: Team
     assert resumed.returncode == 0, resumed.stderr
     assert team.job(job)["state"] == "starting"
     team.graft("jobs", "cancel", job)
+
+
+@contextlib.contextmanager
+def silent_node(team: Team, name: str) -> Iterator[None]:
+    """Have a node that Kubernetes knows of, and of which nobody hears, while the block lasts."""
+    node = {"metadata": {"name": name}, "spec": {"unschedulable": True}}
+    team.cluster.apply({"apiVersion": "v1", "kind": "Node"} | node)
+    try:
+        yield
+    finally:
+        team.cluster.kubectl("delete", "node", name)
+
+
+def test_a_lost_node_is_told_by_name_and_what_is_told_helps(team: Team) -> None:
+    job = team.new_id("lost-node")
+    printed = team.graft("submit", str(team.spec), "--id", job, "--dry-run", "--json")
+    head = json.loads(printed.stdout)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    labels = head["metadata"]["labels"] | {"ray.io/node-type": "head"}
+    meta = {"name": f"{job}-head", "namespace": team.namespace, "labels": labels}
+    node = f"{job}-node"
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta}
+    sent(team, job)
+    play(team, job, RUNNING)
+
+    def gone() -> bool:
+        return not team.pods(job)
+
+    with silent_node(team, node):
+        team.cluster.apply(pod | {"spec": head["spec"] | {"nodeName": node}})
+        words = ("delete", "pod", f"{job}-head", "-n", team.namespace)
+        # As Kubernetes itself does half a minute after a node has fallen silent.
+        team.cluster.kubectl(*words, "--grace-period=1", "--wait=false")
+
+        def told() -> str:
+            found = team.job(job)
+            lost = f"node {node} of its head does not answer" in (found["why"] or "")
+            return str(found["why"]) if lost and found["state"] == "starting" else ""
+
+        why = team.cluster.wait_for("the lost node is told", told, 120)
+        print(why)
+        assert not gone()
+        out_of_service = why.rpartition("taints it ")[2]
+        team.cluster.kubectl("taint", "node", node, out_of_service)
+        team.cluster.wait_for("its pod is let go", gone, 240)
+    assert team.graft("jobs", "cancel", job).returncode == 0

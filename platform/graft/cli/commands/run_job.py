@@ -21,7 +21,7 @@ class DriverOptions:
     """What the manifest of a job tells its driver."""
 
     cpus: Annotated[
-        int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for first.")
+        int, typer.Option(envvar="GRAFT_CPUS", help="CPUs of its cluster to wait for.")
     ] = 0
     gpus: Annotated[int, typer.Option(envvar="GRAFT_GPUS", help="GPUs of its cluster.")] = 0
     where: Annotated[
@@ -42,6 +42,10 @@ class DriverOptions:
         typer.Option(envvar="GRAFT_RETRIES", help="Attempts that may fail or die; default: any."),
     ] = None
 
+    start_deadline: Annotated[
+        float,
+        typer.Option(envvar="GRAFT_START_DEADLINE", help="Seconds to wait for CPUs and GPUs."),
+    ] = 900.0
     resource_class: Annotated[
         str | None, typer.Option(envvar="GRAFT_CLASS", help="Resource class of its workers.")
     ] = None
@@ -77,7 +81,7 @@ def run_job(
     """Run a submitted job, or go on with what an earlier attempt left."""
     from graft.cluster.job_attempts import begin_attempt, may_succeed_elsewhere
     from graft.cluster.job_records import read_job, read_job_spec, submit_job
-    from graft.cluster.local_ray import ray_session, stop_this_job, wait_for_cpus, wait_for_store
+    from graft.cluster.local_ray import ray_session, stop_this_job, wait_for_store, wait_for_workers
     from graft.errors import GraftError, Interrupted, StoreError
     from graft.spec import parse_job, parse_yaml
 
@@ -95,7 +99,7 @@ def run_job(
         attempt = begin_attempt(opened, job, parsed.kind, driver, options.retries)
         print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():
-            wait_for_cpus(options.cpus)
+            wait_for_workers(options.cpus, options.gpus, options.start_deadline)
             mover = mover_of(f"graft submit, job {job}", driver.owner)
             model = _run(opened, job, parsed, mover, first=attempt.number == 1)
     except Interrupted:
