@@ -9,14 +9,17 @@
     │   │   └── ImageError      the bytes of one image
     │   │       └── ImageTooLarge   more pixels than anyone decodes
     │   ├── WeightsError        backbone weights that cannot be had or do not fit
+    │   │   └── WeightsLost     exit code 75: what publishes them does not answer
     │   ├── NotFoundError       no dataset version, run, model or alias has that name
     │   ├── ResourceError       the cluster lacks what was asked for; a port is in use
-    │   │   └── ClusterLost     exit code 75: the cluster does not answer
+    │   │   ├── ClusterLost     exit code 75: the cluster does not answer
+    │   │   └── QuotaFull       exit code 75: other jobs hold what this one needs
     │   └── StoreError          bucket, credentials, endpoint, a damaged object
     │       ├── StoreDenied     the credentials may not do that
     │       ├── StoreLost       exit code 75: the store does not answer
     │       ├── ObjectNotFound  no object at that key
     │       ├── ObjectUnreadable    an object that its store has, and does not give
+    │       │   └── ObjectBroken    exit code 75: the connection broke off each time
     │       ├── ObjectDamaged   an object that is not what was committed, or of a newer release
     │       ├── ObjectExists    an exclusive create lost: another writer has the key
     │       └── ObjectChanged   a conditional replace lost: another writer was first
@@ -24,6 +27,7 @@
     │   └── GaveUp              all restarts are used up; on another cluster it may work
     ├── StillRuns               exit code 75: a job has not ended within the time that was given
     ├── ServingError            a server that does not answer as it should
+    │   └── ServingLost         exit code 75: it does not answer, or has too much to do
     └── Interrupted             exit code 130: the user stopped it
 
 A message says what was found, what was expected and what to do. The command line prints
@@ -66,6 +70,12 @@ class WeightsError(InputError):
     """Backbone weights that cannot be had, or do not fit."""
 
 
+class WeightsLost(WeightsError):  # noqa: N818
+    """What publishes the weights does not answer, or not to the end."""
+
+    exit_code = TRY_LATER
+
+
 class NotFoundError(InputError):
     """There is nothing of that name."""
 
@@ -76,6 +86,12 @@ class ResourceError(InputError):
 
 class ClusterLost(ResourceError):  # noqa: N818
     """The cluster does not answer; what runs there may well go on."""
+
+    exit_code = TRY_LATER
+
+
+class QuotaFull(ResourceError):  # noqa: N818
+    """Others hold so much of a namespace's quota that a job has no room in it now."""
 
     exit_code = TRY_LATER
 
@@ -106,6 +122,12 @@ class ObjectDamaged(StoreError):  # noqa: N818
     """An object is not what was committed, or of a newer release; to try again is no use."""
 
 
+class ObjectBroken(ObjectUnreadable):
+    """That one object did not come to its end, however often it was asked for."""
+
+    exit_code = TRY_LATER
+
+
 class ObjectExists(StoreError):  # noqa: N818
     """An exclusive create found the key taken."""
 
@@ -130,6 +152,12 @@ class GaveUp(RunFailed):
 
 class ServingError(GraftError):
     """A server that does not answer as it should."""
+
+
+class ServingLost(ServingError):  # noqa: N818
+    """A server that does not answer, or says that it cannot just now."""
+
+    exit_code = TRY_LATER
 
 
 class Interrupted(GraftError):  # noqa: N818

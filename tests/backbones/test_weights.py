@@ -2,16 +2,21 @@
 
 import os
 import pickle
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save, save_file
 
+from graft.backbones.published_weights import find_published
 from graft.backbones.transfer_model import build
 from graft.backbones.trunk import trunk_chain
 from graft.backbones.weights import load_weights, resolve_weights
-from graft.errors import InputError, NotFoundError, SpecError, WeightsError
+from graft.cluster.job_attempts import may_succeed_elsewhere
+from graft.errors import InputError, NotFoundError, SpecError, WeightsError, WeightsLost
 from graft.spec import Backbone, Contract, LinearHead
 from graft.store import Store, sha256, sha256_file
 from s3_endpoint import s3_endpoint
@@ -231,6 +236,38 @@ def test_imagenet_is_taken_from_torchs_cache_and_then_from_the_store(
     with pytest.raises(WeightsError, match="does not begin with b8a52dc0"):
         load(store, "imagenet")
     assert list(store.scan("")) == []
+
+
+def test_a_download_that_breaks_off_may_be_tried_again_and_one_that_is_refused_not(
+    store, tmp_path, monkeypatch
+):
+    class Library(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404 if self.path == "/gone" else 200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"half of it")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    published = find_published("squeezenet1_1", "imagenet")
+    with HTTPServer(("127.0.0.1", 0), Library) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        for path, kind, reason in (
+            ("weights", WeightsLost, r"IncompleteRead.*; try again later, or fetch"),
+            ("gone", WeightsError, r"\(Not Found\); fetch"),
+        ):
+            url = f"http://127.0.0.1:{server.server_port}/{path}"
+            there = replace(published, url=url, cached=None)
+            monkeypatch.setattr(
+                "graft.backbones.weights.find_published", lambda *_, there=there: there
+            )
+            with pytest.raises(WeightsError, match=reason) as error:
+                load(store, "imagenet")
+            assert type(error.value) is kind
+            assert may_succeed_elsewhere(error.value) == (kind is WeightsLost)
+        server.shutdown()
 
 
 def test_the_trunk_digest_names_weights_contract_and_depth():

@@ -183,6 +183,7 @@ def test_weights_that_are_none_or_do_not_fit(
 def test_published_weights_without_network(user: User, nobody: str) -> None:
     said = user.refused(
         *("train", "job.yaml", "--set", "backbone.weights=imagenet"),
+        exit_code=TRY_LATER,
         TORCH_HOME=str(user.folder / "torch"),
         https_proxy=f"http://{nobody}",
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 import commands
 from graft.data.file_kinds import SUPPORTED
@@ -84,7 +84,7 @@ def test_a_refused_image_is_named_and_the_others_are_answered(url: str, folder: 
         (["ants-bees", "s3://b/a.jpg"], 2, "s3://b/a.jpg: only local files are sent; download it"),
         (["wasps", "ant.jpg", "--url", "{url}"], 2, "no model 'wasps' here"),
         (["ants-bees", "ant.jpg", "--url", "localhost"], 2, "expected http:// or https://"),
-        (["ants-bees", "ant.jpg", "--url", "http://{nobody}"], 1, "is `graft serve` running"),
+        (["ants-bees", "ant.jpg", "--url", "http://{nobody}"], 75, "is `graft serve` running"),
         (["ants-bees", "ant.jpg", "--url", "{url}/docs"], 2, "Not Found"),
     ],
 )
@@ -97,6 +97,19 @@ def test_what_goes_wrong_is_one_line(
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_a_server_that_has_too_much_to_do_is_asked_again_later(folder: Path) -> None:
+    busy = FastAPI()
+
+    @busy.post("/v1/models/{name}/predict")
+    def predict_later(name: str) -> Response:
+        return Response("Request dropped", 503)
+
+    with running(busy) as url:
+        done = predict(folder, "ants-bees", "ant.jpg", "--url", url)
+    assert done.returncode == 75
+    assert "HTTP 503: Request dropped; is that `graft serve`?; try again later" in done.stderr
 
 
 def test_what_a_failing_server_said_is_passed_on(model_store: Store, folder: Path) -> None:

@@ -18,7 +18,7 @@ from cutting_proxy import CuttingProxy, cutting
 from graft.activations.lease import LeaseTerms, hold_lease
 from graft.cluster.job_attempts import begin_attempt
 from graft.cluster.job_records import submit_job
-from graft.errors import ObjectChanged, ObjectExists, StoreError
+from graft.errors import TRY_LATER, ObjectChanged, ObjectExists, StoreError, StoreLost
 from graft.spec import dump_job
 from graft.store import ObjectRef, Store, node_cache, retries, sha256
 from graft.store.directory import Directory
@@ -92,18 +92,20 @@ def test_a_body_that_always_breaks_off_is_an_error(
     store.write("a", bytes(MB))
     proxy.share, proxy.span = 1, 300  # none comes to its body
     monkeypatch.setattr(retries, "LONGEST_PAUSE_S", 0.001)
-    with pytest.raises(StoreError, match=r"broke off each time|cannot be reached"):
+    with pytest.raises(StoreError, match=r"broke off each time|cannot be reached") as error:
         Store.open(s3_store_uri).read("a")
+    assert error.value.exit_code == TRY_LATER
 
 
 def serve(codes: list[int]) -> HTTPServer:
     """Return an S3 endpoint that answers PUTs with these codes, and then with 200."""
+    errors = {409: "ConditionalRequestConflict", 408: "TooSlow"}
 
     class Handler(BaseHTTPRequestHandler):
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             code = codes.pop(0) if codes else 200
-            error = "ConditionalRequestConflict" if code == 409 else "PreconditionFailed"
+            error = errors.get(code, "PreconditionFailed")
             body = b"" if code == 200 else f"<Error><Code>{error}</Code></Error>".encode()
             self.send_response(code)
             self.send_header("Content-Length", str(len(body)))
@@ -139,6 +141,29 @@ def test_a_condition_that_aws_could_not_decide_is_asked_again(
                 write()
             assert not isinstance(error.value, ObjectExists | ObjectChanged)
         server.shutdown()
+
+
+@pytest.mark.usefixtures("s3_server")
+def test_an_endpoint_that_cannot_answer_just_now_is_asked_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serve([408]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        store = Store.open("s3://bucket")
+        with pytest.raises(StoreLost, match="answered TooSlow; try again later") as error:
+            store.write("a", b"")
+        assert error.value.exit_code == TRY_LATER
+        server.shutdown()
+
+
+def test_a_file_system_whose_server_is_away_is_asked_again_later(tmp_path: Path) -> None:
+    class Away(Directory):
+        def _path(self, key: str) -> Path:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    with pytest.raises(StoreLost, match=r"does not answer .*; try again later"):
+        Away(tmp_path).read("a")
 
 
 class NeverHolds(Directory):

@@ -8,6 +8,8 @@ import contextlib
 import http.client
 import io
 import re
+import ssl
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,7 +28,7 @@ from graft.backbones.fit_weights import fit
 from graft.backbones.published_weights import PublishedWeights, file_preprocess, find_published
 from graft.backbones.transfer_model import TransferModel
 from graft.backbones.trunk import version_state
-from graft.errors import ObjectExists, ObjectNotFound, WeightsError
+from graft.errors import ObjectExists, ObjectNotFound, WeightsError, WeightsLost
 from graft.registry import ModelVersion, get_model
 from graft.spec import Backbone, Preprocess
 from graft.store import (
@@ -46,6 +48,8 @@ Check = Callable[[Mapping[str, Tensor], str, Preprocess], object]
 goes into the store."""
 
 DOWNLOAD_TIMEOUT_S = 10
+BUSY = (408, 425, 429)
+"""Status codes below 500 with which a server asks for patience."""
 MODEL_SCHEME = "model://"
 
 
@@ -255,9 +259,10 @@ def _obtain(published: PublishedWeights) -> bytes:
     """Return a published file from the library's own cache, else from the network, checked."""
     data = published.cached.read_bytes() if published.cached else _download(published)
     if not sha256(data).startswith(published.sha256_start):
-        raise WeightsError(
-            f"{published.file} is damaged: its SHA-256 does not begin with {published.sha256_start}"
-        )
+        damage = f"its SHA-256 does not begin with {published.sha256_start}"
+        if published.cached:
+            raise WeightsError(f"{published.cached} is damaged: {damage}; remove it")
+        raise WeightsLost(f"what {published.url} gave is damaged: {damage}; try again later")
     return data
 
 
@@ -269,9 +274,13 @@ def _download(published: PublishedWeights) -> bytes:
             data: bytes = answer.read()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise WeightsError(
+        status = error.code if isinstance(error, urllib.error.HTTPError) else None
+        refused = status is not None and status < 500 and status not in BUSY
+        refused |= isinstance(reason, ssl.SSLCertVerificationError)
+        kind, later = (WeightsError, "") if refused else (WeightsLost, "try again later, or ")
+        raise kind(
             f"backbone.weights: {published.file} is not in the store and cannot be downloaded "
-            f"({reason}); fetch {url} elsewhere and {published.cache_advice}, or name your copy: "
-            "--set backbone.weights=PATH"
+            f"({reason}); {later}fetch {url} elsewhere and {published.cache_advice}, or name your "
+            "copy: --set backbone.weights=PATH"
         ) from error
     return data

@@ -26,6 +26,7 @@ from graft.errors import (
     ResourceError,
     RunFailed,
     StoreError,
+    WeightsLost,
 )
 from graft.store import Store, document_bytes, parse_document
 from graft.store.retries import swaps
@@ -43,7 +44,7 @@ def may_succeed_elsewhere(error: Exception) -> bool:
     That cluster may have what this one lacks, or reach the store. A user's mistake would meet it
     again, and so would a training that diverges.
     """
-    if isinstance(error, (StoreError, ResourceError, GaveUp)):
+    if isinstance(error, (StoreError, ResourceError, WeightsLost, GaveUp)):
         return True
     return not isinstance(error, (InputError, RunFailed))
 

@@ -17,7 +17,7 @@ from graft.data.manifest import SkippedFile
 from graft.data.split_folders import LAYOUT, SPLIT_NAMES, has_split_folders, top_folder
 from graft.data.table import rows
 from graft.data.walk import LISTED_EACH, ignored_name, walk
-from graft.errors import DataError, ImageError, ObjectNotFound, ObjectUnreadable
+from graft.errors import DataError, ImageError, ObjectBroken, ObjectNotFound, ObjectUnreadable
 from graft.store import SourceBucket, bucket_and_key
 
 MAX_BYTES = 512 << 20
@@ -83,6 +83,8 @@ class ImageSource:
             raise ImageError(f"cannot be read: {error.strerror}") from error
         except ObjectNotFound as error:
             raise ImageError("does not exist") from error
+        except ObjectBroken:
+            raise  # the network's fault, by which no image is left out of a version for good
         except ObjectUnreadable as error:
             raise ImageError(f"cannot be read: {error}") from error
 

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from graft.errors import ObjectNotFound, StoreError
+from graft.errors import ObjectNotFound, StoreError, StoreLost
+
+_AWAY = (
+    errno.ECONNREFUSED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
+"""What reading and writing gives where a network's file system has lost its server."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,11 @@ def explained(location: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"{location}: no space left; nothing was committed") from error
+        if error.errno in _AWAY:
+            raise StoreLost(
+                f"{location}: the server of its file system does not answer ({error.strerror}); "
+                "try again later"
+            ) from error
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise StoreError(
                 f"{location}: its file system has no file locks ({error.strerror}); use a local "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Required, TypedDict, Unpack
 
 from graft.errors import (
     InputError,
+    ObjectBroken,
     ObjectChanged,
     ObjectExists,
     ObjectNotFound,
@@ -21,6 +22,7 @@ from graft.store.backend import Versioned, checked, checked_folder
 from graft.store.retries import tries
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from types_boto3_s3 import S3Client
     from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
@@ -122,7 +124,7 @@ class S3Bucket:
         **condition: Unpack[_Condition],
     ) -> None:
         """Write the object on a condition; raise `conflict` where it does not hold."""
-        turn = tries(f"{self.uri}/{key}: another write was always under way")
+        turn = tries(f"{self.uri}/{key}: another write was always under way", failure=StoreLost)
         while True:
             next(turn)
             with contextlib.suppress(_Undecided), self._explained(key, conflict):
@@ -140,7 +142,7 @@ class S3Bucket:
         data, request = bytearray(), _Get(Bucket=self.bucket, Key=self._key(key))
         end = "" if length is None else start + length - 1
         problem = f"{self.uri}/{key}: the connection broke off each time; check the network"
-        turn = tries(problem, READS, ObjectUnreadable)
+        turn = tries(problem, READS, ObjectBroken)
         while True:
             next(turn)
             if length is not None or data:
@@ -164,7 +166,7 @@ class S3Bucket:
                 return Versioned(bytes(data), answer["ETag"])
             if len(data) > before:
                 request["IfMatch"] = answer["ETag"]
-                turn = tries(problem, READS, ObjectUnreadable)
+                turn = tries(problem, READS, ObjectBroken)
 
     def _key(self, key: str) -> str:
         return self.prefix + self._checked(key)
@@ -184,7 +186,7 @@ class S3Bucket:
         Where an answer breaks off before its body, botocore takes it for an empty listing.
         """
         request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": start, **rest}
-        turn = tries(f"{self.uri}: listings break off", READS)
+        turn = tries(f"{self.uri}: listings break off", READS, StoreLost)
         while True:
             next(turn)
             with self._explained(start):
@@ -195,7 +197,7 @@ class S3Bucket:
             if not page["IsTruncated"]:
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
-            turn = tries(f"{self.uri}: listings break off", READS)
+            turn = tries(f"{self.uri}: listings break off", READS, StoreLost)
 
     @contextlib.contextmanager
     def _explained(
@@ -208,7 +210,7 @@ class S3Bucket:
         try:
             yield
         except exceptions.ClientError as error:
-            self._raise(key, error.response["Error"].get("Code", ""), conflict, error)
+            self._raise(key, error, conflict, error)
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
             raise StoreError(
                 f"{self.uri}: no credentials found; "
@@ -234,17 +236,21 @@ class S3Bucket:
             # An upload's or download's own error hides the server's answer in its cause.
             cause = error.__context__
             if isinstance(cause, exceptions.ClientError):
-                self._raise(key, cause.response["Error"].get("Code", ""), conflict, error)
-            raise StoreError(f"{self.uri}/{key}: {error}") from error
+                self._raise(key, cause, conflict, error)
+            broken: tuple[type[Exception], ...] = (exceptions.HTTPClientError, *_broken_body())
+            lost = any(isinstance(one, broken) for one in (error, cause))
+            raise (StoreLost if lost else StoreError)(
+                f"{self.uri}/{key}: {' '.join(str(error).split())}"
+            ) from error
 
     def _raise(
         self,
         key: str,
-        code: str,
+        answer: "ClientError",
         conflict: type[ObjectExists | ObjectChanged] | None,
         error: Exception,
     ) -> NoReturn:
-        location = f"{self.uri}/{key}"
+        location, code = f"{self.uri}/{key}", answer.response["Error"].get("Code", "")
         if code == "ConditionalRequestConflict":
             raise _Undecided(location) from error
         if code in ("PreconditionFailed", "412") and conflict:
@@ -271,10 +277,11 @@ class S3Bucket:
             raise StoreDenied(
                 f"{self.uri}: access denied; the credentials may not use bucket '{self.bucket}'"
             ) from error
-        lost = code in ("SlowDown", "InternalError", "ServiceUnavailable", "500", "502", "503")
-        raise (StoreLost if lost else StoreError)(
-            f"{location}: the endpoint answered {code or error}"
-        ) from error
+        if answer.response["ResponseMetadata"]["HTTPStatusCode"] in _BUSY or code == _TOO_SLOW:
+            raise StoreLost(
+                f"{location}: the endpoint answered {code or error}; try again later"
+            ) from error
+        raise StoreError(f"{location}: the endpoint answered {code or error}") from error
 
 
 class SourceBucket(S3Bucket):
@@ -316,6 +323,12 @@ _UNREADABLE = frozenset(
     )
 )
 """Answers that concern one object, and not whether the bucket can be used."""
+
+
+_BUSY = (408, 429, 500, 502, 503, 504)
+"""Status codes of an endpoint that cannot answer just now."""
+_TOO_SLOW = "RequestTimeout"
+"""What S3 says where a body came too slowly; its status code is that of mistakes."""
 
 
 class _Undecided(StoreError):  # noqa: N818

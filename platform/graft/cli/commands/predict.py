@@ -7,13 +7,15 @@ import typer
 
 from graft.cli.options import Json
 from graft.cli.show.output import emit
-from graft.errors import InputError, NotFoundError, ServingError
+from graft.errors import InputError, NotFoundError, ServingError, ServingLost
 
 if TYPE_CHECKING:
     import httpx
     from rich.table import Table
 
 TIMEOUT_S = 60.0
+BUSY = (429, 502, 503, 504)
+"""Status codes of a server, or of a door before it, that cannot answer just now."""
 CONCURRENT = 8
 """Images asked about at the same time; the server answers them in batches."""
 
@@ -82,9 +84,9 @@ def _ask(client: "httpx.Client", name: str, path: Path, top_k: int) -> dict[str,
     except httpx.UnsupportedProtocol as error:
         raise InputError(f"--url {client.base_url}: expected http:// or https://") from error
     except httpx.TransportError as error:
-        raise ServingError(
+        raise ServingLost(
             f"no answer from {client.base_url} ({error or type(error).__name__}); "
-            "is `graft serve` running there?"
+            "is `graft serve` running there? Else try again later"
         ) from error
     try:
         document = answer.json()
@@ -96,9 +98,10 @@ def _ask(client: "httpx.Client", name: str, path: Path, top_k: int) -> dict[str,
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise NotFoundError(f"{client.base_url}: {document['error']}")
         return {"image": str(path), "error": document["error"]}
-    raise ServingError(
-        f"{client.base_url} answered with HTTP {answer.status_code}: {_said(answer, document)}"
-    )
+    text = f"{client.base_url} answered with HTTP {answer.status_code}: {_said(answer, document)}"
+    if answer.status_code in BUSY:
+        raise ServingLost(f"{text}; try again later")
+    raise ServingError(text)
 
 
 def _said(answer: "httpx.Response", document: object) -> str:
