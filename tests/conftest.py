@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from graft.training.events import Event
     from graft.training.worker_group import Ranks
 
-pytest_plugins = ["quality.alone", "quality.cpu", "quality.scheduling"]
+pytest_plugins = ["quality.cpu", "quality.scheduling"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun with & by a shell, and what the tests start would be deaf to Ctrl-C, too.

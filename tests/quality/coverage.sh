@@ -4,7 +4,8 @@ set -eu
 folder=${COVERAGE_FOLDER:-.coverage.d}
 rm -rf "$folder"
 mkdir -p "$folder"
-export COVERAGE_FILE="$PWD/$folder/data"
+folder=$(cd "$folder" && pwd)
+export COVERAGE_FILE="$folder/data"
 export COVERAGE_PROCESS_START="$PWD/tests/quality/coverage.ini"
 rc=--rcfile=tests/quality/coverage.ini
 # A fault in a test is told, and does not keep the rest from being counted.

@@ -1,7 +1,8 @@
 """The end of CI's log: `summary.py FOLDER [STEP ...]`, of steps' logs and the steps that failed.
 
-Names what passed only on its second try and what did not run, then the steps that failed, and
-ends with all runs of pytest added up, on a line. Its exit code is the run's.
+Names what passed only on its second try, what was skipped, with its reason, and what did not run,
+then the steps that failed, and ends with all runs of pytest added up, on a line. Its exit code is
+the run's.
 """
 
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 _END = re.compile(r"^=+ (.*) in [\d.]+s(?: \([\d:]+\))? =+$", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (passed|failed|error|skipped|flaky)")
 _NAMED = re.compile(
-    r"^(?:FLAKY|NOT RUN|FAILED twice|FAILED, with no whole second try)\b.*", re.MULTILINE
+    r"^(?:FLAKY|SKIPPED|NOT RUN|FAILED twice|FAILED, with no whole second try)\b.*", re.MULTILINE
 )
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 

@@ -1,7 +1,9 @@
 """`.ci/run`, with a stand-in for make: what fails stays failed, and what did not run is named."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -31,13 +33,35 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def variables(clone: Path) -> dict[str, str]:
+    """What it runs with: that make, and no program that is built."""
+    return os.environ | {
+        "PATH": f"{clone / 'bin'}:{os.environ['PATH']}",
+        "STAND_IN": str(clone),
+        "GRAFT_TEST_PROGRAMS": str(clone / "programs"),
+    }
+
+
+def built(clone: Path, name: str) -> None:
+    """Have a program built."""
+    (version,) = re.findall(
+        rf"^{name.upper()}=(.+)", (clone / "tests/versions.env").read_text(), re.M
+    )
+    (clone / "programs" / f"{name}-{version}").mkdir(parents=True)
+
+
+def steps(clone: Path) -> list[str]:
+    """What was made in order, but for what is made behind."""
+    called = (clone / "called").read_text().splitlines()
+    return [words.split(" ")[0] for words in called if not words.startswith("e2e-parts")]
+
+
 def run(clone: Path, **environment: str) -> tuple[int, list[str]]:
     """Return the exit code, and the lines that it says."""
-    own = {"PATH": f"{clone / 'bin'}:{os.environ['PATH']}", "STAND_IN": str(clone)}
     done = subprocess.run(
         ["bash", ".ci/run"],
         cwd=clone,
-        env=os.environ | own | environment,
+        env=variables(clone) | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -47,13 +71,19 @@ def run(clone: Path, **environment: str) -> tuple[int, list[str]]:
 
 
 def test_all_that_passes_ends_with_the_sum(clone: Path) -> None:
+    built(clone, "helm")
     code, said = run(clone)
     assert code == 0
-    called = (clone / "called").read_text().split("\n")
-    assert [words.split(" ")[0] for words in called if not words.startswith("e2e-parts")] == [
-        *("install", "check", "demo", "programs", "test", "test-slow", "e2e", "e2e", "")
+    assert steps(clone) == [
+        *("install", "check", "demo", "programs", "test", "test-slow", "e2e", "e2e")
     ]
     assert said[-1] == "16 passed, 0 failed, 8 skipped"
+
+
+def test_a_helm_that_was_built_behind_the_tests_is_compared_after_them(clone: Path) -> None:
+    assert run(clone)[0] == 0
+    assert steps(clone)[-4:] == ["test-slow", "test", "e2e", "e2e"]
+    assert "TESTS=tests/helm/test_program.py" in (clone / "called").read_text()
 
 
 def test_a_scenario_that_fails_and_then_runs_out_of_time_fails_ci(clone: Path) -> None:
@@ -88,12 +118,34 @@ def test_what_is_built_behind_ends_with_it(clone: Path) -> None:
     with subprocess.Popen(
         ["bash", ".ci/run"],
         cwd=clone,
-        env=os.environ | {"PATH": f"{clone / 'bin'}:{os.environ['PATH']}", "STAND_IN": str(clone)},
+        env=variables(clone),
         stdout=subprocess.DEVNULL,
     ) as ci:
         pid = _content(clone / "pid")
         ci.terminate()
         ci.wait(60)
+    _wait_for_the_end_of(pid)
+
+
+def test_ctrl_c_ends_the_step_that_runs_and_all_of_it(clone: Path) -> None:
+    (clone / "test").write_text(f'echo $$ > "{clone}/pid"; exec sleep 600')
+    with subprocess.Popen(
+        ["bash", ".ci/run"],
+        cwd=clone,
+        env=variables(clone),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as in a terminal of its own
+    ) as ci:
+        pid = _content(clone / "pid")
+        os.killpg(ci.pid, signal.SIGINT)
+        said, _ = ci.communicate(timeout=60)
+    assert ci.returncode == 130
+    assert "=== test-slow" not in said
+    _wait_for_the_end_of(pid)
+
+
+def _wait_for_the_end_of(pid: str) -> None:
     deadline = time.monotonic() + 60
     while Path("/proc", pid).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -112,6 +164,7 @@ def test_the_end_names_what_is_flaky_and_what_did_not_run() -> None:
     log = """
 FLAKY, passed only on its second try: tests/a.py::test_b
 NOT RUN, its time was over: tests/cluster/e2e/test_jobs.py::test_sweep
+\x1b[33mSKIPPED\x1b[0m tests/store/test_fencing.py::test_a_race - moto does not fence
 \x1b[32m=========== 5 passed, 1 skipped, 1 flaky, 2 deselected in 3.1s (0:00:03) ===========\x1b[0m
 """
     said, code = summarise([log, "no test here"], [])
@@ -119,6 +172,7 @@ NOT RUN, its time was over: tests/cluster/e2e/test_jobs.py::test_sweep
     assert said.splitlines() == [
         "FLAKY, passed only on its second try: tests/a.py::test_b",
         "NOT RUN, its time was over: tests/cluster/e2e/test_jobs.py::test_sweep",
+        "SKIPPED tests/store/test_fencing.py::test_a_race - moto does not fence",
         "6 passed, 0 failed, 1 skipped",
     ]
     assert summarise(["== 1 failed, 2 passed in 3.00s =="], [])[1] == 1

@@ -17,6 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="start no scenario but the first after this time, as `date +%%s` says it",
     )
+    group.addoption(
+        "--then-for",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="start what --then names for so long after the first, also after the deadline",
+    )
     for option, what in {"--first": "have to run, and come first", "--then": "come next"}.items():
         group.addoption(
             option,
@@ -37,6 +44,8 @@ class Clock:
         self._deadline: float | None = config.getoption("--deadline")
         self._first = _names(config.getoption("--first"))
         self._then = _names(config.getoption("--then"))
+        self._then_for: float = config.getoption("--then-for")
+        self._then_deadline: float | None = None
         self._wanted: list[str] = []
         self._ended: set[str] = set()
 
@@ -58,8 +67,14 @@ class Clock:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        late = self._deadline is not None and time.time() > self._deadline
-        return True if late and not any(_begins(item, name) for name in self._first) else None
+        if self._deadline is None or any(_begins(item, name) for name in self._first):
+            return None
+        now, deadline = time.time(), self._deadline
+        if self._then_deadline is None:
+            self._then_deadline = now + self._then_for
+        if any(_begins(item, name) for name in self._then):
+            deadline = max(deadline, self._then_deadline)
+        return True if now > deadline else None
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self._ended.add(nodeid)

@@ -55,7 +55,8 @@ def test_pods_of_the_restricted_standard_are_all_that_is_made(team: Team, tmp_pa
         before = everything(cluster, namespace)
         serving = {"enabled": True, "model": "photos", "replicas": 1}
         install(cluster, namespace, tmp_path, rayCluster__enabled=True, serving=serving)
-        code, _, said = submit(team, namespace, "admitted")
+        job = team.new_id("admitted")
+        code, _, said = submit(team, namespace, job)
         assert code == 0, said
 
         def made() -> set[tuple[str, str]]:
@@ -66,7 +67,7 @@ def test_pods_of_the_restricted_standard_are_all_that_is_made(team: Team, tmp_pa
         roles = ("job", "shared", "serving")
         wanted = {(role, kind) for role in roles for kind in ("head", "worker")}
         cluster.wait_for("a pod of each kind", lambda: made() == wanted)
-        cancel(team, namespace, "admitted")
+        cancel(team, namespace, job)
         cluster.helm("uninstall", "graft", "-n", namespace, "--wait")
         cluster.wait_for("nothing left", lambda: everything(cluster, namespace) == before, 120)
 
@@ -74,14 +75,15 @@ def test_pods_of_the_restricted_standard_are_all_that_is_made(team: Team, tmp_pa
 def test_pods_beyond_the_restricted_standard_are_refused_and_the_job_says_so(
     team: Team, namespace: str
 ) -> None:
-    code, printed, said = submit(team, namespace, "beyond", "--dry-run", "--json")
+    job = team.new_id("beyond")
+    code, printed, said = submit(team, namespace, job, "--dry-run", "--json")
     assert code == 0, said
     beyond = json.loads(printed)
     head = beyond["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     head["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     team.cluster.kubectl("create", "-f", "-", stdin=json.dumps(beyond))
     violation = 'violates PodSecurity "restricted'
-    assert violation in why(team, namespace, "beyond")
+    assert violation in why(team, namespace, job)
     with pytest.raises(AssertionError, match=violation):
         team.cluster.kubectl("run", "any", "--image=any", "-n", namespace)
 
@@ -111,10 +113,10 @@ def quota(
 
 
 def test_quotas_are_told_before_anything_is_sent(team: Team, namespace: str) -> None:
-    cluster = team.cluster
+    cluster, job = team.cluster, team.new_id("quota")
     most = {"requests.cpu": "500m", "limits.memory": "8Gi", "pods": "2"}
     with quota(cluster, namespace, most | {"count/rayjobs.ray.io": "0"}):
-        code, _, said = submit(team, namespace, "quota")
+        code, _, said = submit(team, namespace, job)
         print(said)
         assert code == 2
         assert "does not fit" in said
@@ -124,7 +126,7 @@ def test_quotas_are_told_before_anything_is_sent(team: Team, namespace: str) -> 
         assert "quota team: pods would be 3 of 2, 0 in use" in said
         assert "quota team: count/rayjobs.ray.io would be " in said
     with quota(cluster, namespace, {"limits.cpu": "20", "pods": "4"}):
-        code, _, said = submit(team, namespace, "quota")
+        code, _, said = submit(team, namespace, job)
         assert code == 2
         assert "could never run" in said
         assert "quota team counts limits.cpu, which its pods do not set" in said
@@ -136,14 +138,15 @@ def test_quotas_are_told_before_anything_is_sent(team: Team, namespace: str) -> 
                 "spec": {"limits": [{"type": "Container", "default": {"cpu": "2"}}]},
             }
         )
-        code, _, said = submit(team, namespace, "quota")
+        code, _, said = submit(team, namespace, job)
         assert code == 0, said
-        cancel(team, namespace, "quota")
+        cancel(team, namespace, job)
 
 
 def test_quota_for_some_pods_is_told_by_the_job(team: Team, namespace: str) -> None:
     """`graft submit` cannot know whom it holds for."""
     with quota(team.cluster, namespace, {"pods": "0"}, scopes=["NotTerminating"]):
-        code, _, said = submit(team, namespace, "scoped")
+        job = team.new_id("scoped")
+        code, _, said = submit(team, namespace, job)
         assert code == 0, said
-        assert "exceeded quota: team" in why(team, namespace, "scoped")
+        assert "exceeded quota: team" in why(team, namespace, job)

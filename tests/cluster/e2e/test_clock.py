@@ -6,6 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow  # each runs pytest
+
 TESTS = Path(__file__).parents[2]
 SCENARIOS = """
 import os, time
@@ -58,6 +62,18 @@ def test_what_no_time_is_left_for_is_named_and_the_first_run_all_the_same(tmp_pa
     assert "FAILED twice: test_it.py::test_cancel_while_training" in said
     assert "::test_chart PASSED" in said
     assert said.count("NOT RUN: test_it.py::test_") == 2
+
+
+def test_what_comes_next_has_time_of_its_own_after_the_first(tmp_path: Path) -> None:
+    late = ("--deadline", str(time.time() - 1), "--first", "finetune", "--then", "sweep,chart")
+    code, said = run(tmp_path, *late, "--then-for", "3600")
+    assert code == 0
+    assert said.count(" PASSED") == 3
+    assert said.count("NOT RUN") == said.count("NOT RUN: test_it.py::test_cancel_while_training")
+    code, said = run(tmp_path, *late, "--then-for", "3600", late_after_sweep="1")
+    assert code == 0
+    assert said.count(" PASSED") == 2
+    assert "NOT RUN: test_it.py::test_chart" in said
 
 
 def test_what_failed_stays_failed_where_no_time_is_left_for_a_second_try(tmp_path: Path) -> None:

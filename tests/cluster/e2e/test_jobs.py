@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ import pytest
 
 from cluster.e2e.team import ROOT, Team, person
 from colours import transfer_document
-from conftest import free_port
 from graft.spec import Scaling, load_job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -55,7 +55,7 @@ def test_evaluation_of_a_model(team: Team) -> None:
     spec = str(ROOT / "jobs" / "evaluation.yaml")
     model = newest(team)
     settings = ("--set", f"model={model}", "--set", "split=val")
-    done = team.graft("submit", spec, "--id", "evaluated", *settings, "--wait")
+    done = team.graft("submit", spec, "--id", team.new_id("evaluated"), *settings, "--wait")
     assert done.returncode == 0, done.stderr + done.stdout
     listed = json.loads(team.cluster.graft("report", "ls", "--json").stdout)["reports"]
     (report,) = {one["report"] for one in listed if one["kind"] == "evaluation"}
@@ -193,10 +193,11 @@ def test_sweep_of_six_trials(team: Team, tmp_path: Path) -> None:
     }
     path = tmp_path / "sweep.yaml"
     path.write_text(json.dumps(sweep))
-    done = team.graft("submit", str(path), "--id", "six", "--wait", "--json")
+    job = team.new_id("six")
+    done = team.graft("submit", str(path), "--id", job, "--wait", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["model"] == "swept@1"
-    shown = json.loads(team.cluster.graft("sweeps", "show", "six", "--json").stdout)
+    assert json.loads(done.stdout)["model"].startswith("swept@")
+    shown = json.loads(team.cluster.graft("sweeps", "show", job, "--json").stdout)
     states = shown["result"]["states"]
     print(states)
     assert states.keys() <= {"finished", "stopped"}  # none failed or diverged
@@ -229,15 +230,16 @@ def test_cancel_while_training(team: Team) -> None:
 
 
 def test_job_that_would_fail_again_gets_no_other_cluster(team: Team) -> None:
+    job = team.new_id("mistake")
     mistake = ("--set", "backbone.freeze=17", "--set", "scaling.workers=1")
     began = time.monotonic()
-    done = team.graft("submit", str(team.spec), "--id", "mistake", *mistake, "--wait")
+    done = team.graft("submit", str(team.spec), "--id", job, *mistake, "--wait")
     print(f"{time.monotonic() - began:.1f} s: {done.stderr.strip()}")
     assert done.returncode == 1
-    assert "mistake failed: backbone.freeze" in done.stderr
+    assert f"{job} failed: backbone.freeze" in done.stderr
 
     def ended() -> bool:
-        status = team.cluster.get("rayjob", "mistake", team.namespace)["status"]
+        status = team.cluster.get("rayjob", job, team.namespace)["status"]
         assert status["jobDeploymentStatus"] in ("Running", "Complete"), status
         return bool(status["jobDeploymentStatus"] == "Complete")
 
@@ -245,15 +247,25 @@ def test_job_that_would_fail_again_gets_no_other_cluster(team: Team) -> None:
 
 
 def test_demo_job(team: Team) -> None:
-    done = team.graft("submit", str(ROOT / "jobs" / "demo.yaml"), "--id", "demo", "--wait")
+    spec = str(ROOT / "jobs" / "demo.yaml")
+    done = team.graft("submit", spec, "--id", team.new_id("demo"), "--wait")
     assert done.returncode == 0, done.stderr + done.stdout
     print(done.stdout)
 
 
 @contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """Keep a port of this machine from all but `way_to`: nothing listens there but that."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@contextlib.contextmanager
 def way_to(api: str, port: int) -> Iterator[None]:
-    """Lead a port of this machine to the API server while the block lasts."""
-    listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
+    """Lead a port of this machine, which is held, to the API server while the block lasts."""
+    listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseport,fork"
     address = api.removeprefix("https://")
     with subprocess.Popen(["socat", listen, f"TCP:{address}"], start_new_session=True) as socat:
         try:
@@ -263,30 +275,28 @@ def way_to(api: str, port: int) -> Iterator[None]:
 
 
 def test_cluster_lost_while_following(team: Team, tmp_path: Path) -> None:
-    cluster, began = team.cluster, time.monotonic()
+    cluster, job, began = team.cluster, team.new_id("lost"), time.monotonic()
     long = ("--set", "train.epochs=500", "--set", "scaling.workers=1")
-    assert team.graft("submit", str(team.spec), "--id", "lost", *LONG, *long).returncode == 0
-    ports = [free_port(), free_port()]
+    assert team.graft("submit", str(team.spec), "--id", job, *LONG, *long).returncode == 0
 
     def follower(port: int) -> "subprocess.Popen[str]":
         server = f"https://127.0.0.1:{port}"
         config = person(cluster, team.namespace, "ada", tmp_path, server)
-        return cluster.start("jobs", "logs", "lost", "-f", KUBECONFIG=config)
+        return cluster.start("jobs", "logs", job, "-f", KUBECONFIG=config)
 
-    with contextlib.ExitStack() as ways:
-        for port in ports:
-            ways.enter_context(way_to(cluster.api, port))
-        for_a_while, for_good = map(follower, ports)
-        team.running("lost", epoch=2)
-    time.sleep(10)
-    with way_to(cluster.api, ports[0]):
-        _, told = for_good.communicate(timeout=120)
-        print(f"{time.monotonic() - began:.1f} s: {told.strip()}")
-        assert for_good.returncode == 75
-        assert "the job may well go on: look later with graft jobs show lost" in told
-        reached = int(re.findall(r"epoch (\d+)/", team.job("lost")["progress"])[0])
-        assert team.graft("jobs", "cancel", "lost").returncode == 0
-        said, told = for_a_while.communicate(timeout=120)
+    with held_port() as first, held_port() as second:
+        with way_to(cluster.api, first), way_to(cluster.api, second):
+            for_a_while, for_good = follower(first), follower(second)
+            team.running(job, epoch=2)
+        time.sleep(10)
+        with way_to(cluster.api, first):
+            _, told = for_good.communicate(timeout=120)
+            print(f"{time.monotonic() - began:.1f} s: {told.strip()}")
+            assert for_good.returncode == 75
+            assert f"the job may well go on: look later with graft jobs show {job}" in told
+            reached = int(re.findall(r"epoch (\d+)/", team.job(job)["progress"])[0])
+            assert team.graft("jobs", "cancel", job).returncode == 0
+            said, told = for_a_while.communicate(timeout=120)
     assert for_a_while.returncode == 0, told
     epochs = [int(number) for number in re.findall(r"^epoch (\d+)/", said, re.MULTILINE)]
     assert epochs == list(range(1, epochs[-1] + 1))  # none is missing, none is told twice
@@ -298,11 +308,10 @@ def test_transfer_report(team: Team, tmp_path: Path) -> None:
     document = transfer_document(base, epochs=1, labels=[1.0], seeds=1)
     path = tmp_path / "transfer.yaml"
     path.write_text(json.dumps(document))
-    done = team.graft("submit", str(path), "--id", "transfer", "--wait")
+    job = team.new_id("transfer")
+    done = team.graft("submit", str(path), "--id", job, "--wait")
     assert done.returncode == 0, done.stderr + done.stdout
-    shown = team.cluster.graft(
-        "report", "show", "transfer", "--json", "--out", str(tmp_path / "out")
-    )
+    shown = team.cluster.graft("report", "show", job, "--json", "--out", str(tmp_path / "out"))
     (found,) = json.loads(shown.stdout)["backbones"]
     print({point["arm"]: point["accuracy"]["value"] for point in found["points"]})
     assert {point["arm"] for point in found["points"]} == {"scratch", "features", "partial", "full"}

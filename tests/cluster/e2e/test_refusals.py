@@ -87,8 +87,8 @@ def test_image_that_cannot_be_pulled(team: Team, tmp_path: Path) -> None:
         install(team.cluster, namespace, tmp_path, **hasty)
         began = time.monotonic()
         done = team.cluster.graft(
-            *("submit", str(team.spec), "--id", "pull", "--image", "localhost/nowhere:1"),
-            *("--wait", "--namespace", namespace),
+            *("submit", str(team.spec), "--id", team.new_id("pull"), "--wait"),
+            *("--image", "localhost/nowhere:1", "--namespace", namespace),
         )
         print(f"{time.monotonic() - began:.1f} s: {done.stderr.strip()}")
         assert done.returncode == 1
@@ -101,9 +101,8 @@ def test_wrong_credentials_of_the_store(team: Team, tmp_path: Path) -> None:
         secret(team.cluster, namespace, AWS_SECRET_ACCESS_KEY="wrong-secret")
         install(team.cluster, namespace, tmp_path, jobs__retries=0)
         began = time.monotonic()
-        done = team.cluster.graft(
-            "submit", str(team.spec), "--id", "wrong", "--wait", "--namespace", namespace
-        )
+        job = ("--id", team.new_id("wrong"), "--namespace", namespace)
+        done = team.cluster.graft("submit", str(team.spec), *job, "--wait")
         print(f"{time.monotonic() - began:.1f} s: {done.stderr.strip()}")
         assert done.returncode == 1
         assert "SignatureDoesNotMatch" in done.stdout + done.stderr

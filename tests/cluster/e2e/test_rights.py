@@ -61,23 +61,24 @@ def head_environment(team: Team, job: str) -> dict[str, str]:
 
 
 def test_a_submitter_sends_looks_at_and_cancels_jobs(team: Team) -> None:
-    sent = team.graft("submit", str(team.spec), "--id", "rights", "--json")
+    job = team.new_id("rights")
+    sent = team.graft("submit", str(team.spec), "--id", job, "--json")
     assert sent.returncode == 0, sent.stderr
     try:
         listed = json.loads(team.graft("jobs", "ls", "--json").stdout)["jobs"]
         states = {one["job"]: one["state"] for one in listed}
-        assert states["rights"] in ("starting", "running")
-        owner_of = head_environment(team, "rights")
+        assert states[job] in ("starting", "running")
+        owner_of = head_environment(team, job)
         assert owner_of["GRAFT_OWNER"].startswith(f"system:serviceaccount:{team.namespace}:")
         assert owner_of["GRAFT_OWNER_SELF_DECLARED"] == "false"
         as_one = ("--kubeconfig", team.kubeconfig)
         with pytest.raises(AssertionError, match='cannot patch resource "rayjobs"'):
-            team.cluster.kubectl("label", "rayjob", "rights", "any=other", *as_one)
+            team.cluster.kubectl("label", "rayjob", job, "any=other", *as_one)
     finally:
-        cancelled = team.graft("jobs", "cancel", "rights")
+        cancelled = team.graft("jobs", "cancel", job)
     assert cancelled.returncode == 0, cancelled.stderr
-    team.cluster.wait_for("no pods", lambda: not team.pods("rights"), 90)
-    assert team.job("rights")["state"] == "cancelled"
+    team.cluster.wait_for("no pods", lambda: not team.pods(job), 90)
+    assert team.job(job)["state"] == "cancelled"
 
 
 def test_a_submitter_is_refused_what_the_commands_do_not_do(team: Team) -> None:

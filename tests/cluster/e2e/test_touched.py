@@ -21,3 +21,21 @@ def test_each_scenario_is_named_once() -> None:
     changed = ["platform/graft/sweep/sweep_plan.py", "platform/graft/training/loop.py", "README.md"]
     assert touched(changed) == ["sweep", "head", "preempted"]
     assert touched(["README.md"]) == []
+
+
+def test_each_commit_begins_with_another() -> None:
+    changed = ["platform/graft/training/loop.py"]
+    assert touched(changed, "a1") == ["sweep", "head", "preempted"]
+    assert {touched(changed, f"{number:x}")[0] for number in range(3)} == set(touched(changed))
+
+
+def test_scenarios_that_have_changed_are_touched() -> None:
+    assert touched(["tests/cluster/e2e/test_serving.py"]) == [
+        "service_answers_and_follows_a_promotion",
+        "two_models_in_one_release",
+    ]
+    refusals = touched(["tests/cluster/e2e/test_refusals.py"])
+    assert "wrong_credentials_of_the_store" in refusals
+    assert "kuberay_that_is_too_old" not in refusals  # it takes no node
+    no_scenarios = ("test_rights.py", "test_clock.py", "test_gone.py", "team.py")
+    assert touched(f"tests/cluster/e2e/{name}" for name in no_scenarios) == []
