@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import re
+import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from graft.registry import get_model
 from graft.serving.alias_follower import Current
 from graft.serving.app import MAX_BATCH, create_app
+from graft.serving.limits import Limits
 from graft.serving.predictor import Predictor
 from graft.store import Store
 
@@ -30,7 +32,7 @@ def predictor(model_store: Store) -> Predictor:
 
 @pytest.fixture(scope="module")
 def app(predictor: Predictor) -> Any:
-    return create_app(Current(predictor), max_body=200_000)
+    return create_app(Current(predictor), limits=Limits(body_bytes=200_000))
 
 
 def client(app: Any) -> httpx.AsyncClient:
@@ -155,7 +157,7 @@ def bomb() -> bytes:
             400,
             "found ['image', 'image']",
         ),
-        ({"content": b"[" * 100_000, "headers": JSON}, 400, "nested too deeply"),
+        ({"content": b"[" * 100_000, "headers": JSON}, 400, "more than 32 values"),
         ({"content": b'{"image": ' + b"9" * 9_000 + b"}", "headers": JSON}, 400, "not JSON"),
         ({"content": b"x", "headers": {"Content-Encoding": "gzip"}}, 415, "'gzip'"),
         ({"content": b"{", "headers": JSON}, 400, "not JSON"),
@@ -391,3 +393,102 @@ def test_the_check_of_a_server_goes_before_all_that_wait(
     recorder.fail = True
     with pytest.raises(RuntimeError, match="out of memory"):
         asyncio.run(app.state.check())
+
+
+def test_large_headers_are_refused(app: Any) -> None:
+    for request in (
+        {"headers": {"Cookie": "x" * 33_000}},
+        {"path": f"/{'x' * 33_000}"},
+        {"path": f"{PREDICT}?top_k={'1' * 33_000}"},
+        {"headers": [("x", "")] * 8_000},
+    ):
+        answer = ask(app, **request)
+        assert answer.status_code == 431
+        assert re.fullmatch(
+            r"headers and address have [3-4]\d,\d{3} bytes, expected 32,768", answer.json()["error"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"[" * 20_000, "application/json"),
+        (b'{"' + b'a":{"' * 20_000, "application/json"),
+        (b"{" + b'"a":1,' * 20_000, "application/json"),
+        (b'{"image": "' + b"! " * 50_000 + b'"}', "application/json"),
+        (b'{"image": "' + "é".encode() * 50_000 + b'"}', "application/json"),
+        (b'{"' + b"x" * 100_000 + b'": ""}', "application/json"),
+        (b"--x\r\n" + b"a: b\r\n" * 20_000 + b"\r\n--x--\r\n", f"{MULTIPART}; boundary=x"),
+        (b"--x\r\n\r\n" * 20_000 + b"--x--\r\n", f"{MULTIPART}; boundary=x"),
+        (b"hello", f"{MULTIPART}; boundary={'x' * 20_000}"),
+        (b"hello", f"{MULTIPART}; boundary="),
+    ],
+)
+def test_no_refusal_repeats_at_length_what_was_sent(app: Any, body: bytes, kind: str) -> None:
+    answer = ask(app, content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert len(answer.content) < 400
+
+
+def test_who_finds_no_place_is_told_when_to_try_again(
+    predictor: Predictor, photograph: Callable[..., bytes]
+) -> None:
+    """Of ten requests of one caller at once, in four places, two come in; the next caller, too."""
+    recorder = Recorder(predictor)
+    app = create_app(Current(recorder), limits=Limits(places=4))
+    data = photograph(5)
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with client(app) as http:
+            headers = [{"X-Graft-Client": "192.0.2.1"}] * 10 + [{"X-Graft-Client": "192.0.2.2"}]
+            sent = [http.post(PREDICT, content=data, headers=header) for header in headers]
+            return await asyncio.gather(*sent)
+
+    answers = asyncio.run(all_at_once())
+    assert [answer.status_code for answer in answers] == [200] * 2 + [429] * 8 + [200]
+    for answer in answers[2:10]:
+        assert answer.headers["retry-after"] == "1"
+        assert "your share of places" in answer.json()["error"]
+    assert ask(app, content=data).status_code == 200  # all places are free again
+
+
+def test_a_forward_that_hangs_keeps_nobody_waiting(
+    predictor: Predictor, photograph: Callable[..., bytes]
+) -> None:
+    recorder, go_on = Recorder(predictor), threading.Event()
+    predict = recorder.predict
+
+    def hangs(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        go_on.wait(60)
+        return predict(images)
+
+    recorder.predict = hangs  # type: ignore[method-assign]
+    answer = ask(create_app(Current(recorder), limits=Limits(answer_s=0.1)), content=photograph(5))
+    go_on.set()
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert "no answer within" in answer.json()["error"]
+
+
+def test_pages_of_listed_origins_may_ask(
+    predictor: Predictor, photograph: Callable[..., bytes]
+) -> None:
+    app = create_app(Current(predictor), origins=["https://lab.example"])
+    preflight = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    for origin, status in (("https://lab.example", 200), ("https://elsewhere.example", 400)):
+        allowed = origin if status == 200 else None
+        headers = {"Origin": origin}
+        asked = ask(app, method="OPTIONS", headers=headers | preflight)
+        assert asked.status_code == status
+        assert asked.headers.get("access-control-allow-origin") == allowed
+        for content in (photograph(5), b"no image"):
+            answer = ask(app, content=content, headers=headers)
+            assert answer.headers.get("access-control-allow-origin") == allowed
+
+
+def test_without_origins_no_page_may_ask(app: Any) -> None:
+    answer = ask(app, "/healthz", "GET", headers={"Origin": "https://lab.example"})
+    assert "access-control-allow-origin" not in answer.headers

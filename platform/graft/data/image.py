@@ -115,6 +115,15 @@ def encode(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
+def count_pixels(data: bytes) -> int:
+    """Return how many pixels an image file says that it has; 0 where it does not say."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:
+        return 0  # `decode` says what is wrong with it
+
+
 def _load(data: bytes) -> Image.Image:
     """Decode the whole first frame: its colours and orientation stay the file's."""
     if not data:

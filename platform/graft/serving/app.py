@@ -4,9 +4,8 @@ The event loop only moves bytes: images are decoded in threads, and forwards run
 so that ``/healthz`` answers however busy the model is.
 """
 
-import asyncio
 import reprlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Annotated
 
@@ -16,21 +15,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
 from graft import __version__
 from graft.errors import ImageError
 from graft.serving.alias_follower import Current
 from graft.serving.batching import Batcher
+from graft.serving.decoding import Decoder
+from graft.serving.doors import Doors, caller_of
 from graft.serving.error_responses import Guard, refuse, refuse_image, refuse_parameter
-from graft.serving.predictor import Predictor
-from graft.serving.request_body import OPENAPI, image_bytes, read_body
+from graft.serving.limits import Limits
+from graft.serving.request_body import OPENAPI
 
-MAX_BODY = 20_000_000
-"""Largest request body, in bytes."""
 MAX_BATCH = 8
 """Most images in one forward: more overflow a CPU's caches (SqueezeNet 1.1 at 224 takes a third
 longer per image in batches of 16)."""
@@ -92,7 +91,15 @@ class Refusal(BaseModel):
     error: str
 
 
-def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BODY) -> FastAPI:
+DEFAULT_LIMITS = Limits()
+
+
+def create_app(
+    current: Current,
+    decode_threads: int = 2,
+    limits: Limits = DEFAULT_LIMITS,
+    origins: Sequence[str] = (),
+) -> FastAPI:
     """Return the app that answers for one model, with its current predictor.
 
     Its ``state.check`` is a coroutine function that hangs or raises once no image can be
@@ -101,10 +108,11 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
     Args:
         current: what answers; its predictor may change at any time, its model's name may not.
         decode_threads: how many images are decoded at once.
-        max_body: largest request body, in bytes.
+        limits: what it bears.
+        origins: origins of pages in browsers that may ask, as `https://HOST`; `*`: all may.
     """
     batcher = Batcher(MAX_BATCH)
-    threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+    decoder = Decoder(decode_threads, limits)
     app = FastAPI(
         title=f"Graft: {current.predictor.version.name}",
         version=__version__,
@@ -118,7 +126,16 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
     )
     # The bundled Swagger UI reads OpenAPI 3.0, not 3.1.
     app.openapi_version = "3.0.3"
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, header_bytes=limits.header_bytes)
+    if origins:  # outermost: browsers show a page no refusal without the headers
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "traceparent"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+            max_age=3600,
+        )
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
 
     async def check() -> None:
@@ -127,18 +144,15 @@ def create_app(current: Current, decode_threads: int = 2, max_body: int = MAX_BO
         await batcher.predict_first(predictor.predict, np.zeros((crop, crop, 3), np.uint8))
 
     app.state.check = check
-    _add_predict(app, current, batcher, threads, max_body)
+    _add_predict(app, current, batcher, decoder, Doors(limits))
     _add_descriptions(app, current)
     return app
 
 
 def _add_predict(
-    app: FastAPI, current: Current, batcher: Batcher, threads: ThreadPoolExecutor, max_body: int
+    app: FastAPI, current: Current, batcher: Batcher, decoder: Decoder, doors: Doors
 ) -> None:
     served = current.predictor.version.name
-
-    def prepare(predictor: Predictor, content_type: str, body: bytes) -> NDArray[np.uint8]:
-        return predictor.prepare(image_bytes(content_type, body))
 
     @app.post(
         "/v1/models/{name}/predict",
@@ -147,9 +161,14 @@ def _add_predict(
             "4XX": {
                 "model": Refusal,
                 "description": "400 broken request, 404 no such model, "
-                "413 body or image too large, 415 not an image, or a compressed body",
+                "408 the body comes too slowly, 413 body or image too large, "
+                "415 not an image, or a compressed body, 429 too much at once, 431 large headers",
             },
-            "5XX": {"model": Refusal, "description": "an error of the server, with its id"},
+            "5XX": {
+                "model": Refusal,
+                "description": "500 an error of the server, with its id; 503 it is busy: "
+                "try again after Retry-After seconds",
+            },
         },
     )
     async def predict(
@@ -167,14 +186,15 @@ def _add_predict(
                 400, f"found query parameters {reprlib.repr(asked)}, expected top_k once, or none"
             )
         start = perf_counter()
-        body = await read_body(request, max_body)
-        received = perf_counter()
-        predictor = current.predictor  # computes the whole answer, even if replaced meanwhile
-        content_type = request.headers.get("content-type", "")
-        loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(threads, prepare, predictor, content_type, body)
-        decoded = perf_counter()
-        probabilities = await batcher.predict(predictor.predict, image)
+        with doors.place(caller_of(request)) as held:
+            body = await doors.read_body(request, held)
+            received = perf_counter()
+            predictor = current.predictor  # computes the whole answer, even if replaced meanwhile
+            content_type = request.headers.get("content-type", "")
+            async with doors.at_work():
+                image = await decoder.decode(predictor.prepare, content_type, body)
+                decoded = perf_counter()
+                probabilities = await batcher.predict(predictor.predict, image)
         end = perf_counter()
         classes = predictor.version.classes
         return Answer(

@@ -31,7 +31,7 @@ from graft.backbones.process_setup import set_up_process
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion, get_model
 from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
-from graft.serving.app import MAX_BATCH, create_app
+from graft.serving.app import create_app
 from graft.serving.haproxy import write_script
 from graft.serving.predictor import Predictor
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
@@ -44,6 +44,8 @@ STOP_TIMEOUT_S = 5.0
 PATIENCE_S = 600.0
 """How long a replica of a RayService waits for its model, in seconds, before it gives up, says why
 in the RayService's status, and is started again: that costs six CPU seconds, and log files."""
+ADMITTED = 10_000
+"""More requests than a replica is ever asked at once: HAProxy has fewer connections."""
 FOREVER = 2**31 - 1
 """The most constructor retries that Ray Serve can count."""
 
@@ -133,9 +135,9 @@ def _deployment(name: str, capacity: Capacity, tries: int) -> Deployment:
         name=name,
         num_replicas=capacity.replicas,
         ray_actor_options={"num_cpus": capacity.cpus_per_replica},
-        # A replica holds enough requests for its next batches; more wait; still more get a 503.
-        max_ongoing_requests=8 * MAX_BATCH,
-        max_queued_requests=32 * MAX_BATCH,
+        # Whatever comes reaches our own doors, which refuse at once, in JSON, what would wait for
+        # long; a request that Ray Serve holds back has its body in memory, and no bound.
+        max_ongoing_requests=ADMITTED,
         max_constructor_retry_count=tries,
         graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
         logging_config={"enable_access_log": False},

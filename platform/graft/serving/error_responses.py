@@ -20,12 +20,15 @@ logger = logging.getLogger(__name__)
 class Guard:
     """ASGI middleware: answers an unexpected error with 500 in JSON, and HEAD as GET.
 
+    Headers that are too large are refused.
+
     The error and its traceback are logged under the id that the answer names. HEAD is answered
     here because FastAPI, unlike HTTP, has no HEAD where a route has GET.
     """
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, header_bytes: int):
         self._app = app
+        self._header_bytes = header_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; other scopes are passed on."""
@@ -39,6 +42,11 @@ class Guard:
             started = True
             await send(_without_body(message) if scope["method"] == "HEAD" else message)
 
+        size = _header_size(scope)
+        if size > self._header_bytes:
+            reason = f"headers and address have {size:,} bytes, expected {self._header_bytes:,}"
+            await JSONResponse({"error": reason}, 431)(scope, receive, observed)
+            return
         inner: dict[str, Any] = {**scope}
         if scope["method"] == "HEAD":
             inner["method"] = "GET"
@@ -55,6 +63,12 @@ class Guard:
                 raise
             reason = f"internal error {incident}: the server's log has it under this id"
             await JSONResponse({"error": reason}, 500)(scope, receive, observed)
+
+
+def _header_size(scope: Scope) -> int:
+    """Return how many bytes a request's headers and address have, about."""
+    address = len(scope["path"]) + len(scope["query_string"])
+    return address + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
 def _without_body(message: Message) -> Message:
