@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from colours import colour_spec
-from graft.cluster.capacity import misfits, over_quota, pod_requests, without_limits
-from graft.cluster.profile import HeadNode, Profile, ResourceClass, amount
+from graft.cluster.capacity import misfits, over_quota, pod_requests, without_cpu_limits
+from graft.cluster.profile import HeadNode, PodSettings, Profile, ResourceClass, amount
 from graft.cluster.rayjob_manifest import Submission, rayjob
 
 PROFILE = Profile.model_validate(
@@ -160,12 +160,10 @@ def test_a_quota_that_would_be_exceeded_is_named() -> None:
     ]
 
 
-def test_a_quota_that_counts_limits_which_pods_lack_needs_a_limit_range() -> None:
+def test_a_quota_that_counts_limits_which_pods_lack_refuses_them() -> None:
     quota = {"metadata": {"name": "team"}, "status": {"hard": {"limits.cpu": "9", "pods": "9"}}}
-    (problem,) = without_limits(requests(), [quota], [])
-    assert problem.startswith(
-        "quota team counts limits.cpu, which its pods do not set; a LimitRange"
-    )
+    (problem,) = without_cpu_limits(requests(), [quota], [])
+    assert problem.startswith("quota team counts limits.cpu, which its pods do not set; expected")
     default = {"type": "Container", "default": {"cpu": "4"}}
     for item, problems in (
         (default, 0),
@@ -173,7 +171,10 @@ def test_a_quota_that_counts_limits_which_pods_lack_needs_a_limit_range() -> Non
         ({"type": "Container"}, 1),
     ):
         limit_range = {"spec": {"limits": [item]}}
-        assert len(without_limits(requests(), [quota], [limit_range])) == problems
+        assert len(without_cpu_limits(requests(), [quota], [limit_range])) == problems
     memory = quota | {"status": {"hard": {"limits.memory": "9Gi", "requests.cpu": "9"}}}
     scoped = quota | {"spec": {"scopes": ["BestEffort"]}}
-    assert without_limits(requests(), [memory, scoped], []) == []
+    assert without_cpu_limits(requests(), [memory, scoped], []) == []
+    limited = PROFILE.model_copy(update={"pods": PodSettings(cpu_limits=True)})
+    pods = pod_requests(rayjob(Submission("one", colour_spec()), limited))
+    assert without_cpu_limits(pods, [quota], []) == []

@@ -48,6 +48,8 @@ GPU = {
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
 }
 PODS = {
+    "labels": {"istio.io/dataplane-mode": "none", "app.kubernetes.io/part-of": "vision"},
+    "cpuLimits": True,
     "annotations": {"sidecar.istio.io/inject": "false"},
     "proxy": {"http": "http://proxy.example:3128", "https": "http://proxy.example:3128"},
     "env": [

@@ -68,6 +68,7 @@ def ray_pods(values: dict[str, Any]) -> list[tuple[str, Object]]:
 
 def test_every_pod_has_what_is_set_for_all() -> None:
     for template in every_pod(LEAST | EVERY_POD | {"pods": PODS}):
+        assert PODS["labels"].items() <= template["metadata"]["labels"].items()
         assert PODS["annotations"].items() <= template["metadata"]["annotations"].items()
         spec = template["spec"]
         assert spec["schedulerName"] == "volcano"
@@ -78,6 +79,8 @@ def test_every_pod_has_what_is_set_for_all() -> None:
         assert counted
         assert counted.items() <= template["metadata"]["labels"].items()
         for container in containers(spec):
+            resources = container["resources"]
+            assert amount(resources["limits"]["cpu"]) >= amount(resources["requests"]["cpu"])
             assert container["envFrom"][0] == {"configMapRef": {"name": "site"}}
             variables = {one["name"]: one for one in container["env"]}
             assert len(variables) == len(container["env"])

@@ -145,6 +145,7 @@ def served(*models: dict[str, Any]) -> dict[str, Any]:
             ["'/pods/env/0/name'"],
         ),
         (LEAST | {"pods": {"env": [{"name": "A"}]}}, ["'/pods/env/0'", "'value'"]),
+        (LEAST | {"pods": {"labels": {"ray.io/group": "x"}}}, ["'/pods/labels'"]),
         (LEAST | {"pods": {"runAsUser": 0}}, ["'/pods/runAsUser'"]),
         (LEAST | {"serving": SERVING | {"model": "Ants"}}, ["'/serving/model'"]),
         (

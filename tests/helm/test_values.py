@@ -15,6 +15,7 @@ MAPS = {
     "serviceAccount.annotations",
     "classes.cpu.nodeSelector",
     "head.nodeSelector",
+    "pods.labels",
     "pods.annotations",
     "pods.affinity",
     "jobs.labels",

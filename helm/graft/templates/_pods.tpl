@@ -23,7 +23,9 @@
 {{- end -}}
 {{- dict
   "run_as_user" ($pods.runAsUser | empty | ternary nil ($pods.runAsUser | default 0 | int64))
+  "labels" $pods.labels
   "annotations" $pods.annotations
+  "cpu_limits" $pods.cpuLimits
   "env" (concat $env $pods.env | default list)
   "env_from" $pods.envFrom
   "affinity" $pods.affinity
@@ -80,9 +82,11 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* Annotations of a pod's metadata, with their key; nothing where there are none. */}}
-{{- define "graft.podAnnotations" -}}
-{{- with .Values.pods.annotations -}}
+{{/* Labels and annotations of a pod: takes root and role. */}}
+{{- define "graft.podMetadata" -}}
+labels:
+  {{- merge (include "graft.podLabels" . | fromYaml) .root.Values.pods.labels | toYaml | nindent 2 }}
+{{- with .root.Values.pods.annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -125,9 +129,10 @@ envFrom:
   - secretRef: {name: {{ . | quote }}}
   {{- end }}
 {{- end }}
+{{- $cpu := include "graft.times" (dict "cpu" .cpu "count" 1) }}
 resources:
   requests:
-    cpu: {{ include "graft.times" (dict "cpu" .cpu "count" 1) | quote }}
+    cpu: {{ $cpu | quote }}
     memory: {{ include "graft.canonical" .memory | quote }}
     {{- if .cache }}
     ephemeral-storage: {{ add (trimSuffix "Gi" .cache) (trimSuffix "Gi" .tmp) }}Gi
@@ -136,6 +141,9 @@ resources:
     {{ .gpu }}: {{ .gpus | quote }}
     {{- end }}
   limits:
+    {{- if $values.pods.cpuLimits }}
+    cpu: {{ $cpu | quote }}
+    {{- end }}
     memory: {{ include "graft.canonical" .memory | quote }}
     {{- if .gpus }}
     {{ .gpu }}: {{ .gpus | quote }}
@@ -208,11 +216,7 @@ headGroupSpec:
     object-store-memory: {{ include "graft.objectStore" (merge (dict "key" "head") $head) | quote }}
   template:
     metadata:
-      labels:
-        {{- include "graft.podLabels" . | nindent 8 }}
-      {{- with include "graft.podAnnotations" .root }}
-      {{- . | nindent 6 }}
-      {{- end }}
+      {{- include "graft.podMetadata" . | nindent 6 }}
     spec:
       {{- include "graft.podSpec" (dict "root" .root "on" $head "labels" (include "graft.podLabels" .)) | nindent 6 }}
       terminationGracePeriodSeconds: {{ include "graft.graceSeconds" . }}
@@ -252,11 +256,7 @@ workerGroupSpecs:
       object-store-memory: {{ include "graft.objectStore" (merge (dict "key" (printf "classes.%s" .name)) .) | quote }}
     template:
       metadata:
-        labels:
-          {{- include "graft.podLabels" $ | nindent 10 }}
-        {{- with include "graft.podAnnotations" $.root }}
-        {{- . | nindent 8 }}
-        {{- end }}
+        {{- include "graft.podMetadata" $ | nindent 8 }}
       spec:
         {{- include "graft.podSpec" (dict "root" $.root "on" . "labels" (include "graft.podLabels" $)) | nindent 8 }}
         terminationGracePeriodSeconds: {{ include "graft.graceSeconds" $ }}

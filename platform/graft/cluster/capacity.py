@@ -145,26 +145,25 @@ def _nearest_node(pod: PodRequest, nodes: list[Json]) -> str:
     return "no node has its labels, or all have taints that it does not tolerate"
 
 
-def without_limits(
+def without_cpu_limits(
     pods: Iterable[PodRequest], quotas: Iterable[Json], limit_ranges: Iterable[Json]
 ) -> list[str]:
     """Return a line for each quota that refuses every pod, since it counts a limit that pods lack.
 
-    Where a quota counts limits of CPU or memory, each container has to have one, which a LimitRange
-    may add. Requests of both our containers always have.
+    Where a quota counts limits of CPU, each container has to have one, which a LimitRange may add.
+    Requests, and limits of memory, all our containers have.
     """
-    limited = set(_total(pods, "limits"))
-    for limit_range in limit_ranges:
-        for item in limit_range["spec"]["limits"]:
-            if item["type"] == "Container":
-                limited |= set(item.get("default", {}))
+    if "cpu" in _total(pods, "limits") or any(
+        item["type"] == "Container" and "cpu" in item.get("default", {})
+        for limit_range in limit_ranges
+        for item in limit_range["spec"]["limits"]
+    ):
+        return []
     return [
-        f"quota {quota['metadata']['name']} counts limits.{resource}, which its pods do not set; "
-        f"a LimitRange with a default for {resource} is missing in the namespace"
+        f"quota {quota['metadata']['name']} counts limits.cpu, which its pods do not set; expected "
+        "the chart's pods.cpuLimits, or a LimitRange with a default for cpu in the namespace"
         for quota in _unscoped(quotas)
-        for resource in ("cpu", "memory")
-        if resource not in limited
-        and f"limits.{resource}" in quota.get("status", {}).get("hard", {})
+        if "limits.cpu" in quota.get("status", {}).get("hard", {})
     ]
 
 

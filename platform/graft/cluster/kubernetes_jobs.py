@@ -9,7 +9,7 @@ from io import StringIO
 
 from ruamel.yaml import YAML
 
-from graft.cluster.capacity import misfits, over_quota, pod_requests, without_limits
+from graft.cluster.capacity import misfits, over_quota, pod_requests, without_cpu_limits
 from graft.cluster.cluster_jobs import prune_jobs
 from graft.cluster.job_id import JOB_ID
 from graft.cluster.job_records import ClusterIdentity, Owner
@@ -134,7 +134,7 @@ class KubeJobs:
                 notes.append(f"the queue '{profile.queue}' is not checked: {error}")
         pods = pod_requests(manifest)
         quotas = self._kube.items(f"{CORE}/resourcequotas")
-        problems += without_limits(pods, quotas, self._kube.items(f"{CORE}/limitranges"))
+        problems += without_cpu_limits(pods, quotas, self._kube.items(f"{CORE}/limitranges"))
         if not profile.resource_class(submission.resource_class)[1].autoscaled:
             try:
                 problems += misfits(pods, self._kube.items("/api/v1/nodes"))

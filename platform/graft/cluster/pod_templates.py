@@ -11,6 +11,8 @@ LOGS = f"{TMP}/ray/session_latest/logs"
 CA_FILE = "/etc/graft/ca/ca.crt"
 SHIPPER = Pod(cpu="10m", memory="192Mi")
 """What the container requests that ships a pod's logs."""
+SHIPPER_CPU_LIMIT = "500m"
+"""Its limit, where containers have one: it mostly waits, and starts a Python."""
 DRAIN_S = 30
 """Seconds for which a pod that is told to end goes on: Ray tells its workers, which commit."""
 HOOK_S = 15
@@ -79,6 +81,8 @@ def ray_template(
     shipper = container_of("logs", common, SHIPPER)
     shipper["command"] = ["graft", "ship-logs", common.job, LOGS]
     shipper["restartPolicy"] = "Always"
+    if common.profile.pods.cpu_limits:
+        shipper["resources"]["limits"]["cpu"] = SHIPPER_CPU_LIMIT
     container["env"] += [
         {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(DRAIN_S)},
         {"name": "RAY_grpc_client_keepalive_timeout_ms", "value": str(SILENCE_S * 1000)},
@@ -131,7 +135,8 @@ def _template(
         spec["topologySpreadConstraints"] = [
             same_job | constraint for constraint in profile.pods.topology_spread_constraints
         ]
-    metadata = {"labels": dict(common.labels), "annotations": dict(profile.pods.annotations)}
+    labels = profile.pods.labels | common.labels
+    metadata = {"labels": labels, "annotations": dict(profile.pods.annotations)}
     return {"metadata": metadata, "spec": spec}
 
 
@@ -174,6 +179,8 @@ def container_of(name: str, common: Common, pod: Pod) -> dict[str, Any]:
         },
         "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
     }
+    if profile.pods.cpu_limits:
+        container["resources"]["limits"]["cpu"] = pod.cpu
     if profile.pods.env_from:
         container["envFrom"] = [dict(source) for source in profile.pods.env_from]
     if profile.store_secret:

@@ -87,7 +87,10 @@ class PodSettings(Section):
 
     run_as_user: int | None = 1000
     """User and group of pods; null: the platform gives a namespace its own, as OpenShift does."""
+    labels: dict[str, str] = Field(default={})
     annotations: dict[str, str] = Field(default={})
+    cpu_limits: bool = False
+    """Whether what a container requests of CPUs is its limit, too."""
     env: tuple[dict[str, Any], ...] = ()
     """More environment variables, each with a value, or where it is taken from."""
     env_from: tuple[dict[str, Any], ...] = ()
