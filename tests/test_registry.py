@@ -1,5 +1,6 @@
 """Model versions are immutable, numbered without gaps, and found by number, alias or name."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -211,7 +212,9 @@ def test_an_alias_that_moved_during_the_check_is_checked_again(fencing_store: St
     for i in range(3):
         register(fencing_store, draft(f"run-{i}"), b"tail", b"golden")
     promote(fencing_store, "ants-bees@1", "champion")
-    worse = Verdict(against="ants-bees@2", outcome="worse", why="70 % of 90", report="r")
+    worse = Verdict(
+        against="ants-bees@2", outcome="worse", p_value=0.01, why="70 % of 90", report="r"
+    )
     record_verdict(fencing_store, get_model(fencing_store, "ants-bees@3"), worse)
 
     def meanwhile() -> None:
@@ -227,7 +230,9 @@ def test_every_move_says_who_how_and_on_what_evidence(directory: Store) -> None:
     for i in range(4):
         register(directory, draft(f"run-{i}"), b"tail", b"golden")
     for number, outcome in ((2, "better"), (3, "worse")):
-        verdict = Verdict(against="ants-bees@1", outcome=outcome, why="70 % of 90", report="r")
+        verdict = Verdict(
+            against="ants-bees@1", outcome=outcome, p_value=0.01, why="70 % of 90", report="r"
+        )
         record_verdict(directory, get_model(directory, f"ants-bees@{number}"), verdict)
     promote(directory, "ants-bees@1", "champion", ANN)
     promote(directory, "ants-bees@2", "champion", ANN)
@@ -246,6 +251,26 @@ def test_every_move_says_who_how_and_on_what_evidence(directory: Store) -> None:
         ("ann@laptop", True, "graft train")
     }
     assert moves[1][1].evidence == ("better, against ants-bees@1: 70 % of 90 (r)",)
+
+
+def test_what_an_earlier_release_showed_without_correction_shows_nothing(directory: Store) -> None:
+    for i in range(4):
+        register(directory, draft(f"run-{i}"), b"tail", b"golden")
+    promote(directory, "ants-bees@1", "champion", ANN)
+    for number, outcome in ((2, "worse"), (3, "better"), (4, "better")):
+        version = get_model(directory, f"ants-bees@{number}")
+        earlier = {"against": "ants-bees@1", "outcome": outcome, "why": "70 % of 90", "report": "r"}
+        directory.create(f"{version.folder}/verdicts/r.json", json.dumps(earlier).encode())
+    again = Verdict.model_validate(earlier | {"against": "ants-bees@3", "p_value": 0.01})
+    record_verdict(directory, version, again)  # the same report, by this release
+    for number, outcome in ((2, "worse"), (3, "better")):
+        said = promote(directory, f"ants-bees@{number}", "champion", ANN, force=False)
+        if number == 2:
+            promote(directory, "ants-bees@1", "champion", ANN)
+        assert f"it was called {outcome} by a release that did not correct" in said[0]
+    assert promote(directory, "ants-bees@4", "champion", ANN) == []
+    bases = [(move.to, move.basis) for _, move in alias_history(directory, "ants-bees")]
+    assert bases == [*((n, "unproven") for n in (1, 2, 1, 3)), (4, "shown")]
 
 
 @pytest.mark.parametrize(

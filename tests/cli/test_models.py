@@ -79,7 +79,7 @@ def test_promote_moves_what_the_bare_name_means(uri: str) -> None:
 
 def test_the_history_of_aliases_says_who_moved_them_and_why(uri: str) -> None:
     store, why = Store.open(uri), "a gain of 3.1 points (1.2 to 5.0) with all labels"
-    better = Verdict(against="scratch", outcome="better", why=why, report="r")
+    better = Verdict(against="scratch", outcome="better", p_value=0.01, why=why, report="r")
     record_verdict(store, get_model(store, "ants-bees@2"), better)
     models(uri, "promote", "ants-bees@2", "--alias", "candidate")
     *_, move = document(uri, "history", "ants-bees")["moves"]

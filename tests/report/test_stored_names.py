@@ -16,7 +16,8 @@ KEYS: dict[type[BaseModel], set[str]] = {
     Scores: INTERVAL
     | {
         "model dataset split images copies loss accuracy accuracy_interval top5_accuracy macro_f1 "
-        "ece classes confusion reliability wrong part seen used_before",
+        "ece classes confusion reliability wrong part seen left_out "
+        "used_before",
         "name images recall precision f1",
         "low high images confidence accuracy",
         "sha256 path label predicted probability",
@@ -30,7 +31,7 @@ KEYS: dict[type[BaseModel], set[str]] = {
     },
     Answers: ESTIMATE
     | {
-        "report dataset split images seeds backbones take why part used_before",
+        "report dataset split images seeds backbones take why part left_out used_before",
         "arch weights points gains matches plateaus generalisation take why warnings sources ways",
         "arm freeze trunk_digest weights weights_sha256 head rates",
         "kind replaces",

@@ -29,8 +29,9 @@ PAGE = "report.html"
 class Report(Section, Marker):
     """A finished report, which never changes: the marker ``report.json``."""
 
-    FORMAT: ClassVar[int] = 2
-    """1: its figures lacked copies, uses, p-values and ways of training."""
+    FORMAT: ClassVar[int] = 3
+    """1: its figures lacked copies, uses, p-values and ways of training; 2: they did not say how
+    many images are left out, since a model had seen them."""
 
     report: Id
     """The report's id."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graft.backbones.weights import MODEL_SCHEME
-from graft.data.manifest import open_dataset
+from graft.data.manifest import Image, open_dataset
 from graft.data.subset import choose_subset
 from graft.errors import NotFoundError
 from graft.registry import ModelVersion, get_model
@@ -26,28 +26,37 @@ class Seen:
 
 def seen_by(store: Store, version: ModelVersion) -> list[Seen]:
     """Return what a version was trained and tuned on, and the versions that it started from."""
-    lineage, seen = version.lineage, []
+    lineage = version.lineage
     name = f"{lineage.dataset}@{lineage.dataset_version}"
     recorded = lineage.spec.get("dataset")
     try:
         dataset = open_dataset(store, lineage.dataset, lineage.dataset_version)
     except NotFoundError:
-        seen.append(Seen(version.ref, name, None))
+        seen = Seen(version.ref, name, None)
     else:
         spec = Dataset.model_validate(recorded) if recorded else Dataset(name=lineage.dataset)
         subset = choose_subset(dataset, spec)
-        roles = dict.fromkeys((image.sha256 for image in subset.train), "trained")
-        roles |= dict.fromkeys(
-            (image.sha256 for image in subset.val), "chose the epoch, rate or depth of"
-        )
-        seen.append(Seen(version.ref, name, roles))
-    if lineage.weights.startswith(MODEL_SCHEME):
-        before = lineage.weights.removeprefix(MODEL_SCHEME)
-        try:
-            seen += seen_by(store, get_model(store, before))
-        except NotFoundError:
-            seen.append(Seen(before, "an unknown dataset", None))
-    return seen
+        seen = Seen(version.ref, name, roles_of(subset.train, subset.val))
+    return [seen, *seen_by_weights(store, lineage.weights)]
+
+
+def seen_by_weights(store: Store, weights: str) -> list[Seen]:
+    """Return what initial weights, as recorded, were trained and tuned on: a model version's."""
+    if not weights.startswith(MODEL_SCHEME):
+        return []
+    ref = weights.removeprefix(MODEL_SCHEME)
+    try:
+        return seen_by(store, get_model(store, ref))
+    except NotFoundError:
+        return [Seen(ref, "an unknown dataset", None)]
+
+
+def roles_of(train: Iterable[Image], val: Iterable[Image]) -> dict[str, str]:
+    """Return by SHA-256 what images did that trained and validated."""
+    roles = dict.fromkeys((image.sha256 for image in train), "trained")
+    return roles | dict.fromkeys(
+        (image.sha256 for image in val), "chose the epoch, rate or depth of"
+    )
 
 
 def told_apart(digests: Sequence[str], seen: Iterable[Seen]) -> tuple[list[bool], list[str]]:

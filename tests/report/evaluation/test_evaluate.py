@@ -1,6 +1,7 @@
 """`graft evaluate`, `graft models compare` and what `promote` makes of it, with real networks."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 import commands
 from colours import COLOURS, draw_colours
 from graft.backbones.trunk import load_model
-from graft.cli.show.evaluation import comparison_page
+from graft.cli.show.evaluation import comparison_page, scores_page
 from graft.data.importing import import_dataset
 from graft.data.loader import ImageLoader, evaluation_slices, to_tensor
 from graft.data.manifest import open_dataset
@@ -57,6 +58,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     import_dataset(store, str(draw_colours(folder / "copied", 5, 12)), "copied-colours")
     renamed = draw_colours(folder / "tested", 3, 12, seed=2)
     (renamed / "val").rename(renamed / "test")
+    for name in CLASSES:  # copies of images that `colours` trains on
+        for file in (folder / "images" / "train" / name).iterdir():
+            shutil.copy(file, renamed / "test" / name / f"copy-{file.name}")
     import_dataset(store, str(renamed), "tested-colours")
     return store
 
@@ -221,11 +225,21 @@ def test_what_a_model_started_from_has_seen_images_too(store: Store) -> None:
 
 def test_half_of_test_judges(store: Store) -> None:
     images = open_dataset(store, "tested-colours")
-    judging = [image.sha256 for image in images_that_judge(images.images("test"), "test")]
+    judging = {image.sha256 for image in images_that_judge(images.images("test"), "test")}
+    trained = {image.sha256 for image in open_dataset(store, "colours").images("train")}
+    copies = judging & trained
+    assert copies
+    judging -= trained
     report = evaluate(store, model(store), images, "test", Scaling(), lambda done, total: None)
     scores = Scores.model_validate(report.found)
     assert (scores.part, scores.images, scores.used_before) == ("judge", len(judging), 0)
-    assert len(predictions_of(store, report).images) == 36  # calibration has the others
+    assert scores.left_out == len(copies)
+    (said,) = scores.seen
+    assert said.startswith(f"{len(copies)} of {len(judging | copies)} images trained colours@1 ")
+    page = Console(record=True, width=120)
+    page.print(scores_page(scores))
+    assert f"left out: {said}" in page.export_text()
+    assert len(predictions_of(store, report).images) == 48  # calibration has the others
     words = ("--dataset", "tested-colours")
     comparison = document(store, "models", "compare", "colours@1", "colours@2", *words)
     assert (comparison["part"], comparison["images"]) == ("judge", len(judging))
@@ -267,7 +281,9 @@ def test_promotion_looks_at_what_is_shown(tmp_path: Path) -> None:
     to_candidate = graft(store, "models", "promote", "m@2", "--alias", "candidate")
     assert (to_candidate.returncode, to_candidate.stderr) == (0, "")
     for ref, outcome in (("m@2", "worse"), ("m@3", "not shown"), ("m@4", "better")):
-        verdict = Verdict(against="m@1", outcome=outcome, why="70 % of 90", report="r")
+        verdict = Verdict(
+            against="m@1", outcome=outcome, p_value=0.01, why="70 % of 90", report="r"
+        )
         record_verdict(store, model(store, ref), verdict)
     refused = graft(store, "models", "promote", "m@2")
     assert refused.returncode == 2
@@ -293,7 +309,9 @@ def test_promotion_looks_at_what_is_shown(tmp_path: Path) -> None:
 def test_worse_than_scratch_is_no_champion(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     register_model(store, "m", classes=CLASSES)
-    verdict = Verdict(against="scratch", outcome="worse", why="60 % of 70 %", report="r")
+    verdict = Verdict(
+        against="scratch", outcome="worse", p_value=0.01, why="60 % of 70 %", report="r"
+    )
     record_verdict(store, model(store, "m@1"), verdict)
     refused = graft(store, "models", "promote", "m@1")
     assert refused.returncode == 2

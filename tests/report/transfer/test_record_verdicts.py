@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 import commands
-from graft.registry import Lineage, ModelDraft, aliases, get_model, register, verdicts
+from graft.registry import (
+    Lineage,
+    ModelDraft,
+    alias_history,
+    aliases,
+    get_model,
+    register,
+    verdicts,
+)
 from graft.report.publishing import publish_report, read_report
 from graft.report.transfer.answers import Answers
 from graft.report.transfer.design import Way
@@ -149,10 +157,13 @@ def promote(store: Store, ref: str, *arguments: str) -> commands.Done:
 def test_of_an_earlier_release_the_way_is_told_by_weights_and_depth_as_written(
     store: Store,
 ) -> None:
-    """Its reports do not say how their arms train."""
+    """Its reports do not say how their arms train, and did not correct for their number."""
     found = read_report(store, REPORT).model_dump(mode="json")["found"]
     for backbone in found["backbones"]:
         del backbone["ways"]
+        for gain in backbone["gains"]:
+            del gain["p_value"]
+    store.delete(f"reports/{REPORT}/report.json")
     spec = recorded_spec()
     store.create("reports/earlier/spec.yaml", dump_job(spec).encode())
     publish_report(store, "earlier", "transfer", Answers.model_validate(found), {})
@@ -163,7 +174,12 @@ def test_of_an_earlier_release_the_way_is_told_by_weights_and_depth_as_written(
     record_to_versions(store, read_report(store, "earlier"))
     record_from_reports(store, get_model(store, "other-arch@1"))  # as a promotion does
     (verdict,) = verdicts(store, get_model(store, "features@1"))
-    assert (verdict.report, verdict.outcome) == ("earlier", "worse")
+    assert (verdict.report, verdict.outcome, verdict.shown) == ("earlier", "worse", "not shown")
+    promoted = promote(store, "features@1")
+    assert promoted.returncode == 0
+    assert "it was called worse by a release that did not correct" in promoted.stderr
+    (_, move), *_ = alias_history(store, "features")
+    assert move.basis == "unproven"
     for name in ("other-depth", "other-weights", "other-arch"):
         assert not verdicts(store, get_model(store, f"{name}@1"))
 

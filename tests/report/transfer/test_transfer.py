@@ -31,7 +31,8 @@ from graft.report.transfer.design import (
     first_cells,
     other_cells,
 )
-from graft.report.transfer.measure_cell import LoadedCell, images_that_test, measure_cell, predict
+from graft.report.transfer.judging_images import judging_images
+from graft.report.transfer.measure_cell import LoadedCell, measure_cell, predict
 from graft.report.transfer.run_transfer import Runners, create_transfer, run_transfer
 from graft.report.uses import part_of
 from graft.spec import TransferReport, dump_job, parse_job
@@ -340,7 +341,8 @@ def test_where_a_test_split_judges_all_validation_labels_tune(folder: Path) -> N
     few = next(t for t in cells if t.cell.condition == Condition("features", 0.5))
     measure_cell(store, report, read_transfer(store, report), few, torch.device("cpu"))
     dataset = open_dataset(store, "tested")
-    labels = np.array([image.label for image in images_that_test(dataset)])
+    judging = judging_images(store, read_transfer(store, report), dataset)
+    labels = np.array([image.label for image in judging.images])
     result = read_result(store, report, few, labels)
     assert result.figures.tuned == len(dataset.images("val")) == 24
     assert result.labelled == result.figures.images + 24
@@ -351,7 +353,7 @@ def test_logits_are_there_of_one_batch_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many images, corruptions and cells are tested."""
-    store, _, cells = begun(folder, labels=[1.0])
+    store, report, cells = begun(folder, labels=[1.0])
     prepared, chain = load_trial_model(store, cells[0].spec, cells[0].record, 1)
     monkeypatch.setattr("graft.report.transfer.measure_cell.BATCH_SIZE", 8)
     made: list[weakref.ref[torch.Tensor]] = []
@@ -363,7 +365,7 @@ def test_logits_are_there_of_one_batch_at_a_time(
     prepared.model.tail.register_forward_hook(count)
     prepared.model.eval()
     loaded = LoadedCell(cells[0].spec, prepared, chain, torch.device("cpu"))
-    images = images_that_test(prepared.dataset)
+    images = judging_images(store, read_transfer(store, report), prepared.dataset).images
     hits, confidence = predict(loaded, images, [("contrast", 1), ("contrast", 3)])
     assert (hits.shape, confidence.shape, len(made)) == ((3, 24), (24,), 12)
 

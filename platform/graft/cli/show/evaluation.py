@@ -41,7 +41,8 @@ def scores_page(scores: "Scores") -> Group:
         cells = ["–" if metric is None else f"{metric:.4f}" for metric in metrics]
         classes.add_row(escape(label.name), f"{label.images:,}", *cells)
     title = f"{scores.model} on {scores.dataset}, {_images_of(scores.split, scores.part)}"
-    lines = [Text(f"not on new images: {line}") for line in scores.seen]
+    note = "left out" if scores.left_out else "not on new images"
+    lines = [Text(f"{note}: {line}") for line in scores.seen]
     return Group(facts(title + used_already(scores.used_before), rows), *lines, classes)
 
 

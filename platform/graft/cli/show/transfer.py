@@ -28,11 +28,12 @@ def answers_page(answers: "Answers") -> Group:
         f"{used_already(answers.used_before)}"
     )
     pages = [_backbone_page(backbone, title) for backbone in answers.backbones]
+    left_out = [Text(f"not judged on: {line}") for line in answers.left_out]
     if not answers.why:
-        return Group(*pages)
+        return Group(*pages, *left_out)
     best = answers.backbones[answers.take]
     advice = f"take {best.title}, {best.take}: {answers.why}"
-    return Group(*pages, Text(advice, style="bold"))
+    return Group(*pages, *left_out, Text(advice, style="bold"))
 
 
 def _backbone_page(answers: "BackboneAnswers", title: str) -> Group:

@@ -3,6 +3,8 @@
 import shlex
 from collections.abc import Callable
 
+import numpy as np
+
 from graft.backbones.process_setup import set_up_process
 from graft.data.image import decode
 from graft.data.manifest import DatasetVersion
@@ -56,7 +58,8 @@ def evaluate(
 ) -> Report:
     """Return the report on a version and a split, made now if the store has none.
 
-    Figures on test are of the half that judges. Predictions are stored of all images.
+    Figures are of images that the model has not seen, on test of the half that judges; where it has
+    seen all, they are of these, and the report says so. Predictions are stored of all images.
 
     Args:
         store: where both are, and where the report goes.
@@ -79,12 +82,18 @@ def evaluate(
     predictor = Predictor.load(store, version, device)
     predictions = predict_split(predictor, dataset, split, scaling.cpus_per_worker, progress)
     judging = _judging(predictions)
-    _, seen = told_apart(judging.images, seen_by(store, version))
-    used = record_use(store, dataset.manifest, split, len(judging.images), report)
-    scores = compute_scores(judging).model_copy(
-        update={"part": part_that_judges(split), "seen": tuple(seen), "used_before": used}
+    unseen, seen = told_apart(judging.images, seen_by(store, version))
+    judged = judging.at(np.flatnonzero(unseen)) if any(unseen) else judging
+    used = record_use(store, dataset.manifest, split, len(judged.images), report)
+    scores = compute_scores(judged).model_copy(
+        update={
+            "part": part_that_judges(split),
+            "seen": tuple(seen),
+            "left_out": len(judging.images) - len(judged.images),
+            "used_before": used,
+        }
     )
-    confusion = count_confusions(judging)
+    confusion = count_confusions(judged)
     files = _page_files(report, version, dataset, scores, confusion)
     files |= {PREDICTIONS: to_parquet(predictions), CONFUSION: confusion.to_bytes()}
     return publish_report(store, report, "evaluation", scores, files)
@@ -159,7 +168,13 @@ def compare_versions(
         (second, first, comparison.outcome),
         (first, second, _REVERSED[comparison.outcome]),
     ):
-        verdict = Verdict(against=against.ref, outcome=outcome, why=str(comparison), report=report)
+        verdict = Verdict(
+            against=against.ref,
+            outcome=outcome,
+            p_value=comparison.p_value,
+            why=str(comparison),
+            report=report,
+        )
         record_verdict(store, version, verdict)
     return comparison
 

@@ -80,6 +80,9 @@ class Scores(Section):
     part: Part | None = None
     """Part of the split that judges, to which the figures are held; null: all of it."""
     seen: tuple[str, ...] = ()
-    """Which of the images trained or tuned the model, a line each."""
+    """Which of the images that judge trained or tuned the model, a line each."""
+    left_out: int = 0
+    """Number of these; the figures are of the others. 0: there are no others, and the figures are
+    of these; those of earlier releases, of both."""
     used_before: int = 0
     """How many other reports had used images of this split and dataset version before."""

@@ -106,7 +106,7 @@ class Answers(Section):
     split: str
     """The split that all models were judged on; nothing was tuned on it."""
     images: int
-    """Number of images in that split."""
+    """Number of its images that judged."""
     seeds: int
     backbones: tuple[BackboneAnswers, ...]
     """In the spec's order."""
@@ -116,6 +116,8 @@ class Answers(Section):
     """null: there is one backbone."""
     part: Part | None = None
     """Part of the split that judges; null: all of it."""
+    left_out: tuple[str, ...] = ()
+    """Which other images would judge, had they not trained or tuned a model, a line each."""
     used_before: int = 0
     """How many other reports had used images of this split and dataset version before."""
 

@@ -18,7 +18,7 @@ from graft.backbones.trunk import TrunkChain
 from graft.data.copies import distinct_images
 from graft.data.image import decode
 from graft.data.loader import to_tensor
-from graft.data.manifest import DatasetVersion, Image
+from graft.data.manifest import Image
 from graft.data.subset import choose_subset
 from graft.data.views import evaluation_view
 from graft.report.evaluation.compute_scores import expected_calibration_error
@@ -32,7 +32,7 @@ from graft.report.transfer.cell_result import (
 )
 from graft.report.transfer.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from graft.report.transfer.design import Way, chosen_epoch
-from graft.report.uses import images_that_judge
+from graft.report.transfer.judging_images import judging_images
 from graft.spec import Finetune, StandardAugment, TransferReport
 from graft.store import Store
 from graft.sweep.finishing import load_trial_model
@@ -60,22 +60,6 @@ class LoadedCell:
     device: torch.device
 
 
-def holds_out(dataset: DatasetVersion) -> bool:
-    """Whether models are judged on the validation images, and tuned on a part of the labels."""
-    return not dataset.images("test")
-
-
-def split_that_tests(dataset: DatasetVersion) -> str:
-    """Return the split that models are judged on; nothing is tuned on it."""
-    return "val" if holds_out(dataset) else "test"
-
-
-def images_that_test(dataset: DatasetVersion) -> list[Image]:
-    """Return the images that models are judged on, of copies the first."""
-    split = split_that_tests(dataset)
-    return images_that_judge(dataset.images(split), split)
-
-
 def measure_cell(
     store: Store, report: str, spec: TransferReport, trained: TrainedCell, device: torch.device
 ) -> None:
@@ -93,7 +77,8 @@ def measure_cell(
     train = distinct_images(subset.train)
     largest = cell.condition.labels == spec.labels[-1]
     kinds = [(name, strength) for name in CORRUPTIONS for strength in STRENGTHS if largest]
-    hits, confidence = predict(loaded, images_that_test(prepared.dataset), kinds)
+    judging = judging_images(store, spec, prepared.dataset).images
+    hits, confidence = predict(loaded, judging, kinds)
     by_kind = dict(zip(kinds, hits[1:], strict=True))
     arrays = {
         name: np.stack([by_kind[name, strength] for strength in STRENGTHS])

@@ -54,7 +54,11 @@ def _record(store: Store, spec: TransferReport, report: Report, version: ModelVe
         gains = map(Gain.model_validate, answers["gains"])
         gain = next(g for g in gains if (g.arm, g.labels) == (arm, spec.labels[-1]))
         verdict = Verdict(
-            against="scratch", outcome=gain.outcome, why=str(gain), report=report.report
+            against="scratch",
+            outcome=gain.outcome,
+            p_value=gain.p_value,
+            why=str(gain),
+            report=report.report,
         )
         record_verdict(store, version, verdict)
 

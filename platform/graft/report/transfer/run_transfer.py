@@ -35,7 +35,7 @@ from graft.report.transfer.design import (
     first_cells,
     other_cells,
 )
-from graft.report.transfer.measure_cell import holds_out, images_that_test, split_that_tests
+from graft.report.transfer.judging_images import holds_out, judging_images
 from graft.report.transfer.page import transfer_files
 from graft.report.transfer.record_verdicts import record_to_versions
 from graft.report.uses import part_that_judges, record_use
@@ -78,10 +78,13 @@ def create_transfer(store: Store, spec: TransferReport, report: str | None = Non
     others = tuple(_resolved(store, spec, other) for other in spec.other_backbones)
     recorded = spec.model_copy(update={"base": base, "other_backbones": others})
     dataset = _dataset(store, base)
-    if not images_that_test(dataset):
+    judging = judging_images(store, recorded, dataset)
+    if not judging.images:
         raise InputError(
-            f"{dataset.manifest.ref} has no image in split '{split_that_tests(dataset)}' that "
-            "judges; import more"
+            f"{dataset.manifest.ref} has no image in split '{judging.split}' that judges"
+            + "".join(f"; {line}" for line in judging.left_out)
+            + "; import more"
+            + (" that no model has seen, or start from other weights" * bool(judging.left_out))
         )
     for cell in first_cells(recorded):  # has each class an image at every budget?
         trial = trial_spec(base, changes_of(recorded, cell, holds_out(dataset)), "the report")
@@ -185,12 +188,16 @@ def _conclude(
 ) -> None:
     """Publish what the tests of all cells say."""
     dataset = _dataset(store, spec.base)
-    split, tested = split_that_tests(dataset), images_that_test(dataset)
-    labels = np.array([image.label for image in tested], np.int64)
+    judging = judging_images(store, spec, dataset)
+    labels = np.array([image.label for image in judging.images], np.int64)
     results = [read_result(store, report, each, labels) for each in trained]
-    used = record_use(store, dataset.manifest, split, len(tested), report)
-    answers = answer(report, spec, dataset.manifest.ref, split, results).model_copy(
-        update={"part": part_that_judges(split), "used_before": used}
+    used = record_use(store, dataset.manifest, judging.split, len(labels), report)
+    answers = answer(report, spec, dataset.manifest.ref, judging.split, results).model_copy(
+        update={
+            "part": part_that_judges(judging.split),
+            "left_out": judging.left_out,
+            "used_before": used,
+        }
     )
     fence()
     made = publish_report(store, report, "transfer", answers, transfer_files(answers, spec))
