@@ -1,12 +1,11 @@
 """Stage maps, freezing and the cut into trunk and tail, for every architecture."""
 
-import re
 from typing import Literal, get_args
 
 import pytest
 import torch
-import torchvision
 
+from architectures import ARCHITECTURES, tier
 from graft.backbones import verify_architecture as proof
 from graft.backbones.describe import describe
 from graft.backbones.heads import BUILDERS
@@ -19,31 +18,7 @@ from graft.backbones.verify_architecture import random_model, small_crop, verify
 from graft.errors import SpecError
 from graft.spec import Backbone, Head, LinearHead, MLPHead, Section
 
-ARCHITECTURES = torchvision.models.list_models(module=torchvision.models)
 CHECKS = ["owned once", "equal at every depth", "state dict", "frozen stays"]
-QUICK = 15_000_000
-"""Parameters; larger architectures take seconds each, and up to 7 GB."""
-
-
-def size(arch):
-    return published(arch).meta["num_params"]
-
-
-def family(arch):
-    """Return what architectures share that differ in width, depth and patch alone."""
-    return re.match(r"(wide_)?[a-z]+(_v\d)?", arch)[0] + ("_bn" if arch.endswith("_bn") else "")
-
-
-_BY_FAMILY = {family(arch): arch for arch in sorted(ARCHITECTURES, key=size, reverse=True)}
-SMALLEST = set(_BY_FAMILY.values())
-"""One of each family."""
-
-
-def tier(arch):
-    """The smallest of a family on each commit, and the others at night."""
-    if arch not in SMALLEST:
-        return pytest.param(arch, marks=pytest.mark.nightly)
-    return pytest.param(arch, marks=pytest.mark.slow if size(arch) > QUICK else ())
 
 
 def slow(*values):

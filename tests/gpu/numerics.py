@@ -23,7 +23,8 @@ from graft.activations.lease import DEFAULT_TERMS
 from graft.activations.lookup import OpenActivations
 from graft.backbones.trunk import trunk_chain
 from graft.data.loader import to_tensor
-from graft.serving.predictor import GOLDEN_TOLERANCE, Predictor
+from graft.serving.engines.golden import GOLDEN_TOLERANCE
+from graft.serving.predictor import Predictor
 from graft.training.lanes import train_lanes
 from graft.training.loop import autocast
 

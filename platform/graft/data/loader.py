@@ -159,8 +159,13 @@ def to_tensor(
     pixels = torch.from_numpy(images)
     if device is not None and device.type == "cuda":
         pixels = pixels.pin_memory().to(device, non_blocking=True)
-    # (x / 255 - mean) / std in one multiplication and one addition.
-    std = torch.tensor(preprocess.std, device=device)
-    scale = 1.0 / (255.0 * std)
-    shift = -torch.tensor(preprocess.mean, device=device) / std
+    scale, shift = scale_and_shift(preprocess, device)
     return torch.addcmul(shift, pixels.float(), scale).permute(0, 3, 1, 2)
+
+
+def scale_and_shift(
+    preprocess: Preprocess, device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a and b, (3,) each, of a x + b = (x / 255 - mean) / std: what normalises pixels."""
+    std = torch.tensor(preprocess.std, device=device)
+    return 1.0 / (255.0 * std), -torch.tensor(preprocess.mean, device=device) / std

@@ -1,7 +1,8 @@
-"""`graft models ls|show|compare|promote|history`: the registered models and their aliases."""
+"""`graft models ls|show|compare|promote|export|history`: registered models, their aliases."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 SELF_DECLARED = "* self-declared: what a machine says of itself, which no server vouches for"
 
-app = noun("List, show, compare and promote registered models.")
+app = noun("List, show, compare, promote and export registered models.")
 
 
 @app.command()
@@ -187,6 +188,50 @@ def compare(
     with counting("predicting") as progress:
         comparison = compare_versions(opened, *versions, images, chosen, scaling, progress)
     emit(comparison.model_dump(mode="json"), json, lambda: comparison_page(comparison))
+
+
+@app.command()
+def export(
+    ref: Model,
+    out: Annotated[
+        Path, typer.Option(help="File to write; its description is written beside it, as OUT.json.")
+    ],
+    form: Annotated[
+        Literal["onnx", "torch-export", "safetensors"],
+        typer.Option(
+            "--format",
+            help="onnx: a graph that takes pixels (uint8). torch-export: the same as a program of "
+            "torch's. safetensors: all weights.",
+        ),
+    ] = "onnx",
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Write a version as a file for other engines, once it is proved, or none.
+
+    The proof: read back, the file gives from the golden images' own bytes what training recorded.
+    A name alone means its champion or, where it has none, its newest version.
+
+    Example: graft models export ants-bees --format onnx --out ants-bees.onnx
+    """
+    from graft.cli.show.tables import facts
+    from graft.registry import get_model
+    from graft.serving.engines.export import export_version
+
+    opened = open_store(store)
+    description = export_version(opened, get_model(opened, ref), form, out)
+    proof = description.proof
+    rows = {
+        "model": description.model,
+        "file": str(out),
+        "description": f"{out}.json",
+        "input": description.input,
+        "output": description.output,
+        "proof": f"{proof.golden_images} golden images: logits within "
+        f"{proof.largest_difference:.1g} of the recorded ones (allowed {proof.tolerance:g}), "
+        f"by {proof.engine}",
+    }
+    emit(description.model_dump(mode="json"), json, lambda: facts(None, rows))
 
 
 def _pointing(version: int, aliases: dict[str, int]) -> list[str]:

@@ -1,0 +1,39 @@
+"""Every architecture as an ONNX graph gives what torch computes, for batches of any size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from architectures import ARCHITECTURES, tier
+from graft.backbones.verify_architecture import random_model, small_crop
+from graft.serving.engines.description import Network
+from graft.serving.engines.forms import FORMS
+from graft.serving.engines.graph import PixelNetwork
+from graft.spec import Contract, LinearHead
+
+
+@pytest.mark.parametrize("arch", [tier(arch, quick=0) for arch in ARCHITECTURES])
+def test_an_architecture_answers_alike_as_an_onnx_graph(arch: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = random_model(arch).eval()
+    crop = small_crop(arch)
+    network = Network(
+        model="m@1",
+        arch=arch,
+        head=LinearHead(),
+        trunk_digest="0" * 64,
+        classes=("a", "b", "c"),
+        preprocessing=Contract(resize=crop, crop=crop, max_side=crop),
+    )
+    onnx = FORMS["onnx"]
+    onnx.write(model, network, tmp_path / "model.onnx")
+    logits = onnx.read(tmp_path / "model.onnx", network)
+    expected = PixelNetwork(model, network.preprocessing)
+    for count in (1, 3):
+        images = torch.randint(0, 256, (count, crop, crop, 3), dtype=torch.uint8)
+        with torch.inference_mode():
+            recorded = expected(images).numpy()
+        difference = np.abs(logits(images.numpy()) - recorded).max() / np.abs(recorded).max()
+        assert difference < 1e-4
