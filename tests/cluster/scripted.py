@@ -40,7 +40,7 @@ class Scripted:
         return ["the queue is not checked"]
 
     def show(self, submission: Submission, as_json: bool) -> str:
-        return ""
+        return "{}"
 
     def submit(self, submission: Submission) -> None:
         self.sent.append(submission)

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from colours import colour_spec
 from graft.cli.cluster_options import ClusterOptions
+from graft.cluster.job_records import ClusterIdentity
 from graft.cluster.kubernetes_api import Kube
 from graft.cluster.kubernetes_jobs import KubeJobs, find_profile
 from graft.cluster.profile import Profile
@@ -32,6 +34,7 @@ PROFILE: dict[str, Any] = {
     "default_class": "cpu",
 }
 TEAM = "/api/v1/namespaces/team"
+IDENTITY = ClusterIdentity("namespace team", "uid")
 KUEUE = "/apis/kueue.x-k8s.io"
 QUEUES = f"{KUEUE}/v1beta1/namespaces/team/localqueues"
 WORKLOADS = f"{KUEUE}/v1beta1/namespaces/team/workloads"
@@ -123,7 +126,7 @@ def kube(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kube:
 
 
 def check(kube: Kube, **changes: Any) -> list[str]:
-    jobs = KubeJobs(kube, Profile.model_validate(PROFILE | changes), "uid")
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE | changes), IDENTITY)
     return jobs.check(Submission("one", colour_spec()))
 
 
@@ -139,7 +142,7 @@ def test_a_queue_that_admits_jobs_is_fine(api: Api, kube: Kube) -> None:
 
 def test_a_queue_that_one_job_is_to_have_is_checked(api: Api, kube: Kube) -> None:
     api.has_kueue(queue("vision"))
-    jobs = KubeJobs(kube, Profile.model_validate(PROFILE | {"queue": "vision"}), "uid")
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE | {"queue": "vision"}), IDENTITY)
     typo = Submission("one", colour_spec(), settings={"jobs.queue": "visoin"})
     with pytest.raises(InputError, match="no LocalQueue 'visoin'"):
         jobs.check(typo)
@@ -176,7 +179,7 @@ def test_a_queued_job_says_why_in_kueues_words(api: Api, kube: Kube) -> None:
         "status": {"jobDeploymentStatus": "Suspended"},
     }
     api.objects[f"{RAYJOBS}/one"] = stored
-    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), IDENTITY)
     waits = jobs.find("one")
     assert waits
     assert waits.why == "waits for its queue to admit it"
@@ -224,7 +227,7 @@ def test_jobs_that_hold_what_the_other_needs_say_so(api: Api, kube: Kube) -> Non
     lack = "Unschedulable"
     pods = [pod("one", "one-w1"), pod("one", "one-w2", lack), pod("two", "two-w1")]
     api.objects[f"{TEAM}/pods"] = pods
-    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), IDENTITY)
     alone = jobs.find("one")
     assert alone
     assert alone.why == "one-w2: 0/1 nodes: Insufficient gpu"  # the other has all that it needs
@@ -245,7 +248,7 @@ def test_of_a_job_that_runs_its_own_pods_alone_are_asked_for(api: Api, kube: Kub
         "spec": {"rayClusterSpec": {"headGroupSpec": head, "workerGroupSpecs": [{"replicas": 2}]}},
         "status": {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"},
     }
-    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), IDENTITY)
     api.objects[f"{TEAM}/pods"] = [pod("one", "one-w1"), pod("one", "one-w2")]
     status = jobs.find("one")
     assert status
@@ -261,8 +264,12 @@ def test_of_several_profiles_one_is_chosen(api: Api, kube: Kube) -> None:
     api.has_profiles(first=PROFILE, second=PROFILE | {"image": "graft:2"})
     with pytest.raises(InputError, match="--profile or GRAFT_PROFILE: first, second"):
         find_profile(kube)
-    profile, uid = find_profile(kube, "second")
-    assert (profile.image, uid) == ("graft:2", "uid-second")
+    profile, identity = find_profile(kube, "second")
+    assert (profile.image, identity.uid) == ("graft:2", "uid-second")  # no right to look at it
+    api.objects[TEAM] = {"metadata": {"uid": "of-namespace"}}
+    assert find_profile(kube, "second")[1] == replace(
+        identity, uid="of-namespace/second", formerly="uid-second"
+    )
     with pytest.raises(InputError, match=r"no profile 'third'.*it has: first, second"):
         find_profile(kube, "third")
 
@@ -274,8 +281,8 @@ def test_a_profile_that_takes_no_jobs_is_for_those_that_were_sent_before(
     api.has_profiles(served=closed, first=PROFILE | {"image": "graft:2"})
     assert find_profile(kube)[0].image == "graft:2"
     api.has_profiles(served=closed)
-    profile, uid = find_profile(kube)
-    jobs = KubeJobs(kube, profile, uid)
+    profile, identity = find_profile(kube)
+    jobs = KubeJobs(kube, profile, identity)
     with pytest.raises(InputError, match=r"takes no jobs \(jobs.enabled is false"):
         jobs.check(Submission("one", colour_spec()))
     api.objects[RAYJOBS] = []
@@ -299,7 +306,7 @@ def test_what_another_person_sent_meanwhile_is_not_removed(api: Api, kube: Kube)
     ended = {"jobDeploymentStatus": "Failed"}
     stored = {"metadata": {"name": "one", "uid": "abc", "labels": labels}, "spec": {}}
     profile = Profile.model_validate(PROFILE | {"labels": {"graft.dev/release": "graft"}})
-    jobs = KubeJobs(kube, profile, "uid")
+    jobs = KubeJobs(kube, profile, IDENTITY)
     api.objects[f"{RAYJOBS}/one"] = stored | {"status": {"jobDeploymentStatus": "Suspended"}}
     with pytest.raises(InputError, match="one has not ended"):
         jobs.remove("one")
@@ -318,9 +325,9 @@ def test_jobs_of_another_release_are_not_this_ones(api: Api, kube: Kube) -> None
     }
     api.objects[RAYJOBS] = []
     mine = Profile.model_validate(PROFILE | {"labels": {"graft.dev/release": "graft"}})
-    assert KubeJobs(kube, mine, "uid").find("one") is None
-    assert KubeJobs(kube, Profile.model_validate(PROFILE), "uid").find("one") is not None
-    KubeJobs(kube, mine, "uid").all()
+    assert KubeJobs(kube, mine, IDENTITY).find("one") is None
+    assert KubeJobs(kube, Profile.model_validate(PROFILE), IDENTITY).find("one") is not None
+    KubeJobs(kube, mine, IDENTITY).all()
     assert "graft.dev%2Frelease%3Dgraft" in api.asked[-1]
 
 
@@ -331,6 +338,6 @@ def test_a_spec_that_the_image_does_not_know_is_not_sent(kube: Kube) -> None:
     spec = Newer.model_validate(colour_spec().model_dump(by_alias=True) | {"tides": "high"})
     for image, message in ((None, "graft:1 is of Graft 0.2.0"), ("graft:0.1.5", "Graft 0.1.5")):
         profile = PROFILE | {"version": "0.2.0", "allowed_images": ["*"]}
-        jobs = KubeJobs(kube, Profile.model_validate(profile), "uid")
+        jobs = KubeJobs(kube, Profile.model_validate(profile), IDENTITY)
         with pytest.raises(InputError, match=re.escape(message)):
             jobs.check(Submission("one", spec, image))

@@ -307,7 +307,7 @@ RUNNING = ClusterStatus("one", "finetune", "running")
         (None, record(state="succeeded", final=True, model="m@1"), True, "succeeded: m@1"),
         (None, record(), True, "failed: its cluster is gone, and it did not say how it ended"),
         (None, record(), False, "running: epoch 3/8"),
-        (None, None, True, "failed: it was deleted before it began"),
+        (None, None, True, "failed: it was not sent, or was deleted before it began"),
     ],
 )
 def test_what_the_cluster_and_the_store_know_together(

@@ -90,8 +90,8 @@ class ClusterOptions:
         from graft.cluster.kubernetes_jobs import KubeJobs, find_profile
 
         kube = Kube.connect(self.context, self.namespace)
-        profile, uid = find_profile(kube, self.profile or os.environ.get("GRAFT_PROFILE"))
-        return KubeJobs(kube, profile, uid), _store_of(profile)
+        profile, identity = find_profile(kube, self.profile or os.environ.get("GRAFT_PROFILE"))
+        return KubeJobs(kube, profile, identity), _store_of(profile)
 
     def open_jobs(self) -> "Jobs":
         """Return the jobs of the cluster and of its store, or of the one that can be reached."""

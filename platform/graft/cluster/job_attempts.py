@@ -11,6 +11,7 @@ from typing import Any
 
 from graft.cluster.job_records import (
     NO_POD,
+    ClusterIdentity,
     Driver,
     JobRecord,
     Resumption,
@@ -30,7 +31,10 @@ from graft.errors import (
 )
 from graft.store import Store, document_bytes, parse_document
 from graft.store.retries import swaps
+from graft.training.attempt_pointer import claim_attempt
 
+PLACES = {"finetune": "runs", "sweep": "sweeps", "transfer-report": "reports"}
+"""Where the store has what a job of a kind makes in attempts, under the job's id."""
 _ENDED = {
     "succeeded": "succeeded already",
     "failed": "failed for good",
@@ -112,6 +116,9 @@ def begin_attempt(
     first = _first_attempt(job, kind, driver)
 
     def next_attempt(before: JobRecord) -> JobRecord:
+        here, home = driver.cluster, ClusterIdentity(before.where, before.cluster)
+        if home.uid and here.uid and not here.is_same(home):
+            raise InputError(f"{job} was taken over by {home.place or home.uid}; it ends here")
         if before.final:
             reason = f": {before.error}" if before.error else ""
             raise InputError(
@@ -192,6 +199,13 @@ def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
         return before if before.final else before.model_copy(update=update)
 
     return _update_record(store, first, cancelled)[0]
+
+
+def overtake(store: Store, job: str, kind: str) -> None:
+    """See to it that what an attempt at a job still trains is not published."""
+    place = PLACES.get(kind)
+    if place and store.exists(f"{place}/{job}/spec.yaml"):
+        claim_attempt(store, f"{place}/{job}")
 
 
 def reopen_job(

@@ -7,11 +7,11 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import Any
 
 from graft.cluster.cluster_jobs import ClusterJobs, prune_jobs
-from graft.cluster.job_attempts import cancel_job, reopen_job
+from graft.cluster.job_attempts import cancel_job, overtake
 from graft.cluster.job_list import list_jobs, newest_jobs, read_jobs
 from graft.cluster.job_logs import DRIVER_SOURCE, last_shipped, log_sources
 from graft.cluster.job_progress import job_progress
@@ -22,17 +22,15 @@ from graft.cluster.job_records import (
     read_job_spec,
     submit_job,
 )
+from graft.cluster.job_resuming import resume_job
 from graft.cluster.rayjob_manifest import Submission
+from graft.cluster.sent_jobs import elsewhere, home_of, read_sent
 from graft.cluster.status import ENDED, NOT_TAKEN_UP, ClusterStatus, JobStatus, combine
 from graft.errors import ClusterLost, InputError, NotFoundError
 from graft.registry import user_and_host
-from graft.spec import Finetune, dump_job, nearest
+from graft.spec import nearest
 from graft.store import Store
-from graft.training.amendments import new_amendment, record_amendment
-from graft.training.attempt_pointer import claim_attempt
 
-PLACES = {"finetune": "runs", "sweep": "sweeps", "transfer-report": "reports"}
-"""Where the store has what a job of a kind makes in attempts, under the job's id."""
 BATCH = 32
 """Records that are read at once for a list."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -119,6 +117,11 @@ class Jobs:
         status = self.cluster.find(job) if self.cluster else None
         return status.spec if status else None
 
+    def sent(self, job: str) -> dict[str, Any]:
+        """Return to where a job was sent last, when and by whom, and with what, as JSON types."""
+        sent = read_sent(self.store, job) if self.store else None
+        return sent.model_dump(exclude={"job", "cluster", "manifest"}) if sent else {}
+
     def began(self, job: str) -> bool:
         """Whether a job was sent; its spec alone may be in the store before that."""
         on_cluster = self.cluster.find(job) if self.cluster else None
@@ -154,9 +157,8 @@ class Jobs:
         if self.cluster is None:
             raise InputError(f"to cancel {job} takes the cluster that it runs on")
         status, on_cluster = self.status(job), self.cluster.find(job)
-        record, identity = self._record(job), self.cluster.identity
-        if on_cluster is None and record and record.where and not record.was_sent_to(identity):
-            raise InputError(f"{job} runs in {record.where}, not in {identity.place}")
+        if home := self._home_elsewhere(job, self._record(job)):
+            raise elsewhere(job, home, self.cluster.identity, "cancelled")
         if status.has_ended and (on_cluster is None or on_cluster.state in ENDED):
             raise InputError(f"{job} has ended already: {status}")
         if self.store:
@@ -165,69 +167,25 @@ class Jobs:
             record = cancel_job(self.store, job, status.kind)
             if record.state != "cancelled":
                 raise InputError(f"{job} has ended already: {record.state}")
-            place = PLACES.get(status.kind)
-            if place and self.store.exists(f"{place}/{job}/spec.yaml"):
-                claim_attempt(self.store, f"{place}/{job}")  # the one that goes on is overtaken
+            overtake(self.store, job, status.kind)
         self.cluster.cancel(job)
 
-    def resume(self, submission: Submission, changes: Mapping[str, str] = NOTHING) -> list[str]:
-        """Have a job go on that has ended, from what it has committed.
-
-        Args:
-            submission: as it is sent, with the spec that it was submitted with. Class, image and
-                settings that it does not name are those that the job had.
-            changes: what of that spec is otherwise from now on, values as YAML by dotted key.
-
-        Returns:
-            What could not be checked, a line each.
+    def resume(
+        self,
+        submission: Submission,
+        changes: Mapping[str, str] = NOTHING,
+        take_over: bool = False,
+    ) -> list[str]:
+        """Have a job go on that has ended, from what it has committed: see `resume_job`.
 
         Raises:
-            InputError: it has succeeded or has not ended, the cluster or store is out of reach,
-                that cannot change, or it could never run; then nothing has changed.
+            InputError: as there, or the cluster or the store is out of reach.
         """
         job = submission.job
         if self.cluster is None or self.store is None:
             raise InputError(f"to go on with {job} takes its cluster and its store")
-        identity, record, status = self.cluster.identity, self._record(job), self.status(job)
-        _check_ended(status, record, identity)
-        hardware, image = submission.resource_class, submission.image
-        if record and record.was_sent_to(identity):
-            hardware = None if hardware == record.resource_class else hardware
-            submission = _as_before(submission, record)
-        # The settings of earlier resumptions, too: the next one looks at the last.
-        otherwise = {**submission.settings, **changes}
-        otherwise |= {"class": hardware} if hardware else {}
-        otherwise |= {"image": image} if image else {}
-        amendment = None
-        if isinstance(submission.spec, Finetune):
-            amendment, spec = new_amendment(
-                self.store, job, submission.spec, self.user(), changes, hardware
-            )
-            submission = replace(submission, amended=spec)
-        elif changes:
-            raise InputError(
-                f"--set {next(iter(changes))}: of a {status.kind} that goes on, jobs.* alone can "
-                "change; submit it under another id"
-            )
-        notes = self.cluster.check(submission)
-        submit_job(self.store, job, dump_job(submission.spec))  # where it was lost before it began
-        self.cluster.remove(job)
-        now = datetime.now(UTC)
-        first = JobRecord(
-            job=job,
-            kind=status.kind,
-            state="resumed",
-            attempt=0,
-            where=identity.place,
-            cluster=identity.uid,
-            started=now.isoformat(),
-        )
-        until = datetime.fromisoformat(status.ended) if status.ended else now
-        reopen_job(self.store, record, first, until, self.user(), otherwise)
-        if amendment:
-            record_amendment(self.store, job, amendment)
-        self.cluster.submit(submission)
-        return notes
+        status = self.status(job)
+        return resume_job(self.cluster, self.store, status, submission, changes, take_over)
 
     def remove(self, job: str) -> None:
         """Remove from the cluster what it has of a job that has ended; the store's record stays.
@@ -239,6 +197,11 @@ class Jobs:
         if self.cluster is None:
             raise InputError(f"to remove {job} takes the cluster that it ran on")
         status = self.status(job)
+        if home := self._home_elsewhere(job, self._record(job)):
+            if self.cluster.find(job) is None:
+                raise elsewhere(job, home, self.cluster.identity, "removed")
+            self.cluster.cancel(job)  # what is left here of one that was taken over
+            return
         if not status.has_ended:
             raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
         self.cluster.remove(job)
@@ -260,6 +223,13 @@ class Jobs:
         except NotFoundError:
             return None
 
+    def _home_elsewhere(self, job: str, record: JobRecord | None) -> ClusterIdentity | None:
+        """Return the cluster that a job is bound to, where that is another one."""
+        if self.cluster is None or self.store is None:
+            return None
+        home = home_of(record, None if record else read_sent(self.store, job))
+        return home if home and not self.cluster.identity.is_same(home) else None
+
     def _stored_spec(self, job: str) -> str | None:
         try:
             return read_job_spec(self.store, job) if self.store else None
@@ -272,10 +242,14 @@ class Jobs:
         """Return how a job stands; None where neither cluster nor store has it."""
         if status is None and record is None and self._stored_spec(job) is None:
             return None  # the store may have logs of a job that never began
+        home = self._home_elsewhere(job, record)
         on_this_cluster = self.cluster is not None and (
-            record is None or record.was_sent_to(self.cluster.identity)
+            record.was_sent_to(self.cluster.identity) if record else home is None
         )
-        combined = combine(job, status, record, None, on_this_cluster)
+        # What a cluster has of a job that another one has taken over says nothing of it.
+        combined = combine(job, None if home else status, record, None, on_this_cluster)
+        if home and record is None:
+            combined = replace(combined, why=f"it was sent to {home.place or home.uid}")
         if self.store is None:
             return combined
         if record and combined.has_ended and combined.ended is None:  # it died without a word
@@ -286,33 +260,3 @@ class Jobs:
         if combined.state != "running":
             return combined
         return replace(combined, progress=job_progress(self.store, job, combined.kind))
-
-
-def _check_ended(status: JobStatus, record: JobRecord | None, cluster: ClusterIdentity) -> None:
-    """Find out whether a job may be sent to a cluster once more.
-
-    Raises:
-        InputError: it has succeeded or has not ended, or it may go on elsewhere.
-    """
-    job = status.job
-    if record and record.where and not (record.final or record.was_sent_to(cluster)):
-        raise InputError(
-            f"{job} was sent to {record.where}, where it may go on; resume it there, or cancel "
-            "it there first"
-        )
-    if not status.has_ended:
-        raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
-    if status.state == "succeeded":
-        raise InputError(f"{job} has succeeded; there is nothing to go on with")
-
-
-def _as_before(submission: Submission, record: JobRecord) -> Submission:
-    """Return what is sent again, with what it does not name as the job had it."""
-    before = record.resumptions[-1].changes if record.resumptions else {}
-    kept = {key: value for key, value in before.items() if key.startswith("jobs.")}
-    return replace(
-        submission,
-        image=submission.image or record.image,
-        resource_class=submission.resource_class or record.resource_class,
-        settings={**kept, **submission.settings},
-    )

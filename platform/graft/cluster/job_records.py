@@ -2,6 +2,7 @@
 
 jobs/<job>/spec.yaml               the spec that was sent; makes the job exist
 jobs/<job>/job.json                the job's record: a pointer that its current attempt moves
+jobs/<job>/sent.json                to which cluster it was sent last, and what: `sent_jobs`
 jobs/<job>/foreign                 that its run or sweep is not one that it made
 jobs/<job>/told/<attempt>          that this one's pod was told to end: evicted, drained, preempted
 
@@ -38,6 +39,14 @@ class ClusterIdentity:
     """Where it is, for people to read; None: not known."""
     uid: str | None = None
     """The same whichever way people reach the cluster; None: not known."""
+    formerly: str | None = None
+    """What earlier releases took for its uid; None: nothing else."""
+
+    def is_same(self, other: "ClusterIdentity") -> bool:
+        """Whether a job that was sent to the other one was sent to this one."""
+        if other.uid and self.uid:
+            return other.uid in (self.uid, self.formerly)
+        return other.place is not None and other.place == self.place
 
 
 UNKNOWN_CLUSTER = ClusterIdentity()
@@ -156,7 +165,7 @@ class JobRecord(Section):
 
     def was_sent_to(self, cluster: ClusterIdentity) -> bool:
         """Whether the job was sent to this cluster, by whichever way its sender reached it."""
-        return self.cluster == cluster.uid if self.cluster else self.where == cluster.place
+        return cluster.is_same(ClusterIdentity(self.where, self.cluster))
 
 
 def submit_job(store: Store, job: str, spec: str) -> None:

@@ -46,8 +46,8 @@ REMOVED_S = 60.0
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
-def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, str]:
-    """Return the profile that the chart put into a namespace, and its ConfigMap's UID.
+def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, ClusterIdentity]:
+    """Return the profile that the chart put into a namespace, and what names both.
 
     Args:
         kube: the namespace.
@@ -83,7 +83,20 @@ def find_profile(kube: Kube, name: str | None = None) -> tuple[Profile, str]:
     name = name or next(iter(profiles))
     title = f"profile {name} of namespace {kube.namespace}"
     text = (profiles[name].get("data") or {}).get(PROFILE_KEY, "")
-    return read_profile(text, title), profiles[name]["metadata"]["uid"]
+    return read_profile(text, title), _identity(kube, name, profiles[name]["metadata"]["uid"])
+
+
+def _identity(kube: Kube, profile: str, map_uid: str) -> ClusterIdentity:
+    """Return what names a profile of a namespace, also where the chart is installed anew.
+
+    `map_uid`: UID of the profile's ConfigMap, which earlier releases took for that.
+    """
+    place = f"namespace {kube.namespace} at {kube.server}"
+    try:
+        namespace = kube.get(CORE)["metadata"]["uid"]
+    except (InputError, NotFoundError):  # submitters of an earlier chart have no right to look
+        return ClusterIdentity(place, map_uid)
+    return ClusterIdentity(place, f"{namespace}/{profile}", formerly=map_uid)
 
 
 def _label(profile: KubeObject) -> str | None:
@@ -106,12 +119,11 @@ class KubeJobs:
 
     ships_logs = True
 
-    def __init__(self, kube: Kube, profile: Profile, uid: str):
-        """Use a namespace; `uid` is that of its profile's ConfigMap."""
+    def __init__(self, kube: Kube, profile: Profile, identity: ClusterIdentity):
+        """Use a namespace with the profile that it has, and what names them."""
         self._kube, self._profile = kube, profile
         self.store_is_volume = profile.store_claim is not None
-        place = f"namespace {kube.namespace} at {kube.server}"
-        self.identity = ClusterIdentity(place, uid)
+        self.identity = identity
 
     def check(self, submission: Submission) -> list[str]:
         """See `ClusterJobs`."""

@@ -160,7 +160,7 @@ def _state(
     if record:
         return "failed", "its cluster is gone, and it did not say how it ended"
     if on_this_cluster:
-        return "failed", "it was deleted before it began"
+        return "failed", "it was not sent, or was deleted before it began"
     return "starting", None
 
 

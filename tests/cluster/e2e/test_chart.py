@@ -93,6 +93,37 @@ def test_two_releases_in_a_namespace(team: Team, tmp_path: Path) -> None:
 
 
 @pytest.mark.control_plane
+def test_a_job_is_of_the_namespace_that_it_was_sent_to_and_may_be_taken_over(
+    team: Team, tmp_path: Path
+) -> None:
+    """Both use one store; before the first attempt the store alone knows whose it is."""
+    cluster = team.cluster
+    with cluster.namespace("other") as namespace:
+        secret(cluster, namespace)
+        install(cluster, namespace, tmp_path)
+        kubeconfig = person(cluster, namespace, "ada", tmp_path)
+        other = dataclasses.replace(team, namespace=namespace, kubeconfig=kubeconfig)
+        job = team.new_id("bound")
+        assert team.graft("submit", str(team.spec), "--id", job).returncode == 0
+        assert other.job(job)["state"] == "starting"
+        for words in (["cancel", job], ["rm", job], ["resume", job]):
+            refused = other.graft("jobs", *words)
+            assert refused.returncode == 2
+            assert f"{job} was sent to namespace {team.namespace}" in refused.stderr
+        assert "--take-over" in other.refused("--id", job)
+        taken = other.graft("jobs", "resume", job, "--take-over")
+        assert taken.returncode == 0, taken.stderr
+        refused = team.graft("jobs", "cancel", job)
+        assert f"{job} was sent to namespace {namespace}" in refused.stderr
+        assert team.graft("jobs", "rm", job).returncode == 0
+        cluster.wait_for("its first RayJob goes", lambda: not team.objects(job), 120)
+        # Whose it is does not hang on the chart's objects.
+        cluster.helm("uninstall", "graft", "-n", namespace, "--wait")
+        install(cluster, namespace, tmp_path)
+        assert other.graft("jobs", "cancel", job).returncode == 0
+
+
+@pytest.mark.control_plane
 def test_where_jobs_are_switched_off_those_that_were_sent_stay(team: Team, tmp_path: Path) -> None:
     cluster = team.cluster
     with cluster.namespace("closing") as namespace:

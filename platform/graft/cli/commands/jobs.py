@@ -108,7 +108,7 @@ def show(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
 
     jobs = cluster.open_jobs()
     status, spec = jobs.status(job), jobs.spec(job)
-    sources = jobs.sources(job)
+    sources, sent = jobs.sources(job), jobs.sent(job)
 
     def page() -> "Group":
         from rich.console import Group
@@ -120,12 +120,13 @@ def show(job: JobId, cluster: ClusterOptions, json: Json = False) -> None:
             for key, value in status.document().items()
             if value not in (None, "", 0) and key != "job"
         }
+        values |= {key: str(value) for key, value in sent.items() if value}
         table = facts(job, values)
         for source in sources:
             table.add_row("log", source)
         return Group(spec_text(spec or ""), table)
 
-    emit(status.document() | {"spec": spec, "logs": sources}, json, page)
+    emit(status.document() | {"spec": spec, "sent": sent, "logs": sources}, json, page)
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,13 @@ def resume(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow it to its end; fails where it does.")
     ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="Though it was sent to another cluster: what runs there publishes nothing more.",
+        ),
+    ] = False,
     *,
     pods: PodOptions,
     cluster: ClusterOptions,
@@ -276,7 +284,7 @@ def resume(
     settings = {key: value for key, value in changes.items() if key.startswith("jobs.")}
     submission = Submission(job, spec, pods.image, pods.resource_class, settings=settings)
     others = {key: changes[key] for key in changes.keys() - settings.keys()}
-    for text in jobs.resume(submission, others):
+    for text in jobs.resume(submission, others, take_over):
         note(text)
     note(f"{job} was sent again")
     status = jobs.accepted(job)

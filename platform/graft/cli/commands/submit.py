@@ -92,11 +92,7 @@ def _send(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") 
     """Send a job that can run, after the files that it needs."""
     from graft.cli.show.output import note
     from graft.cluster.job_inputs import check_names, put_weights
-    from graft.cluster.job_records import submit_job
-    from graft.cluster.rayjob_manifest import travels_through_store
-    from graft.errors import ClusterLost, InputError
-    from graft.spec import dump_job
-    from graft.units import size
+    from graft.errors import ClusterLost
 
     if inputs.problem:
         note(f"the dataset is left to the job; no use of the store here: {inputs.problem}")
@@ -105,16 +101,38 @@ def _send(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") 
     for text in target.check(submission):
         note(text)
     put_weights(inputs.store, inputs.files)
-    if travels_through_store(text := dump_job(submission.spec)):
-        if inputs.problem:
-            raise InputError(
-                f"this spec has {size(len(text))} and has to travel through the store, which "
-                f"cannot be used from here: {inputs.problem}"
-            )
-        submit_job(inputs.store, submission.job, text)
+    _record(target, submission, inputs)
     try:
         target.submit(submission)
     except ClusterLost as error:
         raise ClusterLost(
             f"{error}; it may have got there all the same: graft jobs show {submission.job}"
         ) from error
+
+
+def _record(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") -> None:
+    """Record in the store what is sent, and where to, as far as the store can be used from here."""
+    from graft.cli.show.output import note
+    from graft.cluster.job_records import submit_job
+    from graft.cluster.rayjob_manifest import travels_through_store
+    from graft.cluster.sent_jobs import note_sent
+    from graft.errors import InputError, StoreError
+    from graft.spec import dump_job
+    from graft.units import size
+
+    text = dump_job(submission.spec)
+    needs_store = travels_through_store(text)
+    if inputs.problem:
+        if needs_store:
+            raise InputError(
+                f"this spec has {size(len(text))} and has to travel through the store, which "
+                f"cannot be used from here: {inputs.problem}"
+            )
+        return
+    try:
+        note_sent(inputs.store, target, submission)
+        submit_job(inputs.store, submission.job, text)
+    except StoreError as error:
+        if needs_store:
+            raise
+        note(f"the store knows of it once it begins: {error}")
