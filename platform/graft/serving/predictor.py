@@ -1,7 +1,7 @@
 """A model version that answers: from an image file's bytes to class probabilities.
 
-Nothing here knows HTTP or Ray. `Predictor.load` checks the model before it is used: from
-the golden images' bytes it must give the logits that training recorded.
+Nothing here knows HTTP or Ray. An engine is proved before it answers: from the golden images'
+bytes it must give the logits that training recorded.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graft.backbones.transfer_model import TransferModel
-from graft.backbones.trunk import load_model
-from graft.data.loader import to_tensor
-from graft.errors import ServingError
 from graft.registry import ModelVersion
-from graft.serving.engines.golden import GoldenImages, prepare
+from graft.serving.engines.choice import Place, choose_engine, proved_torch
+from graft.serving.engines.engine import Engine
+from graft.serving.engines.golden import prepare
 from graft.store import Store
 
 
@@ -25,31 +23,26 @@ class Predictor:
     `prepare` may run in many threads at once, `predict` and `logits` in one at a time.
     """
 
-    def __init__(
-        self, version: ModelVersion, model: TransferModel, device: torch.device | None = None
-    ):
+    def __init__(self, version: ModelVersion, engine: Engine):
         self.version = version
-        self._model = model.to(device) if device else model
-        self._device = device
+        self.engine = engine
 
     @classmethod
     def load(
         cls, store: Store, version: ModelVersion, device: torch.device | None = None
     ) -> "Predictor":
-        """Load a version, by default onto the CPU, and check its golden images.
+        """Load a version in torch, by default onto the CPU, and check its golden images.
 
         Raises:
             ServingError: a golden image's logits differ by more than its tolerance.
             StoreError: a payload is missing or damaged.
         """
-        predictor = cls(version, load_model(store, version), device)
-        replay = GoldenImages.read(store, version).replay(version.contract, predictor._logits)
-        if not replay.holds:
-            raise ServingError(
-                f"{version.ref} does not give its recorded outputs and takes no traffic: {replay}; "
-                "serve another version, or train this one again"
-            )
-        return predictor
+        return cls(version, proved_torch(store, version, device))
+
+    @classmethod
+    def load_at(cls, store: Store, version: ModelVersion, place: Place) -> "Predictor":
+        """Load a version with the engine that answers for it at a place; errors as `load`'s."""
+        return cls(version, choose_engine(store, version, place).engine)
 
     def prepare(self, data: bytes) -> NDArray[np.uint8]:
         """Decode an image file and return its evaluation view: (crop, crop, 3) uint8.
@@ -61,16 +54,8 @@ class Predictor:
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return class probabilities of B prepared images: (B, classes)."""
-        return torch.softmax(self._forward(np.stack(images)), dim=1).numpy()
+        return torch.softmax(torch.from_numpy(self.logits(images)), dim=1).numpy()
 
     def logits(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return the logits of B prepared images: (B, classes)."""
-        return self._logits(np.stack(images))
-
-    def _logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._forward(images).numpy()
-
-    @torch.inference_mode()
-    def _forward(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        pixels = to_tensor(images, self.version.contract, self._device)
-        return self._model(pixels).float().cpu()
+        return self.engine.logits(np.stack(images))

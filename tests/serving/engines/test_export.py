@@ -18,17 +18,7 @@ from graft.serving.engines.golden import GoldenImages, prepare
 from graft.serving.predictor import Predictor
 from graft.store import Store
 from graft.store.objects import sha256_file
-from models import encoded, picture, register_model
-
-
-@pytest.fixture(scope="module")
-def version(tiny_store: Store) -> ModelVersion:
-    return register_model(tiny_store, arch="timm/test_resnet")
-
-
-@pytest.fixture(scope="module")
-def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store.open(str(tmp_path_factory.mktemp("export") / "store"))
+from models import encoded, picture
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +36,7 @@ def tier(form: FormName) -> object:
     return pytest.param(form, marks=() if form == "safetensors" else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("form", map(tier, FORMS))
+@pytest.mark.parametrize("form", [tier(form) for form in FORMS])
 def test_an_export_answers_as_the_version_does_for_batches_of_any_size(
     tiny_store: Store, version: ModelVersion, tmp_path: Path, form: FormName
 ) -> None:
