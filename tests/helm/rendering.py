@@ -105,10 +105,17 @@ EVERYTHING: Values = {
         "queue": "team",
         "labels": {"cost-centre": "42", "ray.io/gang-scheduling-enabled": "true"},
     },
-    "rayCluster": {"enabled": True, "class": "gpu-a100", "cpusPerWorker": 2, "gpusPerWorker": 1},
+    "rayCluster": {
+        "enabled": True,
+        "class": "gpu-a100",
+        "cpusPerWorker": 2,
+        "gpusPerWorker": 1,
+        "queue": "shared",
+    },
     "serving": SERVING
     | {
         "priorityClassName": "high",
+        "queue": "online",
         "redis": {"address": "redis.cache.svc:6379", "secret": "redis"},
         "service": {"annotations": {"cloud.google.com/neg": '{"ingress": true}'}},
         "ingress": {

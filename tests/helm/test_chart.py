@@ -254,6 +254,14 @@ def test_ray_asks_for_its_token_everywhere_and_is_the_version_of_the_image() -> 
         assert cluster["rayVersion"] == RAY_VERSION == importlib.metadata.version("ray")
 
 
+def test_kueue_admits_what_names_a_queue() -> None:
+    for kind, queue in (("RayCluster", "shared"), ("RayService", "online")):
+        label = {"kueue.x-k8s.io/queue-name": queue}
+        assert label.items() <= only(rendered(EVERYTHING), kind)["metadata"]["labels"].items()
+        metadata = only(rendered(CASES["heads stay"]), kind)["metadata"]
+        assert "kueue" not in json.dumps(metadata)
+
+
 def test_pods_of_the_chart_get_the_store_as_pods_of_jobs_do() -> None:
     manifest = rayjob(Submission("one", colour_spec()), profile(EVERYTHING))
     head = manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]

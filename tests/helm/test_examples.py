@@ -74,7 +74,8 @@ def test_eks() -> None:
         rule["from"] for rule in only(objects, "NetworkPolicy", "-clients")["spec"]["ingress"]
     ]
     assert {"ipBlock": {"cidr": "10.0.0.0/16"}} in peers
-    for spec in pod_specs(only(objects, "RayService")):  # two fit a node of 20 GB
+    for spec in pod_specs(only(objects, "RayService")):  # two fit a node of 20 GB, none Graviton
+        assert spec["nodeSelector"]["kubernetes.io/arch"] == "amd64"
         assert spec["containers"][0]["resources"]["requests"]["ephemeral-storage"] == "6Gi"
 
 

@@ -29,6 +29,9 @@ OUTSIDE = {
     "internet": End(address="203.0.113.7"),
     "node's dns": End(address="169.254.20.10"),
     "credentials": End(address="169.254.170.23"),
+    "node's metadata": End(address="169.254.169.254"),
+    "node's metadata by IPv6": End(address="fd00:ec2::254"),
+    "internet by IPv6": End(address="2001:db8::7"),
 }
 
 
@@ -78,6 +81,7 @@ def expected(rows: Table, ours: list[str]) -> Table:
     """A table with what every pod of ours may reach added."""
     for name in ours:
         rows = rows | {(name, "dns"): {53}, (name, "internet"): {443}}
+        rows |= {(name, "internet by IPv6"): {443}}
     return rows
 
 
@@ -118,7 +122,8 @@ def test_with_everything_on() -> None:
     for name in nodes:
         rows["prometheus", name] = {8080}
     for node in ("serving head", "serving worker"):
-        rows[node, "internet"] = {6379}  # Redis; networkPolicy.redis names no namespace
+        # Redis; networkPolicy.redis names no namespace.
+        rows[node, "internet"] = rows[node, "internet by IPv6"] = {6379}
         for name in ("ingress", "neighbour", "test"):
             rows[name, node] = {8000}
     rows["operator", "shared head"] = {8265}
@@ -183,3 +188,5 @@ def test_a_proxy_is_reached_at_its_urls_port_where_there_is_one() -> None:
     ]:
         values = LEAST | {"pods": {"proxy": proxy}, "networkPolicy": {"proxy": policy}}
         assert table(values)["job worker", target] == ports
+    secret = LEAST | {"networkPolicy": {"proxy": {"port": 8080}}}  # it has the URLs
+    assert table(secret)["job worker", "internet"] == {443, 8080}

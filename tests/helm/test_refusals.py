@@ -26,6 +26,8 @@ def served(*models: dict[str, Any]) -> dict[str, Any]:
         (with_store(uri="graft-store"), ["'/store/uri'", "does not match pattern"]),
         (with_store(endpiont="https://minio.example"), ["'/store'", "'endpiont' not allowed"]),
         (with_store(endpoint="minio:9000"), ["'/store/endpoint'"]),
+        (with_store(endpoint="https://a:b@minio.example"), ["'/store/endpoint'"]),
+        (LEAST | {"pods": {"proxy": {"https": "http://a:b@proxy:3128"}}}, ["'/pods/proxy/https'"]),
         (with_store(caBundle="/etc/ca.crt"), ["'/store/caBundle'"]),
         (
             with_store(caBundle="-----BEGIN CERTIFICATE-----", caConfigMap="corporate"),

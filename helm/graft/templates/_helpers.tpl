@@ -26,6 +26,13 @@ graft.dev/release: {{ .Release.Name | quote }}
 graft.dev/role: {{ .role }}
 {{- end }}
 
+{{/* Label of what Kueue admits from a queue: takes what has one, or none. */}}
+{{- define "graft.queue" -}}
+{{- with .queue -}}
+kueue.x-k8s.io/queue-name: {{ . | quote }}
+{{- end }}
+{{- end }}
+
 {{/* Release of Graft in the image: of its tag, where that is a version. */}}
 {{- define "graft.imageRelease" -}}
 {{- $tag := .Values.image.tag | default "" | trimPrefix "v" -}}
@@ -104,13 +111,15 @@ graft.dev/role: {{ .role }}
 {{- end }}
 
 {{/* Peers of a policy: takes namespace and cidrs; the former, where it is set. Everywhere is all but
-     link-local addresses, where nodes have their metadata. */}}
+     where nodes have their metadata: link-local addresses, and EC2's and Google's of IPv6. */}}
 {{- define "graft.peers" -}}
 {{- if .namespace -}}
 - {{ include "graft.inNamespace" .namespace }}
 {{- else -}}
+{{- $metadata := dict "0.0.0.0/0" (list "169.254.0.0/16")
+  "::/0" (list "fe80::/10" "fd00:ec2::/32" "fd20:ce::254/128") -}}
 {{- range .cidrs }}
-- ipBlock: {cidr: {{ . | quote }}{{ if eq . "0.0.0.0/0" }}, except: [169.254.0.0/16]{{ end }}}
+- ipBlock: {cidr: {{ . | quote }}{{ with get $metadata . }}, except: {{ toJson . }}{{ end }}}
 {{- end }}
 {{- end }}
 {{- end }}
