@@ -1,7 +1,8 @@
 """How often the intervals of a transfer report hold what they estimate: a simulation.
 
-``python tests/report/simulate_coverage.py`` prints the table of docs/reports.md. Each draw is a
-report of its own: new seeds, new test images, and a gain of one arm over scratch, paired.
+``python tests/report/simulate_coverage.py`` prints the tables of docs/reports.md. Each draw is a
+report of its own: new seeds, new test images, and a gain of one arm over scratch, paired, or the
+accuracy of one.
 
 An image is of one of eight kinds, by how hard it is and which arm it suits. Whether an arm gets it
 right is a probit of that and of the arm's seed; half of what a seed does is common to both arms.
@@ -9,16 +10,18 @@ right is a probit of that and of the arm's seed; half of what a seed does is com
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from graft.report.two_way import DIFFERENCE, half_width, moments, parts
+from graft.report.interval import LEVEL
+from graft.report.share_interval import ShareMean
+from graft.report.two_way import DIFFERENCE, SHARE, half_width, moments, parts
 
 Array = NDArray[np.float64]
 
@@ -30,6 +33,8 @@ EXACT_BELOW = 500
 """Images above which products of two seeds are drawn from their normal limit."""
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 RESAMPLES = 400
+WIDTHS = 400
+"""Draws of which the interval of an accuracy is computed; coverage needs none."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,26 @@ def draw(setting: Setting, draws: int, random: np.random.Generator) -> tuple[Arr
         seed = (both + random.normal(size=shape)) / 2**0.5
         chances.append(ndtr(probits + deviation * seed))  # (draws, S, kinds)
     better, scratch = chances
-    wins, losses = better * (1 - scratch), scratch * (1 - better)
+    return crossed(setting, better * (1 - scratch), scratch * (1 - better), random)
+
+
+def draw_accuracies(
+    setting: Setting, arm: int, draws: int, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Return of each report the seeds' accuracies of an arm, and their products, as `draw`."""
+    probits, deviation = arms(setting)[arm]
+    chances = ndtr(probits + deviation * random.normal(size=(draws, setting.seeds, 1)))
+    return crossed(setting, chances, np.zeros_like(chances), random)
+
+
+def crossed(
+    setting: Setting, wins: Array, losses: Array, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Return means and products of values that are 1 and -1 with these chances, else 0.
+
+    `wins`, `losses`: of each draw and seed, by kind of image, (draws, S, kinds).
+    """
+    draws = len(wins)
     sizes = random.multinomial(setting.images, [1 / 8] * 8, size=draws)  # (draws, kinds)
     if setting.images < EXACT_BELOW:
         kinds = np.array([np.repeat(np.arange(8), row) for row in sizes])[:, None]
@@ -105,7 +129,7 @@ def draw(setting: Setting, draws: int, random: np.random.Generator) -> tuple[Arr
         lost = 1 - chance <= np.take_along_axis(losses, kinds, 2)
         return moments(won.astype(float) - lost)
     won = random.binomial(sizes[:, None], wins)
-    lost = random.binomial(sizes[:, None] - won, losses / (1 - wins))
+    lost = random.binomial(sizes[:, None] - won, losses / np.maximum(1 - wins, 1e-12))
     gains, squares = (won - lost).astype(float), (won + lost).astype(float)
     each = np.maximum(sizes, 2)[:, None].astype(float)
     rest = squares - gains**2 / each
@@ -142,6 +166,23 @@ def simulate(
     return Coverage(float(holds.mean()), float(np.median(high - low)) / 2 / oracle), now
 
 
+def simulate_accuracy(setting: Setting, arm: int, draws: int) -> tuple[Coverage, Coverage]:
+    """Return the coverage of an arm's accuracy, before, by `two_way`'s interval, and now."""
+    random = np.random.default_rng(hash((setting, arm)) % 2**32)
+    accuracy = ACCURACIES[setting.classes][arm]
+    means, products = draw_accuracies(setting, arm, draws, random)
+    oracle = 1.96 * float(means.mean(1).std())
+    centre, seeds, images = parts(means, products, setting.images, np.array(SHARE))
+    shares, widths = half_widths(setting.seeds)
+    half = np.sqrt(seeds + images) * np.interp(seeds / (seeds + images), shares, widths)
+    before = Coverage(float((abs(centre - accuracy) <= half).mean()), float(np.median(half)))
+    below = ShareMean(means, products, setting.images).below(np.full(draws, accuracy))
+    low, high = ShareMean(means[:WIDTHS], products[:WIDTHS], setting.images).ends()
+    holds = abs(below - 0.5) <= LEVEL / 2
+    now = Coverage(float(holds.mean()), float(np.median(high - low)) / 2 / oracle)
+    return replace(before, width=before.width / oracle), now
+
+
 @cache
 def half_widths(seeds: int) -> tuple[Array, Array]:
     """Return half widths of intervals of variance 1 by the seeds' share of it."""
@@ -163,8 +204,21 @@ def bootstrap(
     return low, high
 
 
+def accuracies_table(draws: int) -> Iterator[str]:
+    """Yield the rows of the table of accuracies, in Markdown."""
+    yield "| seeds | images | spread | accuracy | before | width | now | width |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for setting, arm in product(SETTINGS, (0, 1)):
+        before, now = simulate_accuracy(setting, arm, draws)
+        yield (
+            f"| {setting.seeds} | {setting.images:,} | {setting.spread:g} | "
+            f"{ACCURACIES[setting.classes][arm]:g} | {100 * before.holds:.1f} % | "
+            f"{before.width:.2f} | {100 * now.holds:.1f} % | {now.width:.2f} |"
+        )
+
+
 def table(draws: int) -> Iterator[str]:
-    """Yield the rows of the table, in Markdown."""
+    """Yield the rows of the table of gains, in Markdown."""
     yield "| seeds | images | spread | classes | before | width | now | width |"
     yield "|---|---|---|---|---|---|---|---|"
     for setting in SETTINGS:
@@ -178,5 +232,5 @@ def table(draws: int) -> Iterator[str]:
 
 if __name__ == "__main__":
     os.nice(10)
-    for row in table(10_000):
+    for row in chain(table(10_000), [""], accuracies_table(10_000)):
         print(row, flush=True)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm, t
 
 from graft.report.two_way import DIFFERENCE, SHARE, half_width, holm, two_way
-from report.simulate_coverage import SETTINGS, Setting, simulate
+from report.simulate_coverage import SETTINGS, Setting, simulate, simulate_accuracy
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -64,6 +64,25 @@ def test_intervals_cover(setting: Setting) -> None:
     _, now = simulate(setting, 1_500, with_before=False)
     assert now.holds > 0.95 - 3 * (0.05 * 0.95 / 1_500) ** 0.5  # three standard errors of a share
     assert now.width < 2
+
+
+HARDEST_SHARES = [Setting(3, 1_000, 0.05, 2), Setting(5, 50, 0.05, 2), Setting(10, 10_000, 0.05, 2)]
+
+
+@pytest.mark.parametrize("setting", HARDEST_SHARES, ids=str)
+def test_intervals_of_accuracies_cover_near_one(setting: Setting) -> None:
+    before, now = simulate_accuracy(setting, 0, 800)
+    assert now.holds > 0.94 - 3 * (0.06 * 0.94 / 800) ** 0.5
+    assert before.holds < now.holds or setting.images == 50
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("arm", [0, 1])
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_every_interval_of_an_accuracy_covers(setting: Setting, arm: int) -> None:
+    _, now = simulate_accuracy(setting, arm, 10_000)
+    assert now.holds > 0.935
 
 
 @pytest.mark.nightly

@@ -54,7 +54,7 @@ def _labelled(
     label, fewest = min(((k, len(v)) for k, v in by_class.items()), key=lambda item: item[1])
     if _count(labels, fewest) < 1:
         raise InputError(
-            f"dataset.labels: {labels:g} leaves none of the {fewest} training images of class "
+            f"dataset.labels: {labels} leaves none of the {fewest} training images of class "
             f"'{classes[label]}' of {ref}; the least share is {least_share(fewest):g}"
         )
     if _count(labels, fewest) > fewest:

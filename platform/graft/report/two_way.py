@@ -116,13 +116,13 @@ def _tails(distance: float, seed_part: float, image_part: float, seeds: int) -> 
     """Return the probability that the mean lies farther from the estimate than a distance."""
     if not distance:
         return 1.0
-    spread, weights = _spread_of_seed_part(seeds)
+    spread, weights = spread_of_seed_part(seeds)
     deviations = np.sqrt(seed_part / spread + image_part)
     return float(np.average(2 * ndtr(-distance / deviations), weights=weights))
 
 
 @cache
-def _spread_of_seed_part(seeds: int) -> tuple[Array, Array]:
+def spread_of_seed_part(seeds: int) -> tuple[Array, Array]:
     """Return by what the seeds' part is divided: chi-squared over its degrees, with weights."""
     points = (np.arange(NODES) + 0.5) / NODES  # cubed: most of them where the part may be large
     return chi2.ppf(points**3, seeds - 1) / (seeds - 1), points**2

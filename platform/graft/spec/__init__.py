@@ -59,7 +59,7 @@ from graft.spec.train import (
     Train,
     UniformRates,
 )
-from graft.spec.transfer import Arm, Pretrained, TransferReport
+from graft.spec.transfer import Arm, Labels, Pretrained, TransferReport
 
 __all__ = [
     "ASHA",
@@ -92,6 +92,7 @@ __all__ = [
     "IntUniform",
     "Job",
     "Kind",
+    "Labels",
     "LinearHead",
     "ListSearch",
     "ListedRates",

@@ -1,11 +1,14 @@
 """The figures of a transfer report: their arithmetic, by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
 from graft.report.transfer.design import ARMS, Condition
 from graft.report.transfer.estimates import (
     Crossed,
+    Gain,
     Plateau,
     TrainingCost,
     gains,
@@ -70,6 +73,14 @@ def test_gains_are_corrected_for_their_number() -> None:
     (of_three,) = [g for g in gains(alone, [1.0]) if g.arm == "full"]
     assert of_twelve.difference == of_three.difference
     assert of_twelve.p_value == pytest.approx(4 * (of_three.p_value or 0))
+
+
+@pytest.mark.parametrize(("labels", "words"), [(1, "1 a class"), (1.0, "100 %")])
+def test_one_label_a_class_is_not_all_labels(labels: float, words: str) -> None:
+    (gain, *_) = gains({Condition(arm, labels): right(0.7) for arm in ARMS}, [labels])
+    stored = Gain.model_validate(json.loads(gain.model_dump_json()))
+    assert stored == gain
+    assert str(stored).startswith(f"features at {words} of the labels, ")
 
 
 def test_the_same_predictions_differ_by_nothing() -> None:

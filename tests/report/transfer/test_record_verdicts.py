@@ -33,7 +33,7 @@ from report.transfer.made_up import DEPTHS, SHA256, answers, recorded_spec
 REPORT = "colours-20260101-000000-abcd"
 ARMS = DEPTHS
 """How many stages the report's arms freeze."""
-OTHERS = ("dataset", "arch", "weights", "trunk", "head", "rates", "depth")
+OTHERS = ("dataset", "arch", "weights", "trunk", "head", "rates", "depth", "labels")
 SHOWN = {"features": "worse", "partial": "not shown", "full": "better"}
 
 
@@ -63,6 +63,7 @@ def trained(
     trunk: str = "",
     head: Head | None = None,
     train: dict[str, Any] | None = None,
+    labels: float | None = None,
     **backbone: object,
 ) -> None:
     """Register a model of that name, trained as an arm of the report is, but for the changes."""
@@ -72,7 +73,12 @@ def trained(
         run=f"run-{name}",
         dataset=dataset,
         dataset_version="v1",
-        spec={"kind": "finetune", "backbone": spec, "train": train or {}},
+        spec={
+            "kind": "finetune",
+            "dataset": {"name": dataset, "labels": labels},
+            "backbone": spec,
+            "train": train or {},
+        },
         weights=str(spec["weights"]),
         weights_sha256=None,
         packages={},
@@ -112,6 +118,7 @@ def test_a_report_that_is_done_tells_the_versions_that_it_concerns(store: Store)
     trained(store, "other-head", 3, head=MLPHead(kind="mlp"))
     trained(store, "other-rates", 1, train={"rates": {"kind": "decay", "factor": 0.5}})
     trained(store, "other-depth", 2)
+    trained(store, "other-labels", 3, labels=1)  # one a class; the report's largest budget is all
     trained(store, "from-scratch", 0, weights="none")
     record_to_versions(store, read_report(store, REPORT))
     record_to_versions(store, read_report(store, REPORT))  # as when it is resumed
@@ -121,7 +128,7 @@ def test_a_report_that_is_done_tells_the_versions_that_it_concerns(store: Store)
         assert (verdict.against, verdict.outcome, verdict.report) == ("scratch", SHOWN[arm], REPORT)
         assert verdict.why == str(gained[arm])
     others = [f"other-{what}" for what in OTHERS] + ["from-scratch"]
-    assert [verdicts(store, get_model(store, name)) for name in others] == [[]] * 8
+    assert [verdicts(store, get_model(store, name)) for name in others] == [[]] * 9
 
 
 def test_a_stages_name_freezes_what_the_arm_freezes(store: Store) -> None:

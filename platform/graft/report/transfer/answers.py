@@ -26,7 +26,7 @@ from graft.report.transfer.estimates import (
 from graft.report.transfer.generalisation import Generalisation, generalisation
 from graft.report.two_way import LEAST_SEEDS
 from graft.report.uses import Part
-from graft.spec import Section, TransferReport
+from graft.spec import Labels, Section, TransferReport
 
 ENOUGH_SEEDS = 5
 """With fewer seeds, the report says which gains they cannot show."""
@@ -36,7 +36,7 @@ class ArmPoint(Section):
     """One arm at one label budget."""
 
     arm: str
-    labels: float
+    labels: Labels
     """As in the spec: a share of each class's training images, or a number of them."""
     images: int
     """Number of distinct images that it trains on."""
@@ -60,7 +60,7 @@ class Provenance(Section):
     """Where a training's figures come from."""
 
     arm: str
-    labels: float
+    labels: Labels
     seed: int
     rate: float
     trial: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.registry import ModelVersion
-from graft.spec import Arm, Changes, Head, Section, TransferReport, UniformRates
+from graft.spec import Arm, Changes, Head, Labels, Section, TransferReport, UniformRates
 from graft.sweep.best_trial import best_epoch
 from graft.sweep.sweep_records import TrialEpoch, TrialRecord
 
@@ -25,7 +25,7 @@ class Condition:
     """One arm at one label budget."""
 
     arm: str
-    labels: float
+    labels: Labels
     """As in the spec: a share of each class's training images, or a number of them."""
 
 
@@ -84,9 +84,9 @@ def arm_of(spec: TransferReport, name: str) -> Arm:
     return arm
 
 
-def label_budget(labels: float) -> str:
-    """Return a label budget for people to read."""
-    return f"{100 * labels:g} %" if labels <= 1 else f"{labels:g} a class"
+def label_budget(labels: Labels) -> str:
+    """Return a label budget for people to read: a share (a float), or a number (an int)."""
+    return f"{100 * labels:g} %" if isinstance(labels, float) else f"{labels} a class"
 
 
 def first_cells(spec: TransferReport) -> list[Cell]:

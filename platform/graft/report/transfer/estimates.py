@@ -1,8 +1,9 @@
 """The figures of a transfer report with their intervals: from predictions of test images; pure.
 
 What is estimated is what is expected of new seeds and new images. Intervals and p-values are those
-of `two_way`; arms are compared in pairs, seed by seed and image by image. Where several comparisons
-are made of one kind, p-values are corrected for their number, and these alone decide what is shown.
+of `two_way`, those of accuracies alone of `share_interval`; arms are compared in pairs, by seed and
+image. Where several comparisons are made of one kind, p-values are corrected for their
+number, and these alone decide what is shown.
 """
 
 import math
@@ -15,9 +16,10 @@ from scipy.stats import binomtest, quantile_test
 
 from graft.registry import Outcome
 from graft.report.interval import LEVEL, Interval
+from graft.report.share_interval import ShareMean
 from graft.report.transfer.design import ARMS, Condition, label_budget
-from graft.report.two_way import DIFFERENCE, LEAST_SEEDS, SHARE, TwoWay, holm, two_way
-from graft.spec import Section
+from graft.report.two_way import DIFFERENCE, LEAST_SEEDS, SHARE, TwoWay, holm, moments, two_way
+from graft.spec import Labels, Section
 
 GRID = 16
 """Points between two label budgets at which scratch's curve is compared with an arm."""
@@ -48,7 +50,7 @@ class Gain(Versus):
     """What an arm gains over scratch at one label budget, in accuracy on the test images."""
 
     arm: str
-    labels: float
+    labels: Labels
 
     def __str__(self) -> str:
         p_value = "" if self.p_value is None else f", Holm's p {self.p_value:.2g}"
@@ -143,12 +145,19 @@ class Crossed:
     @property
     def estimate(self) -> Estimate:
         """The figure with its interval."""
-        interval = None
-        if mean := self.two_way:
-            half, least, most = mean.half_width(), min(self.pseudo), max(self.pseudo)
-            interval = Interval(low=max(least, mean.mean - half), high=min(most, mean.mean + half))
         by_seed = tuple(self.values.mean(axis=1).tolist())
-        return Estimate(value=self.value, interval=interval, seeds=by_seed)
+        return Estimate(value=self.value, interval=self._interval, seeds=by_seed)
+
+    @property
+    def _interval(self) -> Interval | None:
+        mean = self.two_way
+        if mean is None:
+            return None
+        if self.pseudo == SHARE:
+            low, high = ShareMean(*moments(self.values), self.values.shape[1]).ends()
+            return Interval(low=min(float(low), self.value), high=max(float(high), self.value))
+        half, least, most = mean.half_width(), min(self.pseudo), max(self.pseudo)
+        return Interval(low=max(least, mean.mean - half), high=min(most, mean.mean + half))
 
 
 Accuracies = Mapping[Condition, Crossed]
@@ -201,7 +210,7 @@ def outcome_of(p_value: float, difference: float, *, less: bool = False) -> Outc
     return "better" if (difference > 0) != less else "worse"
 
 
-def gains(accuracy: Accuracies, labels: Sequence[float]) -> list[Gain]:
+def gains(accuracy: Accuracies, labels: Sequence[Labels]) -> list[Gain]:
     """Return what every arm but scratch gains over scratch, at every budget: one family."""
     conditions = [Condition(arm, budget) for arm in ARMS[1:] for budget in labels]
     differences = [accuracy[c] - accuracy[Condition("scratch", c.labels)] for c in conditions]

@@ -1,7 +1,7 @@
 """What transfer reports show of model versions, recorded with each version that they concern.
 
-A report concerns the versions that were trained as one of its arms is: from the same weights, with
-the same trunk, head and rates by stage. Either may come first: a
+A report concerns the versions that were trained as one of its arms is at its largest budget: from
+the same weights, with the same trunk, head, rates by stage and labels. Either may come first: a
 report that finishes looks for versions, and a promotion looks for reports.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from graft.registry import ModelVersion, Verdict, get_model, list_models, record_verdict
 from graft.report.publishing import Report, list_reports, read_report, read_transfer
-from graft.report.transfer.design import ARMS, Way, arm_of
+from graft.report.transfer.design import ARMS, Way, arm_of, label_budget
 from graft.report.transfer.estimates import Gain
 from graft.spec import Pretrained, TransferReport
 from graft.store import Store
@@ -41,6 +41,9 @@ def _record(store: Store, spec: TransferReport, report: Report, version: ModelVe
     """
     from_scratch = version.lineage.spec.get("backbone", {}).get("weights") == "none"
     if version.lineage.dataset != spec.base.dataset.name or from_scratch:
+        return
+    labels = version.lineage.spec.get("dataset", {}).get("labels")
+    if label_budget(1.0 if labels is None else labels) != label_budget(spec.labels[-1]):
         return
     # Gains and ways alone are parsed: the type of all answers imports much more.
     for pretrained, answers in zip(spec.backbones, report.found["backbones"], strict=True):

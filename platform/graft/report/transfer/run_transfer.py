@@ -33,6 +33,7 @@ from graft.report.transfer.design import (
     changes_of,
     chosen_rates,
     first_cells,
+    label_budget,
     other_cells,
 )
 from graft.report.transfer.judging_images import holds_out, judging_images
@@ -158,7 +159,8 @@ def _train_all(
         if record.checkpoint is None:
             arm, labels = cell.condition.arm, cell.condition.labels
             raise RunFailed(
-                f"{report}: {spec.backbones[cell.backbone].arch}, {arm} at labels {labels:g}, seed "
+                f"{report}: {spec.backbones[cell.backbone].arch}, {arm} at "
+                f"{label_budget(labels)} of the labels, seed "
                 f"{cell.seed}, gave no model: {record.error or record.state}; lower "
                 f"arms.{arm}.rates"
             )
