@@ -145,19 +145,20 @@ def test_a_quota_that_would_be_exceeded_is_named() -> None:
         return {"metadata": {"name": "team"}, "status": {"hard": keys, "used": used}}
 
     enough = quota(requests__cpu="10", pods="6") | {"status": {"hard": {"requests.cpu": "10"}}}
-    assert over_quota(pods, [enough]) == []
-    assert over_quota(pods, [quota(requests__cpu="3")]) == [
+    assert over_quota(pods, [enough]) == ([], [])
+    assert over_quota(pods, [quota(requests__cpu="3")]).now == [
         "quota team: requests.cpu would be 3.53 of 3, 1 in use"
     ]
-    assert over_quota(pods, [quota(pods="5")]) == ["quota team: pods would be 6 of 5, 3 in use"]
+    full = "quota team: pods would be 6 of 5, 3 in use"
+    assert over_quota(pods, [quota(pods="5")]) == ([], [full])
     scoped = quota(pods="0") | {"spec": {"scopes": ["NotTerminating"]}}
-    assert over_quota(pods, [scoped]) == []
+    assert over_quota(pods, [scoped]) == ([], [])
     memory = quota() | {"status": {"hard": {"limits.memory": "8Gi"}}}
-    assert over_quota(pods, [memory])[0].startswith("quota team: limits.memory would be 18.6Gi of")
+    (line,) = over_quota(pods, [memory]).alone
+    assert line.startswith("quota team: limits.memory would be 18.6Gi of")
     gpus = quota() | {"status": {"hard": {"requests.nvidia.com/gpu": "1"}}}
-    assert over_quota(pods, [gpus]) == [
-        "quota team: requests.nvidia.com/gpu would be 2 of 1, 0 in use"
-    ]
+    lack = "quota team: requests.nvidia.com/gpu would be 2 of 1, 0 in use"
+    assert over_quota(pods, [gpus]) == ([lack], [])
 
 
 def test_a_quota_that_counts_limits_which_pods_lack_refuses_them() -> None:

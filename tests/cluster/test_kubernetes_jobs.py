@@ -16,17 +16,19 @@ from urllib.parse import urlsplit
 import pytest
 
 from colours import colour_spec
+from graft import __version__
 from graft.cli.cluster_options import ClusterOptions
-from graft.cluster.job_records import ClusterIdentity
+from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.kubernetes_api import Kube
 from graft.cluster.kubernetes_jobs import KubeJobs, find_profile
 from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import Submission
-from graft.errors import InputError
+from graft.errors import TRY_LATER, ClusterLost, InputError, QuotaFull
 from graft.spec import Finetune
 from graft.spec.since import added
 
 PROFILE: dict[str, Any] = {
+    "version": __version__,
     "image": "graft:1",
     "store": "s3://bucket",
     "service_account": "graft",
@@ -52,6 +54,8 @@ class Api(ThreadingHTTPServer):
             f"{TEAM}/limitranges": [],
         }
         self.asked: list[str] = []
+        self.refusals: dict[str, tuple[int, dict[str, str]]] = {}
+        """Status code and answer of what is to be created at a path."""
         self.deleted: list[dict[str, str]] = []
         """The preconditions of what was to be deleted, which never hold."""
 
@@ -84,7 +88,17 @@ class Handler(BaseHTTPRequestHandler):
         status = found if isinstance(found, int) else 200
         answer = {"items": found} if isinstance(found, list) else found
         message = {"message": f"somebody cannot list {self.path}" if status == 403 else "nothing"}
-        body = json.dumps(answer if status == 200 else message).encode()
+        self.answer(status, answer if status == 200 else message)
+
+    def do_POST(self) -> None:
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        refusal = self.server.refusals.get(urlsplit(self.path).path)
+        user = {"status": {"userInfo": {"username": "ada"}}}
+        answer = user if sent["kind"] == "SelfSubjectReview" else sent
+        self.answer(*refusal or (201, answer))
+
+    def answer(self, status: int, document: object) -> None:
+        body = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -169,6 +183,52 @@ def test_without_the_right_to_look_at_queues_that_is_said(api: Api, kube: Kube) 
 def test_without_a_queue_kueue_is_not_asked(api: Api, kube: Kube) -> None:
     assert check(kube) == []
     assert not any("kueue" in path for path in api.asked)
+
+
+def test_a_quota_that_others_fill_is_for_later_and_one_that_is_too_small_never(
+    api: Api, kube: Kube
+) -> None:
+    def quota(hard: str, used: str) -> list[dict[str, Any]]:
+        status = {"hard": {"pods": hard}, "used": {"pods": used}}
+        return [{"metadata": {"name": "team"}, "status": status}]
+
+    api.objects[f"{TEAM}/resourcequotas"] = quota("3", "2")
+    with pytest.raises(QuotaFull, match=r"nothing was sent: .*; try again when other jobs") as full:
+        check(kube)
+    assert full.value.exit_code == TRY_LATER
+    api.has_kueue(queue("vision"))
+    assert check(kube, queue="vision") == []  # which lets it wait
+    api.objects[f"{TEAM}/resourcequotas"] = quota("1", "0")
+    for settings in ({}, {"queue": "vision"}):
+        with pytest.raises(InputError, match="could never run") as never:
+            check(kube, **settings)
+        assert never.value.exit_code == 2
+
+
+def test_a_quota_that_fills_up_meanwhile_is_for_later(api: Api, kube: Kube) -> None:
+    message = 'rayjobs.ray.io "one" is forbidden: exceeded quota: team, requested: 1, limited: 9'
+    api.refusals[RAYJOBS] = (403, {"message": message})
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    with pytest.raises(QuotaFull, match=r"exceeded quota: team.*; try again when other jobs"):
+        jobs.submit(Submission("one", colour_spec()))
+
+
+def test_an_owner_is_not_guessed_where_the_api_server_is_away(api: Api, kube: Kube) -> None:
+    reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    api.refusals[reviews] = (503, {"message": "etcd has no leader"})
+    with pytest.raises(ClusterLost, match="etcd has no leader"):
+        jobs.owner()
+    api.refusals[reviews] = (404, {"message": "of Kubernetes before 1.28"})
+    assert KubeJobs(kube, Profile.model_validate(PROFILE), "uid").owner().self_declared
+    del api.refusals[reviews]
+    assert jobs.owner() == Owner("ada", self_declared=False)
+
+
+def test_what_is_no_kubernetes_is_told_from_one(api: Api, kube: Kube) -> None:
+    api.objects[f"{TEAM}/configmaps"] = "<html>Log in to the proxy</html>"
+    with pytest.raises(InputError, match=r"is no Kubernetes; .*Log in to the proxy"):
+        find_profile(kube)
 
 
 def test_a_queued_job_says_why_in_kueues_words(api: Api, kube: Kube) -> None:

@@ -91,12 +91,10 @@ def newer(**changes: Any) -> Newer:
         (PROFILE["image"], "0.2.0", "0.2.0"),
         ("graft@sha256:00", "0.2.0", "0.2.0"),  # the profile says it
         ("graft:main", "0.3.0", None),
-        (PROFILE["image"], None, "0.2.0"),  # the tag does
-        ("registry.example:5000/graft:v0.3.1", None, None),
     ],
 )
 def test_a_key_that_the_image_does_not_know_is_refused(
-    image: str, version: str | None, release: str | None
+    image: str, version: str, release: str | None
 ) -> None:
     profile = Profile.model_validate(PROFILE | {"image": image, "version": version})
     check_release(newer(), profile, image)
@@ -107,6 +105,13 @@ def test_a_key_that_the_image_does_not_know_is_refused(
         check_release(newer(tides="high"), profile, image)
     assert f"image {image} is of Graft {release}" in str(error.value)
     assert "does not know tides (of Graft 0.3.0)" in str(error.value)
+
+
+def test_nothing_is_sent_where_the_chart_does_not_say_its_release() -> None:
+    profile = Profile.model_validate(PROFILE)
+    assert profile.version is None
+    with pytest.raises(InputError, match=rf"install the chart of Graft {graft.__version__} there"):
+        check_release(colour_spec(), profile, profile.image)
 
 
 def test_another_image_goes_by_its_own_tag() -> None:

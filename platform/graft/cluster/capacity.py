@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from graft.cluster.profile import amount
 
@@ -167,8 +167,17 @@ def without_cpu_limits(
     ]
 
 
-def over_quota(pods: Iterable[PodRequest], quotas: Iterable[Json], rayjobs: int = 1) -> list[str]:
-    """Return a line for each quota that a job would exceed, with what is in use now.
+class OverQuota(NamedTuple):
+    """A line for each quota that a job would exceed, with what is in use now."""
+
+    alone: list[str]
+    """Those that it would exceed even if nothing else were there."""
+    now: list[str]
+    """Those that others may leave room in."""
+
+
+def over_quota(pods: Iterable[PodRequest], quotas: Iterable[Json], rayjobs: int = 1) -> OverQuota:
+    """Return which quotas a job would exceed.
 
     `rayjobs`: how many more RayJobs there are then.
     """
@@ -178,18 +187,18 @@ def over_quota(pods: Iterable[PodRequest], quotas: Iterable[Json], rayjobs: int 
     total["count/rayjobs.ray.io"] = Decimal(rayjobs)
     total |= requests | {f"requests.{key}": value for key, value in requests.items()}
     total |= {f"limits.{key}": value for key, value in limits.items()}
-    problems = []
+    over = OverQuota([], [])
     for quota in _unscoped(quotas):
         status = quota.get("status", {})
         for key, hard in status.get("hard", {}).items():
             used, added = amount(status.get("used", {}).get(key, "0")), total.get(key)
             if added and used + added > amount(hard):
-                problems.append(
+                (over.alone if added > amount(hard) else over.now).append(
                     f"quota {quota['metadata']['name']}: {key} would be "
                     f"{_shown(key, used + added)} of {_shown(key, amount(hard))}, "
                     f"{_shown(key, used)} in use"
                 )
-    return problems
+    return over
 
 
 def _unscoped(quotas: Iterable[Json]) -> list[Json]:

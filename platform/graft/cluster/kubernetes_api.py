@@ -1,6 +1,5 @@
 """A namespace of a Kubernetes cluster: its objects as plain JSON, its refusals as sentences."""
 
-import contextlib
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError
 from yaml import YAMLError
 
-from graft.errors import ClusterLost, GraftError, InputError, NotFoundError
+from graft.errors import ClusterLost, GraftError, InputError, NotFoundError, QuotaFull
 
 TIMEOUT_S = (5, 30)
 """Seconds for connecting, and for an answer."""
@@ -78,6 +77,7 @@ class Kube:
         Raises:
             NotFoundError: there is nothing.
             InputError: the cluster refuses.
+            QuotaFull: what others hold leaves no room.
             ClusterLost: it does not answer.
         """
         return self._request("GET", path, query)
@@ -106,10 +106,13 @@ class Kube:
     def user(self) -> str | None:
         """Return who the API server takes this user for; None: it does not say (before 1.28)."""
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-        with contextlib.suppress(InputError, NotFoundError):
+        try:
             answer = self.create("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
-            return str(answer["status"]["userInfo"]["username"])
-        return None
+        except ClusterLost:
+            raise
+        except InputError:
+            return None
+        return str(answer["status"]["userInfo"]["username"])
 
     def delete(self, path: str, uid: str | None = None) -> None:
         """Delete an object; what it owns is deleted after it.
@@ -134,7 +137,7 @@ class Kube:
         answer: str = "object",
     ) -> Any:
         try:
-            return self._api.call_api(
+            content = self._api.call_api(
                 path.replace("{ns}", self.namespace),
                 method,
                 query_params=list(query.items()),
@@ -151,6 +154,12 @@ class Kube:
             raise ClusterLost(
                 f"no answer from Kubernetes at {self.server}: {_cause(error)}"
             ) from error
+        if answer == "object" and not isinstance(content, dict):
+            raise InputError(
+                f"what answers at {self.server} is no Kubernetes; check the kubeconfig's server, "
+                f"and the proxy: {' '.join(str(content).split())[:100]}"
+            )
+        return content
 
     def _refused(self, error: ApiException) -> NoReturn:
         message = _message(error)
@@ -160,7 +169,11 @@ class Kube:
                 "log in again"
             ) from error
         if error.status == 403:
-            if " cannot " not in message:  # a quota, a namespace that is going
+            if "exceeded quota" in message:
+                raise QuotaFull(
+                    f"Kubernetes refuses: {message}; try again when other jobs have ended"
+                ) from error
+            if " cannot " not in message:  # a namespace that is going
                 raise InputError(f"Kubernetes refuses: {message}") from error
             if "at the cluster scope" in message:
                 raise InputError(f"no permission: {message}") from error

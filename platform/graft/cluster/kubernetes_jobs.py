@@ -28,7 +28,7 @@ from graft.cluster.rayjob_manifest import (
 )
 from graft.cluster.releases import check_release, read_profile
 from graft.cluster.status import ENDED, ClusterStatus, rayjob_status, rivals
-from graft.errors import ClusterLost, GraftError, InputError, NotFoundError
+from graft.errors import ClusterLost, GraftError, InputError, NotFoundError, QuotaFull
 from graft.registry import user_and_host
 
 PROFILE_LABEL = "graft.dev/profile"
@@ -110,6 +110,8 @@ def _require_namespace(kube: Kube) -> None:
         raise InputError(
             f"no namespace '{kube.namespace}' at {kube.server}; name another --namespace"
         ) from error
+    except ClusterLost:
+        raise
     except InputError:
         return  # this user may not look at namespaces
 
@@ -134,7 +136,7 @@ class KubeJobs:
             )
         manifest = self._manifest(submission)
         image = self._profile.image_for(submission.image)
-        check_release(submission.spec, self._profile, image)
+        check_release(submission.current, self._profile, image)
         self._require_kuberay()
         problems, notes = self._secret_problems()
         profile = self._profile.with_settings(submission.settings)
@@ -152,16 +154,16 @@ class KubeJobs:
                 problems += misfits(pods, self._kube.items("/api/v1/nodes"))
             except InputError as error:
                 notes.append(f"whether a node could hold its pods is not checked: {error}")
-        if problems:
+        again = self.find(submission.job) is not None  # its RayJob makes room for the next one
+        over = over_quota(pods, quotas, rayjobs=0 if again else 1)
+        if problems := [*problems, *over.alone]:
             raise InputError(
                 f"this job could never run in {self.identity.place}: {'; '.join(problems)}"
             )
-        # Where there is a queue, Kueue lets a job wait for its quota.
-        again = self.find(submission.job) is not None  # its RayJob makes room for the next one
-        if not profile.queue and (problems := over_quota(pods, quotas, rayjobs=0 if again else 1)):
-            raise InputError(
+        if over.now and not profile.queue:  # where there is one, Kueue lets a job wait
+            raise QuotaFull(
                 f"this job does not fit {self.identity.place} now, nothing was sent: "
-                f"{'; '.join(problems)}"
+                f"{'; '.join(over.now)}; try again when other jobs have ended"
             )
         return notes
 

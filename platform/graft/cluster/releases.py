@@ -56,8 +56,15 @@ def check_release(spec: Job, profile: Profile, image: str) -> None:
     Nothing is known of an image whose tag is no version, and which is not the profile's own.
 
     Raises:
+        InputError: the profile is of a chart that did not say which release it is of.
         SpecError: it is of an older release, which would refuse them once its pods run.
     """
+    if profile.version is None:
+        raise InputError(
+            "nothing is sent: the namespace's chart is of before releases were told apart, so what "
+            f"its image understands is not known; install the chart of Graft {__version__} there, "
+            "with its image (helm upgrade), or take the client that came with that chart"
+        )
     release = _release_of(image)
     if image == profile.image and profile.version:
         release = profile.version

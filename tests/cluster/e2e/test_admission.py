@@ -119,7 +119,7 @@ def test_quotas_are_told_before_anything_is_sent(team: Team, namespace: str) -> 
         code, _, said = submit(team, namespace, job)
         print(said)
         assert code == 2
-        assert "does not fit" in said
+        assert "could never run" in said
         # A head and two workers, with what ships their logs; KubeRay's init container takes 0.2.
         assert "quota team: requests.cpu would be 0.63 of 0.5, 0 in use" in said
         assert "quota team: limits.memory would be 11.6Gi of 8.0Gi, 0.0Gi in use" in said
