@@ -36,7 +36,7 @@ needs_schemas = pytest.mark.skipif(
 
 LEAST: Values = {"store": {"uri": "s3://bucket/prefix"}}
 STORE = {"uri": "s3://bucket/prefix", "secret": "graft-s3"}
-SERVING = {"enabled": True, "model": "ants-bees"}
+SERVING = {"enabled": True, "model": "ants-bees", "keysSecret": "graft-keys"}
 GPU = {
     "cpu": "4",
     "memory": "64Gi",
@@ -77,6 +77,7 @@ PODS = {
 }
 MODELS = {
     "enabled": True,
+    "noAuth": True,
     "models": [
         {"name": "ants-bees", "route": "/"},
         {"name": "cats", "alias": "candidate", "replicas": {"min": 1, "max": 3}},

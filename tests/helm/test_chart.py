@@ -235,7 +235,8 @@ def test_every_pod_meets_restricted_pod_security() -> None:
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         volumes = {volume["name"] for volume in spec["volumes"]}
         for volume in spec["volumes"]:
-            assert volume.keys() <= {"name", "emptyDir", "configMap", "persistentVolumeClaim"}
+            kinds = {"emptyDir", "configMap", "secret", "persistentVolumeClaim"}
+            assert volume.keys() <= {"name", *kinds}
         for container in spec["containers"]:
             expected = CONTAINER_SECURITY | {"readOnlyRootFilesystem": True}
             assert container["securityContext"] == expected

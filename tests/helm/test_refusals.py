@@ -15,7 +15,7 @@ def with_store(**changes: Any) -> dict[str, Any]:
 
 
 def served(*models: dict[str, Any]) -> dict[str, Any]:
-    return {"serving": {"enabled": True, "models": list(models)}}
+    return {"serving": {"enabled": True, "noAuth": True, "models": list(models)}}
 
 
 @needs_helm
@@ -92,35 +92,33 @@ def served(*models: dict[str, Any]) -> dict[str, Any]:
         ),
         (LEAST | {"serving": {"enabled": True}}, ["'/serving': missing property 'model'"]),
         (
+            LEAST | {"serving": SERVING | {"keysSecret": None}},
+            ["serving.keysSecret: it names no Secret", "graft keys new", "serving.noAuth=true"],
+        ),
+        (
+            LEAST | {"serving": SERVING | {"noAuth": True}},
+            ["serving.keysSecret and serving.noAuth: either those who have a key"],
+        ),
+        (LEAST | {"serving": {"noAuth": True}}, ["'/serving/noAuth'"]),
+        (LEAST | {"serving": {"keysSecret": "graft-keys"}}, ["'/serving/keysSecret'"]),
+        (
             LEAST | {"serving": SERVING | {"models": [{"name": "cats"}]}},
             ["'/serving/model'", "want null"],
         ),
         (
-            LEAST | {"serving": {"enabled": True, "models": [{"name": "a"}, {"name": "a"}]}},
+            LEAST | served({"name": "a"}, {"name": "a"}),
             ["serving.models: 'a' stands twice; expected another name and route"],
         ),
         (
-            LEAST
-            | {
-                "serving": {
-                    "enabled": True,
-                    "models": [{"name": "a"}, {"name": "b", "route": "/a"}],
-                }
-            },
+            LEAST | served({"name": "a"}, {"name": "b", "route": "/a"}),
             ["serving.models: '/a' stands twice"],
         ),
         (
-            LEAST
-            | {
-                "serving": {
-                    "enabled": True,
-                    "models": [{"name": "a", "replicas": {"min": 3, "max": 2}}],
-                }
-            },
+            LEAST | served({"name": "a", "replicas": {"min": 3, "max": 2}}),
             ["serving.models: replicas of 'a' are at least 3 and at most 2"],
         ),
         (
-            LEAST | {"serving": {"enabled": True, "models": [{"name": "a", "class": "gpu"}]}},
+            LEAST | served({"name": "a", "class": "gpu"}),
             ["serving.class: there is no resource class 'gpu'"],
         ),
         (

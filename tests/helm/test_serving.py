@@ -18,6 +18,7 @@ from helm.rendering import (
     only,
     pod_specs,
     rendered,
+    rendered_text,
 )
 
 pytestmark = needs_helm
@@ -80,6 +81,7 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         replicas=2,
         cpus_per_replica=1,
         poll_s=10,
+        keys="/etc/graft/keys/keys.json",
     )
     for spec in pod_specs(service):
         given = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
@@ -125,7 +127,7 @@ def test_disruption_budgets_let_a_node_drain(case: str, budgets: dict[str, int])
 def test_a_drain_takes_no_class_of_serving_whole() -> None:
     """A budget over all pods would: those of one class are not needed for its number."""
     models = [{"name": "ants", "replicas": {"min": 4}}, {"name": "dogs", "class": "gpu-a100"}]
-    values = CASES["models"] | {"serving": {"enabled": True, "models": models}}
+    values = CASES["models"] | {"serving": {"enabled": True, "noAuth": True, "models": models}}
     objects = rendered(values)
     cluster = only(objects, "RayService")["spec"]["rayClusterConfig"]
     budgets = [one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"]
@@ -214,10 +216,34 @@ def test_a_gpu_class_gives_the_one_model_its_gpus() -> None:
 
 
 def test_a_single_model_is_one_of_a_list() -> None:
-    alone = CASES["serving"] | {"serving": {"enabled": True, "models": [{"name": "ants-bees"}]}}
+    models: list[dict[str, Any]] = [{"name": "ants-bees"}]
+    alone = CASES["serving"] | {"serving": SERVING | {"model": None, "models": models}}
     assert applications(alone)["ants-bees"]["route_prefix"] == "/ants-bees"
-    alone["serving"]["models"][0]["route"] = "/"
+    models[0]["route"] = "/"
     assert applications(alone) == applications(CASES["serving"])
+
+
+def test_replicas_have_the_keys_where_they_look_for_them() -> None:
+    (application,) = applications(CASES["serving"]).values()
+    cluster = only(rendered(CASES["serving"]), "RayService")["spec"]["rayClusterConfig"]
+    (group,) = cluster["workerGroupSpecs"]
+    spec = group["template"]["spec"]
+    (volume,) = [one for one in spec["volumes"] if one["name"] == "keys"]
+    assert volume["secret"] == {"secretName": "graft-keys"}
+    mounts = {one["name"]: one for one in spec["containers"][0]["volumeMounts"]}
+    folder, _, file = application["args"]["keys"].rpartition("/")
+    # A file that is mounted alone (subPath) would never change.
+    assert mounts["keys"] == {"name": "keys", "mountPath": folder, "readOnly": True}
+    assert file == "keys.json"
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    assert "keys" not in {one["name"] for one in head["volumes"]}  # no replica runs there
+
+
+def test_everybody_may_ask_where_values_say_so() -> None:
+    served = applications(CASES["models"])
+    assert {one["args"]["no_auth"] for one in served.values()} == {True}
+    assert not any("keys" in one["args"] for one in served.values())
+    assert "graft-keys" not in rendered_text(CASES["models"])
 
 
 def test_helm_test_asks_every_model() -> None:

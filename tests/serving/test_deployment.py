@@ -178,7 +178,7 @@ def test_the_commands_from_start_to_end(
 
 
 def test_what_a_rayservice_passes_is_checked() -> None:
-    arguments = {"store": "s3://bucket", "model": "ants-bees"}
+    arguments = {"store": "s3://bucket", "model": "ants-bees", "keys": "/etc/graft/keys/keys.json"}
     assert following(Following.model_validate(arguments)).__class__.__name__ == "Application"
     for wrong in (
         {"stores": "s3://bucket"},
@@ -190,6 +190,9 @@ def test_what_a_rayservice_passes_is_checked() -> None:
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Following.model_validate(arguments | wrong)
+    for wrong in (arguments | {"no_auth": True}, arguments | {"keys": None}):
+        with pytest.raises(ValueError, match="expected either `keys`, the path of a file"):
+            Following.model_validate(wrong)
 
 
 def test_a_version_is_nothing_to_follow(model_store: Store) -> None:
@@ -286,6 +289,7 @@ def rayservice(
     def start() -> tuple["subprocess.Popen[bytes]", str]:
         port = free_port()
         arguments = {"store": promotable.uri, "model": "ants-bees", "replicas": 2, "poll_s": 0.2}
+        arguments["no_auth"] = True
         application = {
             "name": "served",
             "route_prefix": "/",

@@ -227,7 +227,7 @@ def joined(environment: dict[str, str]) -> str:
 @pytest.mark.parametrize("host", ["0.0.0.0", pytest.param("127.0.0.1", marks=pytest.mark.nightly)])
 def test_a_served_model_alone_is_where_host_says(one_model: Path, host: str) -> None:
     with Command(
-        one_model, "serve", "ants-bees@1", "--port", "0", "--json", "--host", host
+        one_model, "serve", "ants-bees@1", "--port", "0", "--json", "--host", host, "--no-auth"
     ) as served:
         served.until('"url"')
         sockets = listeners(served.mark)

@@ -19,6 +19,7 @@ from graft.data.file_kinds import SUPPORTED
 from graft.registry import get_model
 from graft.serving.alias_follower import Current
 from graft.serving.app import create_app
+from graft.serving.keys import KeyRing, new_key
 from graft.serving.predictor import Predictor
 from graft.store import Store
 
@@ -110,6 +111,33 @@ def test_a_server_that_has_too_much_to_do_is_asked_again_later(folder: Path) -> 
         done = predict(folder, "ants-bees", "ant.jpg", "--url", url)
     assert done.returncode == 75
     assert "HTTP 503: Request dropped; is that `graft serve`?; try again later" in done.stderr
+
+
+def test_a_key_goes_with_every_request_and_a_refusal_is_passed_on(
+    model_store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRAFT_API_KEY", raising=False)
+    key = new_key(folder / "keys.json", "shop", ("predict",))
+    other = new_key(folder / "keys.json", "monitor", ("admin",))
+    predictor = Predictor.load(model_store, get_model(model_store, "ants-bees"))
+    app = create_app(Current(predictor), ring=KeyRing(folder / "keys.json"))
+    with running(app) as url:
+
+        def ask(*options: str, **env: str) -> commands.Done:
+            words = ("predict", "ants-bees", "ant.jpg", "--url", url, *options)
+            return commands.main(*words, cwd=folder, env=env)
+
+        assert ask("--key", key).returncode == 0
+        assert ask(GRAFT_API_KEY=key).returncode == 0
+        for done, reason in (
+            (ask(), "a key is needed"),
+            (ask("--key", "graft_"), "the key is not valid"),
+            (ask("--key", other), "the key 'monitor' is for admin"),
+            (ask("--key", "a\nb"), "expected what `graft keys new` printed"),
+        ):
+            assert done.returncode == 2
+            assert reason in done.stderr
+            assert done.stderr.count("\n") == 1
 
 
 def test_what_a_failing_server_said_is_passed_on(model_store: Store, folder: Path) -> None:

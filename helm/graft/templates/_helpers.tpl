@@ -203,3 +203,15 @@ namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . | quote }}}}
 {{- end -}}
 {{- dict "groups" $groups | toJson -}}
 {{- end }}
+
+{{/* File of the keys of those who may ask served models, in serving's pods; empty: everybody may. */}}
+{{- define "graft.servingKeys" -}}
+{{- $serving := .Values.serving -}}
+{{- if and $serving.keysSecret $serving.noAuth -}}
+{{- fail "serving.keysSecret and serving.noAuth: either those who have a key may ask, or everybody; set one of the two" -}}
+{{- end -}}
+{{- if not (or $serving.keysSecret $serving.noAuth) -}}
+{{- fail "serving.keysSecret: it names no Secret, so everybody who reaches the Service could ask. Make one:\n\n  graft keys new keys.json NAME\n  kubectl create secret generic graft-keys --from-file=keys.json\n\nand set serving.keysSecret=graft-keys. As earlier charts did it, without keys: serving.noAuth=true" -}}
+{{- end -}}
+{{- if $serving.keysSecret }}/etc/graft/keys/keys.json{{ end -}}
+{{- end }}

@@ -278,6 +278,9 @@ workerGroupSpecs:
             {{- $cpu := include "graft.times" (dict "cpu" .cpu "count" .cpus) }}
             {{- include "graft.container" (merge (dict "root" $.root "env" $.env "cpu" $cpu) .) | nindent 12 }}
               - {name: shm, mountPath: /dev/shm}
+              {{- if and (eq $.role "serving") $.root.Values.serving.keysSecret }}
+              - {name: keys, mountPath: /etc/graft/keys, readOnly: true}
+              {{- end }}
             ports:
               - {name: metrics, containerPort: 8080}
               {{- if eq $.role "serving" }}
@@ -285,6 +288,9 @@ workerGroupSpecs:
               {{- end }}
         volumes:
           {{- include "graft.volumes" (merge (dict "root" $.root) .) | nindent 10 }}
+          {{- if and (eq $.role "serving") $.root.Values.serving.keysSecret }}
+          - {name: keys, secret: {secretName: {{ $.root.Values.serving.keysSecret | quote }}}}
+          {{- end }}
           - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ include "graft.canonical" .sharedMemory }}}}
 {{- end }}
 {{- end }}

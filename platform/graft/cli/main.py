@@ -22,6 +22,7 @@ from graft.cli.commands import (
     backbones,
     data,
     jobs,
+    keys,
     models,
     reports,
     runs,
@@ -92,7 +93,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
     "Find the best settings": {"sweep": sweep, "sweeps": sweeps.app},
     "Run on a cluster": {"submit": submit, "jobs": jobs.app},
     "Judge a model": {"evaluate": evaluate, "models": models.app, "reports": reports.app},
-    "Serve a model": {"serve": serve, "predict": predict},
+    "Serve a model": {"serve": serve, "predict": predict, "keys": keys.app},
     "Look after the store": {"activations": activations.app, "store": store.app},
 }
 """Verbs and nouns, by what a person is about to do."""

@@ -7,7 +7,7 @@ so that ``/healthz`` answers however busy the model is.
 import reprlib
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
@@ -23,10 +23,12 @@ from swagger_ui_bundle import swagger_ui_path
 from graft import __version__
 from graft.errors import ImageError
 from graft.serving.alias_follower import Current
+from graft.serving.authentication import SCHEMES, Authentication
 from graft.serving.batching import Batcher
 from graft.serving.decoding import Decoder
 from graft.serving.doors import Doors, caller_of
 from graft.serving.error_responses import Guard, refuse, refuse_image, refuse_parameter
+from graft.serving.keys import KeyRing
 from graft.serving.limits import Limits
 from graft.serving.request_body import OPENAPI
 
@@ -99,6 +101,7 @@ def create_app(
     decode_threads: int = 2,
     limits: Limits = DEFAULT_LIMITS,
     origins: Sequence[str] = (),
+    ring: KeyRing | None = None,
 ) -> FastAPI:
     """Return the app that answers for one model, with its current predictor.
 
@@ -110,6 +113,7 @@ def create_app(
         decode_threads: how many images are decoded at once.
         limits: what it bears.
         origins: origins of pages in browsers that may ask, as `https://HOST`; `*`: all may.
+        ring: the keys of those who may ask; None: everybody may.
     """
     batcher = Batcher(MAX_BATCH)
     decoder = Decoder(decode_threads, limits)
@@ -126,6 +130,9 @@ def create_app(
     )
     # The bundled Swagger UI reads OpenAPI 3.0, not 3.1.
     app.openapi_version = "3.0.3"
+    if ring is not None:
+        app.add_middleware(Authentication, ring=ring)
+        _document_keys(app)
     app.add_middleware(Guard, header_bytes=limits.header_bytes)
     if origins:  # outermost: browsers show a page no refusal without the headers
         app.add_middleware(
@@ -149,6 +156,19 @@ def create_app(
     return app
 
 
+def _document_keys(app: FastAPI) -> None:
+    """Have the API's description say that it wants a key, and how one is sent."""
+    describe = app.openapi
+
+    def with_keys() -> dict[str, Any]:
+        document = describe()
+        document["components"]["securitySchemes"] = SCHEMES
+        document["security"] = [{name: []} for name in SCHEMES]
+        return document
+
+    app.openapi = with_keys  # type: ignore[method-assign]  # as FastAPI's own documentation does
+
+
 def _add_predict(
     app: FastAPI, current: Current, batcher: Batcher, decoder: Decoder, doors: Doors
 ) -> None:
@@ -161,6 +181,7 @@ def _add_predict(
             "4XX": {
                 "model": Refusal,
                 "description": "400 broken request, 404 no such model, "
+                "401 no valid key and 403 a key for something else, where keys are asked for, "
                 "408 the body comes too slowly, 413 body or image too large, "
                 "415 not an image, or a compressed body, 429 too much at once, 431 large headers",
             },
@@ -227,7 +248,7 @@ def _add_descriptions(app: FastAPI, current: Current) -> None:
         return Models(models=[model])
 
     @app.get("/", include_in_schema=False)  # what load balancers ask by default
-    @app.get("/healthz")
+    @app.get("/healthz", openapi_extra={"security": []})
     async def healthz() -> Health:
         """Answer once the model is loaded and has passed its golden images."""
         version = current.predictor.version

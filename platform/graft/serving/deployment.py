@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import ray
 from fastapi import FastAPI
+from pydantic import model_validator
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application, Deployment
@@ -30,9 +31,11 @@ from graft import errors
 from graft.backbones.process_setup import set_up_process
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion, get_model
+from graft.serving import keys
 from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
 from graft.serving.app import create_app
 from graft.serving.haproxy import write_script
+from graft.serving.keys import KeyRing
 from graft.serving.predictor import Predictor
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
 from graft.store import Store
@@ -62,25 +65,40 @@ class Capacity:
 ONE_REPLICA = Capacity()
 
 
+@dataclass(frozen=True)
+class Access:
+    """Who may ask a server."""
+
+    keys: str | None = None
+    """Path of the file of their keys, at every replica; None: everybody may."""
+
+
+FOR_ALL = Access()
+
+
 class Replica:
     """One process that answers; Ray Serve starts it and runs its app.
 
     It is up only once its version's golden images have matched.
     """
 
-    def __init__(self, store_uri: str, ref: str, cpus: int, polling: Polling | None):
+    def __init__(
+        self, store_uri: str, ref: str, cpus: int, polling: Polling | None, access: Access
+    ):
         """Load a model version for good, or with `polling` follow the alias of `ref`."""
         _listen_at_this_node_alone()
         device = set_up_process(cpus, len(ray.get_gpu_ids()))
         _log_to_stderr()
+        ring = KeyRing(Path(access.keys)) if access.keys else None
         store = Store.open(store_uri)
         if polling is None:
             current = Current(Predictor.load(store, get_model(store, ref), device))
         else:
             current = follower = Follower.wait_for(store, ref, polling, device)
-            arguments = polling.every_s, threading.Event()  # never set: it ends with the process
-            threading.Thread(target=follower.follow, args=arguments, daemon=True).start()
-        self._app = create_app(current, decode_threads=cpus + 1)
+            _in_background(follower.follow, polling.every_s)
+        if ring is not None:
+            _in_background(ring.follow, keys.POLL_S)
+        self._app = create_app(current, decode_threads=cpus + 1, ring=ring)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; Ray Serve calls this once the replica is up."""
@@ -89,6 +107,12 @@ class Replica:
     async def check_health(self) -> None:
         """Predict an image; Ray Serve replaces a replica that fails three times in a row."""
         await self._app.state.check()
+
+
+def _in_background(follow: Callable[[float, threading.Event], None], every_s: float) -> None:
+    """Follow something for as long as this process lives."""
+    never = threading.Event()
+    threading.Thread(target=follow, args=(every_s, never), daemon=True).start()
 
 
 class Following(Section):
@@ -106,6 +130,19 @@ class Following(Section):
     """Logical CPUs that each replica reserves, and its number of torch threads."""
     poll_s: PositiveFloat = POLL_S
     """How often each replica looks where the alias points, in seconds."""
+    keys: str | None = None
+    """Path, in every pod, of the file of keys of those who may ask."""
+    no_auth: bool = False
+    """Whether everybody may ask who reaches the pods."""
+
+    @model_validator(mode="after")
+    def _says_who_may_ask(self) -> "Following":
+        if (self.keys is None) != self.no_auth:
+            raise ValueError(
+                "expected either `keys`, the path of a file that `graft keys new` makes, "
+                "or `no_auth: true`, with which everybody may ask who reaches the pods"
+            )
+        return self
 
 
 def following(args: Following) -> Application:
@@ -124,9 +161,8 @@ def following(args: Following) -> Application:
     capacity = Capacity(args.replicas, args.cpus_per_replica)
     deployment = _deployment(args.model, capacity, tries=FOREVER)
     polling = Polling(args.poll_s, PATIENCE_S)
-    return deployment.bind(
-        args.store, f"{args.model}@{args.alias}", capacity.cpus_per_replica, polling
-    )
+    ref, access = f"{args.model}@{args.alias}", Access(args.keys)
+    return deployment.bind(args.store, ref, capacity.cpus_per_replica, polling, access)
 
 
 def _deployment(name: str, capacity: Capacity, tries: int) -> Deployment:
@@ -198,6 +234,7 @@ def serve_model(
     port: int = 8000,
     capacity: Capacity = ONE_REPLICA,
     alias: str | None = None,
+    access: Access = FOR_ALL,
 ) -> Iterator[str]:
     """Serve a version on the connected Ray until the block ends; yields the URL once it answers.
 
@@ -209,6 +246,7 @@ def serve_model(
         capacity: how many replicas answer, and the CPUs of each.
         alias: an alias that points at the version, to be followed wherever it moves; None: the
             version is served for good.
+        access: who may ask.
 
     Raises:
         ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for.
@@ -238,7 +276,7 @@ def serve_model(
             controller_options={"runtime_env": {"env_vars": _fast_path(folder.name, host)}},
         )
         ref = f"{version.name}@{alias}" if alias else version.ref
-        application = deployment.bind(store.uri, ref, cpus, Polling() if alias else None)
+        application = deployment.bind(store.uri, ref, cpus, Polling() if alias else None, access)
         try:
             serve.run(application, name=version.name)
         except RuntimeError as error:

@@ -39,15 +39,17 @@ def address(cluster: Cluster, namespace: str) -> str:
 
 
 @contextlib.contextmanager
-def asked_steadily(url: str, model: str, body: bytes) -> Iterator[list[tuple[int, str]]]:
+def asked_steadily(
+    url: str, model: str, body: bytes, key: str = ""
+) -> Iterator[list[tuple[int, str]]]:
     """Ask a model in two threads while the block lasts; yields status and version of each answer.
 
-    Where none comes the status is 0.
+    Where none comes the status is 0. `key`: where it wants one.
     """
     stop, seen = threading.Event(), list[tuple[int, str]]()
 
     def ask() -> None:
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=30) as client:
             while not stop.is_set():
                 try:
                     answer = client.post(f"/v1/models/{model}/predict", content=body)

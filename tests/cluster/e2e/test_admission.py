@@ -53,7 +53,7 @@ def test_pods_of_the_restricted_standard_are_all_that_is_made(team: Team, tmp_pa
     with cluster.namespace("restricted") as namespace:
         secret(cluster, namespace)
         before = everything(cluster, namespace)
-        serving = {"enabled": True, "model": "photos", "replicas": 1}
+        serving = {"enabled": True, "model": "photos", "noAuth": True, "replicas": 1}
         install(cluster, namespace, tmp_path, rayCluster__enabled=True, serving=serving)
         job = team.new_id("admitted")
         code, _, said = submit(team, namespace, job)

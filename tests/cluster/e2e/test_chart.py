@@ -36,7 +36,8 @@ def test_helm_changes_what_kuberay_has_written_back(cluster: Cluster, tmp_path: 
     """Helm applies on the server, which refuses it the fields that others have changed."""
     with cluster.namespace("again") as namespace:
         secret(cluster, namespace)
-        serving: dict[str, Any] = {"enabled": True, "model": "photos", "cpusPerReplica": 2}
+        serving: dict[str, Any] = {"enabled": True, "model": "photos", "noAuth": True}
+        serving["cpusPerReplica"] = 2
         pod = {
             "cpu": 0.5,
             "memory": "4096Mi",
@@ -82,7 +83,7 @@ def test_two_releases_in_a_namespace(team: Team, tmp_path: Path) -> None:
             return str(head["serviceAccountName"])
 
         models = [{"name": "photos", "route": "/"}, {"name": "ants", "replicas": {"min": 1}}]
-        serving = {"enabled": True, "models": models}
+        serving = {"enabled": True, "noAuth": True, "models": models}
         file.write_text(values(cluster, jobs__enabled=False, serving=serving))
         cluster.helm(*second)
         assert account() == "graft"
@@ -190,7 +191,8 @@ def test_upgrade_from_the_first_chart_while_a_job_runs_and_a_model_is_served(
         with asked_steadily(url, "photos", an_image(team, tmp_path).read_bytes()) as seen:
             less = {"head__memory": "3Gi", "classes": {"cpu": cpu | {"tmp": "1Gi"}}}
             # KubeRay has changed fields of what the first chart made, which later ones leave.
-            install(cluster, namespace, tmp_path, "--force-conflicts", serving=serving, **less)
+            new = {"serving": serving | {"noAuth": True}}  # as the first chart had it
+            install(cluster, namespace, tmp_path, "--force-conflicts", **new, **less)
             (profile,) = cluster.find("configmaps", namespace, "graft.dev/profile=true")
             assert "min_client" in profile["data"]["profile.yaml"]
 

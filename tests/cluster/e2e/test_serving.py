@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -26,23 +27,36 @@ def test_service_answers_and_follows_a_promotion(team: Team, tmp_path: Path) -> 
     assert promoted.returncode == 0, promoted.stderr
     began = time.monotonic()
     serving = {"enabled": True, "model": "photos", "replicas": 1, "pollSeconds": 2}
+    keys = Keys(team, tmp_path / "keys.json")
+    shop, other = keys.new("shop"), keys.new("other")
+    serving["keysSecret"] = keys.apply()
     install(cluster, team.namespace, tmp_path, serving=serving)
     url = served(cluster, team.namespace)
     print(f"install to answer: {time.monotonic() - began:.1f} s")
     print(cluster.helm("test", "graft", "-n", team.namespace))
     image = an_image(team, tmp_path)
-    asked = cluster.graft("predict", "photos", str(image), "--url", url, "--json")
+    words = ("predict", "photos", str(image), "--url", url, "--json")
+    refused = cluster.graft(*words)
+    assert (refused.returncode, "a key is needed" in refused.stderr) == (2, True)
+    asked = cluster.graft(*words, GRAFT_API_KEY=shop)
     assert asked.returncode == 0, asked.stderr
     assert json.loads(asked.stdout)["images"][0]["model"] == first
-    curl = ["curl", "-sS", "--data-binary", f"@{image}", f"{url}/v1/models/photos/predict"]
-    assert f'"model":"{first}"' in subprocess.run(curl, capture_output=True, text=True).stdout
+    curl = ["curl", "-sS", "-H", f"X-API-Key: {shop}", "--data-binary", f"@{image}"]
+    said = subprocess.run([*curl, f"{url}/v1/models/photos/predict"], capture_output=True)
+    assert f'"model":"{first}"'.encode() in said.stdout
 
-    with asked_steadily(url, "photos", image.read_bytes()) as seen:
+    with asked_steadily(url, "photos", image.read_bytes(), shop) as seen:
         cluster.wait_for("answers of the old version", lambda: len(seen) > 20, 60)
         assert cluster.graft("models", "promote", second, "--alias", "champion").returncode == 0
         cluster.wait_for("the new version", lambda: seen and seen[-1][1] == second, 60)
         so_far = len(seen)
         cluster.wait_for("more of its answers", lambda: len(seen) > so_far + 20, 60)
+        revoked_at = time.monotonic()
+        keys.revoke("other")
+        keys.apply()
+        keys.bring()
+        cluster.wait_for("no answer to a revoked key", lambda: not asks(url, other), 60)
+        print(f"revoked {time.monotonic() - revoked_at:.1f} s after the command began")
     failed = [one for one in seen if one[0] != 200]
     print(f"{len(seen)} requests during the promotion, {len(failed)} failed")
     assert failed == []
@@ -57,7 +71,7 @@ def test_two_models_in_one_release(team: Team, tmp_path: Path) -> None:
     cluster = team.cluster
     champions = {model: team.champion(model) for model in ("photos", "others")}
     models = [{"name": "photos", "route": "/"}, {"name": "others"}]
-    serving = {"enabled": True, "models": models, "replicas": 1, "pollSeconds": 2}
+    serving = {"enabled": True, "noAuth": True, "models": models, "replicas": 1, "pollSeconds": 2}
     install(cluster, team.namespace, tmp_path, serving=serving)
     url = served(cluster, team.namespace)
     body = an_image(team, tmp_path).read_bytes()
@@ -76,6 +90,49 @@ def test_two_models_in_one_release(team: Team, tmp_path: Path) -> None:
     (service,) = cluster.find("rayservices", team.namespace)
     assert set(service["status"]["activeServiceStatus"]["applicationStatuses"]) == set(champions)
     install(cluster, team.namespace, tmp_path)
+
+
+def asks(url: str, key: str) -> bool:
+    """Whether a key is taken."""
+    answer = httpx.get(f"{url}/v1/models", headers={"X-API-Key": key}, timeout=10)
+    assert answer.status_code in (200, 401), answer.text
+    return answer.is_success
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A file of API keys, and the Secret that has it in the cluster."""
+
+    team: Team
+    file: Path
+
+    def new(self, name: str) -> str:
+        done = self.team.cluster.graft("keys", "new", str(self.file), name)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def revoke(self, name: str) -> None:
+        assert self.team.cluster.graft("keys", "revoke", str(self.file), name).returncode == 0
+
+    def apply(self) -> str:
+        """Put the file into the Secret; return its name."""
+        name = "graft-keys"
+        self.team.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": name, "namespace": self.team.namespace},
+                "stringData": {"keys.json": self.file.read_text()},
+            }
+        )
+        return name
+
+    def bring(self) -> None:
+        """Have the kubelet bring it to the pods now, as the chart's README does."""
+        self.team.cluster.kubectl(
+            *("annotate", "pods", "-n", self.team.namespace, "-l", "graft.dev/role=serving"),
+            *("--overwrite", f"graft.dev/keys-changed={time.time_ns()}"),
+        )
 
 
 def served_versions(cluster: Cluster) -> list[str]:

@@ -25,6 +25,14 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
     url: Annotated[str, typer.Option(help="Where it is served.")] = "http://127.0.0.1:8000",
     top_k: Annotated[int, typer.Option(min=1, help="How many classes, at most.")] = 5,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GRAFT_API_KEY",
+            metavar="KEY",
+            help="API key; other users of this machine may see it here, and not in the variable.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Send images to a served model and print the likeliest classes.
@@ -46,8 +54,13 @@ def predict(
                     f"{scheme}://{rest}: only local files are sent; download it, and send that"
                 )
             raise InputError(f"{path}: no such file")
+    if key and not (key.isascii() and key.isprintable()):
+        raise InputError(
+            "--key has characters that no key has; expected what `graft keys new` printed"
+        )
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        client = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+        client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
     except httpx.InvalidURL as error:
         raise InputError(f"--url {url}: {error}") from error
     with client:
@@ -95,6 +108,8 @@ def _ask(client: "httpx.Client", name: str, path: Path, top_k: int) -> dict[str,
     if isinstance(document, dict) and answer.is_success and "predictions" in document:
         return {"image": str(path), **document}
     if isinstance(document, dict) and answer.is_client_error and "error" in document:
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise InputError(f"{client.base_url}: {document['error']}")
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise NotFoundError(f"{client.base_url}: {document['error']}")
         return {"image": str(path), "error": document["error"]}

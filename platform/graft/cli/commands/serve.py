@@ -1,6 +1,7 @@
 """`graft serve`: answer for a model over HTTP until stopped."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,13 @@ def serve(
     cpus_per_replica: Annotated[
         int, typer.Option(min=1, help="CPUs that each reserves, and its torch threads.")
     ] = 1,
+    keys: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Who may ask: the keys that `graft keys new` makes."),
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Everybody may ask who reaches --host.")
+    ] = False,
     follow: Annotated[
         bool,
         typer.Option(
@@ -35,8 +43,8 @@ def serve(
 
     On Ray Serve. It does not start unless the golden images give the outputs that training
     recorded. With --follow, the version that the alias is moved to takes over without a gap,
-    once its golden images match. With --json, the document is printed as soon as the server
-    answers.
+    once its golden images match. Without keys the server listens on this machine alone, unless
+    --no-auth says so. With --json, the document is printed as soon as the server answers.
 
     Example: graft serve ants-bees --follow --replicas 2
     """
@@ -45,6 +53,7 @@ def serve(
 
     from graft.registry import get_model
 
+    _check_who_may_ask(host, keys, no_auth)
     opened = open_store(store)
     alias = None
     if follow:
@@ -54,17 +63,53 @@ def serve(
 
     with console.status(f"starting a server for {version.ref}") as status:
         from graft.cluster.local_ray import ray_session
-        from graft.serving.deployment import Capacity, free_port, serve_model
+        from graft.serving.deployment import Access, Capacity, free_port, serve_model
 
         port = free_port(host, port)
         capacity = Capacity(replicas, cpus_per_replica)
+        access = Access(str(keys.absolute()) if keys else None)
         with ray_session(_show_replica), ExitStack() as stack:
-            url = stack.enter_context(serve_model(opened, version, host, port, capacity, alias))
+            url = stack.enter_context(
+                serve_model(opened, version, host, port, capacity, alias, access)
+            )
             status.stop()
-            _announce(version, url, json)
+            _announce(version, url, json, wants_key=keys is not None)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
             note("stopping")
+
+
+def _check_who_may_ask(host: str, keys: Path | None, no_auth: bool) -> None:
+    """Check that nobody else reaches a server that wants no key, unless the user says so.
+
+    Raises:
+        InputError: others would, or there are no such keys.
+    """
+    from graft.errors import InputError
+    from graft.serving.keys import read_keys
+
+    if keys is not None and no_auth:
+        raise InputError("--keys and --no-auth: either those who have a key may ask, or everybody")
+    if keys is not None:
+        read_keys(keys)
+    elif not no_auth and not _is_this_machine(host):
+        raise InputError(
+            f"--host {host}: others would reach this server, and it wants no key. Make one with "
+            "`graft keys new keys.json NAME` and give --keys keys.json; or give --no-auth, where "
+            "everybody may ask, or a proxy before it knows who does"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether nobody but this machine reaches a server that listens at `host`."""
+    import ipaddress
+
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: what it resolves to may change
+        return False
 
 
 def _alias_to_follow(ref: str) -> tuple[str, str]:
@@ -90,15 +135,16 @@ def _show_replica(actor: str, line: str) -> None:
         note(line)
 
 
-def _announce(version: "ModelVersion", url: str, json: bool) -> None:
+def _announce(version: "ModelVersion", url: str, json: bool, wants_key: bool) -> None:
     """Print where the server answers, and how to ask it."""
     address = f"{url}/v1/models/{version.name}/predict"
     document = {"model": version.ref, "url": url, "predict": address, "docs": f"{url}/docs"}
     emit(document, json, lambda: f"{version.ref} answers at {url}")
     sys.stdout.flush()
+    header, key = ("-H 'X-API-Key: KEY' ", " --key KEY") if wants_key else ("", "")
     note(
         f"  API: {url}/docs\n"
-        f"  curl --data-binary @IMAGE {address}\n"
-        f"  graft predict {version.name} IMAGE --url {url}\n"
+        f"  curl {header}--data-binary @IMAGE {address}\n"
+        f"  graft predict {version.name} IMAGE --url {url}{key}\n"
         "Ctrl-C stops it."
     )
