@@ -80,6 +80,15 @@ def test_ls_and_show(imported: tuple[str, dict[str, object]]) -> None:
     assert manifest.items() <= document.items()
 
 
+def test_without_test_images_the_output_says_what_that_costs(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_images(tmp_path / "source" / split)
+    words = ("--name", "x", "--store", str(tmp_path / "store"), "--test-fraction", "0")
+    done = graft("import", str(tmp_path / "source"), *words)
+    said = "as in the source; no test split, so that nothing can be shown"
+    assert said in " ".join(done.stdout.split()), done.stderr
+
+
 def test_show_of_a_missing_dataset(imported: tuple[str, dict[str, object]]) -> None:
     done = graft("show", "colors", "--store", imported[0], "--json")
     assert (done.returncode, done.stdout) == (2, "")

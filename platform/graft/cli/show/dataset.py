@@ -124,10 +124,10 @@ def _splits(manifest: "Manifest") -> str:
     made = manifest.settings.made
     fractions = {"val": made.val_fraction, "test": made.test_fraction} if made else {}
     parts = ", ".join(f"{split} {part:g}" for split, part in fractions.items() if part)
+    none = "" if "test" in manifest.counts else "; no test split, so that nothing can be shown"
     if not made:
-        return "as in the source"
+        return f"as in the source{none}"
     rest = "" if made.val_fraction else "; val as in the source"
-    none = "" if "test" in manifest.counts else "; no test split"
     return f"{parts} of train, seed {made.seed}{rest}{none}"
 
 
