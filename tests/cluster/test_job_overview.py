@@ -215,4 +215,8 @@ def test_jobs_of_an_earlier_release_are_listed_by_the_time_of_their_record(store
         )
         store.write(f"jobs/{job}/job.json", record.model_dump_json().encode())
     submit_job(store, "newest", "")
-    assert list(newest_jobs(store)) == ["newest", "new", "middle", "old"]
+    assert [job for _, job in newest_jobs(store)] == ["newest", "new", "middle", "old"]
+    # One that the cluster has waits since then, and is not listed before what was sent since.
+    queued = ClusterStatus("queued", "finetune", "queued", created="2026-02-15T10:00:00Z")
+    jobs = [status.job for status in Jobs(Scripted(lambda: queued), store).newest()]
+    assert jobs == ["newest", "new", "queued", "middle", "old"]

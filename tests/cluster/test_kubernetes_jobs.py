@@ -11,7 +11,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         found = self.server.objects.get(urlsplit(self.path).path, 404)
         status = found if isinstance(found, int) else 200
-        answer = {"items": found} if isinstance(found, list) else found
+        answer = self.page(found) if isinstance(found, list) else found
         message = {"message": f"somebody cannot list {self.path}" if status == 403 else "nothing"}
         self.answer(status, answer if status == 200 else message)
 
@@ -104,6 +104,12 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def page(self, found: list[Any]) -> dict[str, Any]:
+        query = dict(parse_qsl(urlsplit(self.path).query))
+        start, limit = int(query.get("continue", "0")), int(query["limit"])
+        more = {"continue": str(start + limit)} if start + limit < len(found) else {}
+        return {"items": found[start : start + limit], "metadata": more}
 
     def do_DELETE(self) -> None:
         options = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -264,7 +270,7 @@ def test_a_queued_job_says_why_in_kueues_words(api: Api, kube: Kube) -> None:
         "waits for its queue to admit it: insufficient unused quota for nvidia.com/gpu, "
         "4 more needed"
     )
-    assert api.asked[-1] == f"{WORKLOADS}?labelSelector=kueue.x-k8s.io%2Fjob-uid%3Dabc"
+    assert api.asked[-1] == f"{WORKLOADS}?labelSelector=kueue.x-k8s.io%2Fjob-uid%3Dabc&limit=500"
 
 
 def pod(job: str, name: str, reason: str = "") -> dict[str, Any]:
@@ -313,7 +319,7 @@ def test_of_a_job_that_runs_its_own_pods_alone_are_asked_for(api: Api, kube: Kub
     status = jobs.find("one")
     assert status
     assert (status.state, status.why) == ("starting", "its head is gone, another one is made")
-    assert api.asked[-1] == f"{TEAM}/pods?labelSelector=graft.dev%2Fjob%3Done"
+    assert api.asked[-1] == f"{TEAM}/pods?labelSelector=graft.dev%2Fjob%3Done&limit=500"
     api.objects[f"{TEAM}/pods"] = 403
     status = jobs.find("one")
     assert status
@@ -374,6 +380,21 @@ def test_what_another_person_sent_meanwhile_is_not_removed(api: Api, kube: Kube)
     with pytest.raises(InputError, match="another person has one go on"):
         jobs.remove("one")
     assert api.deleted == [{"uid": "abc"}]
+
+
+def test_many_jobs_are_listed_in_pages(api: Api, kube: Kube) -> None:
+    api.objects[RAYJOBS] = [
+        {
+            "metadata": {"name": f"{number}", "labels": {"graft.dev/job": f"{number}"}},
+            "spec": {},
+            "status": {"jobDeploymentStatus": "Failed"},
+        }
+        for number in range(1001)
+    ]
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), IDENTITY)
+    assert [status.job for status in jobs.all()] == [f"{number}" for number in range(1001)]
+    asked = [path for path in api.asked if path.startswith(RAYJOBS)]
+    assert [path.partition("continue=")[2] for path in asked] == ["", "500", "1000"]
 
 
 def test_jobs_of_another_release_are_not_this_ones(api: Api, kube: Kube) -> None:

@@ -68,7 +68,7 @@ def test_a_kubeconfigs_proxy_url_is_taken(
     url, asked = proxy
     monkeypatch.setenv("NO_PROXY", "*")  # of the environment's proxies
     assert kube(tmp_path, monkeypatch, **{"proxy-url": url}).items("/api/v1/nodes") == []
-    assert asked == [f"{SERVER}/api/v1/nodes"]
+    assert asked == [f"{SERVER}/api/v1/nodes?limit=500"]
 
 
 @pytest.mark.parametrize("no_proxy", ["", ".other.invalid"])
@@ -82,7 +82,7 @@ def test_the_environments_proxy_is_taken(
     monkeypatch.setenv("HTTP_PROXY", url)
     monkeypatch.setenv("NO_PROXY", no_proxy)
     assert kube(tmp_path, monkeypatch).items("/api/v1/nodes") == []
-    assert asked == [f"{SERVER}/api/v1/nodes"]
+    assert asked == [f"{SERVER}/api/v1/nodes?limit=500"]
 
 
 @pytest.mark.parametrize("no_proxy", ["kube.invalid", ".invalid", "*"])

@@ -30,8 +30,8 @@ def read_jobs(store: Store, jobs: Collection[str]) -> dict[str, JobRecord | None
         return dict(zip(jobs, pool.map(read, jobs), strict=True))
 
 
-def newest_jobs(store: Store) -> Iterator[str]:
-    """Yield the ids of all jobs, the latest submitted first, as the listing is read.
+def newest_jobs(store: Store) -> Iterator[tuple[datetime, str]]:
+    """Yield when all jobs were submitted, the latest first, as the listing is read.
 
     So a list of the latest costs the same however many there are. In a store of an earlier release
     the jobs get their times here, once.
@@ -40,7 +40,8 @@ def newest_jobs(store: Store) -> Iterator[str]:
         try:
             _add_times(store)
         except StoreError:  # whoever may only read gets them in no order
-            yield from list_jobs(store)
+            for job in list_jobs(store):
+                yield EARLIEST, job
             return
     yield from jobs_by_time(store)
 
@@ -52,7 +53,7 @@ def _add_times(store: Store) -> None:
             record = find_document(store, record_key(job), JobRecord)
         note_time(store, job, record.start if record else EARLIEST)
 
-    timed = set(jobs_by_time(store))
+    timed = {job for _, job in jobs_by_time(store)}
     with ThreadPoolExecutor(READERS) as pool:
         for _ in pool.map(add, [job for job in list_jobs(store) if job not in timed]):
             pass  # an error is raised here

@@ -3,10 +3,13 @@
 `cluster_jobs` knows the cluster alone, `job_records` the store alone; `Jobs` puts the two together.
 """
 
+import heapq
 import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -56,7 +59,7 @@ class Jobs:
         return sorted({*stored, *running})
 
     def newest(self) -> Iterator[JobStatus]:
-        """Yield how jobs stand: those that the cluster has first, then others, the latest first.
+        """Yield how jobs stand, of the cluster and of the store, the latest submitted first.
 
         The store is read as far as the caller goes on, so the first jobs cost the same however
         many there are.
@@ -70,14 +73,23 @@ class Jobs:
             if self.store is None:
                 raise
             statuses = []
-        statuses.sort(key=lambda status: status.created or "", reverse=True)
-        yield from self._combined_all({status.job: status for status in statuses})
-        seen = {status.job for status in statuses}
+        on_cluster = {status.job: status for status in statuses}
+        latest = datetime.max.replace(tzinfo=UTC)
+        created = sorted(
+            (
+                (datetime.fromisoformat(status.created) if status.created else latest, status.job)
+                for status in statuses
+            ),
+            reverse=True,
+        )
         stored = newest_jobs(self.store) if self.store else iter(())
-        while batch := list(itertools.islice(stored, BATCH)):
-            new = dict.fromkeys(job for job in batch if job not in seen)
+        others = (entry for entry in stored if entry[1] not in on_cluster)
+        merged = heapq.merge(created, others, key=itemgetter(0), reverse=True)
+        seen = set[str]()  # one that was sent again has two times
+        while batch := list(itertools.islice(merged, BATCH)):
+            new = dict.fromkeys(job for _, job in batch if job not in seen)
             seen |= new.keys()
-            yield from self._combined_all(new)
+            yield from self._combined_all({job: on_cluster.get(job) for job in new})
 
     def _combined_all(self, statuses: Mapping[str, ClusterStatus | None]) -> Iterator[JobStatus]:
         records = read_jobs(self.store, list(statuses)) if self.store and statuses else {}

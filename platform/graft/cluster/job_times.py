@@ -5,7 +5,7 @@ job-times/complete          every job has such a key, also those of releases tha
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 from graft.store import Store
 
@@ -19,12 +19,12 @@ def note_time(store: Store, job: str, submitted: datetime) -> None:
     store.write(f"{_FOLDER}{_LAST_SECOND - int(submitted.timestamp()):011d}-{job}", b"")
 
 
-def jobs_by_time(store: Store) -> Iterator[str]:
-    """Yield the ids of the jobs that have a time, the latest first, as the listing is read."""
+def jobs_by_time(store: Store) -> Iterator[tuple[datetime, str]]:
+    """Yield when jobs were submitted that have a time, the latest first, as the listing is read."""
     for key, _ in store.scan(_FOLDER):
         time, _, job = key.removeprefix(_FOLDER).partition("-")
         if time.isdecimal():
-            yield job
+            yield datetime.fromtimestamp(_LAST_SECOND - int(time), UTC), job
 
 
 def all_have_times(store: Store) -> bool:

@@ -19,6 +19,8 @@ from graft.errors import ClusterLost, GraftError, InputError, NotFoundError, Quo
 
 TIMEOUT_S = (5, 30)
 """Seconds for connecting, and for an answer."""
+PAGE = 500
+"""Objects that a list's page has: of many at once an API server keeps others waiting."""
 IN_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 KubeObject = dict[str, Any]
@@ -83,9 +85,15 @@ class Kube:
         return self._request("GET", path, query)
 
     def items(self, path: str, **query: str) -> list[KubeObject]:
-        """Return the objects of a list."""
-        objects: list[KubeObject] = self.get(path, **query)["items"]
-        return objects
+        """Return the objects of a list, which is read a page at a time."""
+        objects, page = list[KubeObject](), {"limit": str(PAGE)}
+        while True:
+            answer = self.get(path, **query, **page)
+            objects += answer["items"]
+            rest = (answer.get("metadata") or {}).get("continue")
+            if not rest:
+                return objects
+            page["continue"] = rest
 
     def text(self, path: str, **query: str) -> str:
         """Return the text at a path, such as a pod's log."""
@@ -187,6 +195,10 @@ class Kube:
             raise UnknownField(message) from error
         if error.status == 409:
             raise KubeConflict(message) from error
+        if error.status == 410:
+            raise ClusterLost(
+                f"what Kubernetes at {self.server} lists has changed too much meanwhile; try again"
+            ) from error
         if error.status is not None and (error.status >= 500 or error.status == 429):
             raise ClusterLost(f"Kubernetes at {self.server} fails: {message}") from error
         raise InputError(f"Kubernetes refuses: {message}") from error

@@ -94,7 +94,9 @@ def _identity(kube: Kube, profile: str, map_uid: str) -> ClusterIdentity:
     place = f"namespace {kube.namespace} at {kube.server}"
     try:
         namespace = kube.get(CORE)["metadata"]["uid"]
-    except (InputError, NotFoundError):  # submitters of an earlier chart have no right to look
+    except ClusterLost:
+        raise
+    except InputError:  # submitters of an earlier chart have no right to look
         return ClusterIdentity(place, map_uid)
     return ClusterIdentity(place, f"{namespace}/{profile}", formerly=map_uid)
 
@@ -276,8 +278,12 @@ class KubeJobs:
             selector = f"{JOB_LABEL}={live[0].job}"  # others' matter to one that waits alone
         pods: list[KubeObject] = []
         if live:
-            with contextlib.suppress(InputError):  # no right to look
+            try:
                 pods = self._kube.items(f"{CORE}/pods", labelSelector=selector)
+            except ClusterLost:
+                raise
+            except InputError:
+                pass  # no right to look
         return [
             self._explained(status, one, pods) for status, one in zip(statuses, stored, strict=True)
         ]
