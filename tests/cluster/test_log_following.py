@@ -1,5 +1,6 @@
 """Following a job through a cluster that goes away, and a store that keeps what it said."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -182,6 +183,28 @@ def test_how_far_a_transfer_report_is(store: Store) -> None:
     assert job_progress(store, "r", "transfer-report") == "rates: 0 of 3 trials done"
     create_sweep(store, sweep, plan, "r-seeds")
     assert job_progress(store, "r", "transfer-report") == "seeds: 0 of 3 trials done"
+
+
+def test_logs_of_attempts_that_are_long_over_are_not_asked_for_again(store: Store) -> None:
+    submit_job(store, "one", "kind: finetune\n")
+    for number in range(5):
+        put_log(store, "one", f"driver@session_{number}@head", 0, b"line\n")
+    log, listed = Log(Jobs(None, store), "one"), list[str]()
+    original = store.scan
+
+    def counted(prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
+        listed.append(prefix)
+        return original(prefix, after=after)
+
+    store.scan = counted  # type: ignore[method-assign]
+    assert len(list(log.new())) == len(listed) == 5
+    listed.clear()
+    put_log(store, "one", "driver@session_3@head", 5, b"its last\n")
+    assert [chunk.data for chunk in log.new()] == [b"its last\n"]
+    assert [prefix.split("@")[1] for prefix in listed] == ["session_3", "session_4"]
+    listed.clear()
+    assert list(log.new(last=True)) == []
+    assert len(listed) == 5
 
 
 def test_logs_alone_make_no_job(store: Store) -> None:

@@ -232,7 +232,8 @@ def ending(role: str, end_s: float, unready_s: float, evicted_s: float | None = 
             "starting",
             [
                 "another one waits: one-head: 0/3 nodes",
-                "for 60 min now, and its start deadline is 15 min: graft jobs cancel one frees",
+                f"since {ago(3600)[:-1]}+00:00, and its start deadline is 15 min",
+                "graft jobs cancel one frees its other pods",
             ],
         ),
         (

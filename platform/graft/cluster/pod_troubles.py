@@ -77,7 +77,7 @@ def trouble_of(job: str, pods: Iterable[Json], deadline_s: float, now: datetime)
 def _loss(job: str, role: str, lost: LostPod) -> str:
     return (
         f"node {lost.node} of its {role} does not answer since "
-        f"{lost.since.astimezone(UTC).isoformat(timespec='seconds')}, and KubeRay makes no other "
+        f"{_shown(lost.since)}, and KubeRay makes no other "
         f"{role} while Kubernetes still has the pod: graft jobs cancel {job}, then graft jobs "
         f"resume {job} goes on elsewhere. Or, once the node is off for good: kubectl delete pod "
         f"{lost.name} -n {lost.namespace} --force --grace-period=0, or its administrator taints it "
@@ -86,15 +86,15 @@ def _loss(job: str, role: str, lost: LostPod) -> str:
 
 
 def _wait(job: str, role: str, pod: Json, deadline_s: float, now: datetime) -> str:
-    waited_s = (now - _time(pod["metadata"]["creationTimestamp"])).total_seconds()
+    since = _time(pod["metadata"]["creationTimestamp"])
     text = f"its {role} was lost, and another one waits"
     if reasons := waits(pod):
         text += f": {reasons[0].text}"
-    if waited_s > deadline_s:
+    if (now - since).total_seconds() > deadline_s:
         # KubeRay holds its deadline for the pods of a new cluster alone.
         text += (
-            f"; for {duration(waited_s)} now, and its start deadline is {duration(deadline_s)}: "
-            f"graft jobs cancel {job} frees its other pods, graft jobs resume {job} goes on later"
+            f"; since {_shown(since)}, and its start deadline is {duration(deadline_s)}: graft "
+            f"jobs cancel {job} frees its other pods, graft jobs resume {job} goes on later"
         )
     return text
 
@@ -151,6 +151,10 @@ def on_a_line(text: object) -> str:
 
 def _conditions(pod: Json) -> list[Json]:
     return list(pod.get("status", {}).get("conditions") or [])
+
+
+def _shown(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _time(text: str) -> datetime:

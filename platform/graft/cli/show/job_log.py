@@ -3,6 +3,7 @@
 import sys
 from codecs import IncrementalDecoder, getincrementaldecoder
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from graft.cli.show.output import emit, note
@@ -114,7 +115,8 @@ def _follow(
                 continue
             status = item
             # Where the log is shown, it has the epochs already.
-            text = status.state if log and status.state == "running" else str(status)
+            runs = log is not None and status.state == "running"
+            text = str(replace(status, progress=None) if runs else status)
             if text != shown and not status.has_ended:
                 note(f"{job} {text}")
             shown = text
