@@ -24,10 +24,22 @@ def test_test_is_halved_by_each_images_hash_alone() -> None:
 
 def test_uses_are_counted_once_a_report(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
-    manifest = import_dataset(store, str(draw_colours(tmp_path / "images", 2, 2)), "c").manifest
+    folder = draw_colours(tmp_path / "images", 2, 2)
+    import_dataset(store, str(folder), "c")
+    dataset = open_dataset(store, "c")
+    val = [image.sha256 for image in dataset.images("val")]
     reports = ("first", "second", "first", "third")
-    assert [record_use(store, manifest, "val", 6, report) for report in reports] == [0, 1, 0, 2]
-    assert record_use(store, manifest, "test", 6, "fourth") == 0
+    assert [record_use(store, dataset, "val", val, report) for report in reports] == [0, 1, 0, 2]
+    assert record_use(store, dataset, "test", ["0" * 64], "fourth") == 0
+    # Under another version of the dataset they are the same images; added ones are new.
+    draw_colours(tmp_path / "added", 1, 1, seed=1)
+    for file in (tmp_path / "added" / "val").glob("*/*"):
+        file.rename(folder / "val" / file.parent.name / "added.png")
+    import_dataset(store, str(folder), "c")
+    later = open_dataset(store, "c")
+    new = [image.sha256 for image in later.images("val") if image.sha256 not in val]
+    assert record_use(store, later, "val", new, "fifth") == 0
+    assert record_use(store, later, "val", [*new, val[0]], "sixth") == 4
     assert (used_already(0), used_already(1)) == ("", "; on images that were used once before")
     images = open_dataset(store, "c").images("val")
     assert images_that_judge([*images, *images], "val") == images

@@ -7,20 +7,25 @@ they were looked at, the less a figure on them says of new images.
 """
 
 import contextlib
-from collections.abc import Iterable
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 from graft.data.copies import distinct_images
-from graft.errors import ObjectExists
+from graft.errors import NotFoundError, ObjectExists
 from graft.spec import Section
 from graft.store import Store, document_bytes, read_document
 
 if TYPE_CHECKING:
-    from graft.data.manifest import Image, Manifest
+    from graft.data.manifest import DatasetVersion, Image
 
 Part = Literal["calibrate", "judge"]
+_USE = re.compile(
+    r"uses/[^/]+/(?P<version>[^/]+)/(?P<split>train|val|test)/(?P<report>[^/]+)\.json"
+)
 
 
 class Use(Section):
@@ -34,7 +39,7 @@ class Use(Section):
     images: int
     """Number of distinct images."""
     before: int
-    """How many other reports had used images of this split and version before."""
+    """How many other reports had used one of these images before."""
     when: str
     """ISO 8601 in UTC."""
 
@@ -66,22 +71,44 @@ def used_already(before: int) -> str:
     return f"; on images that were used {times} before" if before else ""
 
 
-def record_use(store: Store, dataset: "Manifest", split: str, images: int, report: str) -> int:
+def record_use(
+    store: Store, dataset: "DatasetVersion", split: str, images: Collection[str], report: str
+) -> int:
     """Record that a report looks at images that judge; return how many had done so before.
 
-    A report that is made again, or resumed, counts once.
+    Those count that looked at one of these images, by SHA-256, under any version of the dataset. A
+    report that is made again, or resumed, counts once.
     """
-    folder = f"uses/{dataset.name}/{dataset.version}/{split}/"
-    key = f"{folder}{report}.json"
-    others = sum(1 for used, _ in store.scan(folder) if used != key)
+    name, version = dataset.manifest.name, dataset.manifest.version
+    key = f"uses/{name}/{version}/{split}/{report}.json"
+    by_place: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for used, _ in store.scan(f"uses/{name}/"):
+        if match := _USE.fullmatch(used):
+            by_place[match["version"], match["split"]].add(match["report"])
+    earlier: set[str] = set()
+    for place, reports in by_place.items():
+        if place == (version, split) or _judged_one(store, name, *place, set(images)):
+            earlier |= reports
+    others = len(earlier - {report})
     use = Use(
         report=report,
         split=split,
         part=part_that_judges(split),
-        images=images,
+        images=len(images),
         before=others,
         when=datetime.now(UTC).isoformat(),
     )
     with contextlib.suppress(ObjectExists):
         store.create(key, document_bytes(use))
     return read_document(store, key, Use).before
+
+
+def _judged_one(store: Store, name: str, version: str, split: str, images: set[str]) -> bool:
+    """Whether a dataset version's split lets one of the images judge, or is not in the store."""
+    from graft.data.manifest import open_dataset
+
+    try:
+        held = open_dataset(store, name, version).images(split)
+    except NotFoundError:
+        return True
+    return any(image.sha256 in images for image in images_that_judge(held, split))

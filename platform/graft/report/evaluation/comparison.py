@@ -67,7 +67,7 @@ class Comparison(Section):
     """Whether anything was judged. If not, all images are those of `left_out`, the figures are of
     these, and `outcome` is `not shown`."""
     used_before: int = 0
-    """How many other reports had used images of this split and dataset version before."""
+    """How many other reports had used one of these images before."""
 
     def __str__(self) -> str:
         first, second = self.accuracies

@@ -84,7 +84,7 @@ def evaluate(
     judging = _judging(predictions)
     unseen, seen = told_apart(judging.images, seen_by(store, version))
     judged = judging.at(np.flatnonzero(unseen)) if any(unseen) else judging
-    used = record_use(store, dataset.manifest, split, len(judged.images), report)
+    used = record_use(store, dataset, split, judged.images, report)
     scores = compute_scores(judged).model_copy(
         update={
             "part": part_that_judges(split),
@@ -162,7 +162,8 @@ def compare_versions(
         return comparison
     evaluation = evaluation_id(second, dataset.manifest, split)
     report = f"{first.name}-{first.version}-against-{evaluation}"
-    used = record_use(store, dataset.manifest, split, comparison.images, report)
+    judged = predictions[0].at(np.flatnonzero(unseen)).images
+    used = record_use(store, dataset, split, judged, report)
     comparison = comparison.model_copy(update={"used_before": used})
     for version, against, outcome in (
         (second, first, comparison.outcome),

@@ -85,4 +85,4 @@ class Scores(Section):
     """Number of these; the figures are of the others. 0: there are no others, and the figures are
     of these; those of earlier releases, of both."""
     used_before: int = 0
-    """How many other reports had used images of this split and dataset version before."""
+    """How many other reports had used one of these images before."""

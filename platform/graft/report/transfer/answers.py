@@ -119,7 +119,7 @@ class Answers(Section):
     left_out: tuple[str, ...] = ()
     """Which other images would judge, had they not trained or tuned a model, a line each."""
     used_before: int = 0
-    """How many other reports had used images of this split and dataset version before."""
+    """How many other reports had used one of these images before."""
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,8 @@ def _conclude(
     judging = judging_images(store, spec, dataset)
     labels = np.array([image.label for image in judging.images], np.int64)
     results = [read_result(store, report, each, labels) for each in trained]
-    used = record_use(store, dataset.manifest, judging.split, len(labels), report)
+    judged = [image.sha256 for image in judging.images]
+    used = record_use(store, dataset, judging.split, judged, report)
     answers = answer(report, spec, dataset.manifest.ref, judging.split, results).model_copy(
         update={
             "part": part_that_judges(judging.split),
