@@ -53,6 +53,7 @@ ALLOWED = {
         "sweep/ray_tune.py",
         "serving/deployment.py",
         "serving/haproxy.py",
+        "serving/ray_metrics.py",
         "report/evaluation/ray_task.py",
         "report/transfer/ray_tasks.py",
         "cluster/",

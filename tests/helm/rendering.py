@@ -141,6 +141,7 @@ EVERYTHING: Values = {
     "metrics": {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboard": {"enabled": True},
+        "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
     },
 }
 CASES: dict[str, Values] = {

@@ -15,6 +15,7 @@ from colours import colour_spec
 from graft import __version__
 from graft.cluster.profile import HeadNode, Profile
 from graft.cluster.rayjob_manifest import RAY_VERSION, Submission, rayjob
+from graft.serving.stats import METRICS
 from graft.spec import load_job, parse_yaml
 from helm.rendering import (
     CASES,
@@ -23,6 +24,7 @@ from helm.rendering import (
     EVERYTHING,
     LEAST,
     NAMESPACE,
+    RELEASE,
     ROOT,
     Object,
     needs_helm,
@@ -36,8 +38,8 @@ from helm.rendering import (
 )
 from helm.schemas import refusals
 
-NO_SCHEMA = "PodMonitor"
-"""Its CRD is not among what tests/programs.py keeps."""
+NO_SCHEMA = ("PodMonitor", "PrometheusRule")
+"""Their CRDs are not among what tests/programs.py keeps."""
 CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -62,7 +64,7 @@ def test_lint_finds_nothing(case: str) -> None:
 @needs_schemas
 @pytest.mark.parametrize("case", CASES)
 def test_kubernetes_and_kuberay_know_every_field(case: str) -> None:
-    assert refusals(one for one in rendered(CASES[case]) if one["kind"] != NO_SCHEMA) == []
+    assert refusals(one for one in rendered(CASES[case]) if one["kind"] not in NO_SCHEMA) == []
 
 
 @needs_schemas
@@ -410,13 +412,28 @@ def test_the_dashboard_asks_for_what_ray_measures() -> None:
     dashboard = json.loads(only(objects, "ConfigMap", "-dashboard")["data"]["graft.json"])
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     metrics = {name for query in asked for name in re.findall(r"\bray_(\w+)", query)}
-    assert len(metrics) == 10
-    for metric in metrics:
+    ours = {metric for metric in metrics if metric.startswith("graft_serving")}
+    assert {f"ray_{metric}" for metric in ours} <= set(METRICS)
+    for metric in metrics - ours:
         recorded = metric if metric.startswith("node") else re.sub(r"_(total|bucket)$", "", metric)
         assert f'"{recorded}"' in known
+    assert len(ours) == 12
+    assert len(metrics - ours) == 7
     labels = {name for query in asked for name in re.findall(r"graft_dev_\w+", query)}
     monitored = only(objects, "PodMonitor")["spec"]["podTargetLabels"]
     assert labels == {re.sub(r"\W", "_", label) for label in monitored}
+
+
+def test_alert_rules_ask_for_what_replicas_count() -> None:
+    (group,) = only(rendered(EVERYTHING), "PrometheusRule")["spec"]["groups"]
+    asked = [rule["expr"] for rule in group["rules"]]
+    metrics = {name for query in asked for name in re.findall(r"\bray_\w+", query)}
+    assert len(metrics) == 6
+    assert metrics <= set(METRICS)
+    for rule in group["rules"]:
+        assert f'graft_dev_release="{RELEASE}"' in rule["expr"]
+        assert "{{ $labels.model }}: " in rule["annotations"]["summary"]
+        assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
 def test_notes_say_the_next_command() -> None:

@@ -13,6 +13,7 @@ from helm.rendering import (
     LEAST,
     NAMESPACE,
     SERVING,
+    STORE,
     Object,
     needs_helm,
     only,
@@ -82,6 +83,7 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         cpus_per_replica=1,
         poll_s=10,
         keys="/etc/graft/keys/keys.json",
+        access_log="/proc/1/fd/1",
     )
     for spec in pod_specs(service):
         given = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
@@ -237,6 +239,12 @@ def test_replicas_have_the_keys_where_they_look_for_them() -> None:
     assert file == "keys.json"
     head = cluster["headGroupSpec"]["template"]["spec"]
     assert "keys" not in {one["name"] for one in head["volumes"]}  # no replica runs there
+
+
+def test_an_access_log_can_be_switched_off() -> None:
+    values = {"store": STORE, "serving": SERVING | {"accessLog": False}}
+    (application,) = applications(values).values()
+    assert "access_log" not in application["args"]
 
 
 def test_everybody_may_ask_where_values_say_so() -> None:

@@ -23,6 +23,7 @@ MAPS = {
     "serving.ingress.annotations",
     "metrics.podMonitor.labels",
     "metrics.dashboard.labels",
+    "metrics.alerts.labels",
     "global",
 }
 """Their keys are the user's, or Helm's."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,12 +23,17 @@ from conftest import free_port, start_server
 from graft.cluster.local_ray import DEFAULTS
 from graft.errors import ResourceError, ServingError
 from graft.registry import ModelVersion, get_model, promote
+from graft.serving.keys import new_key, revoke_key
 from graft.serving.predictor import Predictor
+from graft.serving.stats import METRICS
 from graft.store import Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
+    import ray
+
     from graft.serving.deployment import (
+        Access,
         Capacity,
         Following,
         _fast_path,
@@ -80,6 +86,54 @@ def test_a_served_model_answers_many_at_once_follows_its_alias_and_stops(
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
     assert haproxies() <= before
+
+
+@pytest.mark.slow  # Serve starts and stops once more: 10 seconds
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_served_model_wants_a_key_and_says_what_it_does(
+    promotable: Store, photograph: Callable[..., bytes], tmp_path: Path
+) -> None:
+    file, log = tmp_path / "keys.json", tmp_path / "access.log"
+    shop, monitor = new_key(file, "shop", ("predict",)), new_key(file, "monitor", ("admin",))
+    access = Access(str(file), str(log))
+    version = get_model(promotable, "ants-bees@1")
+    predict, stats = "/v1/models/ants-bees/predict", "/v1/models/ants-bees/stats"
+    with (
+        serve_model(promotable, version, port=0, access=access) as url,
+        httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+
+        def ask(key: str) -> httpx.Response:
+            headers = {"X-API-Key": key, "X-Request-Id": f"order-{key[-4:]}"}
+            return client.post(predict, content=photograph(1), headers=headers)
+
+        answer = ask(shop)
+        assert answer.status_code == 200
+        assert answer.headers.get_list("X-Request-Id") == [f"order-{shop[-4:]}"]
+        assert client.post(predict, content=photograph(1)).status_code == 401
+        counted = client.get(stats, headers={"X-API-Key": monitor}).json()
+        assert counted["status"] == {"200": 1, "401": 1}
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [(line["status"], line["key"]) for line in lines] == [
+            (200, "shop"),
+            (401, None),
+            (200, "monitor"),
+        ]
+        revoke_key(file, "shop")
+        wait_for(lambda: ask(shop).status_code == 401)
+        assert client.get("/v1/models", headers={"X-API-Key": monitor}).status_code == 403
+        wait_for(lambda: set(METRICS) <= exported())
+
+
+def exported() -> set[str]:
+    """The metrics of ours that Ray's exporter has."""
+    (node,) = ray.nodes()
+    address = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    try:
+        page = httpx.get(address, trust_env=False).text
+    except httpx.TransportError:
+        return set()
+    return set(re.findall(r"^(ray_graft_serving_\w+)\{", page, re.MULTILINE))
 
 
 @pytest.mark.slow  # Serve starts and stops once more: 10 seconds

@@ -28,13 +28,19 @@ from graft.serving.batching import Batcher
 from graft.serving.decoding import Decoder
 from graft.serving.doors import Doors, caller_of
 from graft.serving.error_responses import Guard, refuse, refuse_image, refuse_parameter
+from graft.serving.exchange import Predicted, Watched, Watcher
 from graft.serving.keys import KeyRing
 from graft.serving.limits import Limits
 from graft.serving.request_body import OPENAPI
+from graft.serving.stats import Counts, Stats
 
 MAX_BATCH = 8
 """Most images in one forward: more overflow a CPU's caches (SqueezeNet 1.1 at 224 takes a third
 longer per image in batches of 16)."""
+
+
+PROBES = frozenset({"", "/", "/healthz"})
+"""Paths that load balancers ask every few seconds: no log or figure has them."""
 
 
 class Prediction(BaseModel):
@@ -102,6 +108,8 @@ def create_app(
     limits: Limits = DEFAULT_LIMITS,
     origins: Sequence[str] = (),
     ring: KeyRing | None = None,
+    watchers: Sequence[Watcher] = (),
+    echoes_ids: bool = True,
 ) -> FastAPI:
     """Return the app that answers for one model, with its current predictor.
 
@@ -114,6 +122,8 @@ def create_app(
         limits: what it bears.
         origins: origins of pages in browsers that may ask, as `https://HOST`; `*`: all may.
         ring: the keys of those who may ask; None: everybody may.
+        watchers: who is told of every request and its answer.
+        echoes_ids: whether answers get X-Request-Id here; else whoever runs the app sends it.
     """
     batcher = Batcher(MAX_BATCH)
     decoder = Decoder(decode_threads, limits)
@@ -134,6 +144,9 @@ def create_app(
         app.add_middleware(Authentication, ring=ring)
         _document_keys(app)
     app.add_middleware(Guard, header_bytes=limits.header_bytes)
+    counts = Counts()
+    everyone = (counts, *watchers)
+    app.add_middleware(Watched, watchers=everyone, unwatched=PROBES, echoes_ids=echoes_ids)
     if origins:  # outermost: browsers show a page no refusal without the headers
         app.add_middleware(
             CORSMiddleware,
@@ -153,6 +166,7 @@ def create_app(
     app.state.check = check
     _add_predict(app, current, batcher, decoder, Doors(limits))
     _add_descriptions(app, current)
+    _add_stats(app, current, counts)
     return app
 
 
@@ -198,9 +212,7 @@ def _add_predict(
         top_k: Annotated[int, Query(ge=1, description="How many classes, at most.")] = 5,
     ) -> Answer:
         """Classify one image: send it as the raw body, a multipart file or base64 in JSON."""
-        if name != served:
-            shown = reprlib.repr(name)
-            raise HTTPException(404, f"no model {shown} here; this server has '{served}'")
+        check_name(name, served)
         asked = [key for key, _ in request.query_params.multi_items()]
         if asked not in ([], ["top_k"]):
             raise HTTPException(
@@ -215,9 +227,19 @@ def _add_predict(
             async with doors.at_work():
                 image = await decoder.decode(predictor.prepare, content_type, body)
                 decoded = perf_counter()
-                probabilities = await batcher.predict(predictor.predict, image)
+                row = await batcher.predict(predictor.predict, image)
         end = perf_counter()
-        classes = predictor.version.classes
+        classes, probabilities = predictor.version.classes, row.values
+        best = int(np.argmax(probabilities))
+        request.state.exchange.predicted = Predicted(
+            model=predictor.version.ref,
+            class_=classes[best],
+            probability=float(probabilities[best]),
+            batch=row.batch,
+            decode_s=decoded - received,
+            wait_s=row.wait_s,
+            forward_s=row.forward_s,
+        )
         return Answer(
             model=predictor.version.ref,
             predictions=[
@@ -230,6 +252,26 @@ def _add_predict(
                 total=round(1e3 * (end - start), 2),
             ),
         )
+
+
+def check_name(name: str, served: str) -> None:
+    """Check that a path names the model that this server has.
+
+    Raises:
+        HTTPException: 404, it names another one.
+    """
+    if name != served:
+        shown = reprlib.repr(name)
+        raise HTTPException(404, f"no model {shown} here; this server has '{served}'")
+
+
+def _add_stats(app: FastAPI, current: Current, counts: Counts) -> None:
+    @app.get("/v1/models/{name}/stats", responses={"4XX": {"model": Refusal}})
+    async def stats(name: str) -> Stats:
+        """Tell what this replica has done since it began; with keys, to those for admin."""
+        version = current.predictor.version
+        check_name(name, version.name)
+        return counts.stats(version.ref)
 
 
 def _add_descriptions(app: FastAPI, current: Current) -> None:

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from graft.serving import keys
+from graft.serving.exchange import path_of
 from graft.serving.keys import Key, KeyRing
 
 OPEN = re.compile(r"|/|/healthz|/docs|/docs/assets/.*|/openapi\.json")
@@ -23,7 +24,7 @@ SCHEMES = {
 class Authentication:
     """Answers 401 without a valid key, and 403 where the key is not for the path.
 
-    The name of the key is put into the request's state, as `key`.
+    The exchange in the request's state, where there is one, then has the name of the key.
     """
 
     def __init__(self, app: ASGIApp, ring: KeyRing):
@@ -38,8 +39,8 @@ class Authentication:
             return
         text = _sent(Headers(scope=scope))
         key = self._ring.find(text) if text else None
-        if key is not None:
-            scope.setdefault("state", {})["key"] = key.name
+        if key is not None and (exchange := scope.get("state", {}).get("exchange")):
+            exchange.key = key.name
         if key is not None and wanted in key.scopes:
             await self._app(scope, receive, send)
         else:
@@ -48,10 +49,7 @@ class Authentication:
 
 def scope_of(scope: Scope) -> keys.Scope | None:
     """Return the scope that the path of a request is for; None: it is for everybody."""
-    prefix = scope.get("root_path", "")
-    path = scope["path"]
-    if prefix and (path == prefix or path.startswith(f"{prefix}/")):
-        path = path[len(prefix) :]
+    path = path_of(scope)
     if OPEN.fullmatch(path):
         return None
     return "admin" if ADMIN.fullmatch(path) else "predict"

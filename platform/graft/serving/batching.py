@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,35 @@ Predict = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
+class Row:
+    """What a forward gave for one image, and how that came to be."""
+
+    values: NDArray[np.float32]
+    """(classes,)."""
+    wait_s: float
+    """From asking for it to the beginning of the forward."""
+    forward_s: float
+    batch: int
+    """Images in the forward."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a forward gave: (B, classes), and when it was, by `perf_counter`."""
+
+    values: NDArray[np.float32]
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True)
 class _Batch:
     """Images that share one forward."""
 
     predict: Predict
     images: list[NDArray[np.uint8]]
     """Grows until the forward begins."""
-    rows: asyncio.Task[NDArray[np.float32]]
+    rows: asyncio.Task[_Rows]
     """What `predict` returns for the images."""
 
 
@@ -37,11 +60,12 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._open: _Batch | None = None  # takes further images
 
-    async def predict(self, predict: Predict, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the row of one image, (classes,), from the forward of the batch it is put into.
+    async def predict(self, predict: Predict, image: NDArray[np.uint8]) -> Row:
+        """Return the row of one image, from the forward of the batch it is put into.
 
         A batch holds images of one `predict` only.
         """
+        asked = perf_counter()
         batch = self._open
         if batch is None or batch.predict != predict or len(batch.images) == self._largest:
             images: list[NDArray[np.uint8]] = []
@@ -50,18 +74,23 @@ class Batcher:
         index = len(batch.images)
         batch.images.append(image)
         # Shielded: a client that goes away cancels its own request, not the whole batch.
-        row: NDArray[np.float32] = (await asyncio.shield(batch.rows))[index]
-        return row
+        done = await asyncio.shield(batch.rows)
+        forward_s = done.ended - done.began
+        return Row(done.values[index], done.began - asked, forward_s, len(batch.images))
 
     async def predict_first(self, predict: Predict, image: NDArray[np.uint8]) -> None:
         """Predict one image ahead of all waiting batches: only a hanging forward delays it."""
         await asyncio.get_running_loop().run_in_executor(self._thread, predict, [image])
 
-    async def _forward(
-        self, predict: Predict, images: list[NDArray[np.uint8]]
-    ) -> NDArray[np.float32]:
+    async def _forward(self, predict: Predict, images: list[NDArray[np.uint8]]) -> _Rows:
         async with self._forward_lock:
             if self._open and self._open.images is images:
                 self._open = None
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, predict, images)
+            return await loop.run_in_executor(self._thread, _timed, predict, images)
+
+
+def _timed(predict: Predict, images: list[NDArray[np.uint8]]) -> _Rows:
+    began = perf_counter()
+    values = predict(images)
+    return _Rows(values, began, perf_counter())

@@ -32,11 +32,13 @@ from graft.backbones.process_setup import set_up_process
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion, get_model
 from graft.serving import keys
+from graft.serving.access_log import AccessLog
 from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
 from graft.serving.app import create_app
 from graft.serving.haproxy import write_script
 from graft.serving.keys import KeyRing
 from graft.serving.predictor import Predictor
+from graft.serving.ray_metrics import RayMetrics
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
 from graft.store import Store
 
@@ -67,10 +69,12 @@ ONE_REPLICA = Capacity()
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask a server."""
+    """Who may ask a server, and where it is written who did."""
 
     keys: str | None = None
     """Path of the file of their keys, at every replica; None: everybody may."""
+    log: str | None = None
+    """Path, at every replica, of the file or pipe of its access log; None: there is none."""
 
 
 FOR_ALL = Access()
@@ -98,7 +102,12 @@ class Replica:
             _in_background(follower.follow, polling.every_s)
         if ring is not None:
             _in_background(ring.follow, keys.POLL_S)
-        self._app = create_app(current, decode_threads=cpus + 1, ring=ring)
+        self._metrics = RayMetrics(current)
+        watchers = (self._metrics, *([AccessLog(access.log)] if access.log else ()))
+        # Ray Serve puts X-Request-Id into answers itself.
+        self._app = create_app(
+            current, decode_threads=cpus + 1, ring=ring, watchers=watchers, echoes_ids=False
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; Ray Serve calls this once the replica is up."""
@@ -106,6 +115,7 @@ class Replica:
 
     async def check_health(self) -> None:
         """Predict an image; Ray Serve replaces a replica that fails three times in a row."""
+        self._metrics.refresh()
         await self._app.state.check()
 
 
@@ -135,6 +145,9 @@ class Following(Section):
     no_auth: bool = False
     """Whether everybody may ask who reaches the pods."""
 
+    access_log: str | None = None
+    """Path, in every pod, of the file or pipe of the access log; null: none."""
+
     @model_validator(mode="after")
     def _says_who_may_ask(self) -> "Following":
         if (self.keys is None) != self.no_auth:
@@ -161,7 +174,7 @@ def following(args: Following) -> Application:
     capacity = Capacity(args.replicas, args.cpus_per_replica)
     deployment = _deployment(args.model, capacity, tries=FOREVER)
     polling = Polling(args.poll_s, PATIENCE_S)
-    ref, access = f"{args.model}@{args.alias}", Access(args.keys)
+    ref, access = f"{args.model}@{args.alias}", Access(args.keys, args.access_log)
     return deployment.bind(args.store, ref, capacity.cpus_per_replica, polling, access)
 
 
@@ -246,7 +259,7 @@ def serve_model(
         capacity: how many replicas answer, and the CPUs of each.
         alias: an alias that points at the version, to be followed wherever it moves; None: the
             version is served for good.
-        access: who may ask.
+        access: who may ask, and where it is written who did.
 
     Raises:
         ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for.

@@ -30,6 +30,10 @@ def serve(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Everybody may ask who reaches --host.")
     ] = False,
+    access_log: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A line of JSON for every request; `-`: on stdout."),
+    ] = None,
     follow: Annotated[
         bool,
         typer.Option(
@@ -54,6 +58,7 @@ def serve(
     from graft.registry import get_model
 
     _check_who_may_ask(host, keys, no_auth)
+    _check_log(access_log, json)
     opened = open_store(store)
     alias = None
     if follow:
@@ -63,12 +68,17 @@ def serve(
 
     with console.status(f"starting a server for {version.ref}") as status:
         from graft.cluster.local_ray import ray_session
+        from graft.serving.access_log import pipe_to_stdout
         from graft.serving.deployment import Access, Capacity, free_port, serve_model
 
         port = free_port(host, port)
         capacity = Capacity(replicas, cpus_per_replica)
-        access = Access(str(keys.absolute()) if keys else None)
-        with ray_session(_show_replica), ExitStack() as stack:
+        with ExitStack() as stack:
+            log = str(Path(access_log).absolute()) if access_log else None
+            if access_log == "-":
+                log = stack.enter_context(pipe_to_stdout())
+            access = Access(str(keys.absolute()) if keys else None, log)
+            stack.enter_context(ray_session(_show_replica))
             url = stack.enter_context(
                 serve_model(opened, version, host, port, capacity, alias, access)
             )
@@ -98,6 +108,21 @@ def _check_who_may_ask(host: str, keys: Path | None, no_auth: bool) -> None:
             "`graft keys new keys.json NAME` and give --keys keys.json; or give --no-auth, where "
             "everybody may ask, or a proxy before it knows who does"
         )
+
+
+def _check_log(access_log: str | None, json: bool) -> None:
+    """Check that an access log can be written where it is to be.
+
+    Raises:
+        InputError: it cannot, or stdout is to have one JSON document alone.
+    """
+    from graft.errors import InputError
+    from graft.serving.access_log import AccessLog
+
+    if access_log == "-" and json:
+        raise InputError("--access-log - and --json: both want stdout; give the log a file")
+    if access_log not in (None, "-"):
+        AccessLog(access_log)
 
 
 def _is_this_machine(host: str) -> bool:
