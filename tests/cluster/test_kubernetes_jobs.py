@@ -214,19 +214,19 @@ def test_a_quota_that_others_fill_is_for_later_and_one_that_is_too_small_never(
 def test_a_quota_that_fills_up_meanwhile_is_for_later(api: Api, kube: Kube) -> None:
     message = 'rayjobs.ray.io "one" is forbidden: exceeded quota: team, requested: 1, limited: 9'
     api.refusals[RAYJOBS] = (403, {"message": message})
-    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), IDENTITY)
     with pytest.raises(QuotaFull, match=r"exceeded quota: team.*; try again when other jobs"):
         jobs.submit(Submission("one", colour_spec()))
 
 
 def test_an_owner_is_not_guessed_where_the_api_server_is_away(api: Api, kube: Kube) -> None:
     reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
-    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), "uid")
+    jobs = KubeJobs(kube, Profile.model_validate(PROFILE), IDENTITY)
     api.refusals[reviews] = (503, {"message": "etcd has no leader"})
     with pytest.raises(ClusterLost, match="etcd has no leader"):
         jobs.owner()
     api.refusals[reviews] = (404, {"message": "of Kubernetes before 1.28"})
-    assert KubeJobs(kube, Profile.model_validate(PROFILE), "uid").owner().self_declared
+    assert KubeJobs(kube, Profile.model_validate(PROFILE), IDENTITY).owner().self_declared
     del api.refusals[reviews]
     assert jobs.owner() == Owner("ada", self_declared=False)
 
