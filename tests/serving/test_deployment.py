@@ -113,12 +113,13 @@ def test_a_served_model_wants_a_key_and_says_what_it_does(
         assert client.post(predict, content=photograph(1)).status_code == 401
         counted = client.get(stats, headers={"X-API-Key": monitor}).json()
         assert counted["status"] == {"200": 1, "401": 1}
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        assert [(line["status"], line["key"]) for line in lines] == [
-            (200, "shop"),
-            (401, None),
-            (200, "monitor"),
-        ]
+
+        def logged() -> list[tuple[int, str | None]]:
+            lines = [json.loads(line) for line in log.read_text().splitlines()]
+            return [(line["status"], line["key"]) for line in lines]
+
+        # A line is written when its answer has been sent.
+        wait_for(lambda: logged() == [(200, "shop"), (401, None), (200, "monitor")])
         revoke_key(file, "shop")
         wait_for(lambda: ask(shop).status_code == 401)
         assert client.get("/v1/models", headers={"X-API-Key": monitor}).status_code == 403

@@ -45,6 +45,14 @@ def test_service_answers_and_follows_a_promotion(team: Team, tmp_path: Path) -> 
     said = subprocess.run([*curl, f"{url}/v1/models/photos/predict"], capture_output=True)
     assert f'"model":"{first}"'.encode() in said.stdout
 
+    (pod,) = cluster.find("pods", team.namespace, "graft.dev/role=serving,ray.io/node-type=worker")
+    words_of_pod = ("logs", pod["metadata"]["name"], "-n", team.namespace)
+    cluster.wait_for(
+        "the access log at the container's stdout",
+        lambda: '"key":"shop"' in cluster.kubectl(*words_of_pod),
+        30,
+    )
+
     with asked_steadily(url, "photos", image.read_bytes(), shop) as seen:
         cluster.wait_for("answers of the old version", lambda: len(seen) > 20, 60)
         assert cluster.graft("models", "promote", second, "--alias", "champion").returncode == 0
