@@ -12,6 +12,7 @@ class Scripted:
     """A cluster that answers as it is told, one answer a look; the last one stays."""
 
     identity, ships_logs = ClusterIdentity("a test", "uid"), True
+    store_is_volume = False
 
     def __init__(self, *answers: Callable[[], ClusterStatus | None]):
         self._answers = list(answers)
@@ -19,6 +20,8 @@ class Scripted:
         self.cancelled = ""
         self.sent: list[Submission] = []
         self.removed: list[str] = []
+        self.old: list[str] = []
+        """What it removes where somebody tidies up."""
 
     def find(self, job: str) -> ClusterStatus | None:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
@@ -47,6 +50,9 @@ class Scripted:
 
     def remove(self, job: str, wait: bool = True) -> None:
         self.removed.append(job)
+
+    def tidy(self) -> list[str]:
+        return self.old
 
     def owner(self) -> Owner:
         return Owner("ada", self_declared=False)

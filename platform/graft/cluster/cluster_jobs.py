@@ -7,7 +7,7 @@ from typing import Protocol
 from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, ClusterStatus
-from graft.errors import InputError
+from graft.errors import GraftError, InputError
 
 
 class ClusterJobs(Protocol):
@@ -55,11 +55,30 @@ class ClusterJobs(Protocol):
             InputError: it has not ended, perhaps because another person had it go on.
         """
 
+    def tidy(self) -> list[str]:
+        """Remove jobs that ended longer ago than the cluster is to keep them; return their ids."""
+
     def owner(self) -> Owner:
         """Return who the cluster takes its user for: the owner of the jobs that are sent."""
 
     def output(self, job: str) -> str:
         """Return the log of the current attempt's driver, as far as the cluster has it."""
+
+
+def tidied(cluster: ClusterJobs) -> list[str]:
+    """Have whoever has sent a job tidy up; return what to tell them of it, a line at most.
+
+    KubeRay keeps what has ended, and pods have no rights to remove it.
+    """
+    try:
+        jobs = cluster.tidy()
+    except GraftError:  # the job was sent; another one tidies up
+        return []
+    if not jobs:
+        return []
+    return [
+        f"jobs that ended long ago are gone from the cluster, not from the store: {', '.join(jobs)}"
+    ]
 
 
 def prune_jobs(cluster: ClusterJobs, older_s: float, most: int | None = None) -> list[str]:

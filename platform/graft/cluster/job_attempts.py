@@ -96,6 +96,7 @@ def begin_attempt(
     kind: str,
     driver: Driver = NO_POD,
     retries: int | None = None,
+    submitted: str | None = None,
 ) -> JobAttempt:
     """Begin the next attempt at a recorded job; an earlier attempt can then record no end.
 
@@ -108,12 +109,13 @@ def begin_attempt(
         kind: kind of its spec.
         driver: where this attempt runs.
         retries: how many earlier attempts may have failed or died; None: any number.
+        submitted: when the job was sent, where no record says so yet; None: not known.
 
     Raises:
         InputError: it was cancelled, or has ended in a way that another attempt would not change.
         RunFailed: its attempts have failed or died more often than `retries`.
     """
-    first = _first_attempt(job, kind, driver)
+    first = _first_attempt(job, kind, driver, submitted)
 
     def next_attempt(before: JobRecord) -> JobRecord:
         here, home = driver.cluster, ClusterIdentity(before.where, before.cluster)
@@ -137,6 +139,7 @@ def begin_attempt(
             "losses": losses,
             "preemptions": before.preemptions + told,
             "owner": before.owner or first.owner,
+            "submitted": before.submitted or before.started,
             "gpu_seconds": before.gpu_seconds + gpu_seconds(before, datetime.now(UTC)),
             "resumptions": before.resumptions,
         }
@@ -148,7 +151,7 @@ def begin_attempt(
     return JobAttempt(store, record, etag)
 
 
-def _first_attempt(job: str, kind: str, driver: Driver) -> JobRecord:
+def _first_attempt(job: str, kind: str, driver: Driver, submitted: str | None) -> JobRecord:
     return JobRecord(
         job=job,
         kind=kind,
@@ -161,6 +164,7 @@ def _first_attempt(job: str, kind: str, driver: Driver) -> JobRecord:
         gpus=driver.gpus,
         resource_class=driver.resource_class,
         image=driver.image,
+        submitted=submitted,
         started=_now(),
     )
 
@@ -186,14 +190,16 @@ def was_told_to_end(store: Store, job: str, attempt: int) -> bool:
     return store.exists(_told_key(job, attempt))
 
 
-def cancel_job(store: Store, job: str, kind: str) -> JobRecord:
+def cancel_job(store: Store, job: str, kind: str, submitted: str | None = None) -> JobRecord:
     """Make sure that no attempt goes on with a job; return its record.
 
     The record of a job that has ended for good stays as it is.
+
+    `submitted`: when it was sent, where it has no record yet.
     """
     now = _now()
     update = {"state": "cancelled", "ended": now, "final": True}
-    first = JobRecord(job=job, kind=kind, attempt=0, started=now, **update)
+    first = JobRecord(job=job, kind=kind, attempt=0, submitted=submitted, started=now, **update)
 
     def cancelled(before: JobRecord) -> JobRecord:
         return before if before.final else before.model_copy(update=update)

@@ -47,6 +47,8 @@ class Jobs:
     def __init__(self, cluster: ClusterJobs | None, store: Store | None):
         """Look at a cluster and a store; None for what is out of reach."""
         self.cluster, self.store = cluster, store
+        self.silence: ClusterLost | None = None
+        """Why a list was of the store alone; None: it was not."""
 
     def user(self) -> str:
         """Return who the cluster takes its user for, else this machine's user."""
@@ -69,10 +71,12 @@ class Jobs:
         """
         try:
             statuses = self.cluster.all() if self.cluster else []
-        except ClusterLost:
+        except ClusterLost as error:
             if self.store is None:
                 raise
-            statuses = []
+            self.silence = error
+            yield from Jobs(None, self.store).newest()
+            return
         on_cluster = {status.job: status for status in statuses}
         latest = datetime.max.replace(tzinfo=UTC)
         created = sorted(
@@ -176,7 +180,7 @@ class Jobs:
         if self.store:
             if on_cluster and on_cluster.spec:
                 submit_job(self.store, job, on_cluster.spec)
-            record = cancel_job(self.store, job, status.kind)
+            record = cancel_job(self.store, job, status.kind, status.submitted)
             if record.state != "cancelled":
                 raise InputError(f"{job} has ended already: {record.state}")
             overtake(self.store, job, status.kind)

@@ -114,8 +114,8 @@ class Resumption(Section):
 class JobRecord(Section):
     """What a job recorded of itself: ``job.json``."""
 
-    FORMAT: ClassVar[int] = 2
-    """1: without owner, pod, GPUs, losses and resumptions."""
+    FORMAT: ClassVar[int] = 3
+    """1: without owner, pod, GPUs, losses and resumptions. 2: without when it was submitted."""
 
     job: Id
     kind: str
@@ -127,6 +127,8 @@ class JobRecord(Section):
     """Place of the cluster that it was sent to (`ClusterIdentity.place`); null: not known."""
     cluster: str | None = None
     """That cluster's `ClusterIdentity.uid`; null: not known."""
+    submitted: Time | None = None
+    """When a person sent it first; null: not known."""
     started: Time
     """When this attempt began."""
     ended: Time | None = None

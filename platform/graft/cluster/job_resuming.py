@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from graft.cluster.cluster_jobs import ClusterJobs
+from graft.cluster.cluster_jobs import ClusterJobs, tidied
 from graft.cluster.job_attempts import overtake, reopen_job
 from graft.cluster.job_records import ClusterIdentity, JobRecord, read_job, submit_job
 from graft.cluster.rayjob_manifest import Submission
@@ -105,6 +105,7 @@ def resume_job(
         attempt=0,
         where=identity.place,
         cluster=identity.uid,
+        submitted=status.submitted,
         started=now.isoformat(),
     )
     until = datetime.fromisoformat(status.ended) if status.ended else now
@@ -115,7 +116,7 @@ def resume_job(
         record_amendment(store, job, amendment)
     note_sent(store, cluster, submission, take_over=True)  # the record has changed hands
     cluster.submit(submission)
-    return notes
+    return [*notes, *tidied(cluster)]
 
 
 def _record(store: Store, job: str) -> JobRecord | None:

@@ -1,6 +1,5 @@
 """Jobs in a namespace of Kubernetes, each of which is a RayJob there."""
 
-import contextlib
 import json
 import time
 from dataclasses import replace
@@ -28,7 +27,7 @@ from graft.cluster.rayjob_manifest import (
 )
 from graft.cluster.releases import check_release, read_profile
 from graft.cluster.status import ENDED, ClusterStatus, rayjob_status, rivals
-from graft.errors import ClusterLost, GraftError, InputError, NotFoundError, QuotaFull
+from graft.errors import ClusterLost, InputError, NotFoundError, QuotaFull
 from graft.registry import user_and_host
 
 PROFILE_LABEL = "graft.dev/profile"
@@ -195,10 +194,6 @@ class KubeJobs:
                 f"{self.identity.place}; choose another --id"
             )
 
-        # Who sends jobs also tidies up: KubeRay keeps what has ended, and pods hold no rights.
-        with contextlib.suppress(GraftError):
-            prune_jobs(self, self._profile.keep_record_s, PRUNED)
-
     def find(self, job: str) -> ClusterStatus | None:
         """See `ClusterJobs`."""
         if not JOB_ID.fullmatch(job):
@@ -243,6 +238,10 @@ class KubeJobs:
                     "KubeRay operator running?"
                 )
             time.sleep(0.5)
+
+    def tidy(self) -> list[str]:
+        """See `ClusterJobs`."""
+        return prune_jobs(self, self._profile.keep_record_s, PRUNED)
 
     def owner(self) -> Owner:
         """See `ClusterJobs`."""

@@ -70,6 +70,8 @@ class JobStatus:
     """0 before the first."""
     model: str | None
     """NAME@VERSION of the model that it registered."""
+    submitted: str | None
+    """When a person sent it first, as far as is known; ISO 8601 in UTC."""
     started: str | None
     """When its current attempt began, or the cluster got it; ISO 8601 in UTC."""
     ended: str | None
@@ -126,6 +128,7 @@ def combine(
         progress=progress,
         attempt=record.attempt if record else 0,
         model=record.model if record else None,
+        submitted=_submitted(status, record),
         started=record.started if record else status.created if status else None,
         ended=ended if state in ENDED else None,
         owner=(record and record.owner) or (status and status.owner) or None,
@@ -133,6 +136,14 @@ def combine(
         losses=record.losses if record else 0,
         preemptions=record.preemptions if record else 0,
     )
+
+
+def _submitted(status: ClusterStatus | None, record: JobRecord | None) -> str | None:
+    """Return when a job was sent; its RayJob is a new one each time that it is sent again."""
+    if record and record.submitted:
+        return record.submitted
+    times = (status and status.created, record and record.started)
+    return min((time for time in times if time), key=datetime.fromisoformat, default=None)
 
 
 def _state(

@@ -61,6 +61,8 @@ class Selection:
                 break
             if (not self.mine or status.owner == user) and self.state in (None, status.state):
                 found.append(status)
+        if jobs.silence:
+            note(f"from the store alone, which may be behind: {jobs.silence}")
         return found
 
 

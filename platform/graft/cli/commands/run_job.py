@@ -82,6 +82,7 @@ def run_job(
     from graft.cluster.job_attempts import begin_attempt, may_succeed_elsewhere
     from graft.cluster.job_records import read_job, read_job_spec, submit_job
     from graft.cluster.local_ray import ray_session, stop_this_job, wait_for_store, wait_for_workers
+    from graft.cluster.sent_jobs import read_sent
     from graft.errors import GraftError, Interrupted, StoreError
     from graft.spec import parse_job, parse_yaml
 
@@ -96,7 +97,10 @@ def run_job(
             print(f"job {job} has succeeded already")
             return
         driver = options.driver()
-        attempt = begin_attempt(opened, job, parsed.kind, driver, options.retries)
+        sent = read_sent(opened, job)
+        attempt = begin_attempt(
+            opened, job, parsed.kind, driver, options.retries, sent.when if sent else None
+        )
         print(f"job {job}, attempt {attempt.number}", flush=True)
         with ray_session():
             wait_for_workers(options.cpus, options.gpus, options.start_deadline)

@@ -91,6 +91,7 @@ def _was_sent(jobs: "Jobs", submission: "Submission") -> bool:
 def _send(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") -> None:
     """Send a job that can run, after the files that it needs."""
     from graft.cli.show.output import note
+    from graft.cluster.cluster_jobs import tidied
     from graft.cluster.job_inputs import check_names, put_weights
     from graft.errors import ClusterLost
 
@@ -108,6 +109,8 @@ def _send(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") 
         raise ClusterLost(
             f"{error}; it may have got there all the same: graft jobs show {submission.job}"
         ) from error
+    for text in tidied(target):
+        note(text)
 
 
 def _record(target: "ClusterJobs", submission: "Submission", inputs: "JobInputs") -> None:

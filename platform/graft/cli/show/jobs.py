@@ -20,15 +20,15 @@ def jobs_table(statuses: Iterable[JobStatus]) -> Table:
         progress = status.progress if status.state == "running" else status.why
         more = escape(status.model or progress or "")
         owner = escape(status.owner or "")
-        table.add_row(status.job, age(status.started), owner, status.state, more)
+        table.add_row(status.job, age(status.submitted), owner, status.state, more)
     return table
 
 
-def age(started: str | None) -> str:
+def age(time: str | None) -> str:
     """Return how long ago something was; ISO 8601 in UTC."""
-    if started is None:
+    if time is None:
         return ""
-    passed = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()
+    passed = (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
     return f"{passed / 86400:.0f} d" if passed >= 2 * 86400 else duration(max(passed, 0.0))
 
 
