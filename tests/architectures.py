@@ -8,7 +8,7 @@ import torchvision
 from graft.backbones.published_weights import published
 
 ARCHITECTURES = torchvision.models.list_models(module=torchvision.models)
-QUICK = 6_000_000
+QUICK = 15_000_000
 """Parameters; larger architectures take seconds each, and up to 7 GB."""
 
 
@@ -17,19 +17,9 @@ def size(arch: str) -> int:
     return published(arch).meta["num_params"]
 
 
-ALIKE = {
-    "wide_resnet": "resnet",
-    "resnext": "resnet",
-    "efficientnet_v2": "efficientnet",
-    "swin_v2": "swin",
-}
-"""Families that are built, and cut, as others are."""
-
-
 def family(arch: str) -> str:
-    """Return what architectures share that differ in width, depth, patch and norms alone."""
-    (name,) = re.findall(r"^(?:wide_)?[a-z]+(?:_v\d)?", arch)
-    return ALIKE.get(name, name)
+    """Return what architectures share that differ in width, depth and patch alone."""
+    return re.match(r"(wide_)?[a-z]+(_v\d)?", arch)[0] + ("_bn" if arch.endswith("_bn") else "")
 
 
 _BY_FAMILY = {family(arch): arch for arch in sorted(ARCHITECTURES, key=size, reverse=True)}

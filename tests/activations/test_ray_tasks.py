@@ -67,9 +67,6 @@ def end_of(pids: set[int]) -> bool:
 
 
 @pytest.mark.slow  # a worker process for each task: fifteen CPU seconds
-@pytest.mark.parametrize(
-    "store_uri", [pytest.param("directory", marks=pytest.mark.nightly), "s3"], indirect=True
-)
 def test_tasks_compute_what_one_process_would(lab: Lab) -> None:
     seen: list[tuple[int, int]] = []
     before = workers("libtorch_cpu")

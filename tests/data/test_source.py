@@ -1,6 +1,7 @@
 import os
 import socket
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -241,15 +242,18 @@ def test_what_is_too_large_is_refused_unread(tmp_path, monkeypatch, s3_store_uri
     for uri in (root, s3_store_uri, table):
         source = open_source(uri)
         for opened in source.buckets.values():
-            read = opened.read
-            monkeypatch.setattr(opened, "read", lambda key, read=read: unread(key) or read(key))
+            monkeypatch.setattr(opened, "read", partial(unread, opened.read))
         with pytest.raises(ImageError, match=r"^more than 1 MB$"):
             source.read(source.files[0])
         assert source.read(source.files[1])
+    bucket.write("table.csv", bytes(3 << 20))
+    with pytest.raises(DataError, match="it is more than 1 MB"):
+        open_source(f"{s3_store_uri}/table.csv")
 
 
-def unread(key: str) -> None:
+def unread(read, key, limit):
     assert not key.endswith("a/1"), "read"
+    return read(key, limit)
 
 
 def test_files_without_a_label_are_named(tmp_path):

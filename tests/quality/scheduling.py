@@ -15,32 +15,20 @@ ROOT = Path(__file__).parents[2]
 RAY = "ray"
 FIRST = (
     RAY,
-    "tests/training/test_run_activations.py",
-    "tests/training/test_recipe.py",
-    "tests/training/test_attempt.py",
-    "tests/backbones/test_transfer_model.py",
-)
-"""Of the fast tests the longest, longest first; the others follow as they are collected."""
-SLOW_FIRST = (
     "tests/sweep/test_run_sweep.py",
-    "tests/cli/test_run_job.py",
     "tests/test_readme.py",
-    "tests/cli/test_submit.py",
-    "tests/serving/test_listening.py",
-    "tests/report/transfer/test_transfer.py",
-    "tests/backbones/test_transfer_model.py",
     "tests/serving/test_deployment.py",
-    "tests/training/test_attempt.py",
-    "tests/training/test_recipe.py",
-    "tests/activations/test_ray_tasks.py",
-    "tests/training/test_run_activations.py",
+    "tests/cli/test_submit.py",
+    "tests/cli/test_run_job.py",
     "tests/training/test_ray_train.py",
-    "tests/quality/test_retries.py",
-    "tests/test_dist.py",
-    "tests/training/test_lanes.py",
-    "tests/cluster/e2e/test_clock.py",
+    "tests/report/transfer/test_transfer.py",
+    "tests/training/test_run_activations.py",
+    "tests/training/test_recipe.py",
+    "tests/training/test_attempt.py",
+    "tests/backbones/test_transfer_model.py",
+    "tests/cli/test_bad_input.py",
 )
-"""The same of the slow tests."""
+"""The longest, longest first; the others follow as they are collected."""
 
 
 @functools.cache
@@ -58,8 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # without others there is nothing to wait for
+        ranks = {name: rank for rank, name in enumerate(FIRST)}
         each = config.getoption("--ray-in-each")
-        ranks = {name: rank for rank, name in enumerate(SLOW_FIRST if each else FIRST)}
 
         def rank(item: pytest.Item) -> int:
             return ranks.get(group(item.nodeid.partition("::")[0], each), len(ranks))

@@ -10,7 +10,7 @@ import pytest
 
 import commands
 from quality import cpu
-from quality.scheduling import FIRST, RAY, ROOT, SLOW_FIRST, group
+from quality.scheduling import RAY, group
 
 TESTS = Path(__file__).parents[1]
 
@@ -84,13 +84,6 @@ def test_files_that_share_a_ray_are_one_group() -> None:
     assert group("tests/training/test_ray_train.py") == RAY
     assert group("tests/activations/test_ray_tasks.py") == RAY
     assert group("tests/data/test_splits.py") == "tests/data/test_splits.py"
-
-
-def test_what_comes_first_is_there() -> None:
-    """Else it comes last, and nobody notices."""
-    assert all(name == group(name) and (ROOT / name).exists() for name in FIRST[1:])
-    assert all(name == group(name, ray_in_each=True) for name in SLOW_FIRST)
-    assert all((ROOT / name).exists() for name in SLOW_FIRST)
 
 
 def test_a_forked_command_is_what_a_shell_would_run(tmp_path: Path) -> None:

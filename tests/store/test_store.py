@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from graft.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from graft.errors import ObjectChanged, ObjectDamaged, ObjectExists, ObjectNotFound, StoreError
 from graft.store import ObjectRef, Store
 from graft.store.s3 import PART_SIZE
 
@@ -96,6 +97,31 @@ def test_damage_is_found_and_not_cached(store: Store) -> None:
         store.open_file("a", ref)
     store.write(f"a/{ref.name}", data)
     assert contents(store, "a", ref) == data
+
+
+def test_what_is_larger_than_it_can_be_is_not_read(store: Store) -> None:
+    ref = store.put("a", "x", b"data")
+    store.write(f"a/{ref.name}", b"data" * 1000)
+    with pytest.raises(ObjectDamaged, match="damaged: it has 4,000 bytes, where 4 are the most"):
+        store.get("a", ref)
+    assert len(store.read(f"a/{ref.name}", 4000).data) == 4000
+    with pytest.raises(ObjectDamaged, match="has 4,000 bytes, where 3,999 are the most"):
+        store.read(f"a/{ref.name}", 3999)
+
+
+def test_a_pipe_in_a_store_is_no_object(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "pipe")
+    ref = ObjectRef(name="pipe", size=1, sha256="0" * 64)
+    reads: list[Callable[[], object]] = [
+        lambda: store.read("a/pipe"),
+        lambda: store.read_range("a/pipe", 0, 1),
+        lambda: store.open_file("a", ref),
+    ]
+    for read in reads:
+        with pytest.raises(ObjectNotFound):
+            read()
 
 
 @pytest.mark.parametrize("from_file", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -3,6 +3,9 @@
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +13,6 @@ import pytest
 import ray
 import torch
 
-import commands
 from colours import colour_spec, draw_colours, new_run
 from graft.activations.lease import hold_lease
 from graft.backbones.trunk import trunk_chain
@@ -40,6 +42,7 @@ from graft.training.run_records import read_result
 from graft.training.worker_group import Ranks
 
 RESNET = {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"}
+GRAFT = Path(sys.executable).with_name("graft")
 RATES = {"train.optimizer.lr": {"choice": [1e-3, 1e-2]}}
 TOGETHER = ("hyperband", "pbt")
 """Schedulers whose trials wait for each other."""
@@ -330,7 +333,7 @@ def test_a_trial_says_for_whom_it_waits(store, ray_cluster):
             {"kind": "bohb", "trials": 5, "startup": 2},
             {"kind": "asha", "reduction": 2},
             id="bohb",
-            marks=pytest.mark.nightly,  # on every commit: tpe, whose searcher it is, with asha
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -367,22 +370,23 @@ def test_trials_that_mix_images_do_not_read_cached_activations(store, ray_cluste
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_sweep_that_goes_on_later(store, ray_cluster_address):
+def test_ctrl_c_ends_a_sweep_that_goes_on_later(store):
     """The real command, in Tune's part of it."""
     base = {"backbone": {**RESNET, "freeze": -1}, "train__epochs": 60}
     sweep_id = make(store, {"train.optimizer.lr": {"choice": [1e-3, 1e-2, 2e-2]}}, base=base)
-    words = ("sweep", "--resume", sweep_id, "--store", store.uri)
-    with commands.Running(*words, env={"RAY_ADDRESS": ray_cluster_address}) as command:
-        deadline = time.monotonic() + commands.TIMEOUT_S
+    command = [GRAFT, "sweep", "--resume", sweep_id, "--store", store.uri]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
         # A trial has stored a tail: Tune is under way.
         while not list(store.scan(f"sweeps/{sweep_id}/tails/")) and time.monotonic() < deadline:
             time.sleep(0.2)
+        assert process.poll() is None
         assert time.monotonic() < deadline
-        command.interrupt()
-        done = command.wait()
-    assert done.returncode == 130, done.stderr
-    assert f"graft sweep --resume {sweep_id}" in done.stderr
-    assert "Traceback" not in done.stderr
+        process.send_signal(signal.SIGINT)
+        _, messages = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"graft sweep --resume {sweep_id}" in messages
+    assert "Traceback" not in messages
     assert read_sweep_result(store, sweep_id) is None
 
 

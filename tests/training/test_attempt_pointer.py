@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,11 @@ from graft.training.attempt_pointer import hold_attempt, read_pointer
 
 FOLDER = "sweeps/colours"
 QUICK = LeaseTerms(expiry_s=0.6)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path))
 
 
 def test_a_second_attempt_at_what_is_at_work_is_refused_by_host_and_time(store: Store) -> None:
@@ -43,6 +49,17 @@ def test_who_died_is_taken_over_and_can_publish_nothing(store: Store) -> None:
     pointer = read_pointer(store, FOLDER)
     assert pointer is not None
     assert pointer.attempt == 2
+
+
+@pytest.mark.parametrize("lease", [b"", b"[]", b'{"owner": "x", "host": "\\u001b[2J"}'])
+def test_a_lease_that_cannot_be_read_expires(directory: Store, lease: bytes) -> None:
+    directory.write(f"{FOLDER}/lease.json", lease)
+    said: list[str] = []
+    with hold_attempt(directory, FOLDER, said.append, terms=LeaseTerms(expiry_s=0.1)) as fence:
+        directory.write(f"{FOLDER}/lease.json", lease)  # nor does it end who has taken it over
+        fence()
+    (line,) = said
+    assert line.startswith("a process whose lease cannot be read had colours; waiting up to 0.1 s")
 
 
 def test_a_job_takes_over_at_once(store: Store) -> None:

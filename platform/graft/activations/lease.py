@@ -5,15 +5,17 @@ created exclusively, so two writers at once only compute the same twice.
 """
 
 import contextlib
-import json
 import os
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graft.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
 from graft.store import Store
@@ -43,20 +45,43 @@ class LeaseTerms:
 DEFAULT_TERMS = LeaseTerms()
 
 
-@dataclass(frozen=True)
-class _Lease:
+_WORD = r"^[\w.:+-]*$"
+"""What is shown of a lease is printed as it stands."""
+
+
+class _Lease(BaseModel):
     """A lease as it lies in the store; the fields are the JSON document's keys."""
 
-    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
-    host: str = field(default_factory=socket.gethostname)
-    process: int = field(default_factory=os.getpid)
-    since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    """When the process took it; ISO 8601 in UTC."""
+    model_config = ConfigDict(frozen=True)
+
+    owner: str
+    host: str = Field(pattern=_WORD)
+    process: int
+    since: str | None = Field(default=None, pattern=_WORD)
+    """When the process took it, ISO 8601 in UTC; null: of an older release."""
     beat: int = 0
     """Heartbeats so far."""
 
+    @classmethod
+    def new(cls) -> "_Lease":
+        """Return a lease of this process."""
+        return cls(
+            owner=uuid.uuid4().hex,
+            host=re.sub(r"[^\w.:+-]", "_", socket.gethostname()),
+            process=os.getpid(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    @classmethod
+    def of(cls, data: bytes) -> "_Lease | None":
+        """Return the lease in `data`; None: it is damaged, and expires as any other."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError:
+            return None
+
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        return self.model_dump_json().encode()
 
 
 @contextlib.contextmanager
@@ -69,7 +94,7 @@ def hold_lease(store: Store, key: str, terms: LeaseTerms = DEFAULT_TERMS) -> Ite
     Raises:
         StoreError: it can be neither taken nor taken over, though nobody shows that they hold it.
     """
-    lease = _Lease()
+    lease = _Lease.new()
     _acquire(store, key, lease, terms)
     ended = threading.Event()
     every_s = terms.expiry_s / HEARTBEATS
@@ -110,7 +135,7 @@ def _acquire(store: Store, key: str, lease: _Lease, terms: LeaseTerms) -> None:
 
 def _beat(store: Store, key: str, lease: _Lease, every_s: float, ended: threading.Event) -> None:
     while not ended.wait(every_s):
-        lease = replace(lease, beat=lease.beat + 1)
+        lease = lease.model_copy(update={"beat": lease.beat + 1})
         try:
             current = store.read(key)
             if _owner(current.data) != lease.owner:
@@ -129,10 +154,13 @@ def _release(store: Store, key: str, owner: str) -> None:
 
 
 def _holder(data: bytes) -> str:
-    holder = json.loads(data)
-    since = f", since {holder['since']}" if "since" in holder else ""  # older releases say none
-    return f"process {holder['process']} on {holder['host']}{since}"
+    lease = _Lease.of(data)
+    if lease is None:
+        return "a process whose lease cannot be read"
+    since = f", since {lease.since}" if lease.since else ""
+    return f"process {lease.process} on {lease.host}{since}"
 
 
-def _owner(data: bytes) -> object:
-    return json.loads(data)["owner"]
+def _owner(data: bytes) -> str | None:
+    lease = _Lease.of(data)
+    return lease.owner if lease else None

@@ -51,6 +51,8 @@ DOWNLOAD_TIMEOUT_S = 10
 BUSY = (408, 425, 429)
 """Status codes below 500 with which a server asks for patience."""
 MODEL_SCHEME = "model://"
+LARGEST_BYTES = 64 << 30
+"""A larger file in a bucket is refused unread: no network that is fine-tuned has as many."""
 
 
 class WeightsRecord(BaseModel):
@@ -161,7 +163,7 @@ def _read(source: str) -> bytes:
     try:
         if source.startswith("s3://"):
             bucket, key = bucket_and_key(source)
-            return SourceBucket(bucket).read(key).data
+            return SourceBucket(bucket).read(key, LARGEST_BYTES).data
         path = Path(source).expanduser()
         if not path.is_file():  # reading a pipe may wait for ever
             if path.exists():

@@ -17,11 +17,19 @@ from graft.data.manifest import SkippedFile
 from graft.data.split_folders import LAYOUT, SPLIT_NAMES, has_split_folders, top_folder
 from graft.data.table import rows
 from graft.data.walk import LISTED_EACH, ignored_name, walk
-from graft.errors import DataError, ImageError, ObjectBroken, ObjectNotFound, ObjectUnreadable
+from graft.errors import (
+    DataError,
+    ImageError,
+    ObjectBroken,
+    ObjectDamaged,
+    ObjectNotFound,
+    ObjectUnreadable,
+)
 from graft.store import SourceBucket, bucket_and_key
 
 MAX_BYTES = 512 << 20
 """A larger file is refused unread: no image that may be decoded needs as many bytes."""
+TOO_LARGE = f"more than {MAX_BYTES >> 20} MB"
 
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -78,11 +86,13 @@ class ImageSource:
             bucket, key = bucket_and_key(file.location)
             size = self.buckets[bucket].size(key) if file.size is None else file.size
             _check_size(size or 0)
-            return self.buckets[bucket].read(key).data
+            return self.buckets[bucket].read(key, MAX_BYTES).data
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror}") from error
         except ObjectNotFound as error:
             raise ImageError("does not exist") from error
+        except ObjectDamaged as error:  # it has grown since it was listed
+            raise ImageError(TOO_LARGE) from error
         except ObjectBroken:
             raise  # the network's fault, by which no image is left out of a version for good
         except ObjectUnreadable as error:
@@ -104,7 +114,7 @@ def _read_regular(location: str) -> bytes:
 
 def _check_size(size: int) -> None:
     if size > MAX_BYTES:
-        raise ImageError(f"more than {MAX_BYTES >> 20} MB")
+        raise ImageError(TOO_LARGE)
 
 
 def open_source(uri: str, progress: Callable[[int], object] = lambda files: None) -> ImageSource:
@@ -251,9 +261,11 @@ def _open_table(uri: str) -> ImageSource:
         bucket, key = bucket_and_key(uri)
         buckets = {bucket: SourceBucket(bucket)}
         try:
-            data = buckets[bucket].read(key).data
+            data = buckets[bucket].read(key, MAX_BYTES).data
         except ObjectNotFound as error:
             raise DataError(f"source '{uri}' does not exist") from error
+        except ObjectDamaged as error:
+            raise DataError(f"cannot read source '{uri}': it is {TOO_LARGE}") from error
         folder = uri.rpartition("/")[0]
     else:
         buckets = {}

@@ -5,8 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import BaseModel, ValidationError
+
 from graft.data.manifest import Manifest
-from graft.errors import InputError, NotFoundError, ObjectExists, ObjectNotFound
+from graft.errors import (
+    InputError,
+    NotFoundError,
+    ObjectDamaged,
+    ObjectExists,
+    ObjectNotFound,
+)
 from graft.registry import ModelVersion
 from graft.spec import Id, Section, TransferReport, nearest, parse_job, parse_yaml
 from graft.store import (
@@ -58,8 +66,47 @@ class ReportRow(Section):
 
     report: Id
     kind: Kind
+    dataset: str | None
+    """NAME@VERSION."""
+    archs: tuple[str, ...]
+    """Architectures that a transfer report compares."""
     created: str
     """ISO 8601 in UTC."""
+
+    @classmethod
+    def of(cls, store: Store, report: Report) -> "ReportRow":
+        """Return a report's row.
+
+        Raises:
+            ObjectDamaged: its figures are none.
+        """
+        try:
+            figures = _Subject.model_validate(report.found)
+        except ValidationError as error:
+            raise damaged_figures(store, report, error) from error
+        return cls(
+            report=report.report,
+            kind=report.kind,
+            dataset=figures.dataset,
+            archs=tuple(backbone.arch for backbone in figures.backbones),
+            created=report.created,
+        )
+
+
+class _Backbone(BaseModel):
+    arch: str
+
+
+class _Subject(BaseModel):
+    """What of any report's figures a list tells."""
+
+    dataset: str | None = None
+    backbones: tuple[_Backbone, ...] = ()
+
+
+def damaged_figures(store: Store, report: Report, error: Exception) -> ObjectDamaged:
+    """Return the error that a report's figures are not what its kind has."""
+    return ObjectDamaged(f"{store.uri}/{report.folder}/report.json: its figures are none: {error}")
 
 
 def evaluation_id(version: ModelVersion, images: Manifest, split: str) -> str:
@@ -126,7 +173,7 @@ def list_reports(store: Store) -> list[ReportRow]:
 
     def make(report: str) -> ReportRow | None:
         made = find_document(store, f"{_folder(report)}/report.json", Report)
-        return ReportRow(report=report, kind=made.kind, created=made.created) if made else None
+        return ReportRow.of(store, made) if made else None
 
     reports = store.children("reports/")
     rows = indexed_rows(store, "reports/index.json", ReportRow, reports, make)

@@ -2,13 +2,15 @@
 
 import contextlib
 import errno
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from graft.errors import ObjectNotFound, StoreError, StoreLost
+from graft.errors import ObjectDamaged, ObjectNotFound, StoreError, StoreLost
 
 _AWAY = (
     errno.ECONNREFUSED,
@@ -20,6 +22,10 @@ _AWAY = (
     errno.ETIMEDOUT,
 )
 """What reading and writing gives where a network's file system has lost its server."""
+
+LARGEST_DOCUMENT = 1 << 30
+"""A marker, a pointer or a log of more bytes than this is refused unread. The largest ones were
+checkpoints of earlier releases, of 0.8 GB."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,11 @@ class Backend(Protocol):
 
     uri: str
 
-    def read(self, key: str) -> Versioned:
-        """Return the whole object; raise `ObjectNotFound` where there is none."""
+    def read(self, key: str, limit: int = LARGEST_DOCUMENT) -> Versioned:
+        """Return the whole object; raise `ObjectNotFound` where there is none.
+
+        One of more than `limit` bytes is not read: `ObjectDamaged`.
+        """
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes from offset `start`."""
@@ -112,6 +121,27 @@ class Backend(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object, if there is one."""
+
+
+def check_size(location: str, size: int, limit: int) -> None:
+    """Refuse to read an object of more bytes than it can have.
+
+    Raises:
+        ObjectDamaged: it has.
+    """
+    if size > limit:
+        raise ObjectDamaged(
+            f"{location} is damaged: it has {size:,} bytes, where {limit:,} are the most"
+        )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file; of what is no regular file, such as a pipe, nothing is read or waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(f"{path} is no regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager

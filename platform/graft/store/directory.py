@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graft.errors import ObjectChanged, ObjectExists, StoreError
-from graft.store.backend import Versioned, checked, checked_folder, explained
+from graft.store.backend import (
+    LARGEST_DOCUMENT,
+    Versioned,
+    check_size,
+    checked,
+    checked_folder,
+    explained,
+    open_regular,
+)
 
 _CHUNK = 1 << 20
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -25,13 +33,14 @@ class Directory:
         self.root = root
         self.uri = str(root)
 
-    def read(self, key: str) -> Versioned:
-        with self._explained(key):
-            data = self._path(key).read_bytes()
+    def read(self, key: str, limit: int = LARGEST_DOCUMENT) -> Versioned:
+        with self._explained(key), open_regular(self._path(key)) as file:
+            check_size(f"{self.uri}/{key}", os.fstat(file.fileno()).st_size, limit)
+            data = file.read(limit + 1)  # it may have grown
         return Versioned(data, hashlib.sha256(data).hexdigest())
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._explained(key), self._path(key).open("rb") as file:
+        with self._explained(key), open_regular(self._path(key)) as file:
             file.seek(start)
             return file.read(length)
 

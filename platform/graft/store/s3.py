@@ -18,7 +18,13 @@ from graft.errors import (
     StoreError,
     StoreLost,
 )
-from graft.store.backend import Versioned, checked, checked_folder
+from graft.store.backend import (
+    LARGEST_DOCUMENT,
+    Versioned,
+    check_size,
+    checked,
+    checked_folder,
+)
 from graft.store.retries import tries
 
 if TYPE_CHECKING:
@@ -64,11 +70,11 @@ class S3Bucket:
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self._client = _s3_client(self.uri)
 
-    def read(self, key: str) -> Versioned:
-        return self._read(key, 0, None)
+    def read(self, key: str, limit: int = LARGEST_DOCUMENT) -> Versioned:
+        return self._read(key, 0, None, limit)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        return self._read(key, start, length).data
+        return self._read(key, start, length, length).data
 
     def write(self, key: str, data: bytes) -> None:
         with self._explained(key):
@@ -133,8 +139,8 @@ class S3Bucket:
                 )
                 return
 
-    def _read(self, key: str, start: int, length: int | None) -> Versioned:
-        """Return an object, or `length` bytes of it from `start` on.
+    def _read(self, key: str, start: int, length: int | None, limit: int) -> Versioned:
+        """Return an object, or `length` bytes of it from `start` on; `limit` are the most.
 
         botocore repeats a request, but not one whose answer broke off in its body: that is read
         on from where it broke, if the object is the same still, else anew.
@@ -159,6 +165,9 @@ class S3Bucket:
                 answer["Body"].close()  # it broke off before the body
                 continue
             before, whole = len(data), len(data) + answer["ContentLength"]
+            if whole > limit:
+                answer["Body"].close()
+                check_size(f"{self.uri}/{key}", whole, limit)
             with contextlib.suppress(*_broken_body()), contextlib.closing(answer["Body"]) as body:
                 for chunk in body.iter_chunks(_CHUNK):
                     data += chunk

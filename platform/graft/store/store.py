@@ -27,7 +27,7 @@ from graft.errors import (
     ResourceError,
 )
 from graft.store import node_cache
-from graft.store.backend import Backend, explained
+from graft.store.backend import Backend, check_size, explained, open_regular
 from graft.store.directory import Directory
 from graft.store.objects import ObjectRef, digest_of, payload_name, sha256, sha256_file
 from graft.store.retries import swaps
@@ -141,7 +141,7 @@ class Store:
 
     def get(self, folder: str, ref: ObjectRef) -> bytes:
         """Return a payload's bytes, verified against its SHA-256."""
-        data = self.read(f"{folder}/{ref.name}").data
+        data = self.read(f"{folder}/{ref.name}", ref.size).data
         self._verify(f"{folder}/{ref.name}", sha256(data), ref)
         return data
 
@@ -172,7 +172,8 @@ class Store:
         if path is None:
             return node_cache.open_copy(ref, lambda file: self._copy(key, ref, file))
         with explained(f"{self.uri}/{key}"), contextlib.ExitStack() as opened:
-            file = opened.enter_context(path.open("rb"))
+            file = opened.enter_context(open_regular(path))
+            check_size(f"{self.uri}/{key}", os.fstat(file.fileno()).st_size, ref.size)
             self._verify(key, digest_of(file), ref)
             opened.pop_all()
         return file

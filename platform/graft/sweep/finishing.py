@@ -10,7 +10,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from graft.backbones.trunk import TrunkChain, trunk_chain
-from graft.errors import RunFailed, StoreError
+from graft.errors import ObjectDamaged, RunFailed, StoreError
 from graft.spec import Finetune, Register, Retrain, Sweep
 from graft.store import Store, sha256
 from graft.sweep.best_trial import best_trial
@@ -29,6 +29,9 @@ from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.publish_model import Origin, Publishing, TrainedModel, register_model
 from graft.training.run_records import Epoch, Result, create_run
+
+TAIL_NAMES = 1 << 20
+"""Bytes that a file of weights may have beside the weights themselves."""
 
 TrainRun = Callable[[str], Result]
 """Trains a recorded run to its end."""
@@ -161,21 +164,22 @@ def load_trial_model(
     Raises:
         StoreError: the trial stored no weights, or they are damaged.
     """
-    tail = _tail(store, record)
     prepared = assemble(store, spec)
     model = prepared.model.cut(prepared.plan.depth(epoch))
     prepared = replace(prepared, model=model)
+    tail = _tail(store, record, prepared)
     # Hashed before the tail is loaded: the trunk has its initial weights all the time.
     chain = trunk_chain(prepared.model, prepared.contract)
     copy_into(prepared.model.network.state_dict(), tail)
     return prepared, chain
 
 
-def _tail(store: Store, record: TrialRecord) -> dict[str, Tensor]:
+def _tail(store: Store, record: TrialRecord, prepared: PreparedRun) -> dict[str, Tensor]:
     if record.checkpoint is None:
         raise StoreError(f"trial {record.number} kept no weights")
-    data = store.read(record.checkpoint).data
+    network = prepared.model.network.state_dict().values()
+    data = store.read(record.checkpoint, sum(t.nbytes for t in network) + TAIL_NAMES).data
     if sha256(data) not in record.checkpoint:
-        raise StoreError(f"{store.uri}/{record.checkpoint} is damaged: its SHA-256 is another")
+        raise ObjectDamaged(f"{store.uri}/{record.checkpoint} is damaged: its SHA-256 is another")
     tail: dict[str, Tensor] = load_tensors(data)
     return tail

@@ -8,6 +8,7 @@ runs/<run>/amendments.json           what was changed when it was to go on
 runs/<run>/result.json               makes the run finished
 """
 
+import re
 from typing import Any, ClassVar, Literal
 
 from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job
@@ -16,6 +17,9 @@ from graft.store.index import indexed_rows
 from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.training.amendments import amended, read_amendments
 from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
+
+_ATTEMPT = re.compile(r"attempt-(\d{1,9})")
+"""Folder of an attempt."""
 
 
 class Epoch(Section):
@@ -193,8 +197,8 @@ def put_metrics(store: Store, run: str, attempt: int, epoch: Epoch) -> None:
 
 def latest_epoch(store: Store, run: str) -> Epoch | None:
     """Return the last epoch that a run has finished, None before the first."""
-    pointer = read_pointer(store, run_folder(run))
-    for attempt in range(pointer.attempt if pointer else 0, 0, -1):
+    attempts = [_ATTEMPT.fullmatch(folder) for folder in store.children(f"{run_folder(run)}/")]
+    for attempt in sorted((int(match[1]) for match in attempts if match), reverse=True):
         if keys := sorted(key for key, _ in store.scan(f"runs/{run}/attempt-{attempt}/metrics/")):
             return read_document(store, keys[-1], Epoch)
     return None

@@ -21,13 +21,14 @@ from graft.registry import (
     register,
     verdicts,
 )
-from graft.report.publishing import publish_report, read_report
+from graft.report.publishing import list_reports, publish_report, read_report
 from graft.report.transfer.answers import Answers
 from graft.report.transfer.design import Way
 from graft.report.transfer.page import transfer_files
 from graft.report.transfer.record_verdicts import record_from_reports, record_to_versions
 from graft.spec import Contract, Head, LinearHead, MLPHead, UniformRates, dump_job
 from graft.store import Store
+from graft.store.backend import Versioned
 from report.transfer.made_up import DEPTHS, SHA256, answers, recorded_spec
 
 REPORT = "colours-20260101-000000-abcd"
@@ -155,6 +156,27 @@ def test_weights_of_a_model_version_are_told_apart_by_its_name(store: Store) -> 
         trained(store, name, 0, weights=weights, weights_sha256=None)
     concerned = [way.concerns(get_model(store, name)) for name in ("same", "other")]
     assert concerned == [True, False]
+
+
+def test_a_promotion_reads_the_reports_that_may_tell_it_something_new(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(store, "other-arch", 3, arch="resnet18")
+    trained(store, "other-dataset", 3, dataset="shapes")
+    trained(store, "features", 3)
+    list_reports(store)  # completes the index
+    seen: list[str] = []
+    read = store.read
+
+    def watched(key: str) -> Versioned:
+        seen.append(key)
+        return read(key)
+
+    monkeypatch.setattr(store, "read", watched)
+    for name in ("other-arch", "other-dataset", "features", "features"):
+        record_from_reports(store, get_model(store, name))
+    assert seen.count(f"reports/{REPORT}/report.json") == 1
+    assert len(verdicts(store, get_model(store, "features"))) == 1
 
 
 def promote(store: Store, ref: str, *arguments: str) -> commands.Done:
