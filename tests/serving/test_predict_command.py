@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
 
 import commands
 from graft.data.file_kinds import SUPPORTED
@@ -22,6 +23,8 @@ from graft.serving.app import create_app
 from graft.serving.keys import KeyRing, new_key
 from graft.serving.predictor import Predictor
 from graft.store import Store
+
+PREDICTION = {"class": "ants", "probability": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,38 @@ def test_a_key_goes_with_every_request_and_a_refusal_is_passed_on(
             assert done.returncode == 2
             assert reason in done.stderr
             assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_says_when_is_asked_again_then(folder: Path, status: int) -> None:
+    busy = FastAPI()
+    asked: list[int] = []
+
+    @busy.post("/v1/models/{name}/predict")
+    def predict_later(name: str) -> Response:
+        asked.append(status)
+        if len(asked) == 3:
+            return JSONResponse({"model": "ants-bees@1", "predictions": [PREDICTION]})
+        return JSONResponse({"error": "full"}, status, {"Retry-After": "0"})
+
+    with running(busy) as url:
+        done = predict(folder, "ants-bees", "ant.jpg", "--url", url, "--json")
+        assert json.loads(done.stdout)["images"][0]["model"] == "ants-bees@1"
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("later", ["3600", "soon"])
+def test_nobody_waits_longer_than_a_minute(folder: Path, later: str) -> None:
+    busy = FastAPI()
+
+    @busy.post("/v1/models/{name}/predict")
+    def predict_later(name: str) -> Response:
+        return JSONResponse({"error": "full"}, 429, {"Retry-After": later})
+
+    with running(busy) as url:
+        done = predict(folder, "ants-bees", "ant.jpg", "--url", url)
+    assert done.returncode == 75
+    assert "HTTP 429: full; try again later" in done.stderr
 
 
 def test_what_a_failing_server_said_is_passed_on(model_store: Store, folder: Path) -> None:

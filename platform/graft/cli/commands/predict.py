@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 TIMEOUT_S = 60.0
 BUSY = (429, 502, 503, 504)
 """Status codes of a server, or of a door before it, that cannot answer just now."""
+RETRY_S = 60.0
+"""How long an image is sent again to a server that says when to (Retry-After), in seconds."""
 CONCURRENT = 8
 """Images asked about at the same time; the server answers them in batches."""
 
@@ -38,7 +40,8 @@ def predict(
     """Send images to a served model and print the likeliest classes.
 
     Images that the server refuses are reported after the answers to the others, with
-    exit code 2.
+    exit code 2. A busy server is asked again when it says so, for up to a minute; after that
+    the exit code is 75.
 
     Example: graft predict ants-bees new.jpg --top-k 3
     """
@@ -87,11 +90,7 @@ def _ask(client: "httpx.Client", name: str, path: Path, top_k: int) -> dict[str,
     import httpx
 
     try:
-        answer = client.post(
-            f"/v1/models/{quote(name, safe='')}/predict",
-            params={"top_k": top_k},
-            content=path.read_bytes(),
-        )
+        answer = _post(client, f"/v1/models/{quote(name, safe='')}/predict", path, top_k)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except httpx.UnsupportedProtocol as error:
@@ -107,16 +106,32 @@ def _ask(client: "httpx.Client", name: str, path: Path, top_k: int) -> dict[str,
         document = None
     if isinstance(document, dict) and answer.is_success and "predictions" in document:
         return {"image": str(path), **document}
-    if isinstance(document, dict) and answer.is_client_error and "error" in document:
+    busy = answer.status_code in BUSY
+    if isinstance(document, dict) and answer.is_client_error and "error" in document and not busy:
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise InputError(f"{client.base_url}: {document['error']}")
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise NotFoundError(f"{client.base_url}: {document['error']}")
         return {"image": str(path), "error": document["error"]}
     text = f"{client.base_url} answered with HTTP {answer.status_code}: {_said(answer, document)}"
-    if answer.status_code in BUSY:
+    if busy:
         raise ServingLost(f"{text}; try again later")
     raise ServingError(text)
+
+
+def _post(client: "httpx.Client", address: str, path: Path, top_k: int) -> "httpx.Response":
+    """Send an image, again and again where a busy server says when, and return its last answer."""
+    import time
+
+    data, deadline = path.read_bytes(), time.monotonic() + RETRY_S
+    while True:
+        answer = client.post(address, params={"top_k": top_k}, content=data)
+        later = answer.headers.get("retry-after", "")
+        if answer.status_code not in BUSY or not later.isdecimal():
+            return answer
+        if time.monotonic() + int(later) > deadline:
+            return answer
+        time.sleep(int(later))
 
 
 def _said(answer: "httpx.Response", document: object) -> str:
