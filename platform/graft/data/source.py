@@ -20,7 +20,6 @@ from graft.data.walk import LISTED_EACH, ignored_name, walk
 from graft.errors import (
     DataError,
     ImageError,
-    ObjectBroken,
     ObjectDamaged,
     ObjectNotFound,
     ObjectUnreadable,
@@ -93,8 +92,6 @@ class ImageSource:
             raise ImageError("does not exist") from error
         except ObjectDamaged as error:  # it has grown since it was listed
             raise ImageError(TOO_LARGE) from error
-        except ObjectBroken:
-            raise  # the network's fault, by which no image is left out of a version for good
         except ObjectUnreadable as error:
             raise ImageError(f"cannot be read: {error}") from error
 
