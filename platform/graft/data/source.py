@@ -28,7 +28,6 @@ from graft.store import SourceBucket, bucket_and_key
 
 MAX_BYTES = 512 << 20
 """A larger file is refused unread: no image that may be decoded needs as many bytes."""
-TOO_LARGE = f"more than {MAX_BYTES >> 20} MB"
 
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -91,9 +90,13 @@ class ImageSource:
         except ObjectNotFound as error:
             raise ImageError("does not exist") from error
         except ObjectDamaged as error:  # it has grown since it was listed
-            raise ImageError(TOO_LARGE) from error
+            raise ImageError(_too_large()) from error
         except ObjectUnreadable as error:
             raise ImageError(f"cannot be read: {error}") from error
+
+
+def _too_large() -> str:
+    return f"more than {MAX_BYTES >> 20} MB"
 
 
 def _read_regular(location: str) -> bytes:
@@ -111,7 +114,7 @@ def _read_regular(location: str) -> bytes:
 
 def _check_size(size: int) -> None:
     if size > MAX_BYTES:
-        raise ImageError(TOO_LARGE)
+        raise ImageError(_too_large())
 
 
 def open_source(uri: str, progress: Callable[[int], object] = lambda files: None) -> ImageSource:
@@ -262,7 +265,7 @@ def _open_table(uri: str) -> ImageSource:
         except ObjectNotFound as error:
             raise DataError(f"source '{uri}' does not exist") from error
         except ObjectDamaged as error:
-            raise DataError(f"cannot read source '{uri}': it is {TOO_LARGE}") from error
+            raise DataError(f"cannot read source '{uri}': it is {_too_large()}") from error
         folder = uri.rpartition("/")[0]
     else:
         buckets = {}
