@@ -59,7 +59,7 @@ def test_a_list_has_ages_from_when_jobs_were_submitted(
 ) -> None:
     graft = on(Scripted(answer("running")))
     (row,) = [line for line in graft("jobs", "ls").stdout.splitlines() if "ada" in line]
-    assert re.search(r"one\W+5\.0 h\W+ada\W+running", row)
+    assert re.search(r"one\W+5\.\d h\W+ada\W+running", row)
     listed = graft("jobs", "ls", "--mine", "--state", "running", "--json")
     (document,) = json.loads(listed.stdout)["jobs"]
     assert (document["submitted"], document["owner"]) == (HOURS_AGO, "ada")

@@ -248,7 +248,7 @@ def test_what_keeps_a_job_from_going_on_is_said_by_name(
 ) -> None:
     made = rayjob(**RUNS)
     made["spec"]["preRunningDeadlineSeconds"] = 900
-    status = rayjob_status(made, pods)
+    status = rayjob_status(made, pods, NOW)
     assert (status.state, status.why is None) == (state, not said)
     for words in said:
         assert words in (status.why or "")
@@ -256,7 +256,7 @@ def test_what_keeps_a_job_from_going_on_is_said_by_name(
 
 def test_pods_of_a_job_that_ray_has_ended_may_go() -> None:
     made = rayjob(**RUNS | {"jobStatus": "SUCCEEDED"})
-    assert rayjob_status(made, [ending("head", 300, 400)]).state == "running"
+    assert rayjob_status(made, [ending("head", 300, 400)], NOW).state == "running"
 
 
 def record(**changes: Any) -> JobRecord:

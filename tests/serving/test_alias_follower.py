@@ -296,7 +296,7 @@ def test_the_old_version_is_freed(store: Store, photograph: Callable[..., bytes]
     # A replica's first version is out of the garbage collector's reach: Ray Serve freezes it.
     gc.disable()
     try:
-        network = weakref.ref(follower.predictor._model.network)
+        network = weakref.ref(follower.predictor.engine._model.network)
 
         async def swap_between_requests() -> None:
             async with client(create_app(follower)) as http:

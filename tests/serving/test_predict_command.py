@@ -177,7 +177,7 @@ def test_nobody_waits_longer_than_a_minute(folder: Path, later: str) -> None:
 
 def test_what_a_failing_server_said_is_passed_on(model_store: Store, folder: Path) -> None:
     predictor = Predictor.load(model_store, get_model(model_store, "ants-bees"))
-    predictor._model = None  # type: ignore[assignment]  # no forward can succeed any more
+    predictor.engine = None  # type: ignore[assignment]  # no forward can succeed any more
     with running(create_app(Current(predictor))) as url:
         done = predict(folder, "ants-bees", "ant.jpg", "--url", url)
     assert done.returncode == 1

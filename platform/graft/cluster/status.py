@@ -175,11 +175,14 @@ def _state(
     return "starting", None
 
 
-def rayjob_status(rayjob: Json, pods: Iterable[Json]) -> ClusterStatus:
-    """Return how a job stands, from its RayJob and its pods as Kubernetes' API gives them."""
+def rayjob_status(rayjob: Json, pods: Iterable[Json], now: datetime | None = None) -> ClusterStatus:
+    """Return how a job stands, from its RayJob and its pods as Kubernetes' API gives them.
+
+    `now`: when they were given; None: just now.
+    """
     meta = rayjob["metadata"]
     seen: Json = rayjob.get("status") or {}
-    state, why = _rayjob_state(rayjob, list(pods))
+    state, why = _rayjob_state(rayjob, list(pods), now or datetime.now(UTC))
     return ClusterStatus(
         job=meta["labels"][JOB_LABEL],
         kind=meta["labels"].get(KIND_LABEL, ""),
@@ -193,7 +196,7 @@ def rayjob_status(rayjob: Json, pods: Iterable[Json]) -> ClusterStatus:
     )
 
 
-def _rayjob_state(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]:
+def _rayjob_state(rayjob: Json, pods: list[Json], now: datetime) -> tuple[JobState, str | None]:
     status = rayjob.get("status") or {}
     deployment = status.get("jobDeploymentStatus") or ""
     if rayjob["metadata"].get("deletionTimestamp"):
@@ -209,7 +212,7 @@ def _rayjob_state(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]
     if deployment in ("Suspended", "Suspending"):
         return "queued", "waits for its queue to admit it"
     if deployment == "Running" and status.get("jobStatus") not in (None, "", "PENDING"):
-        return _running(rayjob, pods)
+        return _running(rayjob, pods, now)
     if deployment == "Retrying":
         return "starting", "its cluster failed, another one is made"
     failed = status.get("failed") or 0
@@ -217,10 +220,10 @@ def _rayjob_state(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]
     return "starting", prefix + _why_waiting(rayjob, deployment, pods)
 
 
-def _running(rayjob: Json, pods: list[Json]) -> tuple[JobState, str | None]:
+def _running(rayjob: Json, pods: list[Json], now: datetime) -> tuple[JobState, str | None]:
     """Return how a job stands that KubeRay takes for running: its head may be lost all the same."""
     deadline_s = rayjob["spec"].get("preRunningDeadlineSeconds") or math.inf
-    trouble = trouble_of(rayjob["metadata"]["name"], pods, deadline_s, datetime.now(UTC))
+    trouble = trouble_of(rayjob["metadata"]["name"], pods, deadline_s, now)
     if trouble is None or rayjob["status"]["jobStatus"] != "RUNNING":  # its pods may go by now
         return "running", None
     return "running" if trouble.has_driver else "starting", trouble.text
