@@ -81,6 +81,7 @@ def test_a_run_registers_once(directory: Store) -> None:
     assert list_models(directory) == {"ants-bees": [VersionRow.of(first), VersionRow.of(other)]}
 
 
+@pytest.mark.slow
 def test_racing_runs_get_a_number_each_and_leave_nothing_behind(fencing_store: Store) -> None:
     start = threading.Barrier(4)
 

@@ -272,6 +272,7 @@ def test_no_ray_at_its_address(user: User, nobody: str, address: str) -> None:
     assert f"no Ray answers at RAY_ADDRESS={address}" in said
 
 
+@pytest.mark.slow
 def test_more_than_the_cluster_has_leaves_no_run(user: User, ray_cluster_address: str) -> None:
     words = ("train", "job.yaml", "--set", "scaling.gpus_per_worker=1")
     said = user.refused(*words, how=commands.graft, RAY_ADDRESS=ray_cluster_address)

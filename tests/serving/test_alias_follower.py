@@ -202,6 +202,7 @@ def test_a_follower_looks_by_itself(store: Store) -> None:
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_promotions_back_and_forth_fail_no_request_and_mix_no_versions(
     store: Store, photograph: Callable[..., bytes]
 ) -> None:

@@ -154,6 +154,7 @@ def test_damage_is_never_visible_under_its_name(cache: Path, remote: Store) -> N
     assert [path.name for path in cache.rglob("*") if path.is_file()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_processes_of_a_node_stay_within_the_budget(cache: Path, remote: Store) -> None:
     """Whatever they map, and in whatever order."""
     refs = [put(remote, 2 * KB) for _ in range(12)]

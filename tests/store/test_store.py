@@ -263,6 +263,7 @@ def test_create_is_exclusive(store: Store) -> None:
     assert store.read("marker").data == b"mine"
 
 
+@pytest.mark.slow
 def test_one_creator_wins_a_race(fencing_store: Store) -> None:
     store = fencing_store
 
@@ -288,6 +289,7 @@ def test_replace_compares(store: Store) -> None:
     assert store.read("pointer").data == b"2"
 
 
+@pytest.mark.slow
 def test_no_update_is_lost_in_a_race(fencing_store: Store) -> None:
     store = fencing_store
     store.create("counter", b"0")

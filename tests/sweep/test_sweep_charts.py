@@ -88,6 +88,7 @@ def test_a_grid_has_all_three_and_a_colour_for_each_depth(of_a_grid):
     assert not shows(two, GREEN)
 
 
+@pytest.mark.slow
 def test_many_trials_of_all_sorts_can_be_drawn_and_looked_at():
     for png in sweep_plots(many(), METRIC, "max").values():
         height, width, _ = pixels(png).shape

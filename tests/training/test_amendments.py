@@ -67,6 +67,7 @@ def test_what_cannot_change(spec: Finetune, change: str, message: str) -> None:
         check_changes(spec, {key: value})
 
 
+@pytest.mark.slow
 def test_more_epochs_give_the_weights_of_a_run_that_had_them(
     colour_store: Store, train_alone: Callable[..., object], numbers_of: Callable[..., Any]
 ) -> None:

@@ -94,12 +94,13 @@ def plain(imported_colours, tmp_path_factory, numbers_of):
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [
-        pytest.param(UNFROZEN, (1, 2, 3), marks=pytest.mark.slow),
+        (UNFROZEN, (1, 2, 3)),
         (EVERYTHING, (2,)),
-        pytest.param(ALIKE, (2,), marks=pytest.mark.slow),
+        (ALIKE, (2,)),
     ],
     ids=["before, between and after", "everything", "at one rate"],
 )
+@pytest.mark.slow
 def test_unfreezing_interrupted_and_resumed_gives_the_weights_of_an_unbroken_run(
     colour_store, train_alone, changes, stops
 ):

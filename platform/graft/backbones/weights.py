@@ -276,7 +276,10 @@ def _download(published: PublishedWeights) -> bytes:
             data: bytes = answer.read()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        status = error.code if isinstance(error, urllib.error.HTTPError) else None
+        status = None
+        if isinstance(error, urllib.error.HTTPError):
+            status = error.code
+            error.close()  # it is the answer, too
         refused = status is not None and status < 500 and status not in BUSY
         refused |= isinstance(reason, ssl.SSLCertVerificationError)
         kind, later = (WeightsError, "") if refused else (WeightsLost, "try again later, or ")

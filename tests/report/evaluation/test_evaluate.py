@@ -143,6 +143,7 @@ def test_a_report_is_made_once_and_written_out(store: Store, tmp_path: Path) -> 
     assert (tmp_path / "again" / "report.html").read_text() == page
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_more_classes_than_the_images_have(store: Store, tmp_path: Path) -> None:
     for name in ("red", "blue"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -250,6 +251,7 @@ def test_half_of_test_judges(store: Store) -> None:
     assert verdict.why.endswith("on images that were used 2 times before")
 
 
+@pytest.mark.slow
 def test_comparison_is_recorded_where_promotion_looks(store: Store) -> None:
     words = ("--dataset", "new-colours", "--split", "val")
     comparison = document(store, "models", "compare", "colours@1", "colours@2", *words)

@@ -109,6 +109,7 @@ def gains(store: Store) -> dict[str, Any]:
     return {gain.arm: gain for gain in backbone.gains}
 
 
+@pytest.mark.slow
 def test_a_report_that_is_done_tells_the_versions_that_it_concerns(store: Store) -> None:
     for arm, freeze in ARMS.items():
         trained(store, arm, freeze)
