@@ -27,8 +27,8 @@ SMALLEST = set(_BY_FAMILY.values())
 """One of each family."""
 
 
-def tier(arch: str, quick: int = QUICK) -> object:
+def tier(arch: str) -> object:
     """The smallest of a family on each commit, and the others at night."""
     if arch not in SMALLEST:
         return pytest.param(arch, marks=pytest.mark.nightly)
-    return pytest.param(arch, marks=pytest.mark.slow if size(arch) > quick else ())
+    return pytest.param(arch, marks=pytest.mark.slow if size(arch) > QUICK else ())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import ARCHITECTURES, tier
+from architectures import ARCHITECTURES, QUICK, SMALLEST, size
 from graft.backbones.verify_architecture import random_model, small_crop
 from graft.serving.engines.description import Network
 from graft.serving.engines.forms import FORMS
@@ -14,7 +14,13 @@ from graft.serving.engines.graph import PixelNetwork
 from graft.spec import Contract, LinearHead
 
 
-@pytest.mark.parametrize("arch", [tier(arch, quick=0) for arch in ARCHITECTURES])
+def tier(arch: str) -> object:
+    """The smallest of a family on each commit, unless it takes a minute; all at night."""
+    often = arch in SMALLEST and size(arch) <= QUICK
+    return pytest.param(arch, marks=pytest.mark.slow if often else pytest.mark.nightly)
+
+
+@pytest.mark.parametrize("arch", [tier(arch) for arch in ARCHITECTURES])
 def test_an_architecture_answers_alike_as_an_onnx_graph(arch: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = random_model(arch).eval()
