@@ -16,6 +16,7 @@ ENTRIES = (
 )
 
 
+@pytest.mark.slow
 def test_the_list(lab: Lab) -> None:
     assert list_activations(lab.store) == []
     lab.fill(*ENTRIES)

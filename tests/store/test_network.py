@@ -43,6 +43,7 @@ def proxy(s3_store_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuttin
         yield proxy
 
 
+@pytest.mark.slow
 def test_a_body_that_breaks_off_is_read_on(
     proxy: CuttingProxy, s3_store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

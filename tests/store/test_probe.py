@@ -16,11 +16,8 @@ def failing(store: Store) -> dict[str, str]:
     return {finding.guarantee: finding.seen for finding in probe(store) if not finding.holds}
 
 
-@pytest.mark.parametrize(
-    "store_uri",
-    ["directory", pytest.param("s3", marks=pytest.mark.slow)],  # 1,100 objects of S3
-    indirect=True,
-)
+@pytest.mark.parametrize("store_uri", ["directory", "s3"], indirect=True)
+@pytest.mark.slow  # 1,100 objects
 def test_all_holds_on_a_directory_and_on_a_real_server(
     store: Store, request: pytest.FixtureRequest
 ) -> None:

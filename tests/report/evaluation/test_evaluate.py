@@ -161,6 +161,7 @@ def test_a_model_that_knows_more_classes_than_the_images_have(store: Store, tmp_
     ]
 
 
+@pytest.mark.slow
 def test_images_that_tuned_a_model_give_no_verdict(store: Store) -> None:
     comparison = document(store, "models", "compare", "colours@1", "colours@2")
     assert (comparison["verdict"], comparison["outcome"]) == (False, "not shown")
