@@ -7,14 +7,20 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import BinaryIO
 
 import pytest
 
 from graft.data.shards import MAPS, ShardReader
 from graft.errors import InputError, ResourceError, StoreError
 from graft.store import ObjectRef, Store
-from graft.store.node_cache import cache_budget, cache_room
+from graft.store.node_cache import cache_budget, cache_room, open_copy, remove_leftovers
+from graft.store.objects import sha256
 
 KB = 1000
 Seconds = int
@@ -247,3 +253,32 @@ def test_what_killed_processes_left_is_counted_and_goes(cache: Path, remote: Sto
     assert read(remote, put(remote, 6 * KB))
     assert [path.exists() for path in (old, new, earlier, file)] == [False, True, False, False]
     assert read(remote, put(remote, 7 * KB)) is None  # 4 kB are being written
+
+
+def fill(payload: bytes, file: BinaryIO) -> None:
+    file.write(payload)
+
+
+def test_a_copy_is_made_while_others_clear_up(cache: Path) -> None:
+    """Others remove leftovers, and folders of their own that have ended."""
+    cache.mkdir()
+    copied = Event()
+
+    def others() -> None:
+        while not copied.is_set():
+            with TemporaryDirectory(dir=cache, prefix=".tmp-") as folder:
+                Path(folder, "part").mkdir()
+                remove_leftovers(cache)
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = [pool.submit(others) for _ in range(2)]
+        try:
+            for number in range(40):
+                payload = number.to_bytes(2, "big")
+                ref = ObjectRef(name="x", size=2, sha256=sha256(payload))
+                with open_copy(ref, partial(fill, payload)) or pytest.fail("no room") as file:
+                    assert file.tell() == 2
+        finally:
+            copied.set()
+    for other in ended:
+        other.result()

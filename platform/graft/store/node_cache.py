@@ -136,6 +136,12 @@ def remove_leftovers(folder: Path) -> None:
     A file that is being written is locked, so one that is not was left behind; of folders see
     `LEFTOVER_S`. Earlier releases had theirs beside the payloads.
     """
+    with _locked():  # a file that is being made is not locked yet
+        _remove_leftovers(folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left. To be called under the cache's lock."""
     for path in _temporaries(folder):
         with contextlib.suppress(OSError):
             if path.is_file():
@@ -151,7 +157,7 @@ def _make_room(size: int) -> bool:
     taking its space. To be called under the cache's lock.
     """
     folder = cache_folder()
-    remove_leftovers(folder)
+    _remove_leftovers(folder)
     files = _cached_files(folder)
     room = _room(folder, files)
     excess = _held(folder, files) + size - room
@@ -216,7 +222,8 @@ def _held(folder: Path, files: list[_CachedFile]) -> int:
     """Return the bytes of the cache's files, those that are being written too."""
     held = sum(file.size for file in files)
     for temporary in _temporaries(folder):
-        for path in (temporary, *temporary.rglob("*")):
+        below = [Path(at, name) for at, _, names in os.walk(temporary) for name in names]
+        for path in (temporary, *below):
             with contextlib.suppress(FileNotFoundError):
                 held += path.stat().st_size if path.is_file() else 0
     return held
