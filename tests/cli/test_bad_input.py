@@ -264,7 +264,8 @@ def test_a_port_in_use(user: User, tmp_path: Path) -> None:
 # Not in the tests' own process, which may use a Ray.
 
 
-@pytest.mark.parametrize("address", [pytest.param("somewhere", marks=pytest.mark.slow), "ray://{}"])
+@pytest.mark.slow  # Ray tries for some seconds
+@pytest.mark.parametrize("address", ["somewhere", "ray://{}"])
 def test_no_ray_at_its_address(user: User, nobody: str, address: str) -> None:
     address = address.format(nobody)
     words = ("train", "job.yaml")

@@ -57,6 +57,7 @@ def test_a_rate_is_suggested_and_the_curve_drawn(user: Path) -> None:
         picture.load()
 
 
+@pytest.mark.slow  # a process that trains: ten CPU seconds
 def test_without_a_clear_fall_it_says_what_to_try(user: Path, tmp_path: Path) -> None:
     curve = tmp_path / "curve.png"
     curve.write_bytes(b"what was here before")
