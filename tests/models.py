@@ -41,21 +41,31 @@ def register_model(
     dataset_version: str = "v1",
     arch: str = "squeezenet1_1",
     dead: bool = False,
+    freeze: int | str = -2,
+    crop: int = 64,
+    trunk_seed: int | None = None,
 ) -> ModelVersion:
     """Register a model with random weights; `golden_shift` falsifies the recorded logits.
 
-    With `dead`, every logit is 0: SqueezeNet ends with a ReLU.
+    With `dead`, every logit is 0: SqueezeNet ends with a ReLU. Versions of one `trunk_seed` begin
+    with the same weights, as far as they are frozen.
     """
+    backbone = Backbone(arch=arch, weights="none", freeze=freeze)
     torch.manual_seed(seed)
-    backbone = Backbone(arch=arch, weights="none", freeze=-2)
-    model = build(backbone, LinearHead(), len(classes), crop=64).eval()
+    model = build(backbone, LinearHead(), len(classes), crop).eval()
+    if trunk_seed is not None:
+        torch.manual_seed(trunk_seed)
+        frozen = build(backbone, LinearHead(), 2, crop)
+        for index in range(frozen.depth):
+            model.load_some(frozen.stage_state(index))
+        model = model.cut(model.depth).eval()
     if dead:
         model.network.get_parameter(f"{model.stages.last}.bias").data.fill_(-1e6)
-    contract = Contract(resize=72, crop=64, max_side=80)
+    contract = Contract(resize=crop + 8, crop=crop, max_side=crop + 16)
     chain = trunk_chain(model, contract)
     publish_stages(store, model, chain)
     files = [encoded(picture(seed)) for seed in range(3)]
-    views = np.stack([evaluation_view(decode(data, 80), contract) for data in files])
+    views = np.stack([evaluation_view(decode(data, contract.max_side), contract) for data in files])
     with torch.inference_mode():
         logits = model(to_tensor(views, contract)).numpy()
     golden = {f"image.{i}": np.frombuffer(data, np.uint8) for i, data in enumerate(files)}

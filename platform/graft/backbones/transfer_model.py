@@ -125,10 +125,25 @@ class TransferModel:
         Raises:
             RuntimeError: names or shapes differ.
         """
+        self.network.load_state_dict(self._with_metadata(state))
+
+    def load_some(self, state: Mapping[str, Tensor]) -> None:
+        """Take these tensors, by published names, as parameters and buffers: without a copy.
+
+        Cut the model again before it computes: its views still have the former ones.
+
+        Raises:
+            RuntimeError: there is none of that name and shape.
+        """
+        loaded = self.network.load_state_dict(self._with_metadata(state), strict=False, assign=True)
+        if loaded.unexpected_keys:
+            raise RuntimeError(f"it has no {', '.join(loaded.unexpected_keys)}")
+
+    def _with_metadata(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         complete = self.network.state_dict()
         complete.clear()  # torch's version metadata stays; without it MNASNet refuses
         complete.update(state)
-        self.network.load_state_dict(complete)
+        return complete
 
     def stage_of(self, name: str) -> int:
         """Return the index of the stage that owns a parameter or buffer; N for the head's."""
