@@ -99,7 +99,14 @@ def served(*models: dict[str, Any]) -> dict[str, Any]:
             LEAST | {"serving": SERVING | {"noAuth": True}},
             ["serving.keysSecret and serving.noAuth: either those who have a key"],
         ),
-        (LEAST | {"serving": {"noAuth": True}}, ["'/serving/noAuth'"]),
+        (
+            LEAST | {"serving": {"noAuth": True, "origins": ["*"]}},
+            ["'/serving/noAuth'", "'/serving/origins'"],
+        ),
+        (
+            LEAST | {"serving": SERVING | {"origins": ["https://a/"], "maxMegapixels": 81}},
+            ["'/serving/origins/0'", "'/serving/maxMegapixels'"],
+        ),
         (LEAST | {"serving": {"keysSecret": "graft-keys"}}, ["'/serving/keysSecret'"]),
         (
             LEAST | {"serving": SERVING | {"models": [{"name": "cats"}]}},

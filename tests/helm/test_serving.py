@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from graft.cluster.profile import times
+from graft.serving.limits import DEFAULT_LIMITS
 from graft.spec import parse_yaml
 from helm.rendering import (
     CASES,
@@ -274,6 +275,16 @@ def test_an_access_log_can_be_switched_off() -> None:
     values = {"store": STORE, "serving": SERVING | {"accessLog": False}}
     (application,) = applications(values).values()
     assert "access_log" not in application["args"]
+
+
+def test_what_a_replica_takes_is_as_values_say() -> None:
+    serving = SERVING | {"origins": ["https://lab.example"], "maxMegapixels": 12.5}
+    (application,) = applications({"store": STORE, "serving": serving}).values()
+    assert application["args"]["origins"] == ["https://lab.example"]
+    assert application["args"]["max_megapixels"] == 12.5
+    (application,) = applications(CASES["serving"]).values()
+    assert "origins" not in application["args"]
+    assert application["args"]["max_megapixels"] == DEFAULT_LIMITS.megapixels
 
 
 def test_everybody_may_ask_where_values_say_so() -> None:

@@ -16,20 +16,25 @@ from graft.serving.alias_follower import Current
 from graft.serving.app import create_app
 from graft.serving.authentication import scope_of
 from graft.serving.keys import KeyRing, new_key
+from graft.serving.limits import Limits
 from graft.serving.predictor import Predictor
 from graft.store import Store
 
 PREDICT = "/v1/models/ants-bees/predict"
+PAGE = "https://lab.example"
 
 
 class Guarded:
-    """An app that wants a key."""
+    """An app that wants a key, and has pages ask that are at `PAGE`."""
 
     def __init__(self, predictor: Predictor, file: Path):
         self.keys = {
             scope: new_key(file, f"for-{scope}", (scope,)) for scope in ("predict", "admin")
         }
-        self.app = create_app(Current(predictor), ring=KeyRing(file))
+        self.other = new_key(file, "other", ("predict",))
+        self.app = create_app(
+            Current(predictor), limits=Limits(places=4), origins=[PAGE], ring=KeyRing(file)
+        )
 
     def ask(self, method: str, path: str, prefix: str = "", **request: Any) -> httpx.Response:
         async def once() -> httpx.Response:
@@ -91,6 +96,51 @@ def test_a_key_for_something_else_is_told_so(guarded: Guarded) -> None:
     headers = {"X-API-Key": guarded.keys["predict"]}
     answer = guarded.ask("GET", "/v1/models/ants-bees/stats", headers=headers)
     assert (answer.status_code, answer.headers["WWW-Authenticate"][-14:]) == (403, ' scope="admin"')
+
+
+def test_places_are_shared_by_keys_wherever_these_come_from(
+    guarded: Guarded, photograph: Callable[..., bytes]
+) -> None:
+    """Of ten requests with one key at once, in four places, two come in; another key's, too."""
+
+    async def all_at_once() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(guarded.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://graft") as http:
+            keys = [guarded.keys["predict"]] * 10 + [guarded.other]
+            sent = [
+                http.post(PREDICT, content=photograph(1), headers={"X-API-Key": key})
+                for key in keys
+            ]
+            return await asyncio.gather(*sent)
+
+    answers = asyncio.run(all_at_once())
+    assert [answer.status_code for answer in answers] == [200] * 2 + [429] * 8 + [200]
+
+
+def test_a_page_of_a_listed_origin_can_read_every_answer(
+    guarded: Guarded, photograph: Callable[..., bytes]
+) -> None:
+    asks = {
+        "Origin": PAGE,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-api-key,content-type",
+    }
+    assert guarded.ask("OPTIONS", PREDICT, headers=asks).status_code == 200  # it has no key yet
+    page, key = {"Origin": PAGE}, {"X-API-Key": guarded.keys["predict"]}
+    for path, body, headers, status in (
+        (PREDICT, photograph(1), key, 200),
+        (PREDICT, photograph(1), {}, 401),
+        ("/v1/models/ants-bees/stats", b"", key, 403),
+        ("/v1/nowhere", b"", key, 404),
+        (PREDICT, b"no image", key, 415),
+        (PREDICT, b"", key | {"Cookie": "x" * 33_000}, 431),
+    ):
+        method = "GET" if "stats" in path else "POST"
+        answer = guarded.ask(method, path, content=body, headers=page | headers)
+        assert answer.status_code == status
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+        assert answer.headers["Vary"] == "Origin"
+        assert "X-Request-Id" in answer.headers["Access-Control-Expose-Headers"]
 
 
 def test_health_and_the_description_are_open(guarded: Guarded) -> None:

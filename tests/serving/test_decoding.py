@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from graft.data.image import count_pixels
+from graft.data.image import MAX_PIXELS, count_pixels
 from graft.errors import ImageError, ImageTooLarge
 from graft.serving import decoding
 from graft.serving.decoding import Decoder
-from graft.serving.limits import Limits
+from graft.serving.limits import MOST_MEGAPIXELS, Limits
 from models import encoded, picture
 
 
@@ -61,6 +61,10 @@ def test_more_pixels_than_serving_decodes_are_refused_before_decoding(kind: str)
     limit = (pixels - 1) / 1e6
     with pytest.raises(ImageTooLarge, match=f"this server decodes up to {limit:g}"):
         decode(Limits(megapixels=limit), data)
+
+
+def test_no_server_takes_more_pixels_than_import() -> None:
+    assert MOST_MEGAPIXELS * 1e6 == MAX_PIXELS
 
 
 def test_a_jpeg_of_a_thousand_scans_is_refused_before_decoding() -> None:

@@ -15,6 +15,7 @@ from starlette.types import Message
 
 from graft.serving import doors as module
 from graft.serving.doors import Doors, Refused, Share, caller_of
+from graft.serving.exchange import Exchange
 from graft.serving.limits import Limits
 
 
@@ -48,13 +49,14 @@ def test_alone_a_caller_has_half() -> None:
 
 
 def test_a_caller_is_a_key_or_the_address_that_haproxy_saw() -> None:
-    def request(headers: list[tuple[bytes, bytes]], **state: str) -> Request:
-        client = ("127.0.0.1", 9)
-        return Request({"type": "http", "headers": headers, "client": client, "state": state})
+    def request(headers: list[tuple[bytes, bytes]], key: str | None = None) -> Request:
+        exchange = Exchange("POST", "/", "order-7", None, key)
+        scope = {"type": "http", "headers": headers, "client": ("127.0.0.1", 9)}
+        return Request({**scope, "state": {"exchange": exchange}})
 
     assert caller_of(request([])) == "127.0.0.1"
     assert caller_of(request([(b"x-graft-client", b"192.0.2.7")])) == "192.0.2.7"
-    assert caller_of(request([(b"x-graft-client", b"192.0.2.7")], key="lab")) == "key lab"
+    assert caller_of(request([(b"x-graft-client", b"192.0.2.7")], "lab")) == "key lab"
 
 
 def test_what_a_request_took_is_given_back_whatever_happens() -> None:

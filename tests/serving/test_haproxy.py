@@ -1,5 +1,6 @@
 """HAProxy with Ray Serve's configuration, as we start it: what it answers itself, and passes on."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -10,7 +11,8 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ import pytest
 from conftest import free_port
 from graft.serving import haproxy
 
+NOWHERE = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /model HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 RENDERED = """\
 global
     maxconn 4096
@@ -72,13 +76,39 @@ def test_where_ray_serve_says_the_server_listens_it_does() -> None:
     assert "\n    bind *:8000\n" in haproxy.patched(everywhere, Path("/errors"))
 
 
+class Model(http.server.ThreadingHTTPServer):
+    """What stands behind HAProxy; `seen` are the headers, in lower case, of what came through."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[dict[str, str]] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Model
+
+    def do_GET(self) -> None:
+        self.server.seen.append({name.lower(): value for name, value in self.headers.items()})
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b'{"answer": 42}')
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @dataclass
 class Proxied:
-    """A server behind HAProxy."""
+    """A model behind HAProxy."""
 
     port: int
-    seen: list[dict[str, str]] = field(default_factory=list)
-    """Headers, in lower case, of what came through."""
+    model: Model
+    process: "subprocess.Popen[bytes]"
 
     def ask(self, request: bytes) -> tuple[int, dict[str, str]]:
         """Send bytes, and return the status of the answer and its body, which is JSON."""
@@ -87,18 +117,44 @@ class Proxied:
 
     def send(self, request: bytes) -> tuple[int, bytes]:
         """Send bytes, and return the status of the answer and its body."""
-        with socket.create_connection(("127.0.0.1", self.port), 60) as client:
+        with self.connect() as client:
             client.sendall(request)
-            answer = b""
-            while chunk := client.recv(65536):
-                answer += chunk
+            answer = all_of(client)
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), body
 
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 60)
+
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def all_of(client: socket.socket) -> bytes:
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
 
 @pytest.fixture(scope="module")
-def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
-    """An HTTP server under /model, and one that is down under /down, behind `graft-haproxy`."""
+def model() -> Iterator[Model]:
+    with Model() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def proxied(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    with running(tmp_path_factory.mktemp("ha"), model) as proxied:
+        yield proxied
+
+
+@contextlib.contextmanager
+def running(folder: Path, model: Model) -> Iterator[Proxied]:
+    """Run `graft-haproxy` with Ray Serve's configuration, files in `folder`.
+
+    A model is under /model; what is under /down is down.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray Serve's own
         from ray.serve._private.haproxy import (
@@ -109,24 +165,9 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
         )
         from ray.serve.config import HTTPOptions
 
-    proxied = Proxied(free_port())
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            proxied.seen.append({name.lower(): value for name, value in self.headers.items()})
-            self.send_response(200)
-            self.send_header("Connection", "close")
-            self.end_headers()
-            self.wfile.write(b'{"answer": 42}')
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    folder = tmp_path_factory.mktemp("ha")
+    port = free_port()
     config = HAProxyConfig(
-        http_options=HTTPOptions(host="127.0.0.1", port=proxied.port),
+        http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
         stats_port=free_port(),
         metrics_port=free_port(),
@@ -141,26 +182,22 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
             name=name,
             path_prefix=f"/{name}",
             app_name=name,
-            servers=[ServerConfig(name=f"{name}-1", host="127.0.0.1", port=port)],
+            servers=[ServerConfig(name=f"{name}-1", host="127.0.0.1", port=listens_at)],
         )
-        for name, port in (("model", server.server_port), ("down", free_port()))
+        for name, listens_at in (("model", model.server_port), ("down", free_port()))
     }
     HAProxyApi(config, backends, str(folder / "haproxy.cfg"))._generate_config_file_internal()
     environment = os.environ | {"RAY_SERVE_HAPROXY_BINARY_PATH": haproxy.script()}
     command = [haproxy.script(), "-db", "-f", str(folder / "haproxy.cfg")]
     with subprocess.Popen(command, env=environment) as process:
-        while not listens(proxied.port):
-            assert process.poll() is None
-            time.sleep(0.05)
-        yield proxied
-        process.terminate()
-    server.shutdown()
-    server.server_close()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        proxied = Proxied(port, model, process)
+        try:
+            while not proxied.listens():
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield proxied
+        finally:
+            process.kill()
 
 
 def test_graft_haproxy_is_installed_and_becomes_haproxy() -> None:
@@ -198,7 +235,7 @@ class TestProxied:
     def test_orders_to_ray_serve_do_not_arrive(self, proxied: Proxied) -> None:
         """Nor what it fails to read; a request's id does, where it is one."""
         for request_id, arrives in ((b"abc-1", "abc-1"), (b"\xff", None), (b"x" * 200, None)):
-            del proxied.seen[:]
+            del proxied.model.seen[:]
             status, body = proxied.ask(
                 b"GET /model HTTP/1.1\r\nHost: a\r\nx-request-timeout-seconds: 0.001\r\n"
                 b"X-Request-Disconnect-Disabled: ?1\r\nserve_multiplexed_model_id: \xff\r\n"
@@ -207,7 +244,7 @@ class TestProxied:
                 + b"\r\nConnection: close\r\n\r\n"
             )
             assert (status, body) == (200, {"answer": 42})
-            (seen,) = [headers for headers in proxied.seen if "x-graft-client" in headers]
+            (seen,) = [headers for headers in proxied.model.seen if "x-graft-client" in headers]
             assert seen.get("x-request-id") == arrives
             assert seen["x-graft-client"] == "127.0.0.1"
             assert not [name for name in seen if "session" in name or "multiplexed" in name]
@@ -217,3 +254,40 @@ class TestProxied:
         cookie = b"x" * 30_000
         request = b"GET /model HTTP/1.1\r\nHost: a\r\nCookie: " + cookie + b"\r\n\r\n"
         assert proxied.ask(request) == (200, {"answer": 42})
+
+    def test_one_that_drains_answers_what_has_begun(self, model: Model, tmp_path: Path) -> None:
+        """Also what comes later on an open connection; a terminal's Ctrl-C does not reach it."""
+        with (
+            running(tmp_path, model) as proxied,
+            proxied.connect() as late,
+            proxied.connect() as idle,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            assert os.getpgid(proxied.process.pid) == proxied.process.pid
+            idle.sendall(NOWHERE)
+            assert b"nothing is served" in idle.recv(65536)
+            late.sendall(POST + b"la")
+            drained = pool.submit(haproxy.drain, tmp_path)
+            while proxied.listens():
+                time.sleep(0.01)
+            idle.sendall(NOWHERE)
+            answer = all_of(idle)
+            assert b"nothing is served" in answer
+            assert b"connection: close" in answer
+            assert not drained.done()
+            late.sendall(b"te")
+            assert all_of(late).endswith(b'{"answer": 42}')
+            drained.result(60)
+
+    def test_a_drain_ends_after_its_time(self, model: Model, tmp_path: Path) -> None:
+        with running(tmp_path, model) as proxied, proxied.connect() as late:
+            late.sendall(POST + b"la")
+            haproxy.drain(tmp_path, 0.5)
+            late.sendall(b"te")
+            assert all_of(late).endswith(b'{"answer": 42}')
+
+    def test_where_no_haproxy_runs_there_is_nothing_to_drain(self, tmp_path: Path) -> None:
+        haproxy.drain(tmp_path)
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.bind(str(tmp_path / "admin.sock"))
+        haproxy.drain(tmp_path)

@@ -30,7 +30,7 @@ from graft.serving.doors import Doors, caller_of
 from graft.serving.error_responses import Guard, refuse, refuse_image, refuse_parameter
 from graft.serving.exchange import Predicted, Watched, Watcher
 from graft.serving.keys import KeyRing
-from graft.serving.limits import Limits
+from graft.serving.limits import DEFAULT_LIMITS, Limits
 from graft.serving.request_body import OPENAPI
 from graft.serving.stats import Counts, Stats
 
@@ -97,9 +97,6 @@ class Refusal(BaseModel):
     """Why a request was refused."""
 
     error: str
-
-
-DEFAULT_LIMITS = Limits()
 
 
 def create_app(

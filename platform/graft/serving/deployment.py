@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import ray
 from fastapi import FastAPI
-from pydantic import model_validator
+from pydantic import AfterValidator, Field, model_validator
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application, Deployment
@@ -36,6 +36,8 @@ from graft.serving.access_log import AccessLog
 from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
 from graft.serving.app import create_app
 from graft.serving.keys import KeyRing
+from graft.serving.limits import DEFAULT_LIMITS, MOST_MEGAPIXELS, Limits
+from graft.serving.origins import checked_origin
 from graft.serving.predictor import Predictor
 from graft.serving.ray_metrics import RayMetrics
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
@@ -44,7 +46,10 @@ from graft.store import Store
 READY_TIMEOUT_S = 60.0
 """How long HAProxy may take to route to replicas that are up, in seconds."""
 STOP_TIMEOUT_S = 5.0
-"""How long a replica may take to finish its requests when the server stops, in seconds."""
+"""How long a replica may take to end when the server stops, in seconds: its requests have."""
+DRAIN_TIMEOUT_S = 30 + haproxy.DRAIN_S
+"""The same for a replica of a RayService. For its first 30 seconds Ray Serve has it take requests
+still, since other nodes' HAProxies may not know yet that it ends."""
 PATIENCE_S = 600.0
 """How long a replica of a RayService waits for its model, in seconds, before it gives up, says why
 in the RayService's status, and is started again: that costs six CPU seconds, and log files."""
@@ -74,6 +79,8 @@ class Access:
     """Path of the file of their keys, at every replica; None: everybody may."""
     log: str | None = None
     """Path, at every replica, of the file or pipe of its access log; None: there is none."""
+    origins: tuple[str, ...] = ()
+    """Origins of pages in browsers that may ask."""
 
 
 FOR_ALL = Access()
@@ -86,7 +93,13 @@ class Replica:
     """
 
     def __init__(
-        self, store_uri: str, ref: str, cpus: int, polling: Polling | None, access: Access
+        self,
+        store_uri: str,
+        ref: str,
+        cpus: int,
+        polling: Polling | None,
+        access: Access,
+        limits: Limits,
     ):
         """Load a model version for good, or with `polling` follow the alias of `ref`."""
         _listen_at_this_node_alone()
@@ -105,7 +118,13 @@ class Replica:
         watchers = (self._metrics, *([AccessLog(access.log)] if access.log else ()))
         # Ray Serve puts X-Request-Id into answers itself.
         self._app = create_app(
-            current, decode_threads=cpus + 1, ring=ring, watchers=watchers, echoes_ids=False
+            current,
+            decode_threads=cpus + 1,
+            limits=limits,
+            origins=access.origins,
+            ring=ring,
+            watchers=watchers,
+            echoes_ids=False,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -143,7 +162,10 @@ class Following(Section):
     """Path, in every pod, of the file of keys of those who may ask."""
     no_auth: bool = False
     """Whether everybody may ask who reaches the pods."""
-
+    origins: tuple[Annotated[str, AfterValidator(checked_origin)], ...] = ()
+    """Origins of pages in browsers that may ask, as `https://HOST`; `*`: all may."""
+    max_megapixels: Annotated[float, Field(gt=0, le=MOST_MEGAPIXELS)] = DEFAULT_LIMITS.megapixels
+    """Most millions of pixels of an image."""
     access_log: str | None = None
     """Path, in every pod, of the file or pipe of the access log; null: none."""
 
@@ -171,13 +193,15 @@ def following(args: Following) -> Application:
     ``RAY_SERVE_THROUGHPUT_OPTIMIZED=1`` in every pod.
     """
     capacity = Capacity(args.replicas, args.cpus_per_replica)
-    deployment = _deployment(args.model, capacity, tries=FOREVER)
+    deployment = _deployment(args.model, capacity, tries=FOREVER, stop_s=DRAIN_TIMEOUT_S)
     polling = Polling(args.poll_s, PATIENCE_S)
-    ref, access = f"{args.model}@{args.alias}", Access(args.keys, args.access_log)
-    return deployment.bind(args.store, ref, capacity.cpus_per_replica, polling, access)
+    access = Access(args.keys, args.access_log, args.origins)
+    limits = Limits(megapixels=args.max_megapixels)
+    ref, cpus = f"{args.model}@{args.alias}", capacity.cpus_per_replica
+    return deployment.bind(args.store, ref, cpus, polling, access, limits)
 
 
-def _deployment(name: str, capacity: Capacity, tries: int) -> Deployment:
+def _deployment(name: str, capacity: Capacity, tries: int, stop_s: float) -> Deployment:
     return serve.deployment(
         serve.ingress()(Replica),
         name=name,
@@ -187,7 +211,7 @@ def _deployment(name: str, capacity: Capacity, tries: int) -> Deployment:
         # long; a request that Ray Serve holds back has its body in memory, and no bound.
         max_ongoing_requests=ADMITTED,
         max_constructor_retry_count=tries,
-        graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
+        graceful_shutdown_timeout_s=stop_s,
         logging_config={"enable_access_log": False},
     )
 
@@ -247,8 +271,12 @@ def serve_model(
     capacity: Capacity = ONE_REPLICA,
     alias: str | None = None,
     access: Access = FOR_ALL,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[str]:
     """Serve a version on the connected Ray until the block ends; yields the URL once it answers.
+
+    At the end no connection is taken any more, and requests that have begun are finished first, for
+    up to `haproxy.DRAIN_S` seconds.
 
     Args:
         store: the store that has the version; replicas open it by its URI.
@@ -259,6 +287,7 @@ def serve_model(
         alias: an alias that points at the version, to be followed wherever it moves; None: the
             version is served for good.
         access: who may ask, and where it is written who did.
+        limits: what each replica bears.
 
     Raises:
         ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for.
@@ -276,11 +305,12 @@ def serve_model(
             "lower --replicas or --cpus-per-replica"
         )
     # One try: a missing payload, or golden images that differ, would fail again.
-    deployment = _deployment(version.name, capacity, tries=1)
+    deployment = _deployment(version.name, capacity, tries=1, stop_s=STOP_TIMEOUT_S)
     # A short path, not TMPDIR's: that of HAProxy's Unix socket may have at most 107 characters.
     folder = tempfile.TemporaryDirectory(prefix="graft-", dir="/tmp", ignore_cleanup_errors=True)
     with folder, contextlib.ExitStack() as stack:
         stack.callback(_stop)
+        stack.callback(haproxy.drain, Path(folder.name))
         serve.start(
             proxy_location="HeadOnly",
             # HAProxy alone listens at `host`; what is behind it does not.
@@ -288,7 +318,8 @@ def serve_model(
             controller_options={"runtime_env": {"env_vars": _fast_path(folder.name, host)}},
         )
         ref = f"{version.name}@{alias}" if alias else version.ref
-        application = deployment.bind(store.uri, ref, cpus, Polling() if alias else None, access)
+        polling = Polling() if alias else None
+        application = deployment.bind(store.uri, ref, cpus, polling, access, limits)
         try:
             serve.run(application, name=version.name)
         except RuntimeError as error:
@@ -327,6 +358,8 @@ def _fast_path(folder: str, host: str = "127.0.0.1") -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port("127.0.0.1", 0)),
         # Draining serves clusters that replace replicas under load; here the whole server stops.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # A proxy that fails three times is started again: not while it drains.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": str(haproxy.DRAIN_S / 2),
     }
 
 

@@ -17,6 +17,7 @@ from time import monotonic
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from graft.serving.exchange import Exchange
 from graft.serving.limits import Limits
 
 CALLER_HEADER = "x-graft-client"
@@ -198,9 +199,9 @@ class Doors:
 
 def caller_of(request: Request) -> str:
     """Return who asks, as far as places are shared: a key by its name, or an address."""
-    key: str | None = getattr(request.state, "key", None)
-    if key is not None:
-        return f"key {key}"
+    exchange: Exchange | None = getattr(request.state, "exchange", None)
+    if exchange is not None and exchange.key is not None:
+        return f"key {exchange.key}"
     address = request.client.host if request.client else ""
     return request.headers.get(CALLER_HEADER, address)
 

@@ -4,20 +4,30 @@ Ray Serve writes a configuration and starts the program that ``RAY_SERVE_HAPROXY
 with it. That is our `graft-haproxy`, which changes lines of the configuration and becomes HAProxy.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
+import socket
 import sys
+import time
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 
-from graft.serving.limits import Limits
+from graft.serving.limits import DEFAULT_LIMITS
 
 HOST = "GRAFT_SERVE_HOST"
 """Variable with the address at which the server listens, where Ray Serve has it at 127.0.0.1."""
 
-_LIMITS = Limits()
+DRAIN_S = DEFAULT_LIMITS.patience_s + DEFAULT_LIMITS.answer_s
+"""How long a server that stops may take to finish the requests that have begun, in seconds: what a
+body of usual size and its answer may take."""
+
+_ADMIN_S = 10
+"""How long HAProxy may take for a command, in seconds."""
 _CONNECTIONS = 2048
 """Most connections of clients; each holds up to 64 KiB while a request comes in."""
 _CLIENT_S = 30
@@ -27,7 +37,7 @@ _SERVER_S = 120
 _TABLE = "stick-table type ipv6 size 100k expire 60s store conn_cur"
 
 _REASONS = {
-    408: f"the request did not arrive within {_LIMITS.patience_s:.0f} s",
+    408: f"the request did not arrive within {DEFAULT_LIMITS.patience_s:.0f} s",
     500: "the proxy failed",
     502: "the replica that was asked went away; try again",
     503: "no replica answers now; try again",
@@ -46,7 +56,7 @@ _INSTEAD = {
         "timeout client": f"timeout client {_CLIENT_S}s",
         "timeout server": f"timeout server {_SERVER_S}s",
         # A slow client waits here, and takes no place in a replica.
-        "timeout http-request": f"timeout http-request {_LIMITS.patience_s:.0f}s",
+        "timeout http-request": f"timeout http-request {DEFAULT_LIMITS.patience_s:.0f}s",
         "option http-buffer-request": "option http-buffer-request",
         # Predicting twice does no harm: a replica that ends while it is asked is asked no more.
         "retry-on": "retry-on conn-failure empty-response",
@@ -133,6 +143,46 @@ def write_errors(folder: Path) -> None:
         )
 
 
+def drain(folder: Path, within_s: float = DRAIN_S) -> None:
+    """Have the HAProxy of a folder take no more connections, and wait until all have answers.
+
+    Connections without a request stay open meanwhile: the next answer of each says that it closes.
+    HAProxy itself does not end. Where none runs there is nothing to wait for.
+    """
+    deadline = time.monotonic() + within_s
+    for path in folder.rglob("admin.sock"):
+        with contextlib.suppress(OSError), _administrator(path) as ask:
+            (process,) = re.findall(r"^Pid: (\d+)$", ask("show info"), re.MULTILINE)
+            os.kill(int(process), signal.SIGUSR1)
+            idle = 0  # a request may arrive between two looks at a connection that is open
+            while idle < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+                idle = 0 if " fe=http_frontend " in ask("show sess") else idle + 1
+
+
+@contextlib.contextmanager
+def _administrator(path: Path) -> Iterator[Callable[[str], str]]:
+    """Connect to a HAProxy's admin socket; yield what sends a command and returns the answer.
+
+    A soft stop closes the socket, and leaves the connection.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ADMIN_S)
+        connection.connect(str(path))
+
+        def ask(command: str) -> str:
+            connection.sendall(f"{command}\n".encode())
+            answer = b""
+            while not answer.endswith(b"\n> "):
+                if not (part := connection.recv(65536)):
+                    raise ConnectionResetError("HAProxy has ended")
+                answer += part
+            return answer.decode()
+
+        ask("prompt")  # else one answer ends the connection
+        yield ask
+
+
 def script() -> str:
     """Return the path of `graft-haproxy`, as pip has installed it beside this Python."""
     return str(Path(sys.executable).with_name("graft-haproxy"))
@@ -146,6 +196,9 @@ def main() -> None:
             errors = path.parent / "errors"
             write_errors(errors)
             path.write_text(patched(path.read_text(), errors, os.environ.get(HOST)))
+    # A terminal's Ctrl-C is for the command alone, which then has us finish what has begun. In a
+    # group of our own we do not get it; to ignore it would not do, HAProxy takes that back.
+    os.setpgid(0, 0)
     program = _haproxy()
     os.execv(program, [program, *sys.argv[1:]])  # noqa: S606 - what Ray Serve says
 

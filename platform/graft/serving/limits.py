@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MOST_MEGAPIXELS = 80
+"""No server can be told to take larger images than import does, `data.image.MAX_PIXELS`."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -15,7 +18,8 @@ class Limits:
     json_values: int = 32
     """Most objects, arrays and members in a JSON body; what is asked for has one."""
     megapixels: float = 50
-    """Most millions of pixels of an image: phones have cameras of up to 50."""
+    """Most millions of pixels of an image: phones have cameras of up to 50. A large image
+    takes up to 9 MiB and 0.1 CPU seconds for each million."""
     jpeg_scans: int = 64
     """Most scans of a JPEG, each of which costs as much as the image: cameras write one, the web's
     progressive JPEGs have about ten."""
@@ -35,3 +39,6 @@ class Limits:
     def body_seconds(self, size: int) -> float:
         """Return how long a body of `size` bytes may take to arrive."""
         return self.patience_s + size / self.body_rate
+
+
+DEFAULT_LIMITS = Limits()

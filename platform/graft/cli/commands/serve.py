@@ -8,6 +8,7 @@ import typer
 
 from graft.cli.options import DEFAULT_STORE, Json, Model, StoreUri, open_store
 from graft.cli.show.output import console, emit, note
+from graft.serving.limits import DEFAULT_LIMITS, MOST_MEGAPIXELS, Limits
 
 if TYPE_CHECKING:
     from graft.registry import ModelVersion
@@ -30,6 +31,22 @@ def serve(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Everybody may ask who reaches --host.")
     ] = False,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Origin of pages that may ask from a browser (CORS), as https://lab.example; "
+            "* for all. Repeatable.",
+        ),
+    ] = None,
+    max_megapixels: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=MOST_MEGAPIXELS,
+            help="Larger images are refused; each million of pixels takes up to 9 MiB.",
+        ),
+    ] = DEFAULT_LIMITS.megapixels,
     access_log: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="A line of JSON for every request; `-`: on stdout."),
@@ -48,7 +65,8 @@ def serve(
     On Ray Serve. It does not start unless the golden images give the outputs that training
     recorded. With --follow, the version that the alias is moved to takes over without a gap,
     once its golden images match. Without keys the server listens on this machine alone, unless
-    --no-auth says so. With --json, the document is printed as soon as the server answers.
+    --no-auth says so. When it is stopped it takes no more requests, and finishes those that have
+    begun, for up to 40 seconds. With --json, the document is printed as soon as the server answers.
 
     Example: graft serve ants-bees --follow --replicas 2
     """
@@ -59,6 +77,7 @@ def serve(
 
     _check_who_may_ask(host, keys, no_auth)
     _check_log(access_log, json)
+    origins = _checked_origins(origin or [])
     opened = open_store(store)
     alias = None
     if follow:
@@ -77,16 +96,25 @@ def serve(
             log = str(Path(access_log).absolute()) if access_log else None
             if access_log == "-":
                 log = stack.enter_context(pipe_to_stdout())
-            access = Access(str(keys.absolute()) if keys else None, log)
+            access = Access(str(keys.absolute()) if keys else None, log, origins)
             stack.enter_context(ray_session(_show_replica))
             url = stack.enter_context(
-                serve_model(opened, version, host, port, capacity, alias, access)
+                serve_model(
+                    opened,
+                    version,
+                    host,
+                    port,
+                    capacity,
+                    alias,
+                    access,
+                    Limits(megapixels=max_megapixels),
+                )
             )
             status.stop()
             _announce(version, url, json, wants_key=keys is not None)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
-            note("stopping")
+            note("stopping: requests that have begun are finished first; Ctrl-C cuts them off")
 
 
 def _check_who_may_ask(host: str, keys: Path | None, no_auth: bool) -> None:
@@ -123,6 +151,21 @@ def _check_log(access_log: str | None, json: bool) -> None:
         raise InputError("--access-log - and --json: both want stdout; give the log a file")
     if access_log not in (None, "-"):
         AccessLog(access_log)
+
+
+def _checked_origins(origins: list[str]) -> tuple[str, ...]:
+    """Return the origins of pages that may ask.
+
+    Raises:
+        InputError: one is none.
+    """
+    from graft.errors import InputError
+    from graft.serving.origins import checked_origin
+
+    try:
+        return tuple(map(checked_origin, origins))
+    except ValueError as error:
+        raise InputError(f"--origin {error}") from error
 
 
 def _is_this_machine(host: str) -> bool:
