@@ -32,6 +32,15 @@ class _Before:
     unsent: Mapping[str, str] = field(default_factory=dict)
     """What of its spec was to be otherwise, where it was to go on and was not sent."""
 
+    def filled_in(self, submission: Submission) -> Submission:
+        """Return a submission with what it does not name as it was before."""
+        return replace(
+            submission,
+            image=submission.image or self.image,
+            resource_class=submission.resource_class or self.resource_class,
+            settings={**self.settings, **submission.settings},
+        )
+
 
 def resume_job(
     cluster: ClusterJobs,
@@ -67,21 +76,10 @@ def resume_job(
     _check_ended(status, home if moves else None, identity, take_over)
     before = _before(record, sent)
     changes = {**before.unsent, **changes}
-    hardware, image = submission.resource_class, submission.image
     if not moves:
-        submission = replace(
-            submission,
-            image=image or before.image,
-            resource_class=hardware or before.resource_class,
-            settings={**before.settings, **submission.settings},
-        )
-    last = record.resource_class if record else None
-    hardware = submission.resource_class if submission.resource_class != last else None
-    # The settings of earlier resumptions, too: the next one looks at the last.
-    otherwise = {**submission.settings, **changes}
-    otherwise |= {"class": hardware} if hardware else {}
-    if submission.image and submission.image != (record and record.image):
-        otherwise["image"] = submission.image
+        submission = before.filled_in(submission)
+    otherwise = _otherwise(submission, record, changes)
+    hardware = otherwise.get("class")
     if moves:
         hardware = f"{submission.resource_class or 'the default'} of {identity.place}"
     user, amendment = cluster.owner().who, None
@@ -98,18 +96,8 @@ def resume_job(
     if not moves:
         cluster.remove(job)
     now = datetime.now(UTC)
-    first = JobRecord(
-        job=job,
-        kind=status.kind,
-        state="resumed",
-        attempt=0,
-        where=identity.place,
-        cluster=identity.uid,
-        submitted=status.submitted,
-        started=now.isoformat(),
-    )
     until = datetime.fromisoformat(status.ended) if status.ended else now
-    reopen_job(store, record, first, until, user, otherwise)
+    reopen_job(store, record, _resumed(status, identity, now), until, user, otherwise)
     if moves:
         overtake(store, job, status.kind)
     if amendment:
@@ -146,6 +134,33 @@ def _check_ended(
         raise elsewhere(job, other, here, "sent again")
     if not other and not status.has_ended:
         raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
+
+
+def _otherwise(
+    submission: Submission, record: JobRecord | None, changes: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what is otherwise than in a job's last attempt, as its record names it.
+
+    The settings of earlier resumptions, too: the next one looks at the last.
+    """
+    otherwise = {**submission.settings, **changes}
+    named = {"class": submission.resource_class, "image": submission.image}
+    last = {"class": record and record.resource_class, "image": record and record.image}
+    return otherwise | {key: value for key, value in named.items() if value and value != last[key]}
+
+
+def _resumed(status: JobStatus, identity: ClusterIdentity, now: datetime) -> JobRecord:
+    """Return the record of a job that goes on, where the store has none of it."""
+    return JobRecord(
+        job=status.job,
+        kind=status.kind,
+        state="resumed",
+        attempt=0,
+        where=identity.place,
+        cluster=identity.uid,
+        submitted=status.submitted,
+        started=now.isoformat(),
+    )
 
 
 def _before(record: JobRecord | None, sent: SentJob | None) -> _Before:

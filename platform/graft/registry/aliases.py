@@ -214,37 +214,18 @@ def _move(
         before = current and parse_document(store, key, current.data, Alias)
         if before and before.version == version.version:
             return []
-        if before and fence and before.version > version.version:
-            return [f"{alias} stays at {version.name}@{before.version}, which is newer"]
-        if before and resumed and before.has_moved_since(version):
-            return [
-                f"{alias} stays at {version.name}@{before.version}: it has been moved since "
-                f"{version.ref} was registered; to move it: "
-                f"graft models promote {version.ref} --alias {alias}"
-            ]
-        rival = before.version if before and champion else None
-        evidence = Evidence.of(store, version, rival)
+        if before and (stays := _stays(before, version, alias, fence is not None, resumed)):
+            return [stays]
+        evidence = Evidence.of(store, version, before.version if before and champion else None)
         unshown = evidence.check(force) if champion else []
-        move = Move(
-            **{"from": before and before.version},
-            to=version.version,
-            when=datetime.now(UTC).isoformat(),
-            who=mover.who,
-            self_declared=mover.self_declared,
-            command=mover.command,
-            basis=evidence.basis(force and champion),
-            evidence=evidence.lines,
-        )
-        history = (*before.history, move) if before else (move,)
-        after = Alias(version=version.version, history=history)
-        data = document_bytes(after)
+        after = _moved(before, version, mover, evidence, forced=force and champion)
         if fence:
             fence()
         try:
             if current:
-                store.replace(key, data, current.etag)
+                store.replace(key, document_bytes(after), current.etag)
             else:
-                store.create(key, data)
+                store.create(key, document_bytes(after))
         except (ObjectExists, ObjectChanged):
             continue
         except StoreDenied as error:
@@ -253,6 +234,38 @@ def _move(
                 f"does it with graft models promote {version.ref} --alias {alias}"
             ) from error
         return unshown
+
+
+def _stays(
+    before: Alias, version: ModelVersion, alias: str, fenced: bool, resumed: bool
+) -> str | None:
+    """Return why an attempt does not move an alias from where it points; None where it does."""
+    stays = f"{alias} stays at {version.name}@{before.version}"
+    if fenced and before.version > version.version:
+        return f"{stays}, which is newer"
+    if resumed and before.has_moved_since(version):
+        return (
+            f"{stays}: it has been moved since {version.ref} was registered; to move it: "
+            f"graft models promote {version.ref} --alias {alias}"
+        )
+    return None
+
+
+def _moved(
+    before: Alias | None, version: ModelVersion, mover: Mover, evidence: Evidence, forced: bool
+) -> Alias:
+    """Return an alias that points at a version, with this move in its history."""
+    move = Move(
+        **{"from": before and before.version},
+        to=version.version,
+        when=datetime.now(UTC).isoformat(),
+        who=mover.who,
+        self_declared=mover.self_declared,
+        command=mover.command,
+        basis=evidence.basis(forced),
+        evidence=evidence.lines,
+    )
+    return Alias(version=version.version, history=(*(before.history if before else ()), move))
 
 
 def alias_history(store: Store, name: str) -> list[tuple[str, Move]]:
