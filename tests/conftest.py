@@ -40,6 +40,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Of two processes on two cores each has one: for torch, here and in what the tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A race of engines takes half a minute; the tests of engines ask for one.
+os.environ["GRAFT_ENGINE"] = "torch"
 # On a busy machine Ray Serve's proxy is not up within 5 seconds, and would be killed.
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 

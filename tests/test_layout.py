@@ -22,6 +22,7 @@ PACKAGE = ROOT / "platform" / "graft"
 
 ORDER = [
     "units",
+    "cpus",
     "errors",
     "spec",
     "store",

@@ -111,6 +111,8 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         alias="champion",
         replicas=2,
         cpus_per_replica=1,
+        engine="auto",
+        deployment=f"{NAMESPACE}.graft",
         poll_s=10,
         keys="/etc/graft/keys/keys.json",
         access_log="/proc/1/fd/1",
@@ -119,6 +121,7 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         given = environment(spec)
         assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
         assert given["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+        assert given["OMP_WAIT_POLICY"] == "PASSIVE"
         assert given["RAY_SERVE_HAPROXY_NBTHREAD"] == "1"  # as many as the pod has CPUs
 
 

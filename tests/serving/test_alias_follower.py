@@ -20,6 +20,8 @@ from graft.errors import NotFoundError, ServingError, StoreError
 from graft.registry import ModelVersion, get_model, promote
 from graft.serving.alias_follower import Current, Follower, Polling
 from graft.serving.app import create_app
+from graft.serving.engines.choice import Place
+from graft.serving.loader import Loader
 from graft.serving.predictor import Predictor
 from graft.store import Store
 
@@ -61,7 +63,7 @@ def health(current: Current) -> dict[str, Any]:
 
 
 def test_an_alias_that_moves_takes_its_server_along(store: Store) -> None:
-    follower = Follower(store, REF)
+    follower = Follower(Loader(store), REF)
     assert health(follower) == {"status": "ok", "model": "ants-bees@1", "refused": None}
     for number in (2, 1, 2):
         promote(store, f"ants-bees@{number}", "champion")
@@ -76,7 +78,7 @@ def test_an_alias_that_moves_takes_its_server_along(store: Store) -> None:
 def test_an_alias_that_moves_back_refuses_nothing_any_more(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    follower = Follower(store, REF)
+    follower = Follower(Loader(store), REF)
     promote(store, "ants-bees@2", "champion")
     with monkeypatch.context() as patch:
         patch.setattr(Store, "get", _away)
@@ -93,18 +95,18 @@ def _away(*_: object) -> bytes:
 
 def test_what_cannot_answer_from_the_start_is_an_error(store: Store) -> None:
     with pytest.raises(NotFoundError, match="no version or alias 'candidate'"):
-        Follower(store, "ants-bees@candidate")
+        Follower(Loader(store), "ants-bees@candidate")
     promote(store, "ants-bees@3", "champion")
     with pytest.raises(ServingError, match="golden image"):
-        Follower(store, REF)
+        Follower(Loader(store), REF)
 
 
 def test_a_version_is_computed_on_the_device_of_the_follower(store: Store) -> None:
     nowhere = torch.device("meta")  # computes nothing, so that golden images cannot match
     with pytest.raises(RuntimeError, match="meta"):
-        Follower(store, REF, nowhere)
-    follower = Follower(store, REF, torch.device("cpu"))
-    follower._device = nowhere
+        Follower(Loader(store, Place(device=nowhere)), REF)
+    follower = Follower(Loader(store, Place(device=torch.device("cpu"))), REF)
+    follower._loader = Loader(store, Place(device=nowhere))
     promote(store, "ants-bees@2", "champion")
     assert follower.look()
     assert "meta" in str(follower.refused)
@@ -112,16 +114,16 @@ def test_a_version_is_computed_on_the_device_of_the_follower(store: Store) -> No
 
 def test_a_wait_says_why_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(NotFoundError):
-        Follower.wait_for(store, "ants-bees@candidate", Polling(0.01, patience_s=0.1))
+        Follower.wait_for(Loader(store), "ants-bees@candidate", Polling(0.01, patience_s=0.1))
     assert len([line for line in caplog.messages if "cannot answer yet" in line]) == 1
 
 
 def test_what_cannot_answer_yet_is_waited_for(store: Store) -> None:
     with pytest.raises(NotFoundError, match="no version or alias 'candidate'"):
-        Follower.wait_for(store, "ants-bees@candidate", Polling(0.01, patience_s=0.03))
+        Follower.wait_for(Loader(store), "ants-bees@candidate", Polling(0.01, patience_s=0.03))
     timer = threading.Timer(0.1, promote, (store, "ants-bees@2", "candidate"))
     timer.start()
-    follower = Follower.wait_for(store, "ants-bees@candidate", Polling(0.01, patience_s=60))
+    follower = Follower.wait_for(Loader(store), "ants-bees@candidate", Polling(0.01, patience_s=60))
     timer.join()
     assert follower.predictor.version.version == 2
 
@@ -129,7 +131,7 @@ def test_what_cannot_answer_yet_is_waited_for(store: Store) -> None:
 def test_a_version_with_wrong_golden_images_is_refused_until_the_alias_moves(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    follower = Follower(store, REF)
+    follower = Follower(Loader(store), REF)
     promote(store, "ants-bees@3", "champion")
     assert follower.look()
     said = health(follower)
@@ -154,7 +156,7 @@ def test_a_version_with_wrong_golden_images_is_refused_until_the_alias_moves(
 
 
 def test_a_payload_that_comes_back_is_taken(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    follower = Follower(store, REF)
+    follower = Follower(Loader(store), REF)
     tail = next(key for key, _ in store.scan("models/ants-bees/versions/2/tail"))
     data = store.read(tail).data
     store.write(tail, data[:-1] + bytes([data[-1] ^ 1]))
@@ -171,7 +173,7 @@ def test_a_payload_that_comes_back_is_taken(store: Store, caplog: pytest.LogCapt
 def test_a_store_that_is_away_changes_nothing(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    follower = Follower(store, REF)
+    follower = Follower(Loader(store), REF)
     (tmp_path / "store").rename(tmp_path / "elsewhere")
     (tmp_path / "store").write_text("no directory")
     for _ in range(3):
@@ -187,7 +189,7 @@ def test_a_store_that_is_away_changes_nothing(
 
 
 def test_a_follower_looks_by_itself(store: Store) -> None:
-    follower, stop = Follower(store, REF), threading.Event()
+    follower, stop = Follower(Loader(store), REF), threading.Event()
     thread = threading.Thread(target=follower.follow, args=(0.01, stop))
     thread.start()
     try:
@@ -214,7 +216,7 @@ def test_promotions_back_and_forth_fail_no_request_and_mix_no_versions(
         expected[alone.version.ref] = [
             dict(zip(alone.version.classes, row.tolist(), strict=True)) for row in rows
         ]
-    follower = Follower(store, REF)
+    follower = Follower(Loader(store), REF)
 
     def move() -> None:
         for number in (2, 1, 2, 1, 2):
@@ -293,7 +295,7 @@ def test_requests_in_flight_end_on_the_version_they_began_with(
 
 
 def test_the_old_version_is_freed(store: Store, photograph: Callable[..., bytes]) -> None:
-    follower = Follower(store, REF)
+    follower = Follower(Loader(store), REF)
     # A replica's first version is out of the garbage collector's reach: Ray Serve freezes it.
     gc.disable()
     try:

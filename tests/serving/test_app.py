@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from graft.registry import get_model
 from graft.serving.alias_follower import Current
-from graft.serving.app import MAX_BATCH, create_app
+from graft.serving.app import create_app
+from graft.serving.batching import MAX_BATCH
 from graft.serving.limits import Limits
 from graft.serving.predictor import Predictor
 from graft.store import Store
@@ -218,16 +219,17 @@ def test_health_and_models(app: Any) -> None:
         "model": "ants-bees@1",
         "refused": None,
     }
-    assert ask(app, "/v1/models", "GET").json() == {
-        "models": [
-            {
-                "name": "ants-bees",
-                "version": 1,
-                "arch": "squeezenet1_1",
-                "classes": ["ants", "bees", "wasps"],
-            }
-        ]
+    model = {
+        "name": "ants-bees",
+        "version": 1,
+        "arch": "squeezenet1_1",
+        "classes": ["ants", "bees", "wasps"],
+        "engine": "torch",
+        "engine_reason": "it was asked for",
     }
+    assert ask(app, "/v1/models", "GET").json() == {"models": [model]}
+    assert ask(app, "/v1/models/ants-bees", "GET").json() == model
+    assert ask(app, "/v1/models/wasps", "GET").status_code == 404
 
 
 def test_a_load_balancer_that_asks_the_root_gets_the_health(app: Any) -> None:

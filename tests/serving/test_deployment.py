@@ -23,10 +23,11 @@ from conftest import free_port, start_server
 from graft.cluster.local_ray import DEFAULTS
 from graft.errors import ResourceError, ServingError
 from graft.registry import ModelVersion, get_model, promote
+from graft.serving.engines.choice import EngineChoice
 from graft.serving.keys import new_key, revoke_key
 from graft.serving.predictor import Predictor
 from graft.serving.stats import METRICS
-from graft.store import Store
+from graft.store import Store, read_document
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
@@ -91,7 +92,7 @@ def test_a_served_model_answers_many_at_once_follows_its_alias_and_stops(
 
 @pytest.mark.slow  # Serve starts and stops once more: 10 seconds
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_served_model_wants_a_key_and_says_what_it_does(
+def test_a_served_model_wants_a_key_and_says_what_it_does_by_the_engine_that_won(
     promotable: Store, photograph: Callable[..., bytes], tmp_path: Path
 ) -> None:
     file, log = tmp_path / "keys.json", tmp_path / "access.log"
@@ -100,7 +101,7 @@ def test_a_served_model_wants_a_key_and_says_what_it_does(
     version = get_model(promotable, "ants-bees@1")
     predict, stats = "/v1/models/ants-bees/predict", "/v1/models/ants-bees/stats"
     with (
-        serve_model(promotable, version, port=0, access=access) as url,
+        serve_model(promotable, version, port=0, access=access, engine="auto") as url,
         httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
     ):
 
@@ -112,15 +113,21 @@ def test_a_served_model_wants_a_key_and_says_what_it_does(
         assert answer.status_code == 200
         assert answer.headers.get_list("X-Request-Id") == [f"order-{shop[-4:]}"]
         assert client.post(predict, content=photograph(1)).status_code == 401
+        model = client.get("/v1/models/ants-bees", headers={"X-API-Key": shop}).json()
+        (choice,) = promotable.scan(f"{version.folder}/engines/")
+        record = read_document(promotable, choice[0], EngineChoice)
+        assert (model["engine"], model["engine_reason"]) == (record.engine, record.reason)
+        assert record.images_per_second.keys() == {"torch", "onnx"}
         counted = client.get(stats, headers={"X-API-Key": monitor}).json()
-        assert counted["status"] == {"200": 1, "401": 1}
+        assert counted["status"] == {"200": 2, "401": 1}
 
         def logged() -> list[tuple[int, str | None]]:
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             return [(line["status"], line["key"]) for line in lines]
 
         # A line is written when its answer has been sent.
-        wait_for(lambda: logged() == [(200, "shop"), (401, None), (200, "monitor")])
+        expected = [(200, "shop"), (401, None), (200, "shop"), (200, "monitor")]
+        wait_for(lambda: logged() == expected)
         revoke_key(file, "shop")
         wait_for(lambda: ask(shop).status_code == 401)
         assert client.get("/v1/models", headers={"X-API-Key": monitor}).status_code == 403
@@ -345,7 +352,7 @@ def rayservice(
     def start() -> tuple["subprocess.Popen[bytes]", str]:
         port = free_port()
         arguments = {"store": promotable.uri, "model": "ants-bees", "replicas": 2, "poll_s": 0.2}
-        arguments["no_auth"] = True
+        arguments |= {"no_auth": True, "engine": "torch"}
         application = {
             "name": "served",
             "route_prefix": "/",

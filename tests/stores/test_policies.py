@@ -10,8 +10,10 @@ import pytest
 
 import commands
 from conftest import S3Server
+from graft.activations.lease import hold_lease
 from graft.errors import StoreDenied, StoreError
 from graft.registry import get_model, promote
+from graft.serving.engines.choice import choice_key
 from graft.serving.predictor import Predictor
 from graft.store import Store
 from models import register_model
@@ -74,6 +76,9 @@ def test_who_may_move_the_champion_and_who_may_only_read(
     server = opened(uri, monkeypatch, roles["server"])
     version = get_model(server, "ants-bees")
     Predictor.load(server, version)
+    with hold_lease(server, f"{choice_key(version, 'web')}.lease"):
+        server.create(choice_key(version, "web"), b"{}")
+    server.put(f"exports/{version.trunk_digest}/{version.tail.sha256}", "graph.onnx", b"graph")
     with pytest.raises(StoreDenied):
         promote(server, "ants-bees@1", "other")
     with pytest.raises(StoreError, match="access denied"):

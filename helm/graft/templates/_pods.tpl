@@ -312,6 +312,8 @@ workerGroupSpecs:
      does not start is started again and again, since there may be no version with the alias yet.
      Takes serving's values. */}}
 {{- define "graft.serveEnvironment" -}}
+# torch's threads sleep while they have no work: those that spin take a shared node's CPUs.
+OMP_WAIT_POLICY: PASSIVE
 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S: "80"
 RAY_SERVE_ENABLE_HA_PROXY: "1"
 RAY_SERVE_HAPROXY_BINARY_PATH: /opt/graft/bin/graft-haproxy

@@ -5,6 +5,7 @@ import os
 import torch
 
 from graft.backbones.malloc import keep_freed_memory
+from graft.cpus import fitting_threads
 from graft.errors import ResourceError
 
 
@@ -20,13 +21,14 @@ def set_up_process(cpus: int, gpus: int = 0) -> torch.device:
     work gives the same bits every time.
 
     Args:
-        cpus: logical CPUs that the process has leased; as many threads compute.
+        cpus: logical CPUs that the process has leased; as many threads compute, but no more than
+            it really has CPUs.
         gpus: GPUs that it has leased, 0 or 1.
 
     Raises:
         ResourceError: a GPU was leased, and torch can use none here.
     """
-    torch.set_num_threads(cpus)
+    torch.set_num_threads(fitting_threads(cpus))
     keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

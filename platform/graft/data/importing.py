@@ -5,7 +5,6 @@ shards in a temporary folder. The version's name depends on every image, so the 
 uploaded after the last one; then the manifest makes the version exist.
 """
 
-import os
 import re
 import tempfile
 import uuid
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from graft.cpus import available_cpus
 from graft.data.golden_images import choose_originals, read_originals
 from graft.data.image import MAX_SIDE, Prepared, prepare
 from graft.data.manifest import (
@@ -168,7 +168,7 @@ def _scan(
         explained(f"the temporary folder {folder} (TMPDIR moves it)"),
         closing(ShardWriter(folder)) as writer,
     ):
-        results = _in_order(read, source.files, threads or os.cpu_count() or 1)
+        results = _in_order(read, source.files, threads or available_cpus())
         for done, result in enumerate(results, start=1):
             if isinstance(result, SkippedFile):
                 scan.unusable.append(result)

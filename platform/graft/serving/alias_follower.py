@@ -4,15 +4,11 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from graft.errors import GraftError, StoreError
 from graft.registry import aliases, get_model
+from graft.serving.loader import Loader
 from graft.serving.predictor import Predictor
-from graft.store import Store
-
-if TYPE_CHECKING:
-    import torch
 
 POLL_S = 5.0
 """How often a follower looks where its alias points, in seconds."""
@@ -46,28 +42,27 @@ class Follower(Current):
     """Answers with the version that an alias points at, wherever the alias moves.
 
     A version that cannot be loaded, or whose golden images do not match, is refused: the
-    previous one goes on answering. That one is freed when its last request has ended.
+    previous one goes on answering. That one is freed when its last request has ended. Where its
+    engine does not pass in another replica, it is loaded again, with the one that then answers
+    in all of them.
     """
 
-    def __init__(self, store: Store, ref: str, device: "torch.device | None" = None):
-        """Load the version that `ref`, NAME@ALIAS, points at, onto a device; None: the CPU.
+    def __init__(self, loader: Loader, ref: str):
+        """Load the version that `ref` names: NAME@ALIAS, or NAME@VERSION, which never moves.
 
         Raises:
             NotFoundError: there is no such model or alias yet.
             ServingError: its golden images do not match.
         """
-        super().__init__(Predictor.load(store, get_model(store, ref), device))
-        self._device = device
-        self._store = store
+        super().__init__(loader.load(get_model(loader.store, ref)))
+        self._loader = loader
         self._name, _, self._alias = ref.partition("@")
         # The version number to which the alias last moved, and which was then taken or refused.
         self._handled = self.predictor.version.version
         self._last_logged = ""
 
     @classmethod
-    def wait_for(
-        cls, store: Store, ref: str, polling: Polling, device: "torch.device | None" = None
-    ) -> "Follower":
+    def wait_for(cls, loader: Loader, ref: str, polling: Polling) -> "Follower":
         """Return a follower as soon as `ref` can answer.
 
         Raises:
@@ -77,7 +72,7 @@ class Follower(Current):
         last_logged = ""
         while True:
             try:
-                return cls(store, ref, device)
+                return cls(loader, ref)
             except GraftError as error:
                 if time.monotonic() + polling.every_s > deadline:
                     raise
@@ -100,10 +95,11 @@ class Follower(Current):
         moves.
         """
         try:
-            number = aliases(self._store, self._name).get(self._alias, self._handled)
+            number = self._number()
         except Exception as error:  # whatever it is, requests go on
             self._log_if_new(f"cannot read where {self._name}@{self._alias} points: {_text(error)}")
             return False
+        self._change_engine()
         if number == self._handled:
             if number == self.predictor.version.version:
                 self.refused = None  # the alias is back where it was
@@ -111,8 +107,7 @@ class Follower(Current):
         ref = f"{self._name}@{number}"
         try:
             if number != self.predictor.version.version:
-                version = get_model(self._store, ref)
-                self.predictor = Predictor.load(self._store, version, self._device)
+                self.predictor = self._loader.load(get_model(self._loader.store, ref))
         except Exception as error:
             self.refused = f"{ref}: {_text(error).removeprefix(ref).lstrip(': ')}"
             self._log_if_new(f"{self.predictor.version.ref} goes on, refused is {self.refused}")
@@ -123,6 +118,21 @@ class Follower(Current):
             self._log_if_new(f"{ref} answers from now on")
         self._handled = number
         return True
+
+    def _number(self) -> int:
+        """Return the number of the version that is to answer; one that is named itself stays."""
+        if self._alias.isdecimal():
+            return self._handled
+        return aliases(self._loader.store, self._name).get(self._alias, self._handled)
+
+    def _change_engine(self) -> None:
+        """Load the version again where another replica has found that its engine does not pass."""
+        try:
+            if self._loader.is_outdated(self.predictor):
+                self.predictor = self._loader.load(self.predictor.version)
+        except Exception as error:  # whatever it is, requests go on
+            ref, engine = self.predictor.version.ref, self.predictor.engine.name
+            self._log_if_new(f"{ref} goes on by {engine}: {_text(error)}")
 
     def _log_if_new(self, message: str) -> None:
         """Log a message unless it repeats the last: a store away for a night is one line."""

@@ -24,20 +24,16 @@ from graft import __version__
 from graft.errors import ImageError
 from graft.serving.alias_follower import Current
 from graft.serving.authentication import SCHEMES, Authentication
-from graft.serving.batching import Batcher
+from graft.serving.batching import MAX_BATCH, Batcher
 from graft.serving.decoding import Decoder
 from graft.serving.doors import Doors, caller_of
 from graft.serving.error_responses import Guard, refuse, refuse_image, refuse_parameter
 from graft.serving.exchange import Predicted, Watched, Watcher
 from graft.serving.keys import KeyRing
 from graft.serving.limits import DEFAULT_LIMITS, Limits
+from graft.serving.predictor import Predictor
 from graft.serving.request_body import OPENAPI
 from graft.serving.stats import Counts, Stats
-
-MAX_BATCH = 8
-"""Most images in one forward: more overflow a CPU's caches (SqueezeNet 1.1 at 224 takes a third
-longer per image in batches of 16)."""
-
 
 PROBES = frozenset({"", "/", "/healthz"})
 """Paths that load balancers ask every few seconds: no log or figure has them."""
@@ -75,6 +71,21 @@ class ServedModel(BaseModel):
     version: int
     arch: str
     classes: list[str]
+    engine: str = Field(description="What computes it: torch, or onnx, which is ONNX Runtime.")
+    engine_reason: str = Field(description="Why that one.")
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> "ServedModel":
+        """Return what a predictor answers for."""
+        version = predictor.version
+        return cls(
+            name=version.name,
+            version=version.version,
+            arch=version.arch,
+            classes=list(version.classes),
+            engine=predictor.engine.name,
+            engine_reason=predictor.reason,
+        )
 
 
 class Models(BaseModel):
@@ -277,14 +288,13 @@ def _add_descriptions(app: FastAPI, current: Current) -> None:
     @app.get("/v1/models")
     async def models() -> Models:
         """List the models that this server answers for."""
-        version = current.predictor.version
-        model = ServedModel(
-            name=version.name,
-            version=version.version,
-            arch=version.arch,
-            classes=list(version.classes),
-        )
-        return Models(models=[model])
+        return Models(models=[ServedModel.of(current.predictor)])
+
+    @app.get("/v1/models/{name}", responses={"4XX": {"model": Refusal}})
+    async def model(name: str) -> ServedModel:
+        """Tell which version answers for a model, and what computes it."""
+        check_name(name, current.predictor.version.name)
+        return ServedModel.of(current.predictor)
 
     @app.get("/", include_in_schema=False)  # what load balancers ask by default
     @app.get("/healthz", openapi_extra={"security": []})

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,18 +29,21 @@ from ray.serve.schema import ApplicationStatusOverview
 
 from graft import errors
 from graft.backbones.process_setup import set_up_process
+from graft.cpus import fitting_threads
 from graft.errors import GraftError, ResourceError, ServingError
-from graft.registry import CHAMPION, ModelVersion, get_model
+from graft.registry import CHAMPION, ModelVersion
 from graft.serving import haproxy, keys
 from graft.serving.access_log import AccessLog
-from graft.serving.alias_follower import POLL_S, Current, Follower, Polling
+from graft.serving.alias_follower import POLL_S, Follower, Polling
 from graft.serving.app import create_app
+from graft.serving.engines.choice import Place
+from graft.serving.engines.engine import EngineSetting
 from graft.serving.keys import KeyRing
 from graft.serving.limits import DEFAULT_LIMITS, MOST_MEGAPIXELS, Limits
+from graft.serving.loader import Loader
 from graft.serving.origins import checked_origin
-from graft.serving.predictor import Predictor
 from graft.serving.ray_metrics import RayMetrics
-from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
+from graft.spec.section import AliasName, Id, Name, Positive, PositiveFloat, Section
 from graft.store import Store
 
 READY_TIMEOUT_S = 60.0
@@ -65,7 +68,7 @@ class Capacity:
 
     replicas: int = 1
     cpus_per_replica: int = 1
-    """Logical CPUs of each replica, and its number of torch threads."""
+    """Logical CPUs of each replica, and the most threads that compute in it."""
 
 
 ONE_REPLICA = Capacity()
@@ -96,22 +99,23 @@ class Replica:
         self,
         store_uri: str,
         ref: str,
-        cpus: int,
-        polling: Polling | None,
+        place: Place,
+        polling: Polling,
         access: Access,
         limits: Limits,
     ):
-        """Load a model version for good, or with `polling` follow the alias of `ref`."""
+        """Load what `ref` names, and follow its alias and its engine.
+
+        `place` is where it answers, but for the threads and the device that this process gets.
+        """
         _listen_at_this_node_alone()
-        device = set_up_process(cpus, len(ray.get_gpu_ids()))
+        device = set_up_process(place.threads, len(ray.get_gpu_ids()))
+        threads = fitting_threads(place.threads)
         _log_to_stderr()
         ring = KeyRing(Path(access.keys)) if access.keys else None
-        store = Store.open(store_uri)
-        if polling is None:
-            current = Current(Predictor.load(store, get_model(store, ref), device))
-        else:
-            current = follower = Follower.wait_for(store, ref, polling, device)
-            _in_background(follower.follow, polling.every_s)
+        loader = Loader(Store.open(store_uri), replace(place, threads=threads, device=device))
+        current = Follower.wait_for(loader, ref, polling)
+        _in_background(current.follow, polling.every_s)
         if ring is not None:
             _in_background(ring.follow, keys.POLL_S)
         self._metrics = RayMetrics(current)
@@ -119,7 +123,7 @@ class Replica:
         # Ray Serve puts X-Request-Id into answers itself.
         self._app = create_app(
             current,
-            decode_threads=cpus + 1,
+            decode_threads=threads + 1,
             limits=limits,
             origins=access.origins,
             ring=ring,
@@ -155,7 +159,11 @@ class Following(Section):
     replicas: Positive = 1
     """Processes that answer."""
     cpus_per_replica: Positive = 1
-    """Logical CPUs that each replica reserves, and its number of torch threads."""
+    """Logical CPUs that each replica reserves, and the most threads that compute in it."""
+    engine: EngineSetting = "auto"
+    """What computes: the faster one that passes on all replicas' processors, or the one named."""
+    deployment: Id = "default"
+    """Name of these replicas in the store, where what `auto` has chosen for them is recorded."""
     poll_s: PositiveFloat = POLL_S
     """How often each replica looks where the alias points, in seconds."""
     keys: str | None = None
@@ -197,8 +205,9 @@ def following(args: Following) -> Application:
     polling = Polling(args.poll_s, PATIENCE_S)
     access = Access(args.keys, args.access_log, args.origins)
     limits = Limits(megapixels=args.max_megapixels)
-    ref, cpus = f"{args.model}@{args.alias}", capacity.cpus_per_replica
-    return deployment.bind(args.store, ref, cpus, polling, access, limits)
+    place = Place(args.engine, args.deployment, args.cpus_per_replica)
+    ref = f"{args.model}@{args.alias}"
+    return deployment.bind(args.store, ref, place, polling, access, limits)
 
 
 def _deployment(name: str, capacity: Capacity, tries: int, stop_s: float) -> Deployment:
@@ -272,6 +281,7 @@ def serve_model(
     alias: str | None = None,
     access: Access = FOR_ALL,
     limits: Limits = DEFAULT_LIMITS,
+    engine: EngineSetting = "torch",
 ) -> Iterator[str]:
     """Serve a version on the connected Ray until the block ends; yields the URL once it answers.
 
@@ -288,9 +298,11 @@ def serve_model(
             version is served for good.
         access: who may ask, and where it is written who did.
         limits: what each replica bears.
+        engine: what computes; what `auto` chooses is recorded in the store for this machine.
 
     Raises:
-        ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for.
+        ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for, or the
+            engine is not installed.
         ServingError: a replica's golden images do not give the recorded outputs, or the
             server does not come up.
     """
@@ -318,8 +330,8 @@ def serve_model(
             controller_options={"runtime_env": {"env_vars": _fast_path(folder.name, host)}},
         )
         ref = f"{version.name}@{alias}" if alias else version.ref
-        polling = Polling() if alias else None
-        application = deployment.bind(store.uri, ref, cpus, polling, access, limits)
+        place = Place(engine, _this_machine(), cpus)
+        application = deployment.bind(store.uri, ref, place, Polling(), access, limits)
         try:
             serve.run(application, name=version.name)
         except RuntimeError as error:
@@ -327,6 +339,12 @@ def serve_model(
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
         _wait_until_ready(url)
         yield url
+
+
+def _this_machine() -> str:
+    """Return the name of this machine, as a key of the store may have it."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).strip("._-")
+    return f"on-{name}"
 
 
 def _stop() -> None:
@@ -347,6 +365,7 @@ def _fast_path(folder: str, host: str = "127.0.0.1") -> dict[str, str]:
         "RAY_SERVE_HAPROXY_BINARY_PATH": haproxy.script(),
         haproxy.HOST: host,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads sleep, too, while they have no work
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",

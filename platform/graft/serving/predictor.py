@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from graft.registry import ModelVersion
-from graft.serving.engines.choice import Place, choose_engine, proved_torch
+from graft.serving.engines.choice import Candidates, Place
 from graft.serving.engines.engine import Engine
 from graft.serving.engines.golden import prepare
 from graft.store import Store
@@ -23,9 +23,11 @@ class Predictor:
     `prepare` may run in many threads at once, `predict` and `logits` in one at a time.
     """
 
-    def __init__(self, version: ModelVersion, engine: Engine):
+    def __init__(self, version: ModelVersion, engine: Engine, reason: str = "it was asked for"):
+        """Answer by an engine that has been proved; `reason` says why it is this one."""
         self.version = version
         self.engine = engine
+        self.reason = reason
 
     @classmethod
     def load(
@@ -37,12 +39,7 @@ class Predictor:
             ServingError: a golden image's logits differ by more than its tolerance.
             StoreError: a payload is missing or damaged.
         """
-        return cls(version, proved_torch(store, version, device))
-
-    @classmethod
-    def load_at(cls, store: Store, version: ModelVersion, place: Place) -> "Predictor":
-        """Load a version with the engine that answers for it at a place; errors as `load`'s."""
-        return cls(version, choose_engine(store, version, place).engine)
+        return cls(version, Candidates(store, version, Place(device=device)).torch)
 
     def prepare(self, data: bytes) -> NDArray[np.uint8]:
         """Decode an image file and return its evaluation view: (crop, crop, 3) uint8.

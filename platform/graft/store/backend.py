@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from graft.errors import ObjectDamaged, ObjectNotFound, StoreError, StoreLost
+from graft.errors import ObjectDamaged, ObjectNotFound, StoreDenied, StoreError, StoreLost
 
 _AWAY = (
     errno.ECONNREFUSED,
@@ -152,8 +152,10 @@ def explained(location: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ObjectNotFound(f"{location} does not exist") from error
     except PermissionError as error:
-        raise StoreError(f"{location}: permission denied; check the directory's owner") from error
+        raise StoreDenied(f"{location}: permission denied; check the directory's owner") from error
     except OSError as error:
+        if error.errno == errno.EROFS:
+            raise StoreDenied(f"{location}: its file system is mounted read-only") from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"{location}: no space left; nothing was committed") from error
         if error.errno in _AWAY:

@@ -6,7 +6,6 @@ like a run's. Whoever trains or measures the trial later takes its spec from the
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from graft.activations.key import BYTES, Dtype
 from graft.backbones.flops import part_costs
 from graft.backbones.process_setup import has_gpu, set_up_process
 from graft.backbones.transfer_model import build, build_on_meta
+from graft.cpus import available_cpus
 from graft.data.image import decode
 from graft.data.manifest import DatasetVersion, Image, open_dataset
 from graft.data.subset import choose_subset
@@ -122,7 +122,7 @@ def measure_throughput(store: Store, trial: Resolved) -> Throughput:
     second or two, and longer for a large network's first pass. On a busy machine the result is too
     low.
     """
-    spec, cores = trial.spec, len(os.sched_getaffinity(0))
+    spec, cores = trial.spec, available_cpus()
     dataset = open_dataset(store, spec.dataset.name, spec.dataset.version)
     preprocess = spec.preprocess or Preprocess()
     classes = len(dataset.manifest.classes)

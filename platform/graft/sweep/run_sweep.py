@@ -19,6 +19,7 @@ from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms
 from graft.activations.ray_tasks import TaskResources, TaskSetup, fill_on_ray, measure_on_ray
 from graft.backbones.process_setup import set_up_process
+from graft.cpus import available_cpus
 from graft.data.manifest import open_dataset
 from graft.errors import Interrupted, ResourceError
 from graft.registry import Fence, Mover
@@ -174,7 +175,7 @@ class _Driver:
             device = "cuda" if self._scaling.gpus_per_worker else "cpu"
             filler = Filler(device, self._measure_on_ray, self._fill_on_ray)
         else:
-            set_up_process(len(os.sched_getaffinity(0)))
+            set_up_process(available_cpus())
             filler = fill_here(self._recorder)
         persist(lambda: cache_shared_trunks(self._store, readers, filler, self._recorder))
 
@@ -185,7 +186,7 @@ class _Driver:
             left = self._recorder.seconds_left
             if self._only_drives:
                 return batch_on_ray(self._setup, batch, self._scaling, left)
-            ranks = Ranks.alone(set_up_process(len(os.sched_getaffinity(0))))
+            ranks = Ranks.alone(set_up_process(available_cpus()))
             process = TrialProcess(self._store, self._id, self._setup.selection, ranks)
             return train_together(process, batch, self._recorder.advanced, left)
 

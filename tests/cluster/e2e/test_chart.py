@@ -204,7 +204,8 @@ def test_upgrade_from_the_first_chart_while_a_job_runs_and_a_model_is_served(
         with asked_steadily(url, "photos", an_image(team, tmp_path).read_bytes()) as seen:
             less = {"head__memory": "3Gi", "classes": {"cpu": cpu | {"tmp": "1Gi"}}}
             # KubeRay has changed fields of what the first chart made, which later ones leave.
-            new = {"serving": serving | {"noAuth": True}}  # as the first chart had it
+            # Everybody may ask, and torch answers, as with the first chart.
+            new = {"serving": serving | {"noAuth": True, "engine": "torch"}}
             install(cluster, namespace, tmp_path, "--force-conflicts", **new, **less)
             (profile,) = cluster.find("configmaps", namespace, "graft.dev/profile=true")
             assert "min_client" in profile["data"]["profile.yaml"]

@@ -1,6 +1,5 @@
 """`graft backbones ls|show|verify|rank`: architectures, their stages, and how they compare."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -187,6 +186,7 @@ def _measured(
     """Measure all candidates on this process's CPUs."""
     from graft.backbones.process_setup import set_up_process
     from graft.cli.show.output import counting, note
+    from graft.cpus import available_cpus
     from graft.report.shortlist.rank import candidate_spec, measure_candidate
 
     def waiting(holder: str) -> None:
@@ -194,7 +194,7 @@ def _measured(
 
     # All specs first: weights that cannot be had are an error before anything is computed.
     specs = [candidate_spec(store, images, backbone) for backbone in backbones]
-    set_up_process(len(os.sched_getaffinity(0)))
+    set_up_process(available_cpus())
     measured = []
     for spec in specs:
         with counting(f"{spec.backbone.arch}'s features") as progress:

@@ -1,7 +1,5 @@
 """`graft evaluate MODEL`: how good a model version is, on a page."""
 
-import os
-
 from graft.cli.options import (
     DEFAULT_STORE,
     DatasetRef,
@@ -49,10 +47,11 @@ def evaluate(
     if has_report(opened, report_id):
         report = read_report(opened, report_id)  # at once, without torch
     else:
+        from graft.cpus import available_cpus
         from graft.report.evaluation.evaluate import evaluate
         from graft.spec import Scaling
 
-        cpus = len(os.sched_getaffinity(0))
+        cpus = available_cpus()
         scaling = Scaling(cpus_per_worker=cpus, gpus_per_worker=gpus)
         with counting("predicting") as progress:
             report = evaluate(opened, version, images, chosen, scaling, progress)

@@ -1,6 +1,5 @@
 """`graft models ls|show|compare|promote|export|history`: registered models, their aliases."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -181,10 +180,11 @@ def compare(
     check_classes(*versions)
     images, chosen = evaluation_images(opened, versions[0], dataset, split)
 
+    from graft.cpus import available_cpus
     from graft.report.evaluation.evaluate import compare_versions
     from graft.spec import Scaling
 
-    scaling = Scaling(cpus_per_worker=len(os.sched_getaffinity(0)), gpus_per_worker=gpus)
+    scaling = Scaling(cpus_per_worker=available_cpus(), gpus_per_worker=gpus)
     with counting("predicting") as progress:
         comparison = compare_versions(opened, *versions, images, chosen, scaling, progress)
     emit(comparison.model_dump(mode="json"), json, lambda: comparison_page(comparison))

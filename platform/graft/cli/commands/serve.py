@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,8 +22,15 @@ def serve(
     ] = "127.0.0.1",
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     cpus_per_replica: Annotated[
-        int, typer.Option(min=1, help="CPUs that each reserves, and its torch threads.")
+        int, typer.Option(min=1, help="CPUs that each reserves, and the most threads that compute.")
     ] = 1,
+    engine: Annotated[
+        Literal["auto", "torch", "onnx"],
+        typer.Option(
+            envvar="GRAFT_ENGINE",
+            help="What computes. onnx: ONNX Runtime. auto: the faster of them that answers alike.",
+        ),
+    ] = "auto",
     keys: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Who may ask: the keys that `graft keys new` makes."),
@@ -108,6 +115,7 @@ def serve(
                     alias,
                     access,
                     Limits(megapixels=max_megapixels),
+                    engine,
                 )
             )
             status.stop()

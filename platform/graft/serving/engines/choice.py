@@ -1,53 +1,56 @@
 """Which engine answers for a version in a deployment: raced once, and recorded in the store.
 
 All replicas of a deployment take the recorded one, and so does a restart: so they answer alike.
-ONNX Runtime's graph of a version is kept beside the record, for replicas to come.
 """
 
 import contextlib
+import logging
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as release_of
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field
 
+from graft.activations.lease import hold_lease
 from graft.backbones.trunk import load_model
 from graft.errors import (
-    GraftError,
+    InputError,
     ObjectChanged,
     ObjectExists,
     ObjectNotFound,
+    ResourceError,
     ServingError,
     StoreDenied,
-    StoreError,
 )
 from graft.registry import ModelVersion
-from graft.serving.engines.description import Network
-from graft.serving.engines.engine import Engine, EngineName, OnnxEngine, TorchEngine
-from graft.serving.engines.forms import FORMS
+from graft.serving.engines.engine import Engine, EngineName, EngineSetting, OnnxEngine, TorchEngine
 from graft.serving.engines.golden import GoldenImages
-from graft.spec import Name, Section
-from graft.store import ObjectRef, Store, document_bytes
-from graft.store.documents import parse_document
+from graft.serving.engines.kept_graph import onnx_graph
+from graft.spec import Id, Section
+from graft.store import Store, document_bytes
+from graft.store.documents import find_document, parse_document
 from graft.store.retries import swaps
 
 E = TypeVar("E", bound=Engine)
 
-RACE_S = 1.0
-"""Seconds that each engine computes for in a race, after a first batch that warms it."""
+ROUNDS = 3
+"""Each engine computes in so many turns, of which its best counts: a neighbour disturbs some."""
+TURN_S = 0.5
+"""Seconds of a turn, after a first batch that warms it."""
 BATCHES = (1, 8)
 """Sizes of the batches that it computes in turn: an idle server's, and a busy one's."""
 AHEAD = 1.1
 """How many times faster than torch another engine has to be, to be taken."""
+
+logger = logging.getLogger(__name__)
 
 
 class EngineChoice(Section):
@@ -58,119 +61,184 @@ class EngineChoice(Section):
     """Why this one, in a line."""
     images_per_second: dict[EngineName, float]
     """What the race measured; empty where there was none."""
-    graph: ObjectRef | None = None
-    """ONNX graph, where ONNX Runtime answers."""
-    threads: int = Field(gt=0)
-    processor: str
-    """Of the machine that decided."""
+    passed: tuple[str, ...]
+    """Processors on which it has given the golden logits."""
     releases: dict[str, str]
-    """Releases of the engines that raced."""
+    """Releases of what could have raced where it was chosen."""
     chosen: str
     """ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a version answers."""
+    """Where a version answers, and how its engine is chosen there."""
 
-    deployment: Name
+    engine: EngineSetting = "torch"
+    deployment: Id = "none"
     """Its replicas answer alike."""
-    threads: int
+    threads: int = 1
     device: torch.device | None = None
     """None: the CPU."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.device is not None and self.device.type == "cuda"
+
+
+ON_CPU = Place()
+"""Where torch answers in this process alone."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """An engine that has proved right on this machine, and why it is this one."""
+    """An engine that has proved right in this process, and why it is this one."""
 
     engine: Engine
-    choice: EngineChoice
+    reason: str
+
+
+class Candidates:
+    """The engines of a version at a place, each loaded as it is asked for, and proved.
+
+    They raise ServingError where one does not give the golden logits, ResourceError where it is
+    not installed, and StoreError where a payload is missing or damaged.
+    """
+
+    def __init__(self, store: Store, version: ModelVersion, place: Place = ON_CPU):
+        self._store, self._version, self._place = store, version, place
+        self._golden = GoldenImages.read(store, version)
+
+    @property
+    def crop(self) -> int:
+        """Width and height of the images that they take."""
+        return self._version.contract.crop
+
+    @cached_property
+    def torch(self) -> TorchEngine:
+        """On the place's device."""
+        model, contract = load_model(self._store, self._version), self._version.contract
+        return self._proved(TorchEngine(model, contract, self._place.device))
+
+    @cached_property
+    def onnx(self) -> OnnxEngine:
+        """On CPUs."""
+        if self._place.on_gpu:
+            raise InputError(
+                "engine onnx computes on CPUs, and this replica has a GPU; choose torch, or auto"
+            )
+        graph = onnx_graph(self._store, self._version)
+        return self._proved(OnnxEngine(graph, self._place.threads))
+
+    def _proved(self, engine: E) -> E:
+        replay = self._golden.replay(self._version.contract, engine.logits)
+        if not replay.holds:
+            raise ServingError(
+                f"{self._version.ref} does not give its recorded outputs and takes no traffic: "
+                f"{replay}; serve another version, or train this one again"
+            )
+        return engine
 
 
 def choose_engine(store: Store, version: ModelVersion, place: Place) -> Chosen:
-    """Return the engine that answers for a version in a deployment; the first one to ask decides.
+    """Return the engine that answers for a version at a place.
 
-    Where the recorded engine does not give the golden logits on this machine, torch answers in all
-    replicas from then on. A server that may not write to the store takes torch, so that its
-    replicas answer alike, too.
-
-    Raises:
-        ServingError: torch itself does not give them.
-        StoreError: a payload is missing or damaged.
-    """
-    golden = GoldenImages.read(store, version)
-    key = choice_key(version, place.deployment)
-    for _ in swaps(f"{store.uri}/{key}"):
-        try:
-            stored = store.read(key)
-        except ObjectNotFound:
-            try:
-                chosen = _race(store, version, place, golden)
-                store.create(key, document_bytes(chosen.choice))
-            except ObjectExists:
-                continue  # another replica was first
-            except StoreDenied:
-                why = "this server may not record another choice in the store"
-                return _torch(store, version, place, golden, why)
-            return chosen
-        choice = parse_document(store, key, stored.data, EngineChoice)
-        try:
-            return Chosen(_prove(_recorded(store, version, place, choice), version, golden), choice)
-        except ServingError as error:
-            if choice.engine == "torch":
-                raise
-            chosen = _torch(store, version, place, golden, f"{choice.engine} here: {error}")
-        with contextlib.suppress(ObjectChanged):
-            store.replace(key, document_bytes(chosen.choice), stored.etag)
-            return chosen
-    raise AssertionError("swaps ends by raising")
-
-
-def proved_torch(
-    store: Store, version: ModelVersion, device: torch.device | None = None
-) -> TorchEngine:
-    """Return torch as the engine of a version, once it has given the golden logits.
+    With `auto`, the first replica of a deployment that asks lets them race, and records the
+    faster one for all. Where that one does not pass on another kind of processor, torch answers in
+    all replicas from then on. Nothing is recorded, and torch answers, where ONNX Runtime is not
+    installed, or the store may not be written.
 
     Raises:
-        ServingError: it does not.
+        ServingError: torch, or the engine that was asked for, does not give the golden logits.
+        ResourceError: the engine that was asked for is not installed.
+        InputError: it does not compute there.
         StoreError: a payload is missing or damaged.
     """
-    engine = TorchEngine(load_model(store, version), version.contract, device)
-    return _prove(engine, version, GoldenImages.read(store, version))
+    candidates = Candidates(store, version, place)
+    if place.engine == "torch":
+        return Chosen(candidates.torch, "it was asked for")
+    if place.engine == "onnx":
+        return Chosen(candidates.onnx, "it was asked for")
+    if place.on_gpu:
+        return Chosen(candidates.torch, "no other engine computes on GPUs")
+    try:
+        return _agreed(store, choice_key(version, place.deployment), candidates)
+    except StoreDenied as error:
+        reason = f"this server may not record which engine is faster: {error}"
+    except ResourceError as error:
+        reason = str(error)
+    return Chosen(candidates.torch, reason)
 
 
-def choice_key(version: ModelVersion, deployment: Name) -> str:
+def recorded_engine(store: Store, version: ModelVersion, place: Place) -> EngineName | None:
+    """Return the engine that the store says answers for a version at a place; None: it does not."""
+    choice = find_document(store, choice_key(version, place.deployment), EngineChoice)
+    return choice.engine if choice else None
+
+
+def choice_key(version: ModelVersion, deployment: Id) -> str:
     """Return where the choice for a deployment lies."""
     return f"{version.folder}/engines/{deployment}.json"
 
 
-def _race(store: Store, version: ModelVersion, place: Place, golden: GoldenImages) -> Chosen:
-    """Let the engines that prove right compute in turn, and return the fastest."""
-    if place.device is not None and place.device.type != "cpu":
-        return _torch(store, version, place, golden, "torch alone computes on GPUs here")
-    chosen = _torch(store, version, place, golden, "no other engine")
+def _agreed(store: Store, key: str, candidates: Candidates) -> Chosen:
+    """Return the recorded engine, and record first what this process can add to it.
+
+    Raises:
+        StoreDenied: it may not.
+        ResourceError: nothing is recorded, and there is none but torch here.
+    """
+    here = processor()
+    for _ in swaps(f"{store.uri}/{key}"):
+        try:
+            stored = store.read(key)
+        except ObjectNotFound:
+            with hold_lease(store, f"{key}.lease"):  # a race beside another would measure both
+                if not store.exists(key):
+                    with contextlib.suppress(ObjectExists):
+                        store.create(key, document_bytes(_race(candidates)))
+            continue
+        choice = parse_document(store, key, stored.data, EngineChoice)
+        if choice.engine == "torch":
+            return Chosen(candidates.torch, choice.reason)
+        try:
+            engine = candidates.onnx
+        except (ResourceError, ServingError) as error:
+            logger.warning(f"torch answers in all replicas from now on: {error}")
+            choice = _choice("torch", f"onnx does not pass on {here}: {error}")
+        else:
+            if here in choice.passed:
+                return Chosen(engine, choice.reason)
+            choice = choice.model_copy(update={"passed": (*choice.passed, here)})
+        with contextlib.suppress(ObjectChanged):
+            store.replace(key, document_bytes(choice), stored.etag)
+    raise AssertionError("swaps ends by raising")
+
+
+def _race(candidates: Candidates) -> EngineChoice:
+    """Let the engines that prove right compute in turn, and choose the fastest.
+
+    Raises:
+        ResourceError: there is none but torch here.
+    """
+    torch_engine = candidates.torch
     try:
-        with TemporaryDirectory(prefix="graft-graph-") as folder:
-            path = Path(folder, "model.onnx")
-            FORMS["onnx"].write(load_model(store, version), Network.of(version), path)
-            rival = _prove(OnnxEngine(path, place.threads), version, golden)
-            graph = store.put(f"{version.folder}/engines", "graph.onnx", path)
-    except StoreError:
-        raise
-    except GraftError as error:  # not installed, not to be exported, or it answers otherwise
-        return replace(chosen, choice=_choice(place, "torch", f"not onnxruntime: {error}"))
-    crop = version.contract.crop
-    speeds = {one.name: images_per_second(one, crop) for one in (chosen.engine, rival)}
-    ratio = speeds["onnxruntime"] / speeds["torch"]
+        engines = (torch_engine, candidates.onnx)
+    except ServingError as error:
+        return _choice("torch", f"onnx does not pass on {processor()}: {error}")
+    crop = candidates.crop
+    turns = [{one.name: images_per_second(one, crop) for one in engines} for _ in range(ROUNDS)]
+    speeds: dict[EngineName, float] = {
+        one.name: round(max(turn[one.name] for turn in turns), 1) for one in engines
+    }
+    ratio = speeds["onnx"] / speeds["torch"]
     if ratio < AHEAD:
-        why = f"onnxruntime is {ratio:.2f} times as fast, which is not enough"
-        return replace(chosen, choice=_choice(place, "torch", why, speeds))
-    why = f"{ratio:.2f} times as fast as torch"
-    return Chosen(rival, _choice(place, "onnxruntime", why, speeds, graph))
+        reason = f"onnx is {ratio:.2f} times as fast as torch, which is not enough"
+        return _choice("torch", reason, speeds)
+    return _choice("onnx", f"it is {ratio:.2f} times as fast as torch", speeds)
 
 
-def images_per_second(engine: Engine, crop: int, seconds: float = RACE_S) -> float:
+def images_per_second(engine: Engine, crop: int, seconds: float = TURN_S) -> float:
     """Measure how many images an engine computes in a second, in batches of `BATCHES` in turn."""
     batches = [np.zeros((count, crop, crop, 3), np.uint8) for count in BATCHES]
     for batch in batches:
@@ -192,57 +260,14 @@ def processor() -> str:
     return platform.machine()
 
 
-def _recorded(store: Store, version: ModelVersion, place: Place, choice: EngineChoice) -> Engine:
-    """Return the engine that a choice names.
-
-    Raises:
-        ServingError: this process cannot run it.
-    """
-    if choice.graph is None:
-        return TorchEngine(load_model(store, version), version.contract, place.device)
-    graph = store.get_shared(f"{version.folder}/engines", choice.graph)
-    try:
-        return OnnxEngine(graph, place.threads)
-    except ImportError as error:
-        raise ServingError("it is not installed") from error
-
-
-def _torch(
-    store: Store, version: ModelVersion, place: Place, golden: GoldenImages, reason: str
-) -> Chosen:
-    engine = TorchEngine(load_model(store, version), version.contract, place.device)
-    return Chosen(_prove(engine, version, golden), _choice(place, "torch", reason))
-
-
-def _prove(engine: E, version: ModelVersion, golden: GoldenImages) -> E:
-    """Return the engine, once it has given what training recorded.
-
-    Raises:
-        ServingError: it does not.
-    """
-    replay = golden.replay(version.contract, engine.logits)
-    if not replay.holds:
-        raise ServingError(
-            f"{version.ref} does not give its recorded outputs and takes no traffic: {replay}; "
-            "serve another version, or train this one again"
-        )
-    return engine
-
-
 def _choice(
-    place: Place,
-    engine: EngineName,
-    reason: str,
-    speeds: Mapping[EngineName, float] | None = None,
-    graph: ObjectRef | None = None,
+    engine: EngineName, reason: str, speeds: Mapping[EngineName, float] | None = None
 ) -> EngineChoice:
     return EngineChoice(
         engine=engine,
         reason=reason,
         images_per_second=dict(speeds or {}),
-        graph=graph,
-        threads=place.threads,
-        processor=processor(),
+        passed=(processor(),),
         releases=_releases(),
         chosen=datetime.now(UTC).isoformat(),
     )

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from graft.backbones.transfer_model import TransferModel
 from graft.data.loader import to_tensor
+from graft.errors import ResourceError, ServingError
 from graft.spec import Contract
 
-EngineName = Literal["torch", "onnxruntime"]
+EngineName = Literal["torch", "onnx"]
+EngineSetting = Literal["auto", "torch", "onnx"]
+"""`auto`: the one that a race has shown to be the fastest."""
 
 
 class Engine(Protocol):
@@ -46,19 +49,33 @@ class TorchEngine:
 class OnnxEngine:
     """ONNX Runtime on CPUs, with threads that sleep while they have no work."""
 
-    name: EngineName = "onnxruntime"
+    name: EngineName = "onnx"
 
     def __init__(self, graph: Path | bytes, threads: int):
-        import onnxruntime
+        """Load a graph.
 
+        Raises:
+            ResourceError: ONNX Runtime is not installed.
+            ServingError: it does not take the graph.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ResourceError(
+                "ONNX needs onnxruntime, which is not installed: pip install 'graft-vision[onnx]'"
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Threads that spin take a shared node's CPUs from those who could work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session: Any = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # of many kinds, and ONNX Runtime's own
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ServingError(f"ONNX Runtime does not take the graph: {reason}") from error
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine`."""

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from graft.backbones.transfer_model import TransferModel, build
+from graft.cpus import available_cpus
 from graft.errors import ResourceError, ServingError
 from graft.serving.engines.description import FormName, Network
+from graft.serving.engines.engine import OnnxEngine
 from graft.serving.engines.golden import Logits
-from graft.serving.engines.graph import PixelNetwork, as_graph, quiet
+from graft.serving.engines.graph import PixelNetwork, as_graph, cannot_be_written, quiet
 from graft.spec import Backbone
 
 IMAGES = "pixels (batch, {crop}, {crop}, 3) uint8, RGB, not normalised"
@@ -46,28 +48,22 @@ class Form:
 def _write_onnx(model: TransferModel, network: Network, path: Path) -> None:
     _onnx("onnxscript")  # torch imports it
     _onnx("onnxruntime")
-    with quiet():
-        program = torch.onnx.export(
-            as_graph(model, network.preprocessing),
-            dynamo=True,
-            input_names=["pixels"],
-            output_names=["logits"],
-            verbose=False,
-        )
-    if program is None:  # as it is only with an `f`
-        raise ServingError(f"torch gave no ONNX of {network.arch}")
-    program.model.metadata_props["graft"] = network.model_dump_json()
-    program.save(path)
+    graph = as_graph(model, network.preprocessing)
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                graph, dynamo=True, input_names=["pixels"], output_names=["logits"], verbose=False
+            )
+        if program is None:  # as it is only with an `f`
+            raise ServingError("torch gave none")
+        program.model.metadata_props["graft"] = network.model_dump_json()
+        program.save(path)
+    except Exception as error:  # of many kinds, and torch's own
+        raise cannot_be_written(network.arch, "ONNX", error) from error
 
 
 def _read_onnx(path: Path, network: Network) -> Logits:
-    session = _onnx("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def logits(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        computed: NDArray[np.float32] = session.run(["logits"], {"pixels": images})[0]
-        return computed
-
-    return logits
+    return OnnxEngine(path, available_cpus()).logits
 
 
 def _onnx(module: str) -> Any:

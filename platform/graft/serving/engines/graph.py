@@ -48,11 +48,15 @@ def as_graph(model: TransferModel, preprocess: Preprocess) -> ExportedProgram:
         with torch.no_grad(), quiet(), _plain_attention():
             return torch.export.export(network, (pixels,), dynamic_shapes=({0: Dim("batch")},))
     except Exception as error:  # of many kinds, and torch's own
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ServingError(
-            f"{model.stages.arch} cannot be written as a graph: {reason}; "
-            "--format safetensors exports its weights"
-        ) from error
+        raise cannot_be_written(model.stages.arch, "a graph", error) from error
+
+
+def cannot_be_written(arch: str, form: str, error: Exception) -> ServingError:
+    """Return what is raised where torch cannot write an architecture, in its own words."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ServingError(
+        f"{arch} cannot be written as {form}: {reason}; --format safetensors exports its weights"
+    )
 
 
 @contextlib.contextmanager
