@@ -1,6 +1,7 @@
 """A real model with random weights, registered as training registers one."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from safetensors.numpy import save
 
 from graft.backbones.transfer_model import build
 from graft.backbones.trunk import publish_stages, tensors_to_bytes, trunk_chain
+from graft.backbones.weights import load_file
 from graft.data.image import decode
 from graft.data.loader import to_tensor
 from graft.data.views import evaluation_view
@@ -44,24 +46,29 @@ def register_model(
     freeze: int | str = -2,
     crop: int = 64,
     trunk_seed: int | None = None,
+    contract: Contract | None = None,
+    weights: Path | None = None,
 ) -> ModelVersion:
     """Register a model with random weights; `golden_shift` falsifies the recorded logits.
 
     With `dead`, every logit is 0: SqueezeNet ends with a ReLU. Versions of one `trunk_seed` begin
-    with the same weights, as far as they are frozen.
+    with the same weights, as far as they are frozen. A `contract` comes before `crop`; with
+    `weights`, a file, all but the head is not random.
     """
     backbone = Backbone(arch=arch, weights="none", freeze=freeze)
     torch.manual_seed(seed)
-    model = build(backbone, LinearHead(), len(classes), crop).eval()
+    contract = contract or Contract(resize=crop + 8, crop=crop, max_side=crop + 16)
+    model = build(backbone, LinearHead(), len(classes), contract.crop).eval()
+    if weights:
+        load_file(str(weights), model)
     if trunk_seed is not None:
         torch.manual_seed(trunk_seed)
-        frozen = build(backbone, LinearHead(), 2, crop)
+        frozen = build(backbone, LinearHead(), 2, contract.crop)
         for index in range(frozen.depth):
             model.load_some(frozen.stage_state(index))
         model = model.cut(model.depth).eval()
     if dead:
         model.network.get_parameter(f"{model.stages.last}.bias").data.fill_(-1e6)
-    contract = Contract(resize=crop + 8, crop=crop, max_side=crop + 16)
     chain = trunk_chain(model, contract)
     publish_stages(store, model, chain)
     files = [encoded(picture(seed)) for seed in range(3)]

@@ -1,153 +1,245 @@
-"""Serving: HTTP requests/s of a served model against images/s of the bare model.
+"""Serving: JPEG in, JSON out, 16 clients on 2 cores, against the bare engine and other servers.
 
-A request carries an image file, which the server decodes; the bare model gets decoded
-images from memory, one at a time and in batches, of the size and with the number of
-threads that suit it best. The clients share the machine with the server. Both run in
-turns, and the medians are compared.
+For each architecture, in one run: the bare engine's images a second with decoding, which is the
+limit; `graft serve`; Ray Serve with eager torch, by its default settings and tuned; LitServe and
+KServe's Python server with the ONNX file that `graft models export` writes, each in an environment
+of its own below the user's cache. All decode, resize and forward the same photograph, and answer
+with the same document, which is compared. What can be tuned of a server is tuned first: axis after
+axis, the best setting is then started afresh and measured for longer. wrk makes the load, on the
+same cores; its share is shown. Memory is of all processes of a server.
+
+    bench_serving.py --quick                  one architecture, nothing tuned, two seconds each
+    bench_serving.py --neighbour              again beside a process that keeps one core busy
+    bench_serving.py --arch resnet18 --only graft,litserve
 """
 
-import itertools
-import json
+import argparse
+import contextlib
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from http.client import HTTPConnection
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import numpy as np
-import torch
-from PIL import Image
+import bare
+import servers
+import wrk
+from lab import Lab, make_lab
+from processes import Memory, busy_neighbour, end_on_sigterm, total
+from rich.console import Console
+from rich.table import Table
+from servers import CannotServeError, Running, Server
+from tuning import Setting, fastest, first
 
-from graft.cluster.local_ray import ray_session
-from graft.registry import get_model
-from graft.serving.deployment import Capacity, serve_model
 from graft.serving.predictor import Predictor
-from graft.store import Store
-from report import report
+from report import record
 
-ANTS_BEES = Path(__file__).parents[2] / ".." / "shared" / "data" / "ants-bees"
-GRAFT = Path(sys.executable).with_name("graft")
-CORES = len(os.sched_getaffinity(0))
-SECONDS = 3.0
-ROUNDS = 3
-BATCHES = (2, 4, 8, 16)
-THREADS = sorted({1, CORES})
-CLIENTS = 8 * CORES
-IMAGES = 64
-
-JOB = {
-    "kind": "finetune",
-    "name": "bench",
-    "dataset": {"name": "bench"},
-    "backbone": {"arch": "squeezenet1_1", "weights": "none", "freeze": "all"},
-    "train": {"epochs": 1},
-    "register": {"model": "bench"},
-}
+ARCHS = {"squeezenet1_1": 3.0, "resnet18": 1.3, "mobilenet_v3_small": 2.0, "vit_b_32": 1.2}
+"""Architecture -> how many times tuned Ray Serve's rate is asked, or `EFFICIENCY` of the limit."""
+EFFICIENCY = 0.8
+"""Share of the bare engine's rate that is asked."""
+QUIET_SHARE = 0.5
+"""Share of the quiet rate that is asked beside a busy neighbour."""
+SERVERS = ("graft", "ray-default", "ray-tuned", "litserve", "kserve")
+TUNE_S = 3.0
 
 
-def generated_images(folder: Path) -> Path:
-    """Write JPEGs of 500 by 375 pixels, about as detailed as photographs."""
-    rng = np.random.default_rng(0)
-    for i in range(IMAGES):
-        coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
-        noise = rng.integers(-12, 13, smooth.shape, dtype=np.int16)
-        path = folder / f"class-{i % 2}" / f"{i}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8)).save(path, quality=90)
-    return folder
-
-
-def train(source: Path, uri: str) -> None:
-    """Register a model, trained for one epoch, as users do."""
-    spec = Path(uri).with_name("job.yaml")
-    spec.write_text(json.dumps(JOB))  # JSON is YAML
-    for command in (
-        ["data", "import", str(source), "--name", "bench", "--test-fraction", "0"],
-        ["train", str(spec)],
-    ):
-        subprocess.run([GRAFT, *command, "--store", uri], check=True, stdout=sys.stderr)
-
-
-def rate(work: Callable[[], int]) -> float:
-    """Repeat `work`, which returns how much it did, for `SECONDS`; return how much a second."""
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < SECONDS:
-        done += work()
-    return done / (time.perf_counter() - started)
-
-
-def bare_rate(predictor: Predictor, files: list[bytes], batch: int, threads: int) -> float:
-    torch.set_num_threads(threads)
-    images = [predictor.prepare(data) for data in files[:batch]]
-    return rate(lambda: len(predictor.predict(images)))
-
-
-def http_rate(url: str, files: list[bytes]) -> float:
-    """Return requests/s of `CLIENTS` clients that each keep one connection busy."""
-    address = urlsplit(url)
-    queue: Iterator[bytes] = itertools.cycle(files)
-    deadline = time.perf_counter() + SECONDS
-    counts = [0] * CLIENTS
-
-    def client(number: int) -> None:
-        connection = HTTPConnection(address.hostname or "", address.port)
-        while time.perf_counter() < deadline:
-            connection.request("POST", "/v1/models/bench/predict", body=next(queue))
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == 200, answer.status
-            counts[number] += 1
-        connection.close()
-
-    started = time.perf_counter()
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - started)
-
-
-def compare(source: Path, folder: Path) -> None:
-    uri = str(folder / "store")
-    train(source, uri)
-    store = Store.open(uri)
-    version = get_model(store, "bench")
-    predictor = Predictor.load(store, version)
-    files = [path.read_bytes() for path in sorted(source.rglob("*.jpg"))[:IMAGES]]
-
-    def fastest(batches: Iterable[int]) -> tuple[int, int]:
-        return max(
-            itertools.product(batches, THREADS),
-            key=lambda setting: bare_rate(predictor, files, *setting),
-        )
-
-    one, many = fastest([1]), fastest(BATCHES)
-    served, alone, batched = [], [], []
-    with ray_session(), serve_model(store, version, port=0, capacity=Capacity(CORES)) as url:
-        http_rate(url, files)  # warm up
-        for _ in range(ROUNDS):
-            served.append(http_rate(url, files))
-            alone.append(bare_rate(predictor, files, *one))
-            batched.append(bare_rate(predictor, files, *many))
-    ours = statistics.median(served)
-    report("serving, bare model at batch 1", ours, statistics.median(alone), "images/s")
-    report(
-        f"serving, bare model at batch {many[0]}, its best",
-        ours,
-        statistics.median(batched),
-        "images/s",
+def options(words: list[str]) -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--arch", action="append", choices=ARCHS, help="by default all four")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--only", default=",".join(SERVERS), help="servers, by commas: %(default)s")
+    parser.add_argument("--engine", default="auto", choices=("auto", "torch", "onnx"))
+    parser.add_argument("--neighbour", action="store_true", help="measure beside one, too")
+    parser.add_argument("--quick", action="store_true", help="to try the bench itself")
+    chosen = parser.parse_args(words)
+    chosen.only = chosen.only.split(",")
+    if unknown := set(chosen.only) - set(SERVERS):
+        parser.error(f"--only {','.join(sorted(unknown))}: expected some of {','.join(SERVERS)}")
+    if chosen.quick:
+        chosen.seconds = 2.0
+        chosen.arch = chosen.arch or ["squeezenet1_1"]
+    chosen.arch = chosen.arch or list(ARCHS)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A server under load."""
+
+    name: str
+    setting: Setting
+    quiet: wrk.Load
+    beside: wrk.Load | None
+    """Beside a busy neighbour."""
+    memory: Memory
+
+
+def servers_of(lab: Lab, chosen: argparse.Namespace) -> Iterator[Server]:
+    """Return the servers that are measured, Graft's first."""
+    engine = chosen.engine if servers.takes_engine() else None
+    makers = {
+        "graft": lambda: servers.graft(lab, engine),
+        "ray-default": lambda: servers.ray_serve(lab, tuned=False),
+        "ray-tuned": lambda: servers.ray_serve(lab, tuned=True),
+        "litserve": lambda: servers.litserve(lab),
+        "kserve": lambda: servers.kserve(lab),
+    }
+    return (makers[name]() for name in SERVERS if name in chosen.only)
+
+
+def check_answer(running: Running, name: str, expected: dict[str, float]) -> None:
+    """Check that a server did the same work: the same probabilities, in as long a document.
+
+    Raises:
+        CannotServeError: it did not.
+    """
+    predictions = running.document["predictions"]
+    for one in predictions:
+        if abs(one["probability"] / expected[one["class"]] - 1) > 0.01:
+            raise CannotServeError(f"{name} gives {one}, expected {expected[one['class']]:.4f}")
+    if len(predictions) != 5 or set(running.document) != {"model", "predictions", "timing_ms"}:
+        raise CannotServeError(f"{name} answers with another document: {running.document}")
+
+
+def measure(
+    server: Server, lab: Lab, expected: dict[str, float], chosen: argparse.Namespace
+) -> Measured:
+    """Tune a server, start it with the best setting, and load it.
+
+    Raises:
+        CannotServeError: it is not to be had here, or its answers are not the same.
+    """
+
+    def short(setting: Setting) -> float:
+        with servers.running(server, setting, lab) as running:
+            check_answer(running, server.name, expected)
+            rate = loaded(running, lab, TUNE_S).requests_per_second
+        print(f"  {server.name}, {in_words(setting)}: {rate:.1f} requests/s", flush=True)
+        return rate
+
+    setting = first(server.axes) if chosen.quick else fastest(server.axes, short)
+    with servers.running(server, setting, lab) as running:
+        check_answer(running, server.name, expected)
+        quiet = loaded(running, lab, chosen.seconds)
+        memory = total(running.started.memory())
+        beside = None
+        if chosen.neighbour:
+            with busy_neighbour(max(os.sched_getaffinity(0))):
+                beside = loaded(running, lab, chosen.seconds)
+    print(f"  {server.name}: {quiet.requests_per_second:.1f} requests/s", flush=True)
+    return Measured(server.name, setting, quiet, beside, memory)
+
+
+def loaded(running: Running, lab: Lab, seconds: float) -> wrk.Load:
+    """Load a server, once it is warm."""
+    wrk.load(running.url, lab.photograph, seconds / 3, running.headers)
+    return wrk.load(running.url, lab.photograph, seconds, running.headers)
+
+
+def bare_rates(lab: Lab, seconds: float) -> dict[str, float]:
+    """Return the bare engines' images a second with decoding, on all cores."""
+    rates = {}
+    for engine in ("torch", "onnx"):
+        found = bare.rates(
+            lab.store.uri,
+            lab.version.ref,
+            engine,
+            lab.exported("onnx"),
+            lab.photograph,
+            seconds,
+            servers.CORES,
+        )
+        rates |= {f"{engine}, batches of {batch}": rate for batch, rate in found.items()}
+    return rates
+
+
+def compare(lab: Lab, chosen: argparse.Namespace) -> None:
+    """Measure all servers of an architecture, and print and record what came of it."""
+    predictor = Predictor.load(lab.store, lab.version)
+    image = predictor.prepare(lab.photograph.read_bytes())
+    expected = dict(zip(lab.version.classes, predictor.predict([image])[0].tolist(), strict=True))
+    bare = bare_rates(lab, TUNE_S if not chosen.quick else 1.0)
+    print(f"{lab.arch}: " + "; ".join(f"{name} {rate:.1f}" for name, rate in bare.items()))
+    measured = []
+    for server in servers_of(lab, chosen):
+        try:
+            measured.append(measure(server, lab, expected, chosen))
+        except CannotServeError as error:
+            print(f"  not measured: {error}", flush=True)
+    show(lab, bare, measured)
+    if measured and measured[0].name == "Graft":
+        judge(lab, max(bare.values()), measured)
+
+
+def show(lab: Lab, bare: dict[str, float], measured: list[Measured]) -> None:
+    """Print the table of an architecture."""
+    title = f"{lab.arch} ({lab.weights}), {servers.CORES} cores, {wrk.CLIENTS} clients"
+    table = Table(title=title)
+    for heading in ("", "setting", "requests/s", "Graft / it", "p50 ms", "p99 ms"):
+        table.add_column(heading)
+    for heading in ("RSS MiB", "PSS MiB", "wrk's CPU", "failed", "beside a neighbour"):
+        table.add_column(heading)
+    ours = next((one.quiet.requests_per_second for one in measured if one.name == "Graft"), None)
+
+    def ratio(rate: float) -> str:
+        return f"{ours / rate:.2f}" if ours and rate else ""
+
+    best = max(bare, key=lambda name: bare[name])
+    table.add_row("bare engine", best, f"{bare[best]:.1f}", ratio(bare[best]))
+    for one in measured:
+        rate, beside = one.quiet.requests_per_second, ""
+        if one.beside:
+            kept = one.beside.requests_per_second
+            beside = f"{kept:.1f} = {kept / rate:.2f}" if rate else "0"
+        table.add_row(
+            *(one.name, in_words(one.setting), f"{rate:.1f}", ratio(rate)),
+            *(f"{one.quiet.p50_ms:.0f}", f"{one.quiet.p99_ms:.0f}"),
+            *(f"{size / 2**20:.0f}" for size in (one.memory.rss, one.memory.pss)),
+            *(f"{one.quiet.client_share:.1%}", str(one.quiet.failed), beside),
+        )
+    Console(width=170).print(table)
+
+
+def judge(lab: Lab, limit: float, measured: list[Measured]) -> None:
+    """Print what is asked of Graft beside what it does, and append both to bench.jsonl."""
+    ours, *rivals = measured
+    rate = ours.quiet.requests_per_second
+    asked = {"bare engine": (limit, EFFICIENCY)}
+    for rival in rivals:
+        theirs = rival.quiet.requests_per_second
+        times = ARCHS[lab.arch] if "tuned" in rival.name else 1.0
+        asked[rival.name] = theirs, min(times, EFFICIENCY * limit / theirs)
+    for name, (theirs, least) in asked.items():
+        ratio = record(f"serving {lab.arch}, against {name}", rate, theirs, "requests/s")
+        verdict = "" if ratio >= least else "  NOT REACHED"
+        print(f"{lab.arch}, against {name}: {ratio:.2f}, asked {least:.2f}{verdict}")
+    if ours.beside:
+        beside = ours.beside.requests_per_second
+        name = f"serving {lab.arch}, beside a busy neighbour"
+        kept = record(name, beside, rate, "requests/s")
+        verdict = "" if kept >= QUIET_SHARE else "  NOT REACHED"
+        print(f"{lab.arch}, beside a busy neighbour: {kept:.2f}, asked {QUIET_SHARE}{verdict}")
+
+
+def in_words(setting: Setting) -> str:
+    words = [f"{name} {value}" for name, value in setting.items()]
+    return ", ".join(words) or "as it comes"
+
+
+def main(chosen: argparse.Namespace) -> None:
+    wrk.check_installed()
+    end_on_sigterm()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: servers.CORES])
+    for arch in chosen.arch:
+        with tempfile.TemporaryDirectory(prefix="graft-bench-") as folder:
+            compare(make_lab(Path(folder), arch), chosen)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="graft-bench-") as temporary:
-        root = Path(temporary)
-        compare(ANTS_BEES if ANTS_BEES.exists() else generated_images(root / "images"), root)
+    with contextlib.suppress(KeyboardInterrupt):
+        main(options(sys.argv[1:]))

@@ -21,10 +21,18 @@ def report(
         unit: such as ``images/s``.
         higher_is_better: False for a time or a size.
     """
+    ratio = record(bench, ours, baseline, unit, higher_is_better)
+    table = Table("bench", "Graft", "baseline", "unit", "times better")
+    table.add_row(bench, f"{ours:,.1f}", f"{baseline:,.1f}", unit, f"{ratio:.2f}")
+    Console().print(table)
+
+
+def record(
+    bench: str, ours: float, baseline: float, unit: str, higher_is_better: bool = True
+) -> float:
+    """Append one result to bench.jsonl, and return how many times better ours is."""
     ratio = ours / baseline if higher_is_better else baseline / ours
     with RESULTS.open("a") as file:
         line = {"bench": bench, "ratio": round(ratio, 3), "ours": round(ours, 3)}
         file.write(json.dumps(line | {"baseline": round(baseline, 3), "unit": unit}) + "\n")
-    table = Table("bench", "Graft", "baseline", "unit", "times better")
-    table.add_row(bench, f"{ours:,.1f}", f"{baseline:,.1f}", unit, f"{ratio:.2f}")
-    Console().print(table)
+    return ratio
