@@ -167,10 +167,10 @@ def main(chosen: argparse.Namespace, folder: Path) -> None:
     with running(server, {"workers": 2, "threads": 1}, lab, ours) as answering:
         rate = chosen.rate or bearable(answering, lab, RATE, LOAD)
         marks = [round(chosen.requests * share) for share in (0.1, 0.3, 0.5, 1)]
-        url = answering.url
+        url, asked = answering.url, answering.headers
         with (
-            Steady(url, data, rate, chosen.requests, ours) as load,
-            Steady(url, data, SOME, headers=others) as other,
+            Steady(url, data, rate, chosen.requests, asked) as load,
+            Steady(url, data, SOME, headers={**asked, **others}) as other,
         ):
             load.wait_for(marks[0])
             changes = [

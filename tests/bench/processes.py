@@ -95,9 +95,11 @@ class Started:
             self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_S)
-        deadline = time.monotonic() + LEFT_S
+        killing = time.monotonic() + (0 if self.lives else LEFT_S)
         while left := {one for process in left if _lives(process) for one in _tree(process.pid)}:
-            if time.monotonic() > deadline or self.lives:
+            if time.monotonic() > killing + STOP_S:
+                raise RuntimeError(f"these processes cannot be killed: {left}")
+            if time.monotonic() > killing:
                 for process in left:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,8 @@ class Running:
     """Where it takes images."""
     document: dict[str, Any]
     """What it answered to the photograph."""
-    size: int
-    """Bytes of that answer."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str]
+    """Of a request."""
 
 
 @contextlib.contextmanager
@@ -82,8 +81,9 @@ def running(
         Started(command, Path(log.name), {"PYTHONPATH": str(RIVALS)}) as started,
     ):
         url = f"http://127.0.0.1:{port}{server.path}"
-        answer = _first_answer(server.name, started, url, lab.photograph.read_bytes(), headers)
-        yield Running(started, url, answer.json(), len(answer.content), headers or {})
+        asked = {"Content-Type": "image/jpeg", **(headers or {})}
+        answer = _first_answer(server.name, started, url, lab.photograph.read_bytes(), asked)
+        yield Running(started, url, answer.json(), asked)
 
 
 def graft(lab: Lab, engine: str | None = None, more: Sequence[str | Path] = ()) -> Server:
@@ -166,14 +166,13 @@ def _first_answer(
     started: Started,
     url: str,
     data: bytes,
-    headers: Mapping[str, str] | None,
+    headers: Mapping[str, str],
 ) -> httpx.Response:
     deadline = time.monotonic() + READY_S
     said = "nothing"
     while time.monotonic() < deadline and started.lives:
         with contextlib.suppress(httpx.TransportError):
-            asked = {"Content-Type": "image/jpeg", **(headers or {})}
-            answer = httpx.post(url, content=data, headers=asked, timeout=60, trust_env=False)
+            answer = httpx.post(url, content=data, headers=headers, timeout=60, trust_env=False)
             if answer.is_success:
                 return answer
             said = f"{answer.status_code}: {answer.text[:300]}"

@@ -112,7 +112,9 @@ def main(chosen: argparse.Namespace, folder: Path) -> None:
     server = graft(lab, more=["--follow"])
     with running(server, {"workers": 2, "threads": 1}, lab) as answering:
         rate = chosen.rate or bearable(answering, lab, RATE, LOAD)
-        with Steady(answering.url, lab.photograph.read_bytes(), rate) as load:
+        with Steady(
+            answering.url, lab.photograph.read_bytes(), rate, headers=answering.headers
+        ) as load:
             readings = soak(lab, answering.started, load, chosen.minutes)
     show(readings, load, chosen.minutes)
 

@@ -48,7 +48,7 @@ class Steady:
         self._data = data
         self._rate = rate
         self._most = most
-        self._headers = {"Content-Type": "image/jpeg", **(headers or {})}
+        self._headers = dict(headers or {})
         self._tickets = itertools.count()
         self._stop = threading.Event()
         self._threads = [

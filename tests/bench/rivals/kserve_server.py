@@ -5,6 +5,7 @@ Its one argument is a JSON object; see `Options`.
 
 import asyncio
 import json
+import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -58,12 +59,17 @@ class Predictor(kserve.Model):
         return self._task.document(logits, began, decoded)
 
 
-class OnLoopback(RESTServer):
-    """KServe's own listens at all addresses."""
+class Quiet(RESTServer):
+    """KServe's own listens at all addresses, and writes three lines for every request."""
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
         self.config.host = "127.0.0.1"
+
+    def create_application(self) -> None:
+        super().create_application()
+        for name in ("uvicorn.access", "kserve.trace"):
+            logging.getLogger(name).disabled = True
 
 
 class Patient(RESTServerProcess):
@@ -74,7 +80,7 @@ class Patient(RESTServerProcess):
 
 
 def main(options: Options) -> None:
-    model_server.RESTServer = multiprocess.RESTServer = OnLoopback
+    model_server.RESTServer = multiprocess.RESTServer = Quiet
     multiprocess.RESTServerProcess = Patient
     server = kserve.ModelServer(
         http_port=options["port"],
