@@ -82,12 +82,12 @@ def test_a_request_that_would_wait_for_too_long_is_refused_at_once(
 
     async def fills_up() -> None:
         for _ in range(5):
-            async with doors.at_work():
+            async with doors.at_work("a"):
                 pass  # each answer takes a second
         async with AsyncExitStack() as stack:
             for number in range(11):
                 with doors.place(str(number)):
-                    await stack.enter_async_context(doors.at_work())
+                    await stack.enter_async_context(doors.at_work(str(number)))
             with pytest.raises(Refused, match="would take 11 s") as refusal, doors.place("new"):
                 pytest.fail("it came in")
             assert refusal.value.status_code == 503
@@ -98,12 +98,40 @@ def test_a_request_that_would_wait_for_too_long_is_refused_at_once(
     asyncio.run(fills_up())
 
 
+def test_nobody_has_others_wait_for_longer_than_is_left_for_these(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of ten seconds a caller alone takes five or one more, and the next one finds the others."""
+    clock = itertools.count()
+    monkeypatch.setattr(module, "monotonic", lambda: float(next(clock)))
+    doors = Doors(Limits(wait_s=10))
+
+    async def asks_for_all() -> None:
+        async with doors.at_work("a"):
+            pass  # takes a second
+        async with AsyncExitStack() as stack:
+            for _ in range(6):
+                with doors.place("a"):
+                    await stack.enter_async_context(doors.at_work("a"))
+            with (
+                pytest.raises(Refused, match="asked before takes 6 s") as refusal,
+                doors.place("a"),
+            ):
+                pytest.fail("it came in")
+            assert refusal.value.status_code == 429
+            assert refusal.value.headers == {"Retry-After": "3"}
+            with doors.place("b"):
+                pass
+
+    asyncio.run(asks_for_all())
+
+
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
     doors = Doors(Limits(answer_s=0.01))
 
     async def hangs() -> None:
         with pytest.raises(Refused, match="no answer within 0 s") as refusal:
-            async with doors.at_work():
+            async with doors.at_work("a"):
                 await asyncio.Event().wait()
         assert refusal.value.status_code == 503
 

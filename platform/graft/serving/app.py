@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
@@ -110,6 +110,24 @@ class Refusal(BaseModel):
     error: str
 
 
+_LATER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "model": Refusal,
+        "description": "400 broken request, 404 no such model, 401 no valid key and 403 a key for "
+        "something else, where keys are asked for, 431 large headers",
+        "headers": _LATER,
+    },
+    "5XX": {
+        "model": Refusal,
+        "description": "500 an error of the server, with its id; 503 it is busy: "
+        "try again after Retry-After seconds",
+        "headers": _LATER,
+    },
+}
+"""What every path answers beside what it is for, as OpenAPI documents it."""
+
+
 def create_app(
     current: Current,
     decode_threads: int = 2,
@@ -140,6 +158,7 @@ def create_app(
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        responses=REFUSALS,
         exception_handlers={
             HTTPException: refuse,
             RequestValidationError: refuse_parameter,
@@ -195,27 +214,23 @@ def _add_predict(
     app: FastAPI, current: Current, batcher: Batcher, decoder: Decoder, doors: Doors
 ) -> None:
     served = current.predictor.version.name
+    Name = _name_of(served)  # noqa: N806 - a type
 
     @app.post(
         "/v1/models/{name}/predict",
         openapi_extra=OPENAPI,
         responses={
-            "4XX": {
-                "model": Refusal,
+            "4XX": REFUSALS["4XX"]
+            | {
                 "description": "400 broken request, 404 no such model, "
                 "401 no valid key and 403 a key for something else, where keys are asked for, "
                 "408 the body comes too slowly, 413 body or image too large, "
                 "415 not an image, or a compressed body, 429 too much at once, 431 large headers",
             },
-            "5XX": {
-                "model": Refusal,
-                "description": "500 an error of the server, with its id; 503 it is busy: "
-                "try again after Retry-After seconds",
-            },
         },
     )
     async def predict(
-        name: str,
+        name: Name,  # type: ignore[valid-type]
         request: Request,
         top_k: Annotated[int, Query(ge=1, description="How many classes, at most.")] = 5,
     ) -> Answer:
@@ -226,13 +241,13 @@ def _add_predict(
             raise HTTPException(
                 400, f"found query parameters {reprlib.repr(asked)}, expected top_k once, or none"
             )
-        start = perf_counter()
-        with doors.place(caller_of(request)) as held:
+        start, caller = perf_counter(), caller_of(request)
+        with doors.place(caller) as held:
             body = await doors.read_body(request, held)
             received = perf_counter()
             predictor = current.predictor  # computes the whole answer, even if replaced meanwhile
             content_type = request.headers.get("content-type", "")
-            async with doors.at_work():
+            async with doors.at_work(caller):
                 image = await decoder.decode(predictor.prepare, content_type, body)
                 decoded = perf_counter()
                 row = await batcher.predict(predictor.predict, image)
@@ -262,6 +277,11 @@ def _add_predict(
         )
 
 
+def _name_of(served: str) -> Any:
+    """Return the type of a path's NAME, whose description has the names that there are."""
+    return Annotated[str, Path(json_schema_extra={"enum": [served]})]
+
+
 def check_name(name: str, served: str) -> None:
     """Check that a path names the model that this server has.
 
@@ -274,8 +294,10 @@ def check_name(name: str, served: str) -> None:
 
 
 def _add_stats(app: FastAPI, current: Current, counts: Counts) -> None:
-    @app.get("/v1/models/{name}/stats", responses={"4XX": {"model": Refusal}})
-    async def stats(name: str) -> Stats:
+    Name = _name_of(current.predictor.version.name)  # noqa: N806 - a type
+
+    @app.get("/v1/models/{name}/stats")
+    async def stats(name: Name) -> Stats:  # type: ignore[valid-type]
         """Tell what this replica has done since it began; with keys, to those for admin."""
         version = current.predictor.version
         check_name(name, version.name)

@@ -91,25 +91,31 @@ class Pace:
     """How many requests are at work, and how long each of them keeps a busy server."""
 
     def __init__(self) -> None:
-        self._inside = 0
+        self._inside: Counter[str] = Counter()
         self._answers = 0
         self._seconds = 0.0
         self._last = 0.0
 
     def expected_wait_s(self) -> float:
         """Return how long a request would wait that came now, in seconds."""
-        return self._inside * self._seconds
+        return self._inside.total() * self._seconds
+
+    def caused_wait_s(self, caller: str) -> float:
+        """Return how much of that would be a caller's own."""
+        return self._inside[caller] * self._seconds
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Count a request, from when its body is here until it is answered."""
-        if not self._inside:
+    def at_work(self, caller: str) -> Iterator[None]:
+        """Count a caller's request, from when its body is here until it is answered."""
+        if not self._inside.total():
             self._last = monotonic()
-        self._inside += 1
+        self._inside[caller] += 1
         try:
             yield
         finally:
-            self._inside -= 1
+            self._inside[caller] -= 1
+            if not self._inside[caller]:
+                del self._inside[caller]
             now = monotonic()
             self._answers = min(self._answers + 1, _REMEMBERED)
             self._seconds += (now - self._last - self._seconds) / self._answers
@@ -132,10 +138,7 @@ class Doors:
         Raises:
             Refused: there is none for this caller, or it would wait for too long.
         """
-        wait_s = self._pace.expected_wait_s()
-        if wait_s > self.limits.wait_s:
-            reason = f"the server is busy: an answer would take {wait_s:.0f} s; try again"
-            raise Refused(503, reason, wait_s / 2)
+        self._check_wait(caller)
         self._places.take(caller, 1)
         held = Held(self._memory, caller)
         try:
@@ -144,15 +147,25 @@ class Doors:
             held.release()
             self._places.give(caller, 1)
 
+    def _check_wait(self, caller: str) -> None:
+        wait_s, own_s = self._pace.expected_wait_s(), self._pace.caused_wait_s(caller)
+        left_s = self.limits.wait_s - wait_s
+        if left_s < 0:
+            reason = f"the server is busy: an answer would take {wait_s:.0f} s; try again"
+            raise Refused(503, reason, wait_s / 2)
+        if own_s > left_s:
+            reason = f"too much at once: what you asked before takes {own_s:.0f} s more"
+            raise Refused(429, reason, own_s / 2)
+
     @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
+    async def at_work(self, caller: str) -> AsyncIterator[None]:
         """Bound the time of an answer, once the body is here.
 
         Raises:
             Refused: 503, it took too long.
         """
         try:
-            with self._pace.at_work():
+            with self._pace.at_work(caller):
                 async with asyncio.timeout(self.limits.answer_s):
                     yield
         except TimeoutError as error:

@@ -24,7 +24,9 @@ OPENAPI: dict[str, Any] = {
                     "type": "object",
                     "required": [FIELD],
                     "properties": {FIELD: _BINARY},
-                }
+                    "additionalProperties": False,
+                },
+                "encoding": {FIELD: {"contentType": "image/*"}},
             },
             "application/json": {
                 "schema": {
@@ -38,6 +40,7 @@ OPENAPI: dict[str, Any] = {
                             "with or without line breaks, or as a data URL.",
                         }
                     },
+                    "additionalProperties": False,
                 }
             },
         },
