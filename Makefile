@@ -80,7 +80,7 @@ check: $(INSTALLED)  ## Lint, formatting, types
 	$(BIN)/mypy
 
 bench: $(INSTALLED) programs  ## The benchmarks; each appends a line to bench.jsonl
-	@set -e; for bench in tests/bench/bench_*.py; do echo "$$bench"; $(BIN)/python $$bench; done
+	@set -e; for bench in tests/bench/bench_*.py; do echo "$$bench"; PYTHONPATH=tests $(BIN)/python $$bench; done
 
 programs:  ## Build what test-all needs and pip has not: MinIO, and Kubernetes' schemas
 	@$(PYTHON) tests/programs.py kubernetes-files kuberay-files gateway-api-files minio

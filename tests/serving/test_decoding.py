@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graft.data.image import MAX_PIXELS, count_pixels
+from graft.data.image import decode as decode_file
+from graft.data.views import evaluation_view
 from graft.errors import ImageError, ImageTooLarge
 from graft.serving import decoding
 from graft.serving.decoding import Decoder
 from graft.serving.limits import MOST_MEGAPIXELS, Limits
+from graft.spec import Contract
 from models import encoded, picture
 
 
@@ -83,3 +88,29 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_before_decoding() -> None:
 def test_what_has_no_header_is_left_to_the_decoder() -> None:
     assert count_pixels(b"no image") == 0
     assert count_pixels(b"") == 0
+
+
+@pytest.mark.slow  # large images are decoded
+def test_what_large_images_took_is_given_back() -> None:
+    """To the system: else a replica grows with every few of them, in each of its threads."""
+    contract = Contract(resize=72, crop=64, max_side=80)
+    files = [encoded(Image.new("RGB", (side, 4_000), "grey"), "PNG") for side in (3_000, 4_500)]
+
+    def prepare(data: bytes) -> NDArray[np.uint8]:
+        return evaluation_view(decode_file(data, contract.max_side), contract)
+
+    async def several() -> None:
+        decoder = Decoder(2, Limits())
+        for _ in range(3):
+            coming = [decoder.decode(prepare, "image/png", data) for data in files * 4]
+            await asyncio.gather(*coming)
+
+    before = resident_bytes()
+    asyncio.run(several())
+    assert resident_bytes() - before < 40e6
+
+
+def resident_bytes() -> int:
+    """Return how much memory of this process is in use."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,51 +1,23 @@
 """A real `graft serve`, as its users run it, among those who mean no good; and how it stops."""
 
-import json
+import asyncio
 import os
 import signal
-import socket
-import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from commands import GRAFT
+from clients import Clients, attack_all
 from graft.registry import ModelVersion
 from graft.store import Store
+from hostile import DRAWS, attacks
+from served import Served, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-MARK = "GRAFT_TEST_MARK"
 PREDICT = "/v1/models/ants-bees/predict"
-
-
-@dataclass(frozen=True)
-class Served:
-    """A `graft serve` that runs."""
-
-    process: "subprocess.Popen[str]"
-    port: int
-    mark: str
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 60)
-
-    def processes(self) -> dict[int, str]:
-        """The command lines of all processes that it has started, and of itself."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                variables = (process / "environ").read_bytes().split(b"\0")
-                if f"{MARK}={self.mark}".encode() in variables:
-                    words = (process / "cmdline").read_bytes().decode().split("\0")
-                    found[int(process.name)] = " ".join(words)
-            except OSError:
-                continue  # it has ended
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +26,28 @@ def served(
 ) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     register_model(Store.open(str(folder / "store")))
-    words = ["serve", "ants-bees", "--port", "0", "--json", "--store", str(folder / "store")]
-    mark = uuid.uuid4().hex
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [GRAFT, *words],
-            env=os.environ | {MARK: mark},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,  # as of a terminal, which sends Ctrl-C to all of it
-        )
-        with process:
-            assert process.stdout
-            document = ""
-            while not document.endswith("}\n"):
-                line = process.stdout.readline()
-                assert line, (folder / "log").read_text()
-                document += line
-            port = int(json.loads(document)["url"].rpartition(":")[2])
-            yield Served(process, port, mark)
-            process.kill()
+    with serving(str(folder / "store"), "ants-bees", folder / "log") as served:
+        yield served
+
+
+def test_hostile_requests_are_refused_and_others_answered(
+    served: Served, photograph: Callable[..., bytes]
+) -> None:
+    """`make bench` has ten thousand, and what they take."""
+    replicas = replicas_of(served)
+    count = 20 * len(DRAWS)
+    with Clients(served.port, PREDICT, [photograph(1), photograph(2)]) as clients:
+        outcomes = asyncio.run(attack_all(attacks(0, "ants-bees", count), served.port, at_once=8))
+    assert outcomes.total() == count
+    assert len({outcome.kind for outcome in outcomes}) == len(DRAWS) + 1  # and large images
+    assert {outcome: times for outcome, times in outcomes.items() if outcome.is_fault} == {}
+    assert clients.failures == []
+    assert clients.seconds
+    assert replicas_of(served) == replicas  # nobody was started again
+
+
+def replicas_of(served: Served) -> set[int]:
+    return {pid for pid, command in served.processes().items() if "ServeReplica" in command}
 
 
 def test_ctrl_c_cuts_off_nothing_that_has_begun(
@@ -86,21 +59,18 @@ def test_ctrl_c_cuts_off_nothing_that_has_begun(
     words = " ".join(served.processes().values()).split()
     (configuration,) = {word for word in words if word.endswith("/haproxy.cfg")}
     with ExitStack() as stack:
-        clients = [stack.enter_context(served.connect()) for _ in range(20)]
-        for client in clients:
+        busy = stack.enter_context(Clients(served.port, PREDICT, [photograph(2), photograph(3)]))
+        late = [stack.enter_context(served.connect()) for _ in range(20)]
+        for client in late:
             client.sendall(head + data[:100])
         os.killpg(served.process.pid, signal.SIGINT)
-        while is_open(served.port):
+        while served.listens():
             time.sleep(0.05)
-        for client in clients:
+        for client in late:
             client.sendall(data[100:])
-        answers = [b"".join(iter(lambda c=client: c.recv(65536), b"")) for client in clients]
+        answers = [b"".join(iter(lambda c=client: c.recv(65536), b"")) for client in late]
     assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * 20
+    assert busy.failures == []
     assert served.process.wait(120) == 0
     assert served.processes() == {}
     assert not Path(configuration).exists()
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
