@@ -114,11 +114,11 @@ def served(*models: dict[str, Any]) -> dict[str, Any]:
         ),
         (
             LEAST | served({"name": "a"}, {"name": "a"}),
-            ["serving.models: 'a' stands twice; expected another name and route"],
+            ["serving.models: 'a' stands twice; expected each model once"],
         ),
         (
-            LEAST | served({"name": "a"}, {"name": "b", "route": "/a"}),
-            ["serving.models: '/a' stands twice"],
+            LEAST | served({"name": "a"}, {"name": "b", "route": "/a", "replicas": {"min": 1}}),
+            ["serving.models: 'a' and 'b' have the route '/a'", "the same class and replicas"],
         ),
         (
             LEAST | served({"name": "a", "replicas": {"min": 3, "max": 2}}),

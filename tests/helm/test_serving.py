@@ -99,7 +99,7 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray Serve's own, of pydantic
         from ray.serve.schema import ServeDeploySchema
 
-        from graft.serving.deployment import Following, following
+        from graft.serving.deployment import Followed, Following, following
 
     service = only(rendered(EVERYTHING), "RayService")["spec"]
     config = parse_yaml(service["serveConfigV2"], "serveConfigV2")
@@ -107,8 +107,7 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
     assert application.import_path == f"{following.__module__}:{following.__name__}"
     assert Following.model_validate(application.args) == Following(
         store="s3://bucket/prefix",
-        model="ants-bees",
-        alias="champion",
+        models=(Followed(name="ants-bees", alias="champion"),),
         replicas=2,
         cpus_per_replica=1,
         engine="auto",
@@ -208,8 +207,12 @@ def test_models_have_an_application_each_and_one_head() -> None:
         "cats": "/cats",
         "dogs": "/dogs",
     }
-    aliases = {name: one["args"]["alias"] for name, one in served.items()}
-    assert aliases == {"ants-bees": "champion", "cats": "candidate", "dogs": "champion"}
+    assert [one["args"]["models"] for one in served.values()] == [
+        [{"name": "ants-bees", "alias": "champion"}],
+        [{"name": "cats", "alias": "candidate"}],
+        [{"name": "dogs", "alias": "champion"}],
+    ]
+    assert not any("tails_gb" in one["args"] for one in served.values())
     assert {name: one["args"]["replicas"] for name, one in served.items()} == {
         "ants-bees": 2,
         "cats": 1,
@@ -221,13 +224,40 @@ def test_models_have_an_application_each_and_one_head() -> None:
     assert {group["groupName"]: group["replicas"] for group in groups} == {"cpu": 5, "gpu-a100": 1}
 
 
+def test_models_of_one_route_share_the_pods_that_answer_for_them() -> None:
+    models = [
+        {"name": "ants-bees", "route": "/"},
+        {"name": "cats", "alias": "candidate", "route": "/", "replicas": {"min": 2}},
+        {"name": "dogs"},
+    ]
+    values = CASES["serving"] | {"serving": SERVING | {"model": None, "models": models}}
+    served = applications(values)
+    assert {name: one["route_prefix"] for name, one in served.items()} == {
+        "ants-bees": "/",
+        "dogs": "/dogs",
+    }
+    arguments = served["ants-bees"]["args"]
+    assert arguments["models"] == [
+        {"name": "ants-bees", "alias": "champion"},
+        {"name": "cats", "alias": "candidate"},
+    ]
+    assert arguments["tails_gb"] == 1
+    cluster = only(rendered(values), "RayService")["spec"]["rayClusterConfig"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert group["replicas"] == 2 + 2
+    (pod,) = pod_specs(only(rendered(values), "Pod"))
+    assert len(pod["containers"][1]["command"][3:]) == 2
+
+
 def test_a_replica_runs_on_nodes_of_its_class_and_has_the_gpu_that_its_pod_takes() -> None:
     served = applications(CASES["models"])
     cluster = only(rendered(CASES["models"]), "RayService")["spec"]["rayClusterConfig"]
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     for name, group in (("ants-bees", "cpu"), ("cats", "cpu"), ("dogs", "gpu-a100")):
         (deployment,) = served[name]["deployments"]
-        assert deployment["name"] == served[name]["args"]["model"]  # as `following` calls it
+        assert (
+            deployment["name"] == served[name]["args"]["models"][0]["name"]
+        )  # as `following` calls it
         options = deployment["ray_actor_options"]
         assert options["label_selector"] == groups[group]["labels"]
         gpus = str(options.get("num_gpus", 0))

@@ -5,7 +5,7 @@ import base64
 import re
 import threading
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -17,6 +17,7 @@ from graft.registry import get_model
 from graft.serving.alias_follower import Current
 from graft.serving.app import create_app
 from graft.serving.batching import MAX_BATCH
+from graft.serving.engines.engine import Engine, EngineName
 from graft.serving.limits import Limits
 from graft.serving.predictor import Predictor
 from graft.store import Store
@@ -281,28 +282,29 @@ def test_the_three_forms_are_documented(app: Any) -> None:
     assert set(operation["responses"]) == {"200", "4XX", "5XX"}
 
 
-class Recorder:
-    """A predictor that notes its batch sizes, and can be made to fail."""
+class Recorder(Engine):
+    """Notes the batch sizes of a predictor, and can be made to fail."""
+
+    name: EngineName = "torch"
 
     def __init__(self, inner: Predictor):
-        self.version = inner.version
-        self.prepare = inner.prepare
+        self.predictor = Predictor(inner.version, self)
         self.inner = inner
         self.batches: list[int] = []
         self.fail = False
 
-    def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches.append(len(images))
         if self.fail:
             raise RuntimeError("out of memory")
-        return self.inner.predict(images)
+        return self.inner.engine.logits(images)
 
 
 def test_requests_that_arrive_together_share_forwards(
     predictor: Predictor, photograph: Callable[..., bytes]
 ) -> None:
     recorder = Recorder(predictor)
-    app = create_app(Current(recorder))
+    app = create_app(Current(recorder.predictor))
     files = [photograph(seed) for seed in range(40)]
 
     async def all_at_once() -> list[httpx.Response]:
@@ -324,7 +326,7 @@ def test_a_client_that_goes_away_takes_nobody_with_it(
     predictor: Predictor, photograph: Callable[..., bytes]
 ) -> None:
     recorder = Recorder(predictor)
-    app = create_app(Current(recorder))
+    app = create_app(Current(recorder.predictor))
 
     async def some_leave() -> list[httpx.Response]:
         async with client(app) as http:
@@ -346,7 +348,7 @@ def test_an_unexpected_error_is_json_with_an_id_that_the_log_has(
     predictor: Predictor, photograph: Callable[..., bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = Recorder(predictor)
-    app = create_app(Current(recorder))
+    app = create_app(Current(recorder.predictor))
 
     async def fail_then_work() -> tuple[httpx.Response, httpx.Response]:
         async with client(app) as http:
@@ -378,7 +380,7 @@ def test_the_check_of_a_server_goes_before_all_that_wait(
     predictor: Predictor, photograph: Callable[..., bytes]
 ) -> None:
     recorder = Recorder(predictor)
-    app = create_app(Current(recorder))
+    app = create_app(Current(recorder.predictor))
 
     async def check_under_load() -> int:
         async with client(app) as http:
@@ -437,7 +439,7 @@ def test_who_finds_no_place_is_told_when_to_try_again(
 ) -> None:
     """Of ten requests of one caller at once, in four places, two come in; the next caller, too."""
     recorder = Recorder(predictor)
-    app = create_app(Current(recorder), limits=Limits(places=4))
+    app = create_app(Current(recorder.predictor), limits=Limits(places=4))
     data = photograph(5)
 
     async def all_at_once() -> list[httpx.Response]:
@@ -458,14 +460,15 @@ def test_a_forward_that_hangs_keeps_nobody_waiting(
     predictor: Predictor, photograph: Callable[..., bytes]
 ) -> None:
     recorder, go_on = Recorder(predictor), threading.Event()
-    predict = recorder.predict
+    logits = recorder.logits
 
-    def hangs(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def hangs(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         go_on.wait(60)
-        return predict(images)
+        return logits(images)
 
-    recorder.predict = hangs  # type: ignore[method-assign]
-    answer = ask(create_app(Current(recorder), limits=Limits(answer_s=0.1)), content=photograph(5))
+    recorder.logits = hangs  # type: ignore[method-assign]
+    app = create_app(Current(recorder.predictor), limits=Limits(answer_s=0.1))
+    answer = ask(app, content=photograph(5))
     go_on.set()
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"

@@ -185,6 +185,7 @@ def test_every_route_says_whom_it_is_for(guarded: Guarded) -> None:
         "/": None,
         "/healthz": None,
         "/v1/models": "predict",
+        "/v1/models/ants-bees": "predict",
         PREDICT: "predict",
         "/v1/models/ants-bees/stats": "admin",
     }

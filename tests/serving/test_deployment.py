@@ -37,9 +37,11 @@ with warnings.catch_warnings():
         Access,
         Capacity,
         Following,
+        ServedModels,
         _fast_path,
         following,
         serve_model,
+        serve_models,
     )
 
 
@@ -58,14 +60,14 @@ def haproxies() -> set[str]:
 
 @pytest.mark.slow  # Serve starts and stops
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_served_model_answers_many_at_once_follows_its_alias_and_stops(
+def test_served_models_answer_many_at_once_follow_their_alias_and_stop(
     promotable: Store, photograph: Callable[..., bytes]
 ) -> None:
     before = haproxies()
     promote(promotable, "ants-bees@1", "champion")
-    version = get_model(promotable, "ants-bees@1")
     files = [photograph(seed) for seed in range(24)]
-    with serve_model(promotable, version, port=0, alias="champion") as url:
+    models = ServedModels(("ants-bees@champion", "cats@1"))
+    with serve_models(promotable, models, port=0) as url:
         # Requests take the fast path; while it reads its settings again, it runs twice.
         wait_for(lambda: len(haproxies() - before) == 1)
         with httpx.Client(base_url=url) as client, ThreadPoolExecutor(8) as pool:
@@ -76,13 +78,15 @@ def test_a_served_model_answers_many_at_once_follows_its_alias_and_stops(
             answers = list(pool.map(ask, files))
             assert {answer.status_code for answer in answers} == {200}
             assert answers[0].json()["model"] == "ants-bees@1"
+            answer = client.post("/v1/models/cats/predict", content=files[0])
+            assert answer.json()["model"] == "cats@1"
             assert client.get("/docs").status_code == 200
             refused = client.post("/v1/models/ants-bees/predict", content=bytes(20_000_001))
             assert refused.status_code == 413
             assert "larger than" in refused.json()["error"]
         with Clients(url, files[:1]) as clients:
             promote(promotable, "ants-bees@2", "champion")
-            wait_for(lambda: health(url)["model"] == "ants-bees@2")
+            wait_for(lambda: health(url)["model"] == "ants-bees@2, cats@1")
         assert clients.errors == []
         assert {answer.status_code for _, answer in clients.answers} == {200}
     with pytest.raises(httpx.ConnectError):
@@ -241,15 +245,20 @@ def test_the_commands_from_start_to_end(
 
 
 def test_what_a_rayservice_passes_is_checked() -> None:
-    arguments = {"store": "s3://bucket", "model": "ants-bees", "keys": "/etc/graft/keys/keys.json"}
+    models = [{"name": "ants-bees"}, {"name": "cats", "alias": "candidate"}]
+    arguments = {"store": "s3://bucket", "models": models, "keys": "/etc/graft/keys/keys.json"}
     assert following(Following.model_validate(arguments)).__class__.__name__ == "Application"
     for wrong in (
         {"stores": "s3://bucket"},
-        {"alias": "3"},
-        {"alias": "Champion"},
+        {"models": []},
+        {"models": [{"name": "cats", "alias": "3"}]},
+        {"models": [{"name": "cats", "alias": "Champion"}]},
+        {"models": [{"name": "ants/bees"}]},
+        {"models": [{"name": "cats"}, {"name": "cats", "alias": "candidate"}]},
+        {"engine": "onnx"},
+        {"tails_gb": 0},
         {"replicas": 0},
         {"poll_s": 0},
-        {"model": "ants/bees"},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Following.model_validate(arguments | wrong)
@@ -323,12 +332,16 @@ def health(url: str) -> dict[str, str | None]:
 def three_versions(
     tmp_path_factory: pytest.TempPathFactory, register_model: Callable[..., ModelVersion]
 ) -> Path:
-    """A store with versions 1 and 2, unlike each other, and 3, whose golden images differ."""
+    """A store with versions 1 and 2, unlike each other, and 3, whose golden images differ.
+
+    And a model `cats` on the trunk of version 1.
+    """
     folder = tmp_path_factory.mktemp("deployment") / "store"
     store = Store.open(str(folder))
     register_model(store)
     register_model(store, run="run-2", seed=1)
     register_model(store, run="run-3", seed=2, golden_shift=0.5)
+    register_model(store, name="cats", run="run-cats", seed=3, trunk_seed=0)
     return folder
 
 
@@ -351,8 +364,8 @@ def rayservice(
 
     def start() -> tuple["subprocess.Popen[bytes]", str]:
         port = free_port()
-        arguments = {"store": promotable.uri, "model": "ants-bees", "replicas": 2, "poll_s": 0.2}
-        arguments |= {"no_auth": True, "engine": "torch"}
+        arguments = {"store": promotable.uri, "models": [{"name": "ants-bees"}]}
+        arguments |= {"replicas": 2, "poll_s": 0.2, "no_auth": True, "engine": "torch"}
         application = {
             "name": "served",
             "route_prefix": "/",

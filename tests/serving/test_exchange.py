@@ -133,10 +133,10 @@ def test_a_log_that_cannot_be_written_holds_up_no_request(
     exchange = Exchange("GET", "/v1/models", "a" * 32, None)
     size = len(json.dumps(entry(exchange)))
     for _ in range(2 * 1_048_576 // size):  # more than any pipe has room for
-        log.ended(exchange, 0)
+        log.ended(exchange)
     assert caplog.text.count("lines of the access log") == 1
     assert {line.get("dropped_before") for line in in_pipe(reader)} == {None}
-    log.ended(exchange, 0)
+    log.ended(exchange)
     (line,) = in_pipe(reader)
     assert line["dropped_before"] > 0
     os.close(reader)
@@ -156,7 +156,7 @@ def test_what_goes_into_the_pipe_comes_out_at_stdout(capsys: pytest.CaptureFixtu
     with pipe_to_stdout() as path:
         logs = [AccessLog(path) for _ in range(2)]
         for number in range(100):
-            logs[number % 2].ended(exchange, 0)
+            logs[number % 2].ended(exchange)
     printed = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["request_id"] for line in printed] == ["a"] * 100
 

@@ -30,7 +30,7 @@ def test_what_routes_begin_with_runs_once_and_each_image_goes_its_own_way() -> N
     asked = [
         Asked(tuple(parts[name] for name in way), image(index)) for index, way in enumerate(ways)
     ]
-    assert len({one.lane for one in asked}) == 1
+    assert len({one.root for one in asked}) == 1
     for index, (way, row) in enumerate(zip(ways, logits(asked), strict=True)):
         assert row.tolist() == [index + sum(parts[name].number for name in way)] * 2
     assert parts["x"].batches == [6]

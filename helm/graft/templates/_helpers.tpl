@@ -146,12 +146,14 @@ podSelector: {matchLabels: {app.kubernetes.io/component: kuberay-operator}}
 namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . | quote }}}}
 {{- end }}
 
-{{/* What is served, as JSON: {models: [...]}, each with name, alias, class, gpus of a replica, min and
-     max replicas, route, and path, which is the route without its last slash. */}}
-{{- define "graft.models" -}}
+{{/* What is served, as JSON: {apps: [...]}, one for each route, whose replicas answer for all models
+     that have it: each with the name of the first, models (name and alias of each), class, gpus of a
+     replica, min and max replicas, route, and path, which is the route without its last slash. */}}
+{{- define "graft.applications" -}}
 {{- $serving := .Values.serving -}}
 {{- $alone := dict "name" $serving.model "route" "/" -}}
-{{- $models := list -}}
+{{- $apps := dict -}}
+{{- $routes := list -}}
 {{- $seen := list -}}
 {{- range $serving.model | empty | ternary $serving.models (list $alone) -}}
 {{- $replicas := .replicas | default (dict "min" $serving.replicas "max" $serving.replicas) -}}
@@ -160,22 +162,34 @@ namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . | quote }}}}
 {{- if lt $max $min -}}
 {{- fail (printf "serving.models: replicas of '%s' are at least %d and at most %d" .name $min $max) -}}
 {{- end -}}
+{{- if has .name $seen -}}
+{{- fail (printf "serving.models: '%s' stands twice; expected each model once" .name) -}}
+{{- end -}}
+{{- $seen = append $seen .name -}}
 {{- $route := .route | default (printf "/%s" .name) -}}
-{{- range list .name $route -}}
-{{- if has . $seen -}}
-{{- fail (printf "serving.models: '%s' stands twice; expected another name and route for each model" .) -}}
-{{- end -}}
-{{- $seen = append $seen . -}}
-{{- end -}}
 {{- $class := include "graft.class" (dict "root" $ "key" "serving.class" "class" (.class | default $serving.class)) | fromYaml -}}
-{{- $models = append $models (dict
-  "name" .name "alias" (.alias | default $serving.alias) "min" $min "max" $max
+{{- $model := dict "name" .name "alias" (.alias | default $serving.alias) -}}
+{{- $app := get $apps $route -}}
+{{- if $app -}}
+{{- if not (and (eq $app.class $class.name) (eq $app.min $min) (eq $app.max $max)) -}}
+{{- fail (printf "serving.models: '%s' and '%s' have the route '%s', so that the same pods answer for both; give them the same class and replicas, or another route" $app.name .name $route) -}}
+{{- end -}}
+{{- $_ := set $app "models" (append $app.models $model) -}}
+{{- else -}}
+{{- $routes = append $routes $route -}}
+{{- $_ := set $apps $route (dict
+  "name" .name "models" (list $model) "min" $min "max" $max
   "route" $route "path" (trimSuffix "/" $route)
   "class" $class.name "gpus" (ternary 1 0 (not (empty $class.gpu)))
 ) -}}
 {{- end -}}
-{{- range $one := $models -}}
-{{- range $other := $models -}}
+{{- end -}}
+{{- $served := list -}}
+{{- range $routes -}}
+{{- $served = append $served (get $apps .) -}}
+{{- end -}}
+{{- range $one := $served -}}
+{{- range $other := $served -}}
 {{- range list "/v1" "/healthz" "/docs" "/openapi.json" -}}
 {{- if hasPrefix (printf "%s%s/" $one.path .) (printf "%s/" $other.path) -}}
 {{- fail (printf "serving.models: the route '%s' of '%s' lies among the paths of '%s' (%s%s); choose another" $other.route $other.name $one.name $one.path .) -}}
@@ -183,14 +197,14 @@ namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . | quote }}}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- dict "models" $models | toJson -}}
+{{- dict "apps" $served | toJson -}}
 {{- end }}
 
 {{/* Worker pods of serving, as JSON: {groups: [...]}, a graft.workerGroup for each class that has
      models, with a pod for each replica. */}}
 {{- define "graft.servingGroups" -}}
 {{- $pods := dict -}}
-{{- range (include "graft.models" . | fromJson).models -}}
+{{- range (include "graft.applications" . | fromJson).apps -}}
 {{- $_ := set $pods .class (add (get $pods .class | default 0) .max) -}}
 {{- end -}}
 {{- $groups := list -}}

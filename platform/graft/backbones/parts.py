@@ -28,7 +28,7 @@ def load_stage_parts(
         WeightsError: their tensors are not those of the architecture.
         StoreError: a payload is missing or damaged.
     """
-    state = load_stages(store, tuple(version.stages[index] for index in indices))
+    state = load_stages(store, [version.stages[index] for index in indices])
     model = _with_memory_for(version, state)
     stages = model.stages.stages
     parts = [Steps(model.network, stages[index].steps) for index in indices]

@@ -9,7 +9,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,14 +99,22 @@ def publish_stages(store: Store, model: TransferModel, chain: TrunkChain) -> Non
             store.create(f"{folder}/stage.json", document_bytes(record))
 
 
-def load_stages(store: Store, digests: tuple[str, ...]) -> dict[str, Tensor]:
+def load_stages(store: Store, digests: Sequence[str]) -> dict[str, Tensor]:
     """Return the parameters and buffers of the stages with these chain digests."""
     state: dict[str, Tensor] = {}
     for digest in digests:
-        folder = f"stages/{digest}"
-        record = read_document(store, f"{folder}/stage.json", StageRecord)
-        state |= load_tensors(store.get_shared(folder, record.weights))
+        weights = _record(store, digest).weights
+        state |= load_tensors(store.get_shared(f"stages/{digest}", weights))
     return state
+
+
+def stage_bytes(store: Store, digests: Sequence[str]) -> int:
+    """Return what the weights of the stages with these chain digests take, in bytes."""
+    return sum(_record(store, digest).weights.size for digest in digests)
+
+
+def _record(store: Store, digest: str) -> StageRecord:
+    return read_document(store, f"stages/{digest}/stage.json", StageRecord)
 
 
 def version_state(store: Store, version: ModelVersion) -> dict[str, Tensor]:

@@ -45,10 +45,10 @@ class AccessLog:
         self._path = path
         self._dropped = 0
 
-    def begun(self, in_progress: int) -> None:
+    def begun(self, exchange: Exchange) -> None:
         """Nothing is written yet."""
 
-    def ended(self, exchange: Exchange, in_progress: int) -> None:
+    def ended(self, exchange: Exchange) -> None:
         """Write a line."""
         line = entry(exchange)
         if self._dropped:

@@ -1,4 +1,4 @@
-"""The HTTP API of the current predictor, as an ASGI app.
+"""The HTTP API of the models that a process serves, as an ASGI app.
 
 The event loop only moves bytes: images are decoded in threads, and forwards run in one more,
 so that ``/healthz`` answers however busy the model is.
@@ -21,19 +21,25 @@ from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
 from graft import __version__
-from graft.errors import ImageError
+from graft.errors import ImageError, ServingLost, StoreError
 from graft.serving.alias_follower import Current
+from graft.serving.answering import Answerer
 from graft.serving.authentication import SCHEMES, Authentication
-from graft.serving.batching import MAX_BATCH, Batcher
-from graft.serving.decoding import Decoder
 from graft.serving.doors import Doors, caller_of
-from graft.serving.error_responses import Guard, refuse, refuse_image, refuse_parameter
+from graft.serving.error_responses import (
+    Guard,
+    refuse,
+    refuse_for_now,
+    refuse_image,
+    refuse_parameter,
+)
 from graft.serving.exchange import Predicted, Watched, Watcher
 from graft.serving.keys import KeyRing
 from graft.serving.limits import DEFAULT_LIMITS, Limits
 from graft.serving.predictor import Predictor
 from graft.serving.request_body import OPENAPI
-from graft.serving.stats import Counts, Stats
+from graft.serving.served_models import Served
+from graft.serving.stats import CountsByModel, Stats
 
 PROBES = frozenset({"", "/", "/healthz"})
 """Paths that load balancers ask every few seconds: no log or figure has them."""
@@ -98,9 +104,9 @@ class Health(BaseModel):
     """The server takes requests."""
 
     status: str
-    model: str = Field(description="NAME@VERSION that answers.")
+    model: str = Field(description="NAME@VERSION that answers, of several models with commas.")
     refused: str | None = Field(
-        description="The version that the alias points at, where it cannot answer, and why."
+        description="What an alias points at, where that cannot answer, and why."
     )
 
 
@@ -129,7 +135,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    current: Current,
+    *currents: Current,
     decode_threads: int = 2,
     limits: Limits = DEFAULT_LIMITS,
     origins: Sequence[str] = (),
@@ -137,13 +143,13 @@ def create_app(
     watchers: Sequence[Watcher] = (),
     echoes_ids: bool = True,
 ) -> FastAPI:
-    """Return the app that answers for one model, with its current predictor.
+    """Return the app that answers for models, each with its current predictor.
 
     Its ``state.check`` is a coroutine function that hangs or raises once no image can be
     answered any more.
 
     Args:
-        current: what answers; its predictor may change at any time, its model's name may not.
+        currents: what answers; a predictor may change at any time, a model's name may not.
         decode_threads: how many images are decoded at once.
         limits: what it bears.
         origins: origins of pages in browsers that may ask, as `https://HOST`; `*`: all may.
@@ -151,10 +157,10 @@ def create_app(
         watchers: who is told of every request and its answer.
         echoes_ids: whether answers get X-Request-Id here; else whoever runs the app sends it.
     """
-    batcher = Batcher(MAX_BATCH)
-    decoder = Decoder(decode_threads, limits)
+    served = Served(currents)
+    answerer = Answerer(decode_threads, limits)
     app = FastAPI(
-        title=f"Graft: {current.predictor.version.name}",
+        title=f"Graft: {served}",
         version=__version__,
         docs_url=None,
         redoc_url=None,
@@ -163,6 +169,8 @@ def create_app(
             HTTPException: refuse,
             RequestValidationError: refuse_parameter,
             ImageError: refuse_image,
+            ServingLost: refuse_for_now,
+            StoreError: refuse_for_now,
         },
     )
     # The bundled Swagger UI reads OpenAPI 3.0, not 3.1.
@@ -171,9 +179,14 @@ def create_app(
         app.add_middleware(Authentication, ring=ring)
         _document_keys(app)
     app.add_middleware(Guard, header_bytes=limits.header_bytes)
-    counts = Counts()
-    everyone = (counts, *watchers)
-    app.add_middleware(Watched, watchers=everyone, unwatched=PROBES, echoes_ids=echoes_ids)
+    counts = CountsByModel(served.names)
+    app.add_middleware(
+        Watched,
+        watchers=(counts, *watchers),
+        unwatched=PROBES,
+        models=frozenset(served.names),
+        echoes_ids=echoes_ids,
+    )
     if origins:  # outermost: browsers show a page no refusal without the headers
         app.add_middleware(
             CORSMiddleware,
@@ -186,14 +199,12 @@ def create_app(
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
 
     async def check() -> None:
-        predictor = current.predictor
-        crop = predictor.version.contract.crop
-        await batcher.predict_first(predictor.predict, np.zeros((crop, crop, 3), np.uint8))
+        await answerer.check(served.first.predictor)
 
     app.state.check = check
-    _add_predict(app, current, batcher, decoder, Doors(limits))
-    _add_descriptions(app, current)
-    _add_stats(app, current, counts)
+    _add_predict(app, served, answerer, Doors(limits))
+    _add_descriptions(app, served)
+    _add_stats(app, served, counts)
     return app
 
 
@@ -210,10 +221,7 @@ def _document_keys(app: FastAPI) -> None:
     app.openapi = with_keys  # type: ignore[method-assign]  # as FastAPI's own documentation does
 
 
-def _add_predict(
-    app: FastAPI, current: Current, batcher: Batcher, decoder: Decoder, doors: Doors
-) -> None:
-    served = current.predictor.version.name
+def _add_predict(app: FastAPI, served: Served, answerer: Answerer, doors: Doors) -> None:
     Name = _name_of(served)  # noqa: N806 - a type
 
     @app.post(
@@ -235,7 +243,7 @@ def _add_predict(
         top_k: Annotated[int, Query(ge=1, description="How many classes, at most.")] = 5,
     ) -> Answer:
         """Classify one image: send it as the raw body, a multipart file or base64 in JSON."""
-        check_name(name, served)
+        current = served.find(name)
         asked = [key for key, _ in request.query_params.multi_items()]
         if asked not in ([], ["top_k"]):
             raise HTTPException(
@@ -248,20 +256,18 @@ def _add_predict(
             predictor = current.predictor  # computes the whole answer, even if replaced meanwhile
             content_type = request.headers.get("content-type", "")
             async with doors.at_work(caller):
-                image = await decoder.decode(predictor.prepare, content_type, body)
-                decoded = perf_counter()
-                row = await batcher.predict(predictor.predict, image)
+                answered = await answerer.answer(predictor, content_type, body)
         end = perf_counter()
-        classes, probabilities = predictor.version.classes, row.values
+        classes, probabilities = predictor.version.classes, answered.probabilities
         best = int(np.argmax(probabilities))
         request.state.exchange.predicted = Predicted(
             model=predictor.version.ref,
             class_=classes[best],
             probability=float(probabilities[best]),
-            batch=row.batch,
-            decode_s=decoded - received,
-            wait_s=row.wait_s,
-            forward_s=row.forward_s,
+            batch=answered.batch,
+            decode_s=answered.decode_s,
+            wait_s=answered.wait_s,
+            forward_s=answered.forward_s,
         )
         return Answer(
             model=predictor.version.ref,
@@ -270,60 +276,50 @@ def _add_predict(
                 for i in np.argsort(-probabilities, kind="stable")[:top_k]
             ],
             timing_ms=Timing(
-                decode=round(1e3 * (decoded - received), 2),
-                predict=round(1e3 * (end - decoded), 2),
+                decode=round(1e3 * answered.decode_s, 2),
+                predict=round(1e3 * (end - received - answered.decode_s), 2),
                 total=round(1e3 * (end - start), 2),
             ),
         )
 
 
-def _name_of(served: str) -> Any:
+def _name_of(served: Served) -> Any:
     """Return the type of a path's NAME, whose description has the names that there are."""
-    return Annotated[str, Path(json_schema_extra={"enum": [served]})]
+    return Annotated[str, Path(json_schema_extra={"enum": [*served.names]})]
 
 
-def check_name(name: str, served: str) -> None:
-    """Check that a path names the model that this server has.
-
-    Raises:
-        HTTPException: 404, it names another one.
-    """
-    if name != served:
-        shown = reprlib.repr(name)
-        raise HTTPException(404, f"no model {shown} here; this server has '{served}'")
-
-
-def _add_stats(app: FastAPI, current: Current, counts: Counts) -> None:
-    Name = _name_of(current.predictor.version.name)  # noqa: N806 - a type
+def _add_stats(app: FastAPI, served: Served, counts: CountsByModel) -> None:
+    Name = _name_of(served)  # noqa: N806 - a type
 
     @app.get("/v1/models/{name}/stats")
     async def stats(name: Name) -> Stats:  # type: ignore[valid-type]
         """Tell what this replica has done since it began; with keys, to those for admin."""
-        version = current.predictor.version
-        check_name(name, version.name)
-        return counts.stats(version.ref)
+        return counts.stats(served.find(name).predictor.version)
 
 
-def _add_descriptions(app: FastAPI, current: Current) -> None:
+def _add_descriptions(app: FastAPI, served: Served) -> None:
     """Add what tells about the server: its models, its health and its documentation."""
+    Name = _name_of(served)  # noqa: N806 - a type
 
     @app.get("/v1/models")
     async def models() -> Models:
         """List the models that this server answers for."""
-        return Models(models=[ServedModel.of(current.predictor)])
+        return Models(models=[ServedModel.of(one.predictor) for one in served.answering])
 
-    @app.get("/v1/models/{name}", responses={"4XX": {"model": Refusal}})
-    async def model(name: str) -> ServedModel:
+    @app.get("/v1/models/{name}")
+    async def model(name: Name) -> ServedModel:  # type: ignore[valid-type]
         """Tell which version answers for a model, and what computes it."""
-        check_name(name, current.predictor.version.name)
-        return ServedModel.of(current.predictor)
+        return ServedModel.of(served.find(name).predictor)
 
     @app.get("/", include_in_schema=False)  # what load balancers ask by default
     @app.get("/healthz", openapi_extra={"security": []})
     async def healthz() -> Health:
-        """Answer once the model is loaded and has passed its golden images."""
-        version = current.predictor.version
-        return Health(status="ok", model=version.ref, refused=current.refused)
+        """Answer once a model is loaded and has passed its golden images."""
+        return Health(
+            status="ok",
+            model=", ".join(one.predictor.version.ref for one in served.answering),
+            refused="; ".join(served.refused) or None,
+        )
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -1,4 +1,4 @@
-"""A model version on Ray Serve: replicas behind HAProxy, which talks to them directly.
+"""Models on Ray Serve: replicas behind HAProxy, which talks to them directly.
 
 The only module of serving that knows Ray. A request takes no actor call: HAProxy forwards it
 to a replica's own HTTP server, whose event loop runs the ASGI app.
@@ -34,7 +34,7 @@ from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion
 from graft.serving import haproxy, keys
 from graft.serving.access_log import AccessLog
-from graft.serving.alias_follower import POLL_S, Follower, Polling
+from graft.serving.alias_follower import POLL_S, Follower, Loads, Polling
 from graft.serving.app import create_app
 from graft.serving.engines.choice import Place
 from graft.serving.engines.engine import EngineSetting
@@ -43,6 +43,7 @@ from graft.serving.limits import DEFAULT_LIMITS, MOST_MEGAPIXELS, Limits
 from graft.serving.loader import Loader
 from graft.serving.origins import checked_origin
 from graft.serving.ray_metrics import RayMetrics
+from graft.serving.shared_trunks import TAILS_GB, SharedTrunks
 from graft.spec.section import AliasName, Id, Name, Positive, PositiveFloat, Section
 from graft.store import Store
 
@@ -89,22 +90,43 @@ class Access:
 FOR_ALL = Access()
 
 
+@dataclass(frozen=True)
+class ServedModels:
+    """What each replica of a deployment answers for."""
+
+    refs: tuple[str, ...]
+    """NAME@ALIAS, which is followed, or NAME@VERSION; each of another name."""
+    tails_gb: float = TAILS_GB
+    """What tails may take of a replica's memory where it has several models, in gigabytes."""
+
+    @property
+    def name(self) -> str:
+        """The deployment's name: that of its one model, or `models`."""
+        return self.refs[0].partition("@")[0] if len(self.refs) == 1 else "models"
+
+    def loader(self, store: Store, place: Place) -> Loads:
+        """Return what loads versions in a replica."""
+        if len(self.refs) == 1:
+            return Loader(store, place)
+        return SharedTrunks(store, place, self.tails_gb)
+
+
 class Replica:
     """One process that answers; Ray Serve starts it and runs its app.
 
-    It is up only once its version's golden images have matched.
+    It is up only once a version's golden images have matched.
     """
 
     def __init__(
         self,
         store_uri: str,
-        ref: str,
+        models: ServedModels,
         place: Place,
         polling: Polling,
         access: Access,
         limits: Limits,
     ):
-        """Load what `ref` names, and follow its alias and its engine.
+        """Load what is to be served, and follow aliases and engines.
 
         `place` is where it answers, but for the threads and the device that this process gets.
         """
@@ -113,16 +135,18 @@ class Replica:
         threads = fitting_threads(place.threads)
         _log_to_stderr()
         ring = KeyRing(Path(access.keys)) if access.keys else None
-        loader = Loader(Store.open(store_uri), replace(place, threads=threads, device=device))
-        current = Follower.wait_for(loader, ref, polling)
-        _in_background(current.follow, polling.every_s)
+        place = replace(place, threads=threads, device=device)
+        loader = models.loader(Store.open(store_uri), place)
+        followers = Follower.wait_for_some(loader, models.refs, polling)
+        for follower in followers:
+            _in_background(follower.follow, polling.every_s)
         if ring is not None:
             _in_background(ring.follow, keys.POLL_S)
-        self._metrics = RayMetrics(current)
+        self._metrics = RayMetrics(followers)
         watchers = (self._metrics, *([AccessLog(access.log)] if access.log else ()))
         # Ray Serve puts X-Request-Id into answers itself.
         self._app = create_app(
-            current,
+            *followers,
             decode_threads=threads + 1,
             limits=limits,
             origins=access.origins,
@@ -147,21 +171,31 @@ def _in_background(follow: Callable[[float, threading.Event], None], every_s: fl
     threading.Thread(target=follow, args=(every_s, never), daemon=True).start()
 
 
+class Followed(Section):
+    """A model, served by the version that an alias points at."""
+
+    name: Name
+    """The model's name."""
+    alias: AliasName = CHAMPION
+    """The alias that points at the version to serve."""
+
+
 class Following(Section):
     """What `following` serves: the ``args`` of an application in a RayService's config."""
 
     store: str
     """URI of the store, as every replica's node reaches it."""
-    model: Name
-    """The model's name."""
-    alias: AliasName = CHAMPION
-    """The alias that points at the version to serve."""
+    models: Annotated[tuple[Followed, ...], Field(min_length=1)]
+    """The models that every replica answers for."""
+    tails_gb: PositiveFloat = TAILS_GB
+    """What tails may take of a replica's memory where it has several models, in gigabytes."""
     replicas: Positive = 1
     """Processes that answer."""
     cpus_per_replica: Positive = 1
     """Logical CPUs that each replica reserves, and the most threads that compute in it."""
     engine: EngineSetting = "auto"
-    """What computes: the faster one that passes on all replicas' processors, or the one named."""
+    """What computes: the faster one that passes on all replicas' processors, or the one named.
+    Several models are computed by torch."""
     deployment: Id = "default"
     """Name of these replicas in the store, where what `auto` has chosen for them is recorded."""
     poll_s: PositiveFloat = POLL_S
@@ -178,6 +212,16 @@ class Following(Section):
     """Path, in every pod, of the file or pipe of the access log; null: none."""
 
     @model_validator(mode="after")
+    def _has_each_model_once(self) -> "Following":
+        names = [model.name for model in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"models: '{name}' stands twice; expected each model once")
+        if len(names) > 1 and self.engine == "onnx":
+            raise ValueError("engine: onnx computes one model, and `models` has several")
+        return self
+
+    @model_validator(mode="after")
     def _says_who_may_ask(self) -> "Following":
         if (self.keys is None) != self.no_auth:
             raise ValueError(
@@ -188,26 +232,29 @@ class Following(Section):
 
 
 def following(args: Following) -> Application:
-    """Return the application that answers with the version an alias points at.
+    """Return the application that answers with the versions that aliases point at.
 
     A RayService's ``serveConfigV2`` names it: ``import_path: graft.serving.deployment:following``.
     A promotion changes neither that config nor the cluster: each replica loads the new
     version beside the old one, checks its golden images, and swaps.
 
-    A replica that cannot answer (no such alias yet, golden images that differ) says why
-    after `PATIENCE_S` and is started again. By default Ray Serve gives up for good after 3 tries
-    a replica; a large ``RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT`` in the head's environment makes
-    it try without end. The fast path needs ``RAY_SERVE_ENABLE_HA_PROXY=1`` and
+    A replica that cannot answer for any model (no such alias yet, golden images that differ) says
+    why after `PATIENCE_S` and is started again. By default Ray Serve gives up for good after 3
+    tries a replica; a large ``RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT`` in the head's environment
+    makes it try without end. The fast path needs ``RAY_SERVE_ENABLE_HA_PROXY=1`` and
     ``RAY_SERVE_THROUGHPUT_OPTIMIZED=1`` in every pod.
     """
     capacity = Capacity(args.replicas, args.cpus_per_replica)
-    deployment = _deployment(args.model, capacity, tries=FOREVER, stop_s=DRAIN_TIMEOUT_S)
+    refs = tuple(f"{model.name}@{model.alias}" for model in args.models)
+    models = ServedModels(refs, args.tails_gb)
+    # Ray Serve's config names the deployment, too, to give it GPUs or a class of nodes.
+    name = args.models[0].name
+    deployment = _deployment(name, capacity, tries=FOREVER, stop_s=DRAIN_TIMEOUT_S)
     polling = Polling(args.poll_s, PATIENCE_S)
     access = Access(args.keys, args.access_log, args.origins)
     limits = Limits(megapixels=args.max_megapixels)
     place = Place(args.engine, args.deployment, args.cpus_per_replica)
-    ref = f"{args.model}@{args.alias}"
-    return deployment.bind(args.store, ref, place, polling, access, limits)
+    return deployment.bind(args.store, models, place, polling, access, limits)
 
 
 def _deployment(name: str, capacity: Capacity, tries: int, stop_s: float) -> Deployment:
@@ -285,20 +332,40 @@ def serve_model(
 ) -> Iterator[str]:
     """Serve a version on the connected Ray until the block ends; yields the URL once it answers.
 
+    It is followed where an `alias` is given that points at it; all else as `serve_models`.
+    """
+    ref = f"{version.name}@{alias}" if alias else version.ref
+    models = ServedModels((ref,))
+    with serve_models(store, models, host, port, capacity, access, limits, engine) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serve_models(
+    store: Store,
+    models: ServedModels,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    capacity: Capacity = ONE_REPLICA,
+    access: Access = FOR_ALL,
+    limits: Limits = DEFAULT_LIMITS,
+    engine: EngineSetting = "torch",
+) -> Iterator[str]:
+    """Serve models on the connected Ray until the block ends; yields the URL once they answer.
+
     At the end no connection is taken any more, and requests that have begun are finished first, for
     up to `haproxy.DRAIN_S` seconds.
 
     Args:
-        store: the store that has the version; replicas open it by its URI.
-        version: the version to serve.
+        store: the store that has them; replicas open it by its URI.
+        models: what is served.
         host: address of this machine to listen at; 0.0.0.0 for all.
         port: TCP port; 0 for a free one.
         capacity: how many replicas answer, and the CPUs of each.
-        alias: an alias that points at the version, to be followed wherever it moves; None: the
-            version is served for good.
         access: who may ask, and where it is written who did.
         limits: what each replica bears.
-        engine: what computes; what `auto` chooses is recorded in the store for this machine.
+        engine: what computes one model; what `auto` chooses is recorded in the store for this
+            machine.
 
     Raises:
         ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for, or the
@@ -317,7 +384,7 @@ def serve_model(
             "lower --replicas or --cpus-per-replica"
         )
     # One try: a missing payload, or golden images that differ, would fail again.
-    deployment = _deployment(version.name, capacity, tries=1, stop_s=STOP_TIMEOUT_S)
+    deployment = _deployment(models.name, capacity, tries=1, stop_s=STOP_TIMEOUT_S)
     # A short path, not TMPDIR's: that of HAProxy's Unix socket may have at most 107 characters.
     folder = tempfile.TemporaryDirectory(prefix="graft-", dir="/tmp", ignore_cleanup_errors=True)
     with folder, contextlib.ExitStack() as stack:
@@ -329,13 +396,12 @@ def serve_model(
             http_options={"host": "127.0.0.1", "port": port},
             controller_options={"runtime_env": {"env_vars": _fast_path(folder.name, host)}},
         )
-        ref = f"{version.name}@{alias}" if alias else version.ref
         place = Place(engine, _this_machine(), cpus)
-        application = deployment.bind(store.uri, ref, place, Polling(), access, limits)
+        application = deployment.bind(store.uri, models, place, Polling(), access, limits)
         try:
-            serve.run(application, name=version.name)
+            serve.run(application, name=models.name)
         except RuntimeError as error:
-            raise _failure(serve.status().applications[version.name]) from error
+            raise _failure(serve.status().applications[models.name]) from error
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
         _wait_until_ready(url)
         yield url

@@ -12,7 +12,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from graft.errors import ImageError, ImageTooLarge
+from graft.errors import GraftError, ImageError, ImageTooLarge, StoreError
+
+RETRY_S = "5"
+"""Seconds after which to ask again for what cannot be answered now."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +91,15 @@ async def refuse_parameter(request: Request, error: RequestValidationError) -> J
     problem = error.errors()[0]
     reason = f"{problem['loc'][-1]} is {reprlib.repr(problem['input'])}: {problem['msg']}"
     return JSONResponse({"error": reason}, 400)
+
+
+async def refuse_for_now(request: Request, error: GraftError) -> JSONResponse:
+    """Answer what may be answered later: a model has no version yet, or the store fails."""
+    reason = str(error)
+    if isinstance(error, StoreError):  # it may say what is where, which is for the log alone
+        logger.warning(f"{request.url.path} cannot be answered now: {error}")
+        reason = "the model's weights cannot be read from the store just now; try again"
+    return JSONResponse({"error": reason}, 503, {"Retry-After": RETRY_S})
 
 
 async def refuse_image(request: Request, error: ImageError) -> JSONResponse:

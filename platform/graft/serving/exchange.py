@@ -29,6 +29,7 @@ REASONS = {
 """Why a request was not answered with what it asked for, by its status."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
+_MODEL = re.compile(r"/v1/models/([^/]+)")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
@@ -62,6 +63,8 @@ class Exchange:
     """The client's own, or one that was made: every answer has it as X-Request-Id."""
     trace_id: str | None
     """Of the trace that the client's `traceparent` names."""
+    model: str | None = None
+    """Name of the served model that it is about."""
     key: str | None = None
     """Name of the key that it came with."""
     status: int = LEFT
@@ -83,11 +86,11 @@ class Exchange:
 class Watcher(Protocol):
     """Who is told of every exchange, on the event loop: so it takes no time to speak of."""
 
-    def begun(self, in_progress: int) -> None:
-        """One has begun; so many are in progress, with it."""
+    def begun(self, exchange: Exchange) -> None:
+        """One has begun."""
 
-    def ended(self, exchange: Exchange, in_progress: int) -> None:
-        """One has ended; so many still are in progress."""
+    def ended(self, exchange: Exchange) -> None:
+        """One has ended."""
 
 
 class Watched:
@@ -101,13 +104,15 @@ class Watched:
         app: ASGIApp,
         watchers: Sequence[Watcher],
         unwatched: frozenset[str],
+        models: frozenset[str],
         echoes_ids: bool,
     ):
+        """`models` are the names of those that are served."""
         self._app = app
         self._echoes_ids = echoes_ids
         self._watchers = watchers
         self._unwatched = unwatched
-        self._in_progress = 0
+        self._models = models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request, and tell of it when it has ended, however that was."""
@@ -116,6 +121,7 @@ class Watched:
             return
         start = perf_counter()
         exchange = _exchange(scope)
+        exchange.model = self._model_of(exchange.path)
         scope.setdefault("state", {})["exchange"] = exchange
 
         async def receiving() -> Message:
@@ -134,16 +140,21 @@ class Watched:
         if path_of(scope) in self._unwatched:
             await self._app(scope, receiving, sending)
             return
-        self._in_progress += 1
         for watcher in self._watchers:
-            watcher.begun(self._in_progress)
+            watcher.begun(exchange)
         try:
             await self._app(scope, receiving, sending)
         finally:
-            self._in_progress -= 1
             exchange.total_s = perf_counter() - start
             for watcher in self._watchers:
-                watcher.ended(exchange, self._in_progress)
+                watcher.ended(exchange)
+
+    def _model_of(self, path: str) -> str | None:
+        """Return the served model that a path names; where there is but one, all are about it."""
+        if len(self._models) == 1:
+            return next(iter(self._models))
+        named = _MODEL.match(path)
+        return named[1] if named and named[1] in self._models else None
 
 
 def path_of(scope: Scope) -> str:

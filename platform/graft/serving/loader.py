@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graft.backbones.trunk import stage_bytes
 from graft.registry import ModelVersion
 from graft.serving.batching import MAX_BATCH
 from graft.serving.engines.choice import ON_CPU, Place, choose_engine, recorded_engine
 from graft.serving.predictor import Predictor
 from graft.store import Store
+from graft.units import size
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,16 @@ class Loader:
         if self.place.engine == "auto":
             logger.warning(f"{version.ref} is computed by {chosen.engine.name}: {chosen.reason}")
         predictor = Predictor(version, chosen.engine, chosen.reason)
-        side = version.contract.crop
-        for count in range(1, MAX_BATCH + 1):  # an engine prepares for each shape that it meets
-            predictor.predict([np.zeros((side, side, 3), np.uint8)] * count)
+        warm(predictor)
         return predictor
+
+    def cost(self, version: ModelVersion) -> str:
+        """Say what a version takes of memory beside all that is there.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return f"{size(stage_bytes(self.store, version.stages) + version.tail.size)} of weights"
 
     def is_outdated(self, predictor: Predictor) -> bool:
         """Whether another replica has found that a predictor's engine does not pass everywhere.
@@ -45,3 +53,10 @@ class Loader:
         if self.place.engine != "auto" or predictor.engine.name == "torch":
             return False
         return recorded_engine(self.store, predictor.version, self.place) == "torch"
+
+
+def warm(predictor: Predictor) -> None:
+    """Compute each size of batch once: an engine prepares for each shape that it meets."""
+    side = predictor.version.contract.crop
+    for count in range(1, MAX_BATCH + 1):
+        predictor.predict([np.zeros((side, side, 3), np.uint8)] * count)

@@ -4,15 +4,19 @@ Each is called ``ray_graft_serving_...`` there; a counter ends with ``_total``. 
 bounded: no client can add one. Ray adds its own (`deployment`, `replica`, `application`).
 """
 
+from collections import Counter as Counts
+from collections.abc import Sequence
+
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from graft.registry import ModelVersion
 from graft.serving.alias_follower import Current
 from graft.serving.exchange import Exchange
 from graft.serving.stats import IMAGES, PREFIX, PROBABILITIES, SECONDS, seconds_of
 
 SHOWN_CLASSES = 100
 """Most classes of a model that are counted apart: Prometheus keeps a series for each."""
+NO_MODEL = "(none)"
+"""The model of requests that name none of several served ones."""
 OTHER_CLASS = "(other)"
 """What the classes after these are counted as."""
 
@@ -20,10 +24,12 @@ OTHER_CLASS = "(other)"
 class RayMetrics:
     """Counts exchanges in Ray's metrics."""
 
-    def __init__(self, current: Current):
-        self._current = current
-        self._of: ModelVersion | None = None
-        self._shown: frozenset[str] = frozenset()
+    def __init__(self, currents: Sequence[Current]):
+        """`currents` are what answers for the served models."""
+        self._currents = {current.name: current for current in currents}
+        self._classes: dict[str, tuple[str, ...]] = {}
+        self._shown: dict[str, frozenset[str]] = {}
+        self._in_progress_of = Counts[str]()
         self._requests = Counter(
             f"{PREFIX}requests", "Requests, by the status of their answer.", ("model", "status")
         )
@@ -52,45 +58,44 @@ class RayMetrics:
         )
         self._in_progress = Gauge(f"{PREFIX}in_progress", "Requests in progress.", ("model",))
         self._version = Gauge(f"{PREFIX}version", "The version that answers.", ("model",))
-        every: list[Counter | Gauge | Histogram] = [
-            *(self._requests, self._refused, self._predictions, self._seconds),
-            *(self._batch, self._probability, self._in_progress, self._version),
-        ]
-        for metric in every:
-            # A dict for each: Ray Serve adds its own tags to what it is given.
-            metric.set_default_tags({"model": current.predictor.version.name})
-        self._last_in_progress = 0
         self.refresh()
 
     def refresh(self) -> None:
         """Say again what is so now: of a replica that nobody asks Ray would forget it."""
-        self._in_progress.set(self._last_in_progress)
-        self._version.set(self._current.predictor.version.version)
+        for name, current in self._currents.items():
+            self._in_progress.set(self._in_progress_of[name], {"model": name})
+            if current.answers:
+                self._version.set(current.predictor.version.version, {"model": name})
 
-    def begun(self, in_progress: int) -> None:
+    def begun(self, exchange: Exchange) -> None:
         """Count one that has begun."""
-        self._last_in_progress = in_progress
-        self._in_progress.set(in_progress)
+        self._in_progress_of[_label(exchange)] += 1
 
-    def ended(self, exchange: Exchange, in_progress: int) -> None:
+    def ended(self, exchange: Exchange) -> None:
         """Count one that has ended."""
-        self._last_in_progress = in_progress
+        model = _label(exchange)
+        self._in_progress_of[model] -= 1
         self.refresh()
-        self._requests.inc(1, {"status": str(exchange.status)})
+        self._requests.inc(1, {"model": model, "status": str(exchange.status)})
         if exchange.reason:
-            self._refused.inc(1, {"reason": exchange.reason})
+            self._refused.inc(1, {"model": model, "reason": exchange.reason})
         predicted = exchange.predicted
         if predicted is None:
             return
-        shown = predicted.class_ if predicted.class_ in self._shown_classes() else OTHER_CLASS
-        self._predictions.inc(1, {"class": shown})
-        self._batch.observe(predicted.batch)
-        self._probability.observe(predicted.probability)
+        shown = predicted.class_ if predicted.class_ in self._shown_classes(model) else OTHER_CLASS
+        self._predictions.inc(1, {"model": model, "class": shown})
+        self._batch.observe(predicted.batch, {"model": model})
+        self._probability.observe(predicted.probability, {"model": model})
         for part, seconds in seconds_of(predicted, exchange.total_s).items():
-            self._seconds.observe(seconds, {"part": part})
+            self._seconds.observe(seconds, {"model": model, "part": part})
 
-    def _shown_classes(self) -> frozenset[str]:
-        version = self._current.predictor.version
-        if version is not self._of:
-            self._of, self._shown = version, frozenset(version.classes[:SHOWN_CLASSES])
-        return self._shown
+    def _shown_classes(self, model: str) -> frozenset[str]:
+        classes = self._currents[model].predictor.version.classes
+        if self._classes.get(model) is not classes:
+            self._classes[model] = classes
+            self._shown[model] = frozenset(classes[:SHOWN_CLASSES])
+        return self._shown[model]
+
+
+def _label(exchange: Exchange) -> str:
+    return exchange.model or NO_MODEL

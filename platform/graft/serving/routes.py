@@ -30,20 +30,20 @@ class Asked:
     """(crop, crop, 3)."""
 
     @property
-    def lane(self) -> Part:
-        """What all images of one forward begin with: other images would share nothing."""
+    def root(self) -> Part:
+        """What all images of one forward begin with: others would share nothing."""
         return self.route[0]
 
 
 def probabilities(asked: Sequence[Asked]) -> list[NDArray[np.float32]]:
-    """Return the class probabilities of images of one lane, each (classes,) of its own model."""
+    """Return the class probabilities of images of one root, each (classes,) of its own model."""
     return [torch.softmax(torch.from_numpy(row), dim=0).numpy() for row in logits(asked)]
 
 
 def logits(asked: Sequence[Asked]) -> list[NDArray[np.float32]]:
-    """Return the logits of images of one lane, each (classes,) of its own model."""
+    """Return the logits of images of one root, each (classes,) of its own model."""
     # Neighbours in this order have the most parts in common.
-    order = sorted(range(len(asked)), key=lambda i: [id(part) for part in asked[i].route])
+    order = sorted(range(len(asked)), key=lambda i: [hash(part) for part in asked[i].route])
     images = np.stack([asked[i].image for i in order])
     with torch.inference_mode():
         rows = _rows(images, [asked[i].route for i in order], 0)

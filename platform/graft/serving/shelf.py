@@ -1,7 +1,7 @@
 """What models have of their own is kept in memory up to a budget; the least recently used goes."""
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from threading import Lock, RLock
 from typing import Generic, TypeVar
 
@@ -19,25 +19,25 @@ class Shelf(Generic[T]):
         """`size` returns the bytes of a thing."""
         self.budget = budget
         self._size = size
-        self._things: OrderedDict[str, T] = OrderedDict()  # least recently used first
+        self._things: OrderedDict[Hashable, T] = OrderedDict()  # least recently used first
         self._bytes = 0
         # Reentrant: whoever is freed while it is held may drop what they kept here.
         self._lock = RLock()
-        self._loading: defaultdict[str, Lock] = defaultdict(Lock)
+        self._loading: defaultdict[Hashable, Lock] = defaultdict(Lock)
 
     @property
     def bytes(self) -> int:
         """What lies here, in bytes."""
         return self._bytes
 
-    def find(self, key: str) -> T | None:
+    def find(self, key: Hashable) -> T | None:
         """Return a thing that is here, which is a use of it."""
         with self._lock:
             if key in self._things:
                 self._things.move_to_end(key)
             return self._things.get(key)
 
-    def take(self, key: str, load: Callable[[], T]) -> T:
+    def take(self, key: Hashable, load: Callable[[], T]) -> T:
         """Return a thing, loaded first where it is not here, and once for all who wait for it."""
         with self._lock:
             loading = self._loading[key]
@@ -48,13 +48,13 @@ class Shelf(Generic[T]):
                 self._put(key, thing)
             return thing
 
-    def drop(self, key: str) -> None:
+    def drop(self, key: Hashable) -> None:
         """Drop a thing that nobody will ask for again, if it is here."""
         with self._lock:
             self._loading.pop(key, None)
             self._remove(key)
 
-    def _put(self, key: str, thing: T) -> None:
+    def _put(self, key: Hashable, thing: T) -> None:
         size = self._size(thing)
         with self._lock:
             self._remove(key)
@@ -65,6 +65,6 @@ class Shelf(Generic[T]):
             self._things[key] = thing
             self._bytes += size
 
-    def _remove(self, key: str) -> None:
+    def _remove(self, key: Hashable) -> None:
         if key in self._things:
             self._bytes -= self._size(self._things.pop(key))

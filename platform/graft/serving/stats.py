@@ -2,10 +2,12 @@
 
 import bisect
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, Field
 
+from graft.registry import ModelVersion
 from graft.serving.exchange import Exchange, Predicted
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -51,7 +53,7 @@ class Seconds(BaseModel):
 
 
 class Stats(BaseModel):
-    """What one replica has done since it began; probes and these figures are not counted."""
+    """What one replica has done for a model since it began, probes left out."""
 
     model: str = Field(description="NAME@VERSION that answers now.")
     since: str = Field(description="When the replica began.")
@@ -100,13 +102,13 @@ class Counts:
             part: _Histogram(SECONDS) for part in ("decode", "wait", "forward", "total")
         }
 
-    def begun(self, in_progress: int) -> None:
+    def begun(self) -> None:
         """Count one that has begun."""
-        self._in_progress = in_progress
+        self._in_progress += 1
 
-    def ended(self, exchange: Exchange, in_progress: int) -> None:
+    def ended(self, exchange: Exchange) -> None:
         """Count one that has ended."""
-        self._in_progress = in_progress
+        self._in_progress -= 1
         self._status[str(exchange.status)] += 1
         if exchange.reason:
             self._refused[exchange.reason] += 1
@@ -137,6 +139,27 @@ class Counts:
                 **{part: times.distribution() for part, times in self._seconds.items()}
             ),
         )
+
+
+class CountsByModel:
+    """Counts the exchanges about each of the served models; those about none are not counted."""
+
+    def __init__(self, models: Iterable[str]):
+        self._of = {model: Counts() for model in models}
+
+    def begun(self, exchange: Exchange) -> None:
+        """Count one that has begun."""
+        if exchange.model:
+            self._of[exchange.model].begun()
+
+    def ended(self, exchange: Exchange) -> None:
+        """Count one that has ended."""
+        if exchange.model:
+            self._of[exchange.model].ended(exchange)
+
+    def stats(self, version: ModelVersion) -> Stats:
+        """Return the document about the model of a version, which answers now."""
+        return self._of[version.name].stats(version.ref)
 
 
 def seconds_of(predicted: Predicted, total_s: float) -> dict[str, float]:

@@ -1,21 +1,29 @@
 """`graft serve`: answer for a model over HTTP until stopped."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Json, Model, StoreUri, open_store
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 from graft.cli.show.output import console, emit, note
 from graft.serving.limits import DEFAULT_LIMITS, MOST_MEGAPIXELS, Limits
 
 if TYPE_CHECKING:
     from graft.registry import ModelVersion
+    from graft.store import Store
 
 
 def serve(
-    ref: Model,
+    refs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME[@VERSION|@ALIAS]]...", help="Which models; or --all."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All models of the store, each as its bare name says.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")
@@ -28,9 +36,19 @@ def serve(
         Literal["auto", "torch", "onnx"],
         typer.Option(
             envvar="GRAFT_ENGINE",
-            help="What computes. onnx: ONNX Runtime. auto: the faster of them that answers alike.",
+            help="What computes. onnx: ONNX Runtime. auto: the faster of them that answers alike. "
+            "Several models are computed by torch.",
         ),
     ] = "auto",
+    tails_gb: Annotated[
+        float,
+        typer.Option(
+            metavar="GB",
+            min=0.001,
+            help="Memory of each replica for what several models have of their own, in gigabytes; "
+            "what was used least recently makes room.",
+        ),
+    ] = 1.0,
     keys: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Who may ask: the keys that `graft keys new` makes."),
@@ -67,35 +85,38 @@ def serve(
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Serve a model over HTTP until Ctrl-C or SIGTERM.
+    """Serve models over HTTP until Ctrl-C or SIGTERM.
 
     On Ray Serve. It does not start unless the golden images give the outputs that training
-    recorded. With --follow, the version that the alias is moved to takes over without a gap,
-    once its golden images match. Without keys the server listens on this machine alone, unless
-    --no-auth says so. When it is stopped it takes no more requests, and finishes those that have
-    begun, for up to 40 seconds. With --json, the document is printed as soon as the server answers.
+    recorded. With --follow, the version that an alias is moved to takes over without a gap,
+    once its golden images match; a model that is named with a version stays at it. Models whose
+    trunks begin with the same frozen stages have these in memory once, and share forwards.
+    Without keys the server listens on this machine alone, unless --no-auth says so. When it is
+    stopped it takes no more requests, and finishes those that have begun, for up to 40 seconds.
+    With --json, the document is printed as soon as the server answers.
 
-    Example: graft serve ants-bees --follow --replicas 2
+    Example: graft serve ants-bees cats@2 dogs@candidate --follow
     """
     import threading
     from contextlib import ExitStack, suppress
-
-    from graft.registry import get_model
 
     _check_who_may_ask(host, keys, no_auth)
     _check_log(access_log, json)
     origins = _checked_origins(origin or [])
     opened = open_store(store)
-    alias = None
-    if follow:
-        name, alias = _alias_to_follow(ref)
-        ref = f"{name}@{alias}"
-    version = get_model(opened, ref)
+    served = _served(opened, refs or [], every, follow)
+    _check_engine(engine, len(served))
 
-    with console.status(f"starting a server for {version.ref}") as status:
+    with console.status(f"starting a server for {_listed(served)}") as status:
         from graft.cluster.local_ray import ray_session
         from graft.serving.access_log import pipe_to_stdout
-        from graft.serving.deployment import Access, Capacity, free_port, serve_model
+        from graft.serving.deployment import (
+            Access,
+            Capacity,
+            ServedModels,
+            free_port,
+            serve_models,
+        )
 
         port = free_port(host, port)
         capacity = Capacity(replicas, cpus_per_replica)
@@ -105,21 +126,21 @@ def serve(
                 log = stack.enter_context(pipe_to_stdout())
             access = Access(str(keys.absolute()) if keys else None, log, origins)
             stack.enter_context(ray_session(_show_replica))
+            models = ServedModels(tuple(one.ref for one in served), tails_gb)
             url = stack.enter_context(
-                serve_model(
+                serve_models(
                     opened,
-                    version,
+                    models,
                     host,
                     port,
                     capacity,
-                    alias,
                     access,
                     Limits(megapixels=max_megapixels),
                     engine,
                 )
             )
             status.stop()
-            _announce(version, url, json, wants_key=keys is not None)
+            _announce(served, url, json, wants_key=keys is not None)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
             note("stopping: requests that have begun are finished first; Ctrl-C cuts them off")
@@ -188,21 +209,74 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
-def _alias_to_follow(ref: str) -> tuple[str, str]:
-    """Return the model's name and the alias in NAME[@ALIAS]; without one, it is the champion.
+@dataclass(frozen=True)
+class _Served:
+    """A model that is to be served."""
+
+    ref: str
+    """What replicas are told: NAME@ALIAS is followed, NAME@VERSION stays."""
+    version: "ModelVersion"
+    """What answers at first."""
+
+
+def _served(store: "Store", refs: list[str], every: bool, follow: bool) -> list[_Served]:
+    """Return the models that refs, or `--all`, name.
 
     Raises:
-        InputError: it names a version, which never moves.
+        InputError: they name none, or one twice, or with `--follow` versions alone.
+        NotFoundError: there is no such model, version or alias.
     """
     from graft.errors import InputError
-    from graft.registry import CHAMPION
+    from graft.registry import CHAMPION, aliases, get_model
+    from graft.registry.versions import model_names
 
-    name, _, alias = ref.partition("@")
-    if alias.isdecimal():
+    if every == bool(refs):
         raise InputError(
-            f"--follow {ref}: a version never moves; name an alias, as in {name}@{CHAMPION}"
+            "which models? Name some, or give --all"
+            if refs == []
+            else "--all and names: give one of them"
         )
-    return name, alias or CHAMPION
+    refs = refs or model_names(store)
+    if not refs:
+        raise InputError(f"--all: {store.uri} has no model yet; `graft train` registers them")
+    names = [ref.partition("@")[0] for ref in refs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"'{twice}' stands twice: its address has room for one version")
+    served = []
+    for name, ref in zip(names, refs, strict=True):
+        alias = ref.partition("@")[2]
+        if every and follow and CHAMPION not in aliases(store, name):
+            note(f"{name} has no {CHAMPION} to follow: its newest version is served")
+        elif follow and not alias.isdecimal():
+            ref = f"{name}@{alias or CHAMPION}"
+            served.append(_Served(ref, get_model(store, ref)))
+            continue
+        version = get_model(store, ref)
+        served.append(_Served(version.ref, version))
+    if follow and all(one.ref == one.version.ref for one in served):
+        raise InputError(
+            f"--follow {refs[0]}: a version never moves; name an alias, as in {names[0]}@{CHAMPION}"
+        )
+    return served
+
+
+def _check_engine(engine: str, models: int) -> None:
+    """Check that an engine computes so many models.
+
+    Raises:
+        InputError: it computes one.
+    """
+    from graft.errors import InputError
+
+    if engine == "onnx" and models > 1:
+        raise InputError(
+            f"--engine onnx computes one model, and these are {models}; give auto, with which "
+            "torch computes them on trunks that they share, or serve each by itself"
+        )
+
+
+def _listed(served: list[_Served]) -> str:
+    return served[0].version.ref if len(served) == 1 else f"{len(served)} models"
 
 
 def _show_replica(actor: str, line: str) -> None:
@@ -211,16 +285,22 @@ def _show_replica(actor: str, line: str) -> None:
         note(line)
 
 
-def _announce(version: "ModelVersion", url: str, json: bool, wants_key: bool) -> None:
+def _announce(served: list[_Served], url: str, json: bool, wants_key: bool) -> None:
     """Print where the server answers, and how to ask it."""
-    address = f"{url}/v1/models/{version.name}/predict"
-    document = {"model": version.ref, "url": url, "predict": address, "docs": f"{url}/docs"}
-    emit(document, json, lambda: f"{version.ref} answers at {url}")
+    models = [
+        {"model": one.version.ref, "predict": f"{url}/v1/models/{one.version.name}/predict"}
+        for one in served
+    ]
+    document: dict[str, Any] = {"url": url, "docs": f"{url}/docs", "models": models}
+    if len(models) == 1:
+        document |= models[0]
+    refs = ", ".join(one["model"] for one in models)
+    emit(document, json, lambda: f"{refs} {'answer' if len(models) > 1 else 'answers'} at {url}")
     sys.stdout.flush()
     header, key = ("-H 'X-API-Key: KEY' ", " --key KEY") if wants_key else ("", "")
     note(
         f"  API: {url}/docs\n"
-        f"  curl {header}--data-binary @IMAGE {address}\n"
-        f"  graft predict {version.name} IMAGE --url {url}{key}\n"
+        f"  curl {header}--data-binary @IMAGE {models[0]['predict']}\n"
+        f"  graft predict {served[0].version.name} IMAGE --url {url}{key}\n"
         "Ctrl-C stops it."
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from graft.backbones.transfer_model import TransferModel
 from graft.data.loader import to_tensor
 from graft.errors import ResourceError, ServingError
+from graft.serving.routes import Route
 from graft.spec import Contract
 
 EngineName = Literal["torch", "onnx"]
@@ -24,9 +25,27 @@ class Engine(Protocol):
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits (B, classes) of prepared images (B, crop, crop, 3)."""
+        ...
+
+    @property
+    def in_memory(self) -> Route:
+        """The way of an image as far as it never has to be loaded."""
+        return (self.logits,)
+
+    def ready_route(self) -> Route | None:
+        """Return the way to the logits; None: something has to be loaded first."""
+        return self.in_memory
+
+    def route(self) -> Route:
+        """Return the way to the logits, loaded where it has to be.
+
+        Raises:
+            StoreError: it cannot be.
+        """
+        return self.in_memory
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """torch, channels_last, with as many threads as its process computes with."""
 
     name: EngineName = "torch"
@@ -46,7 +65,7 @@ class TorchEngine:
         return computed
 
 
-class OnnxEngine:
+class OnnxEngine(Engine):
     """ONNX Runtime on CPUs, with threads that sleep while they have no work."""
 
     name: EngineName = "onnx"

@@ -9,6 +9,7 @@ from safetensors.numpy import load as load_tensors
 
 from graft.data.image import decode
 from graft.data.views import evaluation_view
+from graft.errors import ServingError
 from graft.registry import ModelVersion
 from graft.spec import Contract
 from graft.store import Store
@@ -84,3 +85,16 @@ class GoldenImages:
         differences = np.abs(computed - self.logits).max(axis=1) / largest
         worst = int(np.argmax(differences))  # a NaN, if there is one
         return Replay(len(self.files), worst, float(differences[worst]))
+
+    def prove(self, version: ModelVersion, logits: Logits) -> None:
+        """Check that what computes a version's logits gives the recorded ones.
+
+        Raises:
+            ServingError: it does not.
+        """
+        replay = self.replay(version.contract, logits)
+        if not replay.holds:
+            raise ServingError(
+                f"{version.ref} does not give its recorded outputs and takes no traffic: {replay}; "
+                "serve another version, or train this one again"
+            )
