@@ -81,9 +81,8 @@ class Measured:
 
 def servers_of(lab: Lab, chosen: argparse.Namespace) -> Iterator[Server]:
     """Return the servers that are measured, Graft's first."""
-    engine = chosen.engine if servers.takes_engine() else None
     makers = {
-        "graft": lambda: servers.graft(lab, engine),
+        "graft": lambda: servers.graft(lab, chosen.engine),
         "ray-default": lambda: servers.ray_serve(lab, tuned=False),
         "ray-tuned": lambda: servers.ray_serve(lab, tuned=True),
         "litserve": lambda: servers.litserve(lab),

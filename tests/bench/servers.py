@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import inspect
 import json
 import shutil
 import socket
@@ -20,7 +19,6 @@ from lab import Lab
 from processes import Started
 from tuning import Axis, Setting
 
-from graft.cli.commands.serve import serve
 from programs import CACHE
 
 RIVALS = Path(__file__).parent / "rivals"
@@ -86,21 +84,15 @@ def running(
         yield Running(started, url, answer.json(), asked)
 
 
-def graft(lab: Lab, engine: str | None = None, more: Sequence[str | Path] = ()) -> Server:
-    """Return `graft serve`; None: the engine that it takes by itself."""
+def graft(lab: Lab, engine: str = "auto", more: Sequence[str | Path] = ()) -> Server:
+    """Return `graft serve` with an engine."""
 
     def command(setting: Setting, port: int) -> list[str | Path]:
         words: list[str | Path] = [GRAFT, "serve", lab.name, "--port", str(port), *more]
         words += ["--store", lab.store.uri, "--replicas", str(setting["workers"])]
-        words += ["--cpus-per-replica", str(setting["threads"])]
-        return words + (["--engine", engine] if engine else [])
+        return [*words, "--cpus-per-replica", str(setting["threads"]), "--engine", engine]
 
     return Server("Graft", f"/v1/models/{lab.name}/predict", command, [PROCESSES])
-
-
-def takes_engine() -> bool:
-    """Whether this release's `graft serve` can be told which engine."""
-    return "engine" in inspect.signature(serve).parameters
 
 
 def ray_serve(lab: Lab, tuned: bool) -> Server:
