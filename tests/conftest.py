@@ -42,8 +42,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A race of engines takes half a minute; the tests of engines ask for one.
 os.environ["GRAFT_ENGINE"] = "torch"
-# On a busy machine Ray Serve's proxy is not up within 5 seconds, and would be killed.
-os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 
 _built = program("minio")
 MINIO = _built if _built.exists() else Path(shutil.which("minio") or _built)

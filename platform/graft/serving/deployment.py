@@ -431,6 +431,8 @@ def _fast_path(folder: str, host: str = "127.0.0.1") -> dict[str, str]:
         "RAY_SERVE_HAPROXY_BINARY_PATH": haproxy.script(),
         haproxy.HOST: host,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # On a busy machine the proxy is not up within Ray's 5 seconds, and would be killed.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{READY_TIMEOUT_S:.0f}",
         "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads sleep, too, while they have no work
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
