@@ -1,4 +1,4 @@
-"""All architectures of torchvision as tests' cases: one a family on each commit, all at night."""
+"""All architectures of torchvision as cases: a few are fast, one a family slow, all nightly."""
 
 import re
 
@@ -27,8 +27,12 @@ SMALLEST = set(_BY_FAMILY.values())
 """One of each family."""
 
 
+FAST = ("resnet18", "squeezenet1_1", "mobilenet_v3_small")
+"""Residual blocks, a head that is a convolution, and one with a hidden layer."""
+
+
 def tier(arch: str) -> object:
-    """The smallest of a family on each commit, and the others at night."""
+    """A few are fast, the smallest of each other family is slow, and the rest nightly."""
     if arch not in SMALLEST:
         return pytest.param(arch, marks=pytest.mark.nightly)
-    return pytest.param(arch, marks=pytest.mark.slow if size(arch) > QUICK else ())
+    return pytest.param(arch, marks=() if arch in FAST else pytest.mark.slow)

@@ -89,6 +89,7 @@ def test_requests_at_once_compute_once(lab: Lab) -> None:
     assert not [key for key in objects(lab.store) if "/claims/" in key or "/parts/" in key]
 
 
+@pytest.mark.slow  # a process that is killed
 def test_the_work_of_a_killed_process_is_taken_over(local_lab: Lab) -> None:
     """It dies in its third task of five; what its first two put stays."""
     expiry_s = 1.5

@@ -44,9 +44,13 @@ STAGES = {
 
 SWIN = pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)
 """timm has no small one."""
+FAST = ("test_resnet", "test_vit", "test_efficientnet")
 
 
-@pytest.mark.parametrize("name", [SWIN if "swin" in name else name for name in STAGES])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in STAGES],
+)
 def test_an_architecture_is_cut_rightly(name):
     torch.manual_seed(0)
     model = random_model(f"timm/{name}")

@@ -66,7 +66,9 @@ def test_stages_add_up_to_the_published_size_and_cost(arch):
     assert sum(part.gflops for part in parts) == pytest.approx(meta["_ops"], abs=6e-4)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "densenet121", slow("vit_b_32"), slow("swin_v2_t")])
+@pytest.mark.parametrize(
+    "arch", ["resnet18", slow("densenet121"), slow("vit_b_32"), slow("swin_v2_t")]
+)
 def test_activations_have_the_shape_that_is_shown(arch):
     crop = small_crop(arch)
     model = make(arch, crop=crop, freeze=0).eval()
@@ -153,7 +155,7 @@ def test_what_an_architecture_lacks_is_an_error(change, message):
         make(**change)
 
 
-@pytest.mark.parametrize("arch", ["alexnet", "densenet121", "inception_v3"])
+@pytest.mark.parametrize("arch", ["alexnet", slow("densenet121"), "inception_v3"])
 def test_images_that_are_too_small_are_refused_before_anything_runs(arch):
     least = published(arch).meta["min_size"][0]
     backbone = Backbone(arch=arch, weights="none")

@@ -64,8 +64,10 @@ class RefusesConditions(Directory):
 @pytest.mark.parametrize(
     ("backend", "broken"),
     [
-        (ChecksThenWrites, {"exclusive create", "compare and swap"}),
-        (ListsOnePage, {"listing after write"}),
+        pytest.param(
+            ChecksThenWrites, {"exclusive create", "compare and swap"}, marks=pytest.mark.slow
+        ),
+        pytest.param(ListsOnePage, {"listing after write"}, marks=pytest.mark.slow),
         (RefusesConditions, {"compare and swap"}),
     ],
 )

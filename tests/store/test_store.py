@@ -315,6 +315,7 @@ def test_point_sets_and_moves(store: Store) -> None:
     assert store.read("latest").data == b"2"
 
 
+@pytest.mark.slow
 def test_points_that_race_all_succeed(fencing_store: Store) -> None:
     def point(writer: int) -> bool:
         fencing_store.point("latest", str(writer).encode())
@@ -340,11 +341,12 @@ for number in range(256):
 @pytest.mark.parametrize(
     "wait",
     [
-        pytest.param(0.003, marks=pytest.mark.slow),
+        0.003,
         0.02,
-        pytest.param(0.041, marks=pytest.mark.slow),
+        0.041,
     ],
 )
+@pytest.mark.slow  # a process for each
 def test_a_killed_writer_leaves_whole_objects_only(store: Store, wait: float) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITE_UNTIL_KILLED, store.uri], stdout=subprocess.PIPE

@@ -341,6 +341,7 @@ CALM = settings(
 )
 
 
+@pytest.mark.slow
 @CALM
 @given(data=st.data())
 def test_a_directory_store_names_nothing_outside(directory: Place, data: st.DataObject) -> None:

@@ -100,6 +100,7 @@ def test_without_learning_rates_there_is_no_plot_of_them():
     assert list(sweep_plots(trials, METRIC, "max")) == ["parallel.png", "best-so-far.png"]
 
 
+@pytest.mark.slow
 def test_a_rate_within_a_section_counts():
     trials = [
         record(n, {"train.optimizer": {"kind": "adamw", "lr": 10.0**-n}}, 0.5) for n in (1, 2)
@@ -112,6 +113,7 @@ def test_where_no_trial_has_a_metric_there_is_nothing_to_draw(trials):
     assert sweep_plots(trials, METRIC, "max") == {}
 
 
+@pytest.mark.slow
 def test_one_trial_is_a_plot():
     trials = plotted_trials([record(1, {"train.optimizer.lr": 0.1}, 0.5)], METRIC, "max")
     assert shows(rate_png(trials, METRIC), BLUE)
@@ -119,6 +121,7 @@ def test_one_trial_is_a_plot():
     assert pixels(parallel_png(trials, METRIC)).std() > 0
 
 
+@pytest.mark.slow
 def test_the_best_so_far_only_gets_better():
     def line(mode, accuracies):
         trials = [record(n, {"train.seed": n}, a) for n, a in enumerate(accuracies, 1)]

@@ -64,11 +64,13 @@ def test_names_are_no_formulas_and_need_no_font():
     assert pixels(odd).shape == pixels(confusion_png([[2, 0], [0, 1]], ["a", "b"])).shape
 
 
+@pytest.mark.slow
 def test_a_long_name_leaves_room_for_the_matrix():
     alike = [confusion_png([[2, 0], [0, 1]], ["x" * length, "b"]) for length in (30, 3000)]
     assert alike[0] == alike[1]
 
 
+@pytest.mark.slow
 def test_the_suggestion_is_marked():
     marked = rate_curve_png(RATES, LOSSES, SMOOTHED, 1e-2)
     assert shows(marked, ORANGE)
@@ -76,6 +78,7 @@ def test_the_suggestion_is_marked():
     assert not shows(rate_curve_png(RATES, LOSSES, SMOOTHED, None), ORANGE)
 
 
+@pytest.mark.slow
 def test_a_loss_that_ran_away_does_not_flatten_the_curve():
     def height(png):
         blue = (pixels(png)[:, :400] == [int(BLUE[i : i + 2], 16) for i in (1, 3, 5)]).all(2)
