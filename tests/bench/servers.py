@@ -143,7 +143,8 @@ def environment(rival: str) -> Path:
         return python
     print(f"making an environment for {rival}, once: {folder}", file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "-r", requirements]
+    options = ("--quiet", "--no-deps", "--no-compile")  # each module is compiled as it is imported
+    install = [python, "-m", "pip", "install", *options, "-r", requirements]
     for command in ([sys.executable, "-m", "venv", folder], install):
         done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
         if done.returncode:
