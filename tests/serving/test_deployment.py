@@ -255,7 +255,7 @@ def test_what_a_rayservice_passes_is_checked() -> None:
         {"models": [{"name": "cats", "alias": "Champion"}]},
         {"models": [{"name": "ants/bees"}]},
         {"models": [{"name": "cats"}, {"name": "cats", "alias": "candidate"}]},
-        {"engine": "onnx"},
+        {"engine": "tensorrt"},
         {"tails_gb": 0},
         {"replicas": 0},
         {"poll_s": 0},

@@ -161,7 +161,6 @@ def test_a_tail_that_cannot_be_loaded_is_a_503_of_its_model_alone(
         (["--all", "ants"], "--all and names: give one of them"),
         (["ants@1", "ants@champion"], "'ants' stands twice"),
         (["ants@1", "bees@1", "--follow"], "--follow ants@1: a version never moves"),
-        (["ants", "bees", "--engine", "onnx"], "--engine onnx computes one model"),
         (["ants", "wasps"], "no model 'wasps' in"),
     ],
 )

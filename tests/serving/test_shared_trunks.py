@@ -11,9 +11,11 @@ import pytest
 from graft.backbones.parts import part_bytes
 from graft.errors import ServingError
 from graft.registry import ModelVersion
+from graft.serving.engines import choice
+from graft.serving.engines.choice import Place
 from graft.serving.predictor import Predictor
 from graft.serving.routes import Asked, probabilities
-from graft.serving.shared_trunks import GIGABYTE, SharedTrunks
+from graft.serving.shared_trunks import GIGABYTE, SharedTrunks, engines_folder
 from graft.store import Store
 
 TOLERANCE = 1e-4
@@ -134,3 +136,30 @@ def test_a_version_that_forgot_its_golden_images_is_refused(
     version = register_model(store, golden_shift=0.5)
     with pytest.raises(ServingError, match=r"ants-bees@1 .* golden image \d of 3 differs"):
         SharedTrunks(store).load(version)
+
+
+@pytest.mark.slow  # a graph is written, in a process of its own
+def test_a_trunk_that_onnx_computes_is_there_once_and_raced_once_for_all(
+    family: Family, photograph: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunks = SharedTrunks(family.store, Place("onnx"))
+    loaded = {name: trunks.load(family.versions[name]) for name in ("ants", "bees")}
+    images = [loaded["ants"].prepare(photograph(seed)) for seed in range(4)]
+    names = ["ants", "bees"] * 2
+    asked = [
+        Asked(loaded[name].engine.route(), image) for name, image in zip(names, images, strict=True)
+    ]
+    assert len({one.root for one in asked}) == 1
+    assert trunks.bytes == trunks.tails.bytes  # torch has no stage
+    for name, image, row in zip(names, images, probabilities(asked), strict=True):
+        np.testing.assert_allclose(row, family.alone[name].predict([image])[0], rtol=1e-3)
+
+    monkeypatch.setattr(choice, "TURN_S", 0.01)
+    trunks = SharedTrunks(family.store, Place("auto", "here"))
+    first = trunks.load(family.versions["ants"])
+    key = f"{engines_folder(family.versions['ants'])}/here.json"
+    record = family.store.read(key)
+    second = trunks.load(family.versions["bees"])
+    assert family.store.read(key) == record
+    assert (first.engine.name, first.reason) == (second.engine.name, second.reason)
+    assert not trunks.is_outdated(first)

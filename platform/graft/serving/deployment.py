@@ -195,7 +195,7 @@ class Following(Section):
     """Logical CPUs that each replica reserves, and the most threads that compute in it."""
     engine: EngineSetting = "auto"
     """What computes: the faster one that passes on all replicas' processors, or the one named.
-    Several models are computed by torch."""
+    Of several models it computes the trunks."""
     deployment: Id = "default"
     """Name of these replicas in the store, where what `auto` has chosen for them is recorded."""
     poll_s: PositiveFloat = POLL_S
@@ -217,8 +217,6 @@ class Following(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"models: '{name}' stands twice; expected each model once")
-        if len(names) > 1 and self.engine == "onnx":
-            raise ValueError("engine: onnx computes one model, and `models` has several")
         return self
 
     @model_validator(mode="after")
@@ -364,8 +362,8 @@ def serve_models(
         capacity: how many replicas answer, and the CPUs of each.
         access: who may ask, and where it is written who did.
         limits: what each replica bears.
-        engine: what computes one model; what `auto` chooses is recorded in the store for this
-            machine.
+        engine: what computes, of several models their trunks; what `auto` chooses is recorded in
+            the store for this machine.
 
     Raises:
         ResourceError: the port is taken, or Ray has fewer CPUs than the replicas ask for, or the

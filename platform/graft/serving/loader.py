@@ -8,7 +8,13 @@ import numpy as np
 from graft.backbones.trunk import stage_bytes
 from graft.registry import ModelVersion
 from graft.serving.batching import MAX_BATCH
-from graft.serving.engines.choice import ON_CPU, Place, choose_engine, recorded_engine
+from graft.serving.engines.choice import (
+    ON_CPU,
+    Place,
+    choose_engine,
+    engines_folder,
+    recorded_engine,
+)
 from graft.serving.predictor import Predictor
 from graft.store import Store
 from graft.units import size
@@ -52,7 +58,8 @@ class Loader:
         """
         if self.place.engine != "auto" or predictor.engine.name == "torch":
             return False
-        return recorded_engine(self.store, predictor.version, self.place) == "torch"
+        folder = engines_folder(predictor.version)
+        return recorded_engine(self.store, folder, self.place) == "torch"
 
 
 def warm(predictor: Predictor) -> None:

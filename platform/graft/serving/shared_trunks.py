@@ -1,15 +1,15 @@
 """How a replica of several models loads their versions: what trunks begin with, once for all.
 
 A frozen stage is named by the digest of all up to it, so that versions with the same digest have
-the same stage: it is in memory once, as long as a version needs it. A version's tail is loaded as
-it is asked for, and kept while the budget for tails has room. torch computes: other engines know
-whole networks alone.
+the same stage: in torch it is in memory once, as long as a version needs it. Where another engine
+computes trunks, a whole trunk is in memory once. A version's tail, which is always torch's, is
+loaded as it is asked for, and kept while the budget for tails has room.
 """
 
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -21,9 +21,17 @@ from graft.backbones.transfer_model import Steps
 from graft.backbones.trunk import stage_bytes
 from graft.data.loader import to_tensor
 from graft.registry import ModelVersion
-from graft.serving.engines.choice import ON_CPU, Place
-from graft.serving.engines.engine import Engine, EngineName
+from graft.serving.engines.choice import (
+    ON_CPU,
+    Chosen,
+    Place,
+    check_onnx,
+    choose_among,
+    recorded_engine,
+)
+from graft.serving.engines.engine import Engine, EngineName, OnnxEngine
 from graft.serving.engines.golden import GoldenImages
+from graft.serving.engines.kept_graph import onnx_graph
 from graft.serving.loader import warm
 from graft.serving.predictor import Predictor
 from graft.serving.routes import Asked, Route, logits
@@ -35,11 +43,10 @@ from graft.units import size
 GIGABYTE = 10**9
 TAILS_GB = 1.0
 """What tails may take of a replica's memory by default, in gigabytes."""
-WHY_TORCH = "models that share trunks are computed by torch"
 
 
 class Pixels:
-    """The first part of a route: prepared images to normalised tensors."""
+    """The first part of torch's routes: prepared images to normalised tensors."""
 
     def __init__(self, contract: Contract, device: torch.device | None):
         self._contract = contract
@@ -57,25 +64,26 @@ class SharedTrunks:
         """`tails_gb`: what tails may take of memory, in gigabytes."""
         self.store = store
         self.tails = Shelf[Steps](int(tails_gb * GIGABYTE), part_bytes)
-        self._device = place.device
+        self._place = place
         # One version after another, and always in the same thread: OpenMP starts a set of workers
         # for each thread that computes.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="warm")
         self._stages: WeakValueDictionary[str, Steps] = WeakValueDictionary()
         self._pixels: WeakValueDictionary[str, Pixels] = WeakValueDictionary()
+        self._graphs: WeakValueDictionary[str, OnnxEngine] = WeakValueDictionary()
 
     def load(self, version: ModelVersion) -> Predictor:
         """Return a version that answers as soon as it is asked.
 
         Raises:
-            ServingError: it does not give the golden logits.
-            StoreError: a payload is missing or damaged.
+            GraftError: it cannot answer here; as `choose_among`.
         """
         return self._thread.submit(self._load, version).result()
 
     def cost(self, version: ModelVersion) -> str:
         """Say what a version takes of memory beside all that is there; errors as `load`'s."""
-        missing = [digest for digest in version.stages if digest not in self._stages]
+        digests = [] if version.trunk_digest in self._graphs else version.stages
+        missing = [digest for digest in digests if digest not in self._stages]
         return (
             f"{size(stage_bytes(self.store, missing))} for {len(missing)} frozen stages "
             f"({version.freeze - len(missing)} more are shared), {size(version.tail.size)} for its "
@@ -83,47 +91,95 @@ class SharedTrunks:
         )
 
     def is_outdated(self, predictor: Predictor) -> bool:
-        """Whether another engine is to compute it: there is none."""
-        return False
+        """Whether another replica has found that a trunk's engine does not pass everywhere.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        if self._place.engine != "auto" or predictor.engine.name == "torch":
+            return False
+        folder = engines_folder(predictor.version)
+        return recorded_engine(self.store, folder, self._place) == "torch"
 
     @property
     def bytes(self) -> int:
-        """What all stages and tails take of memory."""
+        """What torch's stages, and all tails, take of memory."""
         return sum(map(part_bytes, self._stages.values())) + self.tails.bytes
 
-    def _load(self, version: ModelVersion) -> Predictor:
-        golden = GoldenImages.read(self.store, version)
-        known = version.trunk_digest in self._stages
-        tail = partial(load_tail, self.store, version, self._device)
-        engine = TailEngine(self._trunk(version), self.tails, tail)
-        golden.prove(version, engine.logits)
-        predictor = Predictor(version, engine, WHY_TORCH)
-        if not known:
-            warm(predictor)
-        return predictor
-
-    def _trunk(self, version: ModelVersion) -> Route:
-        digests = version.stages
+    def torch_trunk(self, version: ModelVersion) -> Route:
+        """Return the way through a version's frozen stages, those that are not there loaded."""
+        digests, device = version.stages, self._place.device
         stages = {digest: stage for digest in digests if (stage := self._stages.get(digest))}
         missing = [index for index, digest in enumerate(digests) if digest not in stages]
         if missing:
-            loaded = load_stage_parts(self.store, version, missing, self._device)
+            loaded = load_stage_parts(self.store, version, missing, device)
             stages |= {digests[index]: part for index, part in zip(missing, loaded, strict=True)}
             self._stages.update(stages)
         # Stages have the same digest only where they see the same pixels, too.
         first = digests[0] if digests else version.ref
-        pixels = self._pixels.get(first) or Pixels(version.contract, self._device)
+        pixels = self._pixels.get(first) or Pixels(version.contract, device)
         self._pixels[first] = pixels
         return (pixels, *(stages[digest] for digest in digests))
 
+    def onnx_trunk(self, version: ModelVersion) -> Route:
+        """Return the way through a version's trunk as one graph; errors as `onnx_graph`'s."""
+        check_onnx(self._place)
+        digest = version.trunk_digest
+        graph = self._graphs.get(digest)
+        if graph is None:
+            graph = OnnxEngine(onnx_graph(self.store, version, True), self._place.threads)
+            self._graphs[digest] = graph
+        return (graph.logits, torch.from_numpy)
+
+    def engine(self, name: EngineName, trunk: Route, version: ModelVersion) -> "TailEngine":
+        """Return what computes a version, on a trunk that computes its tail's input."""
+        tail = partial(load_tail, self.store, version, self._place.device)
+        return TailEngine(name, trunk, self.tails, tail)
+
+    def _load(self, version: ModelVersion) -> Predictor:
+        known = version.trunk_digest in self._stages or version.trunk_digest in self._graphs
+        rivals = _Trunks(self, version)
+        if version.stages:
+            chosen = choose_among(self.store, rivals, self._place)
+        else:
+            chosen = Chosen(rivals.torch, "it shares no frozen stage")
+        predictor = Predictor(version, chosen.engine, chosen.reason)
+        if not known:
+            warm(predictor)
+        return predictor
+
+
+class _Trunks:
+    """The engines that may compute a version's trunk; see `Rivals`."""
+
+    def __init__(self, trunks: SharedTrunks, version: ModelVersion):
+        self._trunks, self._version = trunks, version
+        self._golden = GoldenImages.read(trunks.store, version)
+        self.crop = version.contract.crop
+        self.folder = engines_folder(version)
+
+    @cached_property
+    def torch(self) -> Engine:
+        return self._proved("torch", self._trunks.torch_trunk(self._version))
+
+    @cached_property
+    def onnx(self) -> Engine:
+        return self._proved("onnx", self._trunks.onnx_trunk(self._version))
+
+    def _proved(self, name: EngineName, trunk: Route) -> Engine:
+        engine = self._trunks.engine(name, trunk, self._version)
+        self._golden.prove(self._version, engine.logits)
+        return engine
+
 
 class TailEngine(Engine):
-    """torch, on a trunk in memory and a tail that is there while the shelf has room."""
+    """A trunk in memory, and a tail that is there while the shelf has room."""
 
-    name: EngineName = "torch"
-
-    def __init__(self, trunk: Route, tails: Shelf[Steps], load: Callable[[], Steps]):
+    def __init__(
+        self, name: EngineName, trunk: Route, tails: Shelf[Steps], load: Callable[[], Steps]
+    ):
         """`trunk` is the way to the activations that the tail begins with; `load` loads that."""
+        self.name = name
         self._trunk, self._tails, self._load = trunk, tails, load
         self._key = object()
         # When the last request of a version that was replaced has ended.
@@ -147,3 +203,8 @@ class TailEngine(Engine):
         """See `Engine`."""
         route = self.route()
         return np.stack(logits([Asked(route, image) for image in images]))
+
+
+def engines_folder(version: ModelVersion) -> str:
+    """Return the store's folder of choices for a version's trunk."""
+    return f"exports/{version.trunk_digest}/trunk/engines"

@@ -36,8 +36,7 @@ def serve(
         Literal["auto", "torch", "onnx"],
         typer.Option(
             envvar="GRAFT_ENGINE",
-            help="What computes. onnx: ONNX Runtime. auto: the faster of them that answers alike. "
-            "Several models are computed by torch.",
+            help="What computes. onnx: ONNX Runtime. auto: the faster of them that answers alike.",
         ),
     ] = "auto",
     tails_gb: Annotated[
@@ -105,7 +104,6 @@ def serve(
     origins = _checked_origins(origin or [])
     opened = open_store(store)
     served = _served(opened, refs or [], every, follow)
-    _check_engine(engine, len(served))
 
     with console.status(f"starting a server for {_listed(served)}") as status:
         from graft.cluster.local_ray import ray_session
@@ -258,21 +256,6 @@ def _served(store: "Store", refs: list[str], every: bool, follow: bool) -> list[
             f"--follow {refs[0]}: a version never moves; name an alias, as in {names[0]}@{CHAMPION}"
         )
     return served
-
-
-def _check_engine(engine: str, models: int) -> None:
-    """Check that an engine computes so many models.
-
-    Raises:
-        InputError: it computes one.
-    """
-    from graft.errors import InputError
-
-    if engine == "onnx" and models > 1:
-        raise InputError(
-            f"--engine onnx computes one model, and these are {models}; give auto, with which "
-            "torch computes them on trunks that they share, or serve each by itself"
-        )
 
 
 def _listed(served: list[_Served]) -> str:

@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as release_of
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -98,6 +98,30 @@ class Chosen:
     reason: str
 
 
+class Rivals(Protocol):
+    """The engines that may compute a version, each proved as it is asked for.
+
+    They raise ServingError where one does not give the golden logits, ResourceError where it is
+    not installed, and StoreError where a payload is missing or damaged.
+    """
+
+    @property
+    def torch(self) -> Engine:
+        """On the place's device."""
+
+    @property
+    def onnx(self) -> Engine:
+        """On CPUs."""
+
+    @property
+    def crop(self) -> int:
+        """Width and height of the images that they take."""
+
+    @property
+    def folder(self) -> str:
+        """The store's folder in which it is recorded which one answers."""
+
+
 class Candidates:
     """The engines of a version at a place, each loaded as it is asked for, and proved.
 
@@ -114,6 +138,11 @@ class Candidates:
         """Width and height of the images that they take."""
         return self._version.contract.crop
 
+    @property
+    def folder(self) -> str:
+        """See `Rivals`."""
+        return engines_folder(self._version)
+
     @cached_property
     def torch(self) -> TorchEngine:
         """On the place's device."""
@@ -123,10 +152,7 @@ class Candidates:
     @cached_property
     def onnx(self) -> OnnxEngine:
         """On CPUs."""
-        if self._place.on_gpu:
-            raise InputError(
-                "engine onnx computes on CPUs, and this replica has a GPU; choose torch, or auto"
-            )
+        check_onnx(self._place)
         graph = onnx_graph(self._store, self._version)
         return self._proved(OnnxEngine(graph, self._place.threads))
 
@@ -135,8 +161,25 @@ class Candidates:
         return engine
 
 
+def check_onnx(place: Place) -> None:
+    """Check that ONNX Runtime computes at a place.
+
+    Raises:
+        InputError: it does not.
+    """
+    if place.on_gpu:
+        raise InputError(
+            "engine onnx computes on CPUs, and this replica has a GPU; choose torch, or auto"
+        )
+
+
 def choose_engine(store: Store, version: ModelVersion, place: Place) -> Chosen:
-    """Return the engine that answers for a version at a place.
+    """Return the engine that answers for a version at a place; see `choose_among`."""
+    return choose_among(store, Candidates(store, version, place), place)
+
+
+def choose_among(store: Store, rivals: Rivals, place: Place) -> Chosen:
+    """Return which of two engines answers at a place.
 
     With `auto`, the first replica of a deployment that asks lets them race, and records the
     faster one for all. Where that one does not pass on another kind of processor, torch answers in
@@ -149,34 +192,38 @@ def choose_engine(store: Store, version: ModelVersion, place: Place) -> Chosen:
         InputError: it does not compute there.
         StoreError: a payload is missing or damaged.
     """
-    candidates = Candidates(store, version, place)
     if place.engine == "torch":
-        return Chosen(candidates.torch, "it was asked for")
+        return Chosen(rivals.torch, "it was asked for")
     if place.engine == "onnx":
-        return Chosen(candidates.onnx, "it was asked for")
+        return Chosen(rivals.onnx, "it was asked for")
     if place.on_gpu:
-        return Chosen(candidates.torch, "no other engine computes on GPUs")
+        return Chosen(rivals.torch, "no other engine computes on GPUs")
     try:
-        return _agreed(store, choice_key(version, place.deployment), candidates)
+        return _agreed(store, f"{rivals.folder}/{place.deployment}.json", rivals)
     except StoreDenied as error:
         reason = f"this server may not record which engine is faster: {error}"
     except ResourceError as error:
         reason = str(error)
-    return Chosen(candidates.torch, reason)
+    return Chosen(rivals.torch, reason)
 
 
-def recorded_engine(store: Store, version: ModelVersion, place: Place) -> EngineName | None:
-    """Return the engine that the store says answers for a version at a place; None: it does not."""
-    choice = find_document(store, choice_key(version, place.deployment), EngineChoice)
+def recorded_engine(store: Store, folder: str, place: Place) -> EngineName | None:
+    """Return the engine that a folder of the store says answers at a place; None: it does not."""
+    choice = find_document(store, f"{folder}/{place.deployment}.json", EngineChoice)
     return choice.engine if choice else None
 
 
 def choice_key(version: ModelVersion, deployment: Id) -> str:
-    """Return where the choice for a deployment lies."""
-    return f"{version.folder}/engines/{deployment}.json"
+    """Return where the choice for a version and a deployment lies."""
+    return f"{engines_folder(version)}/{deployment}.json"
 
 
-def _agreed(store: Store, key: str, candidates: Candidates) -> Chosen:
+def engines_folder(version: ModelVersion) -> str:
+    """Return the store's folder of choices for a version."""
+    return f"{version.folder}/engines"
+
+
+def _agreed(store: Store, key: str, candidates: Rivals) -> Chosen:
     """Return the recorded engine, and record first what this process can add to it.
 
     Raises:
@@ -210,7 +257,7 @@ def _agreed(store: Store, key: str, candidates: Candidates) -> Chosen:
     raise AssertionError("swaps ends by raising")
 
 
-def _race(candidates: Candidates) -> EngineChoice:
+def _race(candidates: Rivals) -> EngineChoice:
     """Let the engines that prove right compute in turn, and choose the fastest.
 
     Raises:

@@ -98,5 +98,5 @@ class OnnxEngine(Engine):
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine`."""
-        computed: NDArray[np.float32] = self._session.run(["logits"], {"pixels": images})[0]
+        computed: NDArray[np.float32] = self._session.run(None, {"pixels": images})[0]
         return computed

@@ -45,14 +45,23 @@ class Form:
         return f"{self.engine} {release_of(self.engine)}"
 
 
-def _write_onnx(model: TransferModel, network: Network, path: Path) -> None:
+def write_onnx(
+    model: TransferModel, network: Network, path: Path, trunk_only: bool = False
+) -> None:
+    """Write a network as an ONNX graph, from pixels to logits, or to its trunk's activations.
+
+    Raises:
+        ResourceError: what writes it is not installed.
+        ServingError: torch cannot write the architecture.
+    """
     _onnx("onnxscript")  # torch imports it
     _onnx("onnxruntime")
-    graph = as_graph(model, network.preprocessing)
+    graph = as_graph(model, network.preprocessing, trunk_only)
+    names = ["activations"] if trunk_only else ["logits"]
     try:
         with quiet():
             program = torch.onnx.export(
-                graph, dynamo=True, input_names=["pixels"], output_names=["logits"], verbose=False
+                graph, dynamo=True, input_names=["pixels"], output_names=names, verbose=False
             )
         if program is None:  # as it is only with an `f`
             raise ServingError("torch gave none")
@@ -109,7 +118,7 @@ def _of_module(module: torch.nn.Module) -> Logits:
 
 
 FORMS: dict[FormName, Form] = {
-    "onnx": Form(IMAGES, "onnxruntime", _write_onnx, _read_onnx),
+    "onnx": Form(IMAGES, "onnxruntime", write_onnx, _read_onnx),
     "torch-export": Form(IMAGES, "torch", _write_program, _read_program),
     "safetensors": Form(
         "weights under their published names, for images (batch, 3, {crop}, {crop}) float32, "

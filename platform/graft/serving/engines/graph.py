@@ -15,14 +15,15 @@ from graft.spec import Preprocess
 
 
 class PixelNetwork(nn.Module):
-    """Normalises prepared images and applies every stage and the head."""
+    """Normalises prepared images and applies every stage and the head, or the trunk alone."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: TransferModel, preprocess: Preprocess):
+    def __init__(self, model: TransferModel, preprocess: Preprocess, trunk_only: bool = False):
         super().__init__()
-        steps = [step for part in model.stages.parts for step in part.steps]
+        parts = model.stages.parts[: model.depth if trunk_only else None]
+        steps = [step for part in parts for step in part.steps]
         self.steps = Steps(model.network, steps)
         scale, shift = scale_and_shift(preprocess)
         self.register_buffer("scale", scale)
@@ -30,19 +31,21 @@ class PixelNetwork(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits: (B, crop, crop, 3) uint8 to (B, classes) float32."""
+        """Return logits: (B, crop, crop, 3) uint8 to (B, classes) float32; or activations."""
         normalised = torch.addcmul(self.shift, pixels.float(), self.scale)
-        logits: Tensor = self.steps(normalised.permute(0, 3, 1, 2))
-        return logits.float()
+        computed: Tensor = self.steps(normalised.permute(0, 3, 1, 2))
+        return computed.float()
 
 
-def as_graph(model: TransferModel, preprocess: Preprocess) -> ExportedProgram:
+def as_graph(
+    model: TransferModel, preprocess: Preprocess, trunk_only: bool = False
+) -> ExportedProgram:
     """Return `PixelNetwork` as a graph for batches of any size.
 
     Raises:
         ServingError: torch.export does not follow the architecture.
     """
-    network = PixelNetwork(model, preprocess).to(memory_format=torch.contiguous_format)
+    network = PixelNetwork(model, preprocess, trunk_only).to(memory_format=torch.contiguous_format)
     pixels = torch.zeros(2, preprocess.crop, preprocess.crop, 3, dtype=torch.uint8)
     try:
         with torch.no_grad(), quiet(), _plain_attention():

@@ -17,7 +17,7 @@ from graft.backbones.trunk import load_model
 from graft.errors import ObjectExists, ResourceError, ServingError, StoreDenied
 from graft.registry import ModelVersion
 from graft.serving.engines.description import Network
-from graft.serving.engines.forms import FORMS
+from graft.serving.engines.forms import write_onnx
 from graft.spec import Digest, Section
 from graft.store import Marker, ObjectRef, Store, document_bytes
 from graft.store.documents import find_document
@@ -26,37 +26,42 @@ logger = logging.getLogger(__name__)
 
 
 class KeptGraph(Section, Marker):
-    """Marker ``exports/<trunk digest>/<tail's SHA-256>/<engine>.json`` of a network's graph."""
+    """Marker ``exports/<trunk digest>/<tail's SHA-256>/<engine>.json`` of a network's graph.
+
+    That of its trunk alone is in the folder ``trunk``.
+    """
 
     trunk_digest: Digest
-    tail: Digest
+    tail: Digest | None
+    """null: of the trunk."""
     graph: ObjectRef
 
     @property
     def folder(self) -> str:
         """See `Marker`."""
-        return f"exports/{self.trunk_digest}/{self.tail}"
+        return f"exports/{self.trunk_digest}/{self.tail or 'trunk'}"
 
 
-def onnx_graph(store: Store, version: ModelVersion) -> bytes:
-    """Return the ONNX graph of a version, which is written where the store has none yet.
+def onnx_graph(store: Store, version: ModelVersion, trunk_only: bool = False) -> bytes:
+    """Return the ONNX graph of a version, or of its trunk; it is written if the store has none.
 
     Raises:
         ResourceError: what writes it is not installed.
         ServingError: it cannot be written.
         StoreError: a payload is missing or damaged.
     """
-    folder = f"exports/{version.trunk_digest}/{version.tail.sha256}"
+    tail = None if trunk_only else version.tail.sha256
+    folder = f"exports/{version.trunk_digest}/{tail or 'trunk'}"
     key = f"{folder}/{_engine()}.json"
     kept = find_document(store, key, KeptGraph)
     if kept is None:
         with TemporaryDirectory(prefix="graft-graph-") as scratch:
             path = Path(scratch, "model.onnx")
-            _write_elsewhere(store, version, path)
+            _write_elsewhere(store, version, path, trunk_only)
             try:
                 kept = KeptGraph(
                     trunk_digest=version.trunk_digest,
-                    tail=version.tail.sha256,
+                    tail=tail,
                     graph=store.put(folder, "graph.onnx", path),
                 )
                 with contextlib.suppress(ObjectExists):  # another process was first
@@ -82,7 +87,7 @@ def _engine() -> str:
     return "-".join(f"{name}-{release.partition('+')[0]}" for name, release in releases.items())
 
 
-def _write_elsewhere(store: Store, version: ModelVersion, path: Path) -> None:
+def _write_elsewhere(store: Store, version: ModelVersion, path: Path, trunk_only: bool) -> None:
     """Write a graph in a process that ends: tracing takes memory, and answers would wait for it.
 
     Raises:
@@ -90,7 +95,7 @@ def _write_elsewhere(store: Store, version: ModelVersion, path: Path) -> None:
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            pool.submit(_write, store.uri, version, path).result()
+            pool.submit(_write, store.uri, version, path, trunk_only).result()
         except BrokenProcessPool as error:
             raise ServingError(
                 f"the process that wrote {version.ref} as ONNX was killed; it may have had too "
@@ -98,5 +103,6 @@ def _write_elsewhere(store: Store, version: ModelVersion, path: Path) -> None:
             ) from error
 
 
-def _write(store_uri: str, version: ModelVersion, path: Path) -> None:
-    FORMS["onnx"].write(load_model(Store.open(store_uri), version), Network.of(version), path)
+def _write(store_uri: str, version: ModelVersion, path: Path, trunk_only: bool) -> None:
+    model = load_model(Store.open(store_uri), version)
+    write_onnx(model, Network.of(version), path, trunk_only)
