@@ -71,7 +71,7 @@ def serving(store: str, model: str, log: Path, *options: str) -> Iterator[Served
         try:
             assert process.stdout
             document = ""
-            while not document.endswith("}\n"):
+            while not document.endswith("\n}\n"):
                 line = process.stdout.readline()
                 assert line, log.read_text()
                 document += line

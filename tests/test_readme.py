@@ -191,7 +191,7 @@ class Shell:
     def serve(self, words: list[str]) -> None:
         self.server = self.start([*words, "--port", "0", "--json"])
         document = ""
-        while not document.endswith("}\n"):
+        while not document.endswith("\n}\n"):
             assert self.server.stdout
             line = self.server.stdout.readline()
             assert line, self.server.communicate()[1]

@@ -108,7 +108,8 @@ def bench(served: Served, count: int, seed: int) -> None:
         f"p99 over {LONGEST_S} s": p99 > LONGEST_S,
         f"memory grew by more than {MOST_GROWTH:.0%}": growth > MOST_GROWTH,
     }
-    CONSOLE.print("NOT as it has to be:", [what for what, is_so in broken.items() if is_so])
+    found = ", ".join(what for what, is_so in broken.items() if is_so)
+    CONSOLE.print(f"NOT as it has to be: {found}" if found else "all is as it has to be")
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def server(
     ) as process:
         assert process.stdout
         document = ""
-        while not document.endswith("}\n"):
+        while not document.endswith("\n}\n"):
             line = process.stdout.readline()
             assert line, process.communicate()[1]
             document += line
