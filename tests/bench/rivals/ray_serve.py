@@ -103,5 +103,8 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    # By its name, by which the replicas import its class, too: pickled whole, torch would be in it.
+    import ray_serve
+
     with contextlib.suppress(KeyboardInterrupt):
-        main(json.loads(sys.argv[1]))
+        ray_serve.main(json.loads(sys.argv[1]))
