@@ -211,7 +211,7 @@ def _move(
             current = store.read(key)
         except ObjectNotFound:
             current = None
-        before = current and parse_document(store, key, current.data, Alias)
+        before = parse_document(store, key, current.data, Alias) if current else None
         if before and before.version == version.version:
             return []
         if before and (stays := _stays(before, version, alias, fence is not None, resumed)):
