@@ -289,7 +289,9 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize("trouble", ["bucket", "key", "endpoint"])
+@pytest.mark.parametrize(
+    "trouble", ["bucket", "key", pytest.param("endpoint", marks=pytest.mark.slow)]
+)
 def test_stores_that_cannot_be_used(
     user: User, s3_server: Any, bucket: str, nobody: str, command: list[str], trouble: str
 ) -> None:

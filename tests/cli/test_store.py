@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 import commands
 
 
@@ -20,6 +22,7 @@ def test_check_prints_one_document(tmp_path: Path) -> None:
     assert {"guarantee", "required", "seen", "otherwise"} < document["checks"][0].keys()
 
 
+@pytest.mark.slow
 def test_check_prints_a_table(tmp_path: Path) -> None:
     done = commands.main("store", "check", "--store", str(tmp_path))
     assert done.returncode == 0, done.stderr

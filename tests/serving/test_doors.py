@@ -50,7 +50,7 @@ def test_alone_a_caller_has_half() -> None:
 
 def test_a_caller_is_a_key_or_the_address_that_haproxy_saw() -> None:
     def request(headers: list[tuple[bytes, bytes]], key: str | None = None) -> Request:
-        exchange = Exchange("POST", "/", "order-7", None, key)
+        exchange = Exchange("POST", "/", "order-7", None, key=key)
         scope = {"type": "http", "headers": headers, "client": ("127.0.0.1", 9)}
         return Request({**scope, "state": {"exchange": exchange}})
 

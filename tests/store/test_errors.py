@@ -101,6 +101,7 @@ def test_an_endpoint_that_drops_packets(s3_store_uri: str, monkeypatch: pytest.M
         read_unreachable(s3_store_uri)
 
 
+@pytest.mark.slow
 def test_an_endpoint_with_a_ca_of_its_own(
     start_minio: Callable[..., contextlib.AbstractContextManager[Any]],
     tmp_path: Path,

@@ -50,6 +50,7 @@ def opened(uri: str, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str
     return Store.open(uri)
 
 
+@pytest.mark.slow
 def test_who_may_move_the_champion_and_who_may_only_read(
     bucket: str,
     credentials: As,

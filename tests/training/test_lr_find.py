@@ -120,6 +120,7 @@ def test_the_steps_are_those_of_ordinary_training(colour_store, alone, losses_of
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_test_learns_and_the_next_one_finds_the_same(losses_of):
     tested = RateRange(1e-6, 0.01, 40)
     losses = losses_of(tested)

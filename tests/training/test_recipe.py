@@ -222,6 +222,7 @@ def test_the_plan_is_told_before_training(colour_store, train_alone):
     ]
 
 
+@pytest.mark.slow
 def test_a_decayed_rate_reaches_the_weights(tail_after):
     resnet = {"arch": "timm/test_resnet", "weights": "none", "freeze": "layer2"}
     name = "layer3.0.conv1.weight"
@@ -260,6 +261,7 @@ def test_the_best_epoch_is_that_of_the_recipes_metric(trained):
     assert result.epoch == 2
 
 
+@pytest.mark.slow
 def test_clipping_bounds_what_a_step_moves(tail_after):
     start = {"train__epochs": 1, "backbone__freeze": "all"}
     still = {"kind": "sgd", "lr": 1e-30, "momentum": 0, "weight_decay": 0}
@@ -274,6 +276,7 @@ def test_clipping_bounds_what_a_step_moves(tail_after):
     assert moved[None] > 2 * moved[0.01]
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_validated_and_registered(trained, plain):
     averaged, tail = trained(train__ema_decay=0.99, train__epochs=2)
     # The steps are the same ones; what is validated is not.

@@ -289,6 +289,7 @@ def test_a_run_that_is_resumed_goes_on_with_cached_activations(two_views, train_
     assert same(load_state(store, last).tail, unbroken.tail)
 
 
+@pytest.mark.slow
 def test_a_resume_caches_what_the_first_attempt_did_whatever_others_have_cached(
     colour_store, train_alone, numbers_of
 ):
