@@ -187,17 +187,19 @@ def compare(scale: Scale, root: Path) -> None:
 
 
 def compare_engines(scale: Scale, root: Path) -> None:
-    """Compare with one model alone as its fastest engine computes it: shared trunks are torch's."""
+    """Compare with one model alone, each as its fastest engine computes it."""
     uri, count = str(root / "store"), 8
     names = [f"model-{number}" for number in range(count)]
     files = [encoded(picture(seed, scale.photograph)) for seed in range(IMAGES)]
-    with running(uri, names) as shared, running(uri, names[:1], "auto") as fastest:
+    with running(uri, names, "auto") as shared, running(uri, names[:1], "auto") as fastest:
         pairs = [
             [rate([server], files, scale.seconds) for server in (shared, fastest)]
             for _ in range(scale.rounds + 1)
         ][1:]
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    report(f"{count} models on one trunk, one alone by engine auto", ours, theirs, "requests/s")
+    report(
+        f"{count} models on one trunk, one alone, both by engine auto", ours, theirs, "requests/s"
+    )
 
 
 if __name__ == "__main__":

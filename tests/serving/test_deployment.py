@@ -46,14 +46,16 @@ with warnings.catch_warnings():
 
 
 def haproxies() -> set[str]:
-    """Process ids of all HAProxies of this user on this machine."""
+    """Process ids of the HAProxies that have come from this process, also of those left behind."""
+    ours = f"GRAFT_CACHE={os.environ['GRAFT_CACHE']}".encode()  # each process of tests has its own
     running = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().split(b"\0")
+            environment = (process / "environ").read_bytes().split(b"\0")
         except OSError:
-            continue  # it has ended
-        if command[0].endswith(b"/haproxy"):
+            continue  # it has ended, or is another user's
+        if command[0].endswith(b"/haproxy") and ours in environment:
             running.add(process.name)
     return running
 
