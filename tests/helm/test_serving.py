@@ -116,6 +116,11 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
         keys="/etc/graft/keys/keys.json",
         access_log="/proc/1/fd/1",
     )
+    told = {key: value for key, value in application.args.items() if key != "models"}
+    of_an_earlier_chart = told | {"model": "ants-bees", "alias": "champion"}
+    assert Following.model_validate(of_an_earlier_chart) == Following.model_validate(
+        application.args
+    )
     for spec in pod_specs(service):
         given = environment(spec)
         assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"

@@ -211,6 +211,16 @@ class Following(Section):
     access_log: str | None = None
     """Path, in every pod, of the file or pipe of the access log; null: none."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_chart(cls, args: Any) -> Any:
+        """Take `model` and `alias` as the only model, as charts of one model an application say."""
+        if not isinstance(args, dict) or "model" not in args or "models" in args:
+            return args
+        model = {"name": args["model"], "alias": args.get("alias", CHAMPION)}
+        others = {key: value for key, value in args.items() if key not in ("model", "alias")}
+        return {**others, "models": [model]}
+
     @model_validator(mode="after")
     def _has_each_model_once(self) -> "Following":
         names = [model.name for model in self.models]
