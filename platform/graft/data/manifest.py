@@ -9,7 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -27,10 +27,12 @@ from graft.store import (
     Marker,
     ObjectRef,
     Store,
+    Tell,
     document_bytes,
     find_document,
     read_document,
     read_text,
+    unless_damaged,
 )
 
 LATEST = "latest"
@@ -274,10 +276,14 @@ def open_dataset(store: Store, name: str, version: str = LATEST) -> DatasetVersi
     return DatasetVersion(store, manifest)
 
 
-def list_datasets(store: Store) -> list[Manifest]:
-    """Return every version's manifest, by name, then oldest first."""
+def list_datasets(store: Store, tell: Tell | None = None) -> list[Manifest]:
+    """Return every version's manifest, by name, then oldest first.
+
+    `tell` is told of damaged ones, which are left out then.
+    """
     keys = [_manifest_key(*marker) for marker in _scan(store, "datasets/")]
-    manifests = [read_document(store, key, Manifest) for key in keys]
+    read = [unless_damaged(partial(read_document, store, key, Manifest), tell) for key in keys]
+    manifests = [manifest for manifest in read if manifest]
     return sorted(manifests, key=lambda manifest: (manifest.name, manifest.created))
 
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import ClassVar
 
 from pydantic import Field
@@ -28,7 +29,14 @@ from graft.registry.versions import (
     version_numbers,
 )
 from graft.spec import NAME, Section, nearest
-from graft.store import Store, document_bytes, parse_document, read_document
+from graft.store import (
+    Store,
+    Tell,
+    document_bytes,
+    parse_document,
+    read_document,
+    unless_damaged,
+)
 from graft.store.retries import swaps
 
 CHAMPION = "champion"
@@ -134,12 +142,17 @@ def get_model(store: Store, ref: str) -> ModelVersion:
     return read_version(store, name, number)
 
 
-def aliases(store: Store, name: str) -> dict[str, int]:
-    """Return a model's aliases and the versions they point at."""
+def aliases(store: Store, name: str, tell: Tell | None = None) -> dict[str, int]:
+    """Return a model's aliases and the versions they point at.
+
+    `tell` is told of damaged ones, which are left out then.
+    """
     versions = {}
     for key, _ in store.scan(f"models/{name}/aliases/"):
-        if match := _ALIAS.fullmatch(key):
-            versions[match[1]] = read_document(store, key, Alias).version
+        match = _ALIAS.fullmatch(key)
+        read = partial(read_document, store, key, Alias)
+        if match and (pointer := unless_damaged(read, tell)):
+            versions[match[1]] = pointer.version
     return versions
 
 

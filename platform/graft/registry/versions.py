@@ -13,7 +13,7 @@ from pydantic import Field
 
 from graft.errors import ObjectExists
 from graft.spec import Contract, Digest, Head, Id, Name, Section
-from graft.store import Marker, ObjectRef, Store, document_bytes, read_document
+from graft.store import Marker, ObjectRef, Store, Tell, document_bytes, read_document
 from graft.store.index import indexed_rows
 from graft.store.retries import swaps
 
@@ -185,12 +185,15 @@ def register(
             return version
 
 
-def list_models(store: Store) -> dict[str, list[VersionRow]]:
-    """Return a row for every version of every model, by name and number."""
+def list_models(store: Store, tell: Tell | None = None) -> dict[str, list[VersionRow]]:
+    """Return a row for every version of every model, by name and number.
+
+    `tell` is told of damaged versions, which are left out then.
+    """
     numbers: defaultdict[str, list[int]] = defaultdict(list)
     for name, number in _scan(store, "models/"):
         numbers[name].append(number)
-    return {name: _rows(store, name, of_name) for name, of_name in numbers.items()}
+    return {name: _rows(store, name, of_name, tell) for name, of_name in numbers.items()}
 
 
 def model_names(store: Store) -> list[str]:
@@ -213,13 +216,16 @@ def read_version(store: Store, name: str, number: int) -> ModelVersion:
     return read_document(store, f"{_folder(name, number)}/model.json", ModelVersion)
 
 
-def _rows(store: Store, name: str, numbers: Iterable[int]) -> list[VersionRow]:
+def _rows(
+    store: Store, name: str, numbers: Iterable[int], tell: Tell | None = None
+) -> list[VersionRow]:
     rows = indexed_rows(
         store,
         f"models/{name}/index.json",
         VersionRow,
         [str(number) for number in numbers],
         lambda number: VersionRow.of(read_version(store, name, int(number))),
+        tell=tell,
     )
     return list(rows.values())
 

@@ -22,6 +22,7 @@ from graft.store import (
     Marker,
     ObjectRef,
     Store,
+    Tell,
     document_bytes,
     find_document,
     read_document,
@@ -168,15 +169,18 @@ def has_report(store: Store, report: str) -> bool:
     return store.exists(f"{_folder(report)}/report.json")
 
 
-def list_reports(store: Store) -> list[ReportRow]:
-    """Return a row for every finished report, by id."""
+def list_reports(store: Store, tell: Tell | None = None) -> list[ReportRow]:
+    """Return a row for every finished report, by id.
+
+    `tell` is told of damaged ones, which are left out then.
+    """
 
     def make(report: str) -> ReportRow | None:
         made = find_document(store, f"{_folder(report)}/report.json", Report)
         return ReportRow.of(store, made) if made else None
 
     reports = store.children("reports/")
-    rows = indexed_rows(store, "reports/index.json", ReportRow, reports, make)
+    rows = indexed_rows(store, "reports/index.json", ReportRow, reports, make, tell=tell)
     return list(rows.values())
 
 

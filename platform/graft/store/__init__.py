@@ -2,11 +2,13 @@
 
 from graft.store.documents import (
     Marker,
+    Tell,
     document_bytes,
     find_document,
     parse_document,
     read_document,
     read_text,
+    unless_damaged,
 )
 from graft.store.objects import FileName, ObjectRef, payload_name, sha256, sha256_file
 from graft.store.s3 import SourceBucket, bucket_and_key
@@ -18,6 +20,7 @@ __all__ = [
     "ObjectRef",
     "SourceBucket",
     "Store",
+    "Tell",
     "bucket_and_key",
     "document_bytes",
     "find_document",
@@ -27,4 +30,5 @@ __all__ = [
     "read_text",
     "sha256",
     "sha256_file",
+    "unless_damaged",
 ]

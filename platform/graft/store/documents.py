@@ -8,6 +8,7 @@ with those that have not changed. What 48723a8 wrote has no number, and counts a
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,6 +31,9 @@ class Marker(BaseModel):
 _RELEASE = re.compile(r"[0-9][0-9a-z.+-]{0,30}")
 
 Document = TypeVar("Document", bound=BaseModel)
+Read = TypeVar("Read")
+Tell = Callable[[ObjectDamaged], object]
+"""Is told of a damaged object, which a list then leaves out."""
 
 
 def read_document(
@@ -53,6 +57,21 @@ def find_document(store: Store, key: str, model: type[Document]) -> Document | N
     try:
         return read_document(store, key, model)
     except ObjectNotFound:
+        return None
+
+
+def unless_damaged(read: Callable[[], Read], tell: Tell | None) -> Read | None:
+    """Return what `read` does; where that is damaged, tell and return None.
+
+    Raises:
+        ObjectDamaged: it is, and nobody is to be told.
+    """
+    try:
+        return read()
+    except ObjectDamaged as error:
+        if tell is None:
+            raise
+        tell(error)
         return None
 
 
@@ -84,7 +103,7 @@ def parse_document(
     try:
         content = from_json(data)
     except ValueError as error:
-        raise _unreadable(location, f"Invalid JSON: {error}", advice) from error
+        raise unreadable(location, f"Invalid JSON: {error}", advice) from error
     if isinstance(content, dict):
         content = _without_format(location, content, format_of(model))
     try:
@@ -93,7 +112,7 @@ def parse_document(
         first, more = error.errors()[0], error.error_count() - 1
         problem = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
         problem += f", and {more} more" if more else ""
-        raise _unreadable(location, problem, advice) from error
+        raise unreadable(location, problem, advice) from error
     if isinstance(document, Marker) and document.folder != key.rpartition("/")[0]:
         raise ObjectDamaged(
             f"{store.uri}/{key} is the marker of {document.folder}, not of its own folder; it was "
@@ -118,7 +137,8 @@ def _without_format(location: str, content: dict[str, Any], newest: int) -> dict
     return content
 
 
-def _unreadable(location: str, problem: str, advice: str | None) -> ObjectDamaged:
+def unreadable(location: str, problem: str, advice: str | None = None) -> ObjectDamaged:
+    """Return the error of an object that is there, and is not what it should be."""
     return ObjectDamaged(
         f"{location} cannot be read by this release of Graft ({problem}); it is damaged, or "
         "a newer release wrote it" + (f"; {advice}" if advice else "")

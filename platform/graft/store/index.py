@@ -7,11 +7,13 @@ adds those that the index lacks. So an index may lag, be damaged or be missing: 
 import contextlib
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graft.errors import ObjectNotFound, StoreError
+from graft.store.documents import Tell, unless_damaged
 from graft.store.store import Store
 
 READERS = 16
@@ -36,6 +38,7 @@ def indexed_rows(
     names: Collection[str],
     make: Callable[[str], Row | None],
     settled: Callable[[Row], bool] = lambda row: True,
+    tell: Tell | None = None,
 ) -> dict[str, Row]:
     """Return the row of each name, in the names' order; read what the index lacks, and add it.
 
@@ -46,14 +49,16 @@ def indexed_rows(
         names: of the markers that there are, as a listing has them.
         make: reads a marker and returns its row; None: there is none.
         settled: whether a row will not change any more; others are read each time.
+        tell: what is told of damaged markers, which have no row then.
 
     Raises:
-        StoreError: the store cannot be read, or a marker is damaged.
+        StoreError: the store cannot be read, or a marker is damaged and nobody is told.
     """
     etag, rows = _read(store, key, row)
     lacking = [name for name in names if name not in rows]
     with ThreadPoolExecutor(READERS) as pool:
-        made = dict(zip(lacking, pool.map(make, lacking), strict=True))
+        new_rows = pool.map(lambda name: unless_damaged(partial(make, name), tell), lacking)
+        made = dict(zip(lacking, new_rows, strict=True))
     available = rows | {name: new for name, new in made.items() if new}
     complete = {name: available[name] for name in names if name in available}
     indexed = {name: new for name, new in complete.items() if name in rows or settled(new)}

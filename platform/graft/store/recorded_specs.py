@@ -3,9 +3,9 @@
 import secrets
 from datetime import UTC, datetime
 
-from graft.errors import NotFoundError, ObjectNotFound
+from graft.errors import InputError, NotFoundError, ObjectNotFound
 from graft.spec import Kind, nearest, parse_job, parse_yaml
-from graft.store.documents import read_text
+from graft.store.documents import read_text, unreadable
 from graft.store.store import Store
 
 
@@ -33,6 +33,11 @@ def read_recorded_spec(store: Store, sort: str, name: str, kind: type[Kind]) -> 
 
     Raises:
         NotFoundError: as `recorded_text`.
+        ObjectDamaged: it is no such spec, or a newer release's.
     """
-    origin = f"{sort}s/{name}/spec.yaml"
-    return parse_job(parse_yaml(recorded_text(store, sort, name), origin), origin, kind)
+    key = f"{sort}s/{name}/spec.yaml"
+    text = recorded_text(store, sort, name)
+    try:
+        return parse_job(parse_yaml(text, key), key, kind)
+    except InputError as error:
+        raise unreadable(f"{store.uri}/{key}", str(error)) from error

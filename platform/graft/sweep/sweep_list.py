@@ -5,7 +5,7 @@ from typing import Literal
 
 from graft.errors import NotFoundError
 from graft.spec import Id, Ref, Section
-from graft.store import Store
+from graft.store import Store, Tell
 from graft.store.index import indexed_rows
 from graft.sweep.best_trial import best_trial
 from graft.sweep.sweep_records import (
@@ -31,8 +31,8 @@ class SweepRow(Section):
     model: Ref | None
 
 
-def list_sweep_rows(store: Store) -> list[SweepRow]:
-    """Return a row for every sweep, by id."""
+def list_sweep_rows(store: Store, tell: Tell | None = None) -> list[SweepRow]:
+    """Return a row for every sweep, by id; `tell` is told of damaged ones, which are left out."""
 
     def make(sweep_id: str) -> SweepRow | None:
         with contextlib.suppress(NotFoundError):  # it has not begun
@@ -46,6 +46,7 @@ def list_sweep_rows(store: Store) -> list[SweepRow]:
         store.children("sweeps/"),
         make,
         settled=lambda row: row.state == "finished",
+        tell=tell,
     )
     return list(rows.values())
 

@@ -12,7 +12,7 @@ import re
 from typing import Any, ClassVar, Literal
 
 from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job
-from graft.store import ObjectRef, Store, document_bytes, find_document, read_document
+from graft.store import ObjectRef, Store, Tell, document_bytes, find_document, read_document
 from graft.store.index import indexed_rows
 from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.training.amendments import amended, read_amendments
@@ -119,8 +119,8 @@ class RunRow(Section):
     model: Ref | None
 
 
-def list_run_rows(store: Store) -> list[RunRow]:
-    """Return a row for every run, by id."""
+def list_run_rows(store: Store, tell: Tell | None = None) -> list[RunRow]:
+    """Return a row for every run, by id; `tell` is told of damaged ones, which are left out."""
     rows = indexed_rows(
         store,
         "runs/index.json",
@@ -128,6 +128,7 @@ def list_run_rows(store: Store) -> list[RunRow]:
         store.children("runs/"),
         lambda run: _row(store, run),
         settled=lambda row: row.state == "finished",
+        tell=tell,
     )
     return list(rows.values())
 

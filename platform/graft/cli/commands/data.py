@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -110,12 +111,16 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
 
     Example: graft data ls
     """
-    from graft.cli.show.output import emit
+    from graft.cli.show.output import LeftOut, emit
     from graft.data.manifest import latest, list_datasets
+    from graft.store import unless_damaged
 
-    opened = open_store(store)
-    manifests = list_datasets(opened)
-    pointers = {name: latest(opened, name) for name in {manifest.name for manifest in manifests}}
+    opened, left_out = open_store(store), LeftOut()
+    manifests = list_datasets(opened, left_out.add)
+    pointers = {
+        name: unless_damaged(partial(latest, opened, name), left_out.add)
+        for name in {manifest.name for manifest in manifests}
+    }
     rows = [
         {
             "name": manifest.name,
@@ -147,6 +152,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
         return table
 
     emit({"datasets": rows}, json, table)
+    left_out.tell()
 
 
 @app.command()

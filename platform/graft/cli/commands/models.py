@@ -17,7 +17,7 @@ from graft.cli.options import (
     StoreUri,
     open_store,
 )
-from graft.cli.show.output import counting, emit, note
+from graft.cli.show.output import LeftOut, counting, emit, note
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,11 +38,11 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     from graft.cli.show.tables import text_table
     from graft.registry import aliases, list_models
 
-    opened = open_store(store)
+    opened, left_out = open_store(store), LeftOut()
     rows = [
         _summary(name, row, pointers)
-        for name, versions in list_models(opened).items()
-        for pointers in [aliases(opened, name)]
+        for name, versions in list_models(opened, left_out.add).items()
+        for pointers in [aliases(opened, name, left_out.add)]
         for row in versions
     ]
 
@@ -52,6 +52,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
 
     columns = ("model", "aliases", "arch", "accuracy", "run", "created")
     emit({"models": rows}, json, lambda: text_table(columns, map(cells, rows)))
+    left_out.tell()
 
 
 @app.command()

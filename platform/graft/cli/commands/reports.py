@@ -23,12 +23,12 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
 
     Example: graft reports ls
     """
-    from graft.cli.show.output import emit
+    from graft.cli.show.output import LeftOut, emit
     from graft.cli.show.tables import text_table
     from graft.report.publishing import list_reports
 
-    opened = open_store(store)
-    reports = list_reports(opened)
+    left_out = LeftOut()
+    reports = list_reports(open_store(store), left_out.add)
 
     cells = (
         (report.report, report.kind, report.created[:19].replace("T", " "))
@@ -36,6 +36,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
     )
     document = {"reports": [report.model_dump(mode="json") for report in reports]}
     emit(document, json, lambda: text_table(("report", "kind", "created"), cells))
+    left_out.tell()
 
 
 @app.command()

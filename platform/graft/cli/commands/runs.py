@@ -28,10 +28,11 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
 
     Example: graft runs ls
     """
-    from graft.cli.show.output import emit
+    from graft.cli.show.output import LeftOut, emit
     from graft.training.run_records import list_run_rows
 
-    rows = list_run_rows(open_store(store))
+    left_out = LeftOut()
+    rows = list_run_rows(open_store(store), left_out.add)
 
     def table() -> "Table":
         from graft.cli.show.tables import id_table
@@ -43,6 +44,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
         return table
 
     emit({"runs": [row.model_dump(mode="json") for row in rows]}, json, table)
+    left_out.tell()
 
 
 @app.command()

@@ -21,10 +21,11 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
 
     Example: graft sweeps ls
     """
-    from graft.cli.show.output import emit
+    from graft.cli.show.output import LeftOut, emit
     from graft.sweep.sweep_list import list_sweep_rows
 
-    rows = list_sweep_rows(open_store(store))
+    left_out = LeftOut()
+    rows = list_sweep_rows(open_store(store), left_out.add)
 
     def table() -> "Table":
         from graft.cli.show.tables import id_table, numbers
@@ -42,6 +43,7 @@ def ls(store: StoreUri = DEFAULT_STORE, json: Json = False) -> None:
         return table
 
     emit({"sweeps": [row.model_dump(mode="json") for row in rows]}, json, table)
+    left_out.tell()
 
 
 @app.command()

@@ -7,11 +7,14 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from graft.errors import ObjectDamaged
 
 WIDE = 200
 """Columns of output that no terminal shows and for which COLUMNS says nothing: rich takes 80 then,
@@ -49,6 +52,24 @@ def _uncut(page: RenderableType) -> RenderableType:
 def note(text: str) -> None:
     """Tell the user something that is neither result nor error; the terminal breaks its lines."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LeftOut:
+    """What a list leaves out, since it is damaged."""
+
+    def __init__(self) -> None:
+        self._errors: list[ObjectDamaged] = []
+
+    def add(self, error: "ObjectDamaged") -> None:
+        """Note what is left out."""
+        self._errors.append(error)
+
+    def tell(self) -> None:
+        """Say what is left out, after the list; the command's exit code is then the error's."""
+        for error in self._errors:
+            note(f"left out: {error}")
+        if self._errors:
+            raise typer.Exit(self._errors[0].exit_code)
 
 
 def write_file(path: Path, data: bytes) -> None:
