@@ -104,11 +104,12 @@ def test_ray_serve_takes_the_application_and_we_take_its_arguments() -> None:
     service = only(rendered(EVERYTHING), "RayService")["spec"]
     config = parse_yaml(service["serveConfigV2"], "serveConfigV2")
     (application,) = ServeDeploySchema.model_validate(config).applications
+    (deployment,) = application.deployments
+    assert (deployment.name, deployment.num_replicas) == ("ants-bees", 2)
     assert application.import_path == f"{following.__module__}:{following.__name__}"
     assert Following.model_validate(application.args) == Following(
         store="s3://bucket/prefix",
         models=(Followed(name="ants-bees", alias="champion"),),
-        replicas=2,
         cpus_per_replica=1,
         engine="auto",
         deployment=f"{NAMESPACE}.graft",
@@ -218,11 +219,9 @@ def test_models_have_an_application_each_and_one_head() -> None:
         [{"name": "dogs", "alias": "champion"}],
     ]
     assert not any("tails_gb" in one["args"] for one in served.values())
-    assert {name: one["args"]["replicas"] for name, one in served.items()} == {
-        "ants-bees": 2,
-        "cats": 1,
-        "dogs": 1,
-    }
+    counts = {name: one["deployments"][0].get("num_replicas") for name, one in served.items()}
+    assert counts == {"ants-bees": 2, "cats": None, "dogs": 1}  # cats has as many as it needs
+    assert not any("replicas" in one["args"] for one in served.values())
     groups = only(rendered(CASES["models"]), "RayService")["spec"]["rayClusterConfig"][
         "workerGroupSpecs"
     ]

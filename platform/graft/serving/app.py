@@ -175,11 +175,11 @@ def create_app(
     )
     # The bundled Swagger UI reads OpenAPI 3.0, not 3.1.
     app.openapi_version = "3.0.3"
+    counts = CountsByModel(served.names)
     if ring is not None:
         app.add_middleware(Authentication, ring=ring)
         _document_keys(app)
     app.add_middleware(Guard, header_bytes=limits.header_bytes)
-    counts = CountsByModel(served.names)
     app.add_middleware(
         Watched,
         watchers=(counts, *watchers),
@@ -188,14 +188,7 @@ def create_app(
         echoes_ids=echoes_ids,
     )
     if origins:  # outermost: browsers show a page no refusal without the headers
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "traceparent"],
-            expose_headers=["Retry-After", "X-Request-Id"],
-            max_age=3600,
-        )
+        _allow_pages(app, origins)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
 
     async def check() -> None:
@@ -206,6 +199,18 @@ def create_app(
     _add_descriptions(app, served)
     _add_stats(app, served, counts)
     return app
+
+
+def _allow_pages(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let pages of other origins ask from browsers."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "traceparent"],
+        expose_headers=["Retry-After", "X-Request-Id"],
+        max_age=3600,
+    )
 
 
 def _document_keys(app: FastAPI) -> None:

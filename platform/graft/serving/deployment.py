@@ -190,7 +190,8 @@ class Following(Section):
     tails_gb: PositiveFloat = TAILS_GB
     """What tails may take of a replica's memory where it has several models, in gigabytes."""
     replicas: Positive = 1
-    """Processes that answer."""
+    """Processes that answer, where the deployment's own `num_replicas` does not say how many: that
+    may change without a restart of those that are there."""
     cpus_per_replica: Positive = 1
     """Logical CPUs that each replica reserves, and the most threads that compute in it."""
     engine: EngineSetting = "auto"
@@ -255,7 +256,7 @@ def following(args: Following) -> Application:
     capacity = Capacity(args.replicas, args.cpus_per_replica)
     refs = tuple(f"{model.name}@{model.alias}" for model in args.models)
     models = ServedModels(refs, args.tails_gb)
-    # Ray Serve's config names the deployment, too, to give it GPUs or a class of nodes.
+    # Ray Serve's config names the deployment, too, to give it replicas, GPUs or a class of nodes.
     name = args.models[0].name
     deployment = _deployment(name, capacity, tries=FOREVER, stop_s=DRAIN_TIMEOUT_S)
     polling = Polling(args.poll_s, PATIENCE_S)
@@ -384,13 +385,7 @@ def serve_models(
     # Serve would log about its own controller and applications.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     port = free_port(host, port)
-    cpus = capacity.cpus_per_replica
-    needed, available = capacity.replicas * cpus, int(ray.cluster_resources().get("CPU", 0))
-    if needed > available:
-        raise ResourceError(
-            f"{capacity.replicas} replicas of {cpus} CPUs need {needed}, Ray has {available}; "
-            "lower --replicas or --cpus-per-replica"
-        )
+    _check_capacity(capacity)
     # One try: a missing payload, or golden images that differ, would fail again.
     deployment = _deployment(models.name, capacity, tries=1, stop_s=STOP_TIMEOUT_S)
     # A short path, not TMPDIR's: that of HAProxy's Unix socket may have at most 107 characters.
@@ -404,7 +399,7 @@ def serve_models(
             http_options={"host": "127.0.0.1", "port": port},
             controller_options={"runtime_env": {"env_vars": _fast_path(folder.name, host)}},
         )
-        place = Place(engine, _this_machine(), cpus)
+        place = Place(engine, _this_machine(), capacity.cpus_per_replica)
         application = deployment.bind(store.uri, models, place, Polling(), access, limits)
         try:
             serve.run(application, name=models.name)
@@ -413,6 +408,21 @@ def serve_models(
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
         _wait_until_ready(url)
         yield url
+
+
+def _check_capacity(capacity: Capacity) -> None:
+    """Check that Ray has the CPUs that replicas reserve.
+
+    Raises:
+        ResourceError: it has fewer.
+    """
+    needed = capacity.replicas * capacity.cpus_per_replica
+    available = int(ray.cluster_resources().get("CPU", 0))
+    if needed > available:
+        raise ResourceError(
+            f"{capacity.replicas} replicas of {capacity.cpus_per_replica} CPUs need {needed}, "
+            f"Ray has {available}; lower --replicas or --cpus-per-replica"
+        )
 
 
 def _this_machine() -> str:

@@ -40,16 +40,19 @@ def address(cluster: Cluster, namespace: str) -> str:
 
 @contextlib.contextmanager
 def asked_steadily(
-    url: str, model: str, body: bytes, key: str = ""
+    url: str, model: str, body: bytes, key: str = "", anew: int = 0
 ) -> Iterator[list[tuple[int, str]]]:
     """Ask a model in two threads while the block lasts; yields status and version of each answer.
 
-    Where none comes the status is 0. `key`: where it wants one.
+    Where none comes the status is 0. `key`: where it wants one. `anew`: more threads, which open
+    a connection for each request, so that any pod may answer it.
     """
     stop, seen = threading.Event(), list[tuple[int, str]]()
 
-    def ask() -> None:
-        with httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=30) as client:
+    def ask(kept: int | None) -> None:
+        limits = httpx.Limits(max_keepalive_connections=kept)
+        headers = {"X-API-Key": key}
+        with httpx.Client(base_url=url, headers=headers, timeout=30, limits=limits) as client:
             while not stop.is_set():
                 try:
                     answer = client.post(f"/v1/models/{model}/predict", content=body)
@@ -57,7 +60,8 @@ def asked_steadily(
                 except httpx.TransportError as error:
                     seen.append((0, repr(error)))
 
-    threads = [threading.Thread(target=ask) for _ in range(2)]
+    threads = [threading.Thread(target=ask, args=(None,)) for _ in range(2)]
+    threads += [threading.Thread(target=ask, args=(0,)) for _ in range(anew)]
     for thread in threads:
         thread.start()
     try:

@@ -1,10 +1,11 @@
-"""A served model, and a promotion under steady requests."""
+"""A served model under steady requests: promotions, and pods that come and go."""
 
 import json
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -102,6 +103,72 @@ def test_two_models_in_one_release(team: Team, tmp_path: Path) -> None:
     (service,) = cluster.find("rayservices", team.namespace)
     assert set(service["status"]["activeServiceStatus"]["applicationStatuses"]) == set(champions)
     install(cluster, team.namespace, tmp_path)
+
+
+def test_serving_pods_come_and_go_under_load(team: Team, tmp_path: Path) -> None:
+    """Scaled from one to three, deleted, evicted by the API, and scaled back to one."""
+    cluster = team.cluster
+    team.champion("photos")
+    serving = {"enabled": True, "noAuth": True, "model": "photos", "pollSeconds": 10}
+    serving["engine"] = "torch"
+
+    def scale(replicas: int) -> None:
+        install(cluster, team.namespace, tmp_path, serving=serving | {"replicas": replicas})
+
+    def pods() -> dict[str, bool]:
+        """Names of the pods that answer, and whether they are to end."""
+        found = cluster.find(
+            "pods", team.namespace, "graft.dev/role=serving,ray.io/node-type=worker"
+        )
+        return {
+            one["metadata"]["name"]: "deletionTimestamp" in one["metadata"]
+            for one in found
+            if ready(one)
+        }
+
+    scale(1)
+    url = served(cluster, team.namespace)
+    began = time.monotonic()
+
+    def step(what: str, count: int, gone: str = "") -> list[str]:
+        """Wait until there are so many pods, and this one no more; return their names."""
+
+        def reached() -> bool:
+            assert all(status == 200 for status, _ in seen), [one for one in seen if one[0] != 200]
+            there = pods()
+            return len(there) == count and gone not in there and not any(there.values())
+
+        cluster.wait_for(what, reached, 300)
+        so_far = len(seen)
+        cluster.wait_for("more answers", lambda: len(seen) > so_far + 100, 60)
+        print(f"{time.monotonic() - began:.0f} s, {len(seen)} answers: {what}")
+        return list(pods())
+
+    with asked_steadily(url, "photos", an_image(team, tmp_path).read_bytes(), anew=2) as seen:
+        step("one pod", 1)
+        scale(3)
+        first, second, _ = step("three pods", 3)
+        cluster.kubectl("delete", "pod", first, "-n", team.namespace, "--wait=false")
+        step("another one for the one that was deleted", 3, gone=first)
+        eviction = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": second, "namespace": team.namespace},
+        }
+        path = f"/api/v1/namespaces/{team.namespace}/pods/{second}/eviction"
+        cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+        step("another one for the one that was evicted", 3, gone=second)
+        scale(1)
+        step("one pod again", 1)
+    failed = [one for one in seen if one[0] != 200]
+    print(f"{len(seen)} requests, {len(failed)} failed")
+    assert failed == []
+    install(cluster, team.namespace, tmp_path)
+
+
+def ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def asks(url: str, key: str) -> bool:
