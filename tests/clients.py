@@ -97,19 +97,32 @@ async def _send(attack: Attack, writer: asyncio.StreamWriter) -> None:
             await writer.drain()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A prediction, which a client asked for."""
+
+    image: int
+    """Which one of the images."""
+    seconds: float
+    """How long it took."""
+    body: bytes
+
+
 class Clients:
     """Clients that each ask for one image all the time, on a connection that they keep."""
 
-    def __init__(self, port: int, path: str, images: list[bytes]):
-        self.seconds: list[float] = []
-        """How long answers took."""
+    def __init__(self, port: int, path: str, images: list[bytes], until_refused: bool = False):
+        """Ask the server at `port` of this machine, maybe until it takes no connection any more."""
+        self.answers: list[Answer] = []
         self.failures: list[str] = []
+        self._until_refused = until_refused
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._ask, args=(port, path, image)) for image in images
+            threading.Thread(target=self._ask, args=(port, path, number, image))
+            for number, image in enumerate(images)
         ]
 
-    def _ask(self, port: int, path: str, image: bytes) -> None:
+    def _ask(self, port: int, path: str, number: int, image: bytes) -> None:
         connection = HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
         while not self._stop.is_set():
             began = time.perf_counter()
@@ -117,20 +130,26 @@ class Clients:
                 connection.request("POST", path, image)
                 answer = connection.getresponse()
                 body = answer.read()
-            except ConnectionRefusedError:
-                return  # it stops
             except (HTTPException, OSError) as error:
+                if self._until_refused and isinstance(error, ConnectionRefusedError):
+                    return
                 self.failures.append(repr(error))
                 connection.close()
                 continue
-            self.seconds.append(time.perf_counter() - began)
-            if answer.status != 200:
+            if answer.status == 200:
+                self.answers.append(Answer(number, time.perf_counter() - began, body))
+            else:
                 self.failures.append(f"{answer.status} {body[:200]!r}")
         connection.close()
 
+    @property
+    def seconds(self) -> list[float]:
+        """How long answers took."""
+        return [answer.seconds for answer in self.answers]
+
     def wait_for(self, answers: int) -> None:
         """Wait until there were so many answers."""
-        while len(self.seconds) < answers and not self.failures:
+        while len(self.answers) < answers and not self.failures:
             time.sleep(0.05)
 
     def __enter__(self) -> "Clients":
