@@ -115,8 +115,9 @@ class Cluster:
             )
             yield name
         finally:
-            # Pods that run are waited for: they take what the next scenario needs.
-            ending = "--timeout=120s" if self.has_node else "--wait=false"
+            # Pods that run are waited for, also those of serving, which take up to 100 s to drain:
+            # the next scenario needs what they have.
+            ending = "--timeout=240s" if self.has_node else "--wait=false"
             self.kubectl("delete", "namespace", name, ending)
 
     def wait_for(self, what: str, condition: Callable[[], T], seconds: float = 60) -> T:
