@@ -228,6 +228,21 @@ def test_models_have_an_application_each_and_one_head() -> None:
     assert {group["groupName"]: group["replicas"] for group in groups} == {"cpu": 5, "gpu-a100": 1}
 
 
+def test_pods_say_how_many_they_are_for_kuberay_ignores_it_elsewhere() -> None:
+    for count in (2, 3):
+        values = LEAST | {"serving": SERVING | {"replicas": count}}
+        values["pods"] = {"annotations": {"team": "insects"}}
+        cluster = only(rendered(values), "RayService")["spec"]["rayClusterConfig"]
+        (group,) = cluster["workerGroupSpecs"]
+        assert group["template"]["metadata"]["annotations"] == {
+            "graft.dev/pods": str(count),
+            "team": "insects",
+        }
+        assert cluster["headGroupSpec"]["template"]["metadata"]["annotations"] == {
+            "team": "insects"
+        }
+
+
 def test_models_of_one_route_share_the_pods_that_answer_for_them() -> None:
     models = [
         {"name": "ants-bees", "route": "/"},

@@ -82,11 +82,17 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* Labels and annotations of a pod: takes root and role. */}}
+{{/* Labels and annotations of a pod: takes root and role, and of serving's pods workers, how many
+     there are of its kind. KubeRay ignores a change of that count where it is, in a RayService; where
+     the pods say it, another cluster takes the place of the first. */}}
 {{- define "graft.podMetadata" -}}
 labels:
   {{- merge (include "graft.podLabels" . | fromYaml) .root.Values.pods.labels | toYaml | nindent 2 }}
-{{- with .root.Values.pods.annotations }}
+{{- $count := dict -}}
+{{- if and (eq .role "serving") .workers -}}
+{{- $count = dict "graft.dev/pods" (print .workers) -}}
+{{- end -}}
+{{- with merge $count .root.Values.pods.annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -256,7 +262,7 @@ workerGroupSpecs:
       object-store-memory: {{ include "graft.objectStore" (merge (dict "key" (printf "classes.%s" .name)) .) | quote }}
     template:
       metadata:
-        {{- include "graft.podMetadata" $ | nindent 8 }}
+        {{- include "graft.podMetadata" (dict "root" $.root "role" $.role "workers" .workers) | nindent 8 }}
       spec:
         {{- include "graft.podSpec" (dict "root" $.root "on" . "labels" (include "graft.podLabels" $)) | nindent 8 }}
         terminationGracePeriodSeconds: {{ include "graft.graceSeconds" $ }}

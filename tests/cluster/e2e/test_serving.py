@@ -105,51 +105,65 @@ def test_two_models_in_one_release(team: Team, tmp_path: Path) -> None:
     install(cluster, team.namespace, tmp_path)
 
 
-def test_serving_pods_come_and_go_under_load(team: Team, tmp_path: Path) -> None:
-    """Scaled from one to three, deleted, evicted by the API, and scaled back to one."""
-    cluster = team.cluster
-    team.champion("photos")
-    serving = {"enabled": True, "noAuth": True, "model": "photos", "pollSeconds": 10}
-    serving["engine"] = "torch"
+@dataclass(frozen=True)
+class Steps:
+    """Changes of what serves, under load: each is over when so many pods serve, and no other."""
 
-    def scale(replicas: int) -> None:
-        install(cluster, team.namespace, tmp_path, serving=serving | {"replicas": replicas})
+    team: Team
+    seen: list[tuple[int, str]]
 
-    def pods() -> dict[str, bool]:
-        """Names of the pods that answer, and whether they are to end."""
-        found = cluster.find(
-            "pods", team.namespace, "graft.dev/role=serving,ray.io/node-type=worker"
-        )
+    def pods(self) -> dict[str, bool]:
+        """Names of the pods that answer, or are to end, and whether they are."""
+        selector = "graft.dev/role=serving,ray.io/node-type=worker"
+        found = self.team.cluster.find("pods", self.team.namespace, selector)
         return {
-            one["metadata"]["name"]: "deletionTimestamp" in one["metadata"]
-            for one in found
-            if ready(one)
+            pod["metadata"]["name"]: "deletionTimestamp" in pod["metadata"]
+            for pod in found
+            if ready(pod) or "deletionTimestamp" in pod["metadata"]
         }
 
-    scale(1)
-    url = served(cluster, team.namespace)
-    began = time.monotonic()
-
-    def step(what: str, count: int, gone: str = "") -> list[str]:
-        """Wait until there are so many pods, and this one no more; return their names."""
+    def done(self, what: str, count: int, gone: str = "") -> list[str]:
+        """Wait until a step is over, `gone` being no more; return the names of the pods."""
+        began = time.monotonic()
 
         def reached() -> bool:
-            assert all(status == 200 for status, _ in seen), [one for one in seen if one[0] != 200]
-            there = pods()
-            return len(there) == count and gone not in there and not any(there.values())
+            self.check()
+            pods = self.pods()
+            return len(pods) == count and gone not in pods and not any(pods.values())
 
-        cluster.wait_for(what, reached, 300)
-        so_far = len(seen)
-        cluster.wait_for("more answers", lambda: len(seen) > so_far + 100, 60)
-        print(f"{time.monotonic() - began:.0f} s, {len(seen)} answers: {what}")
-        return list(pods())
+        self.team.cluster.wait_for(what, reached, 480)
+        so_far = len(self.seen)
+        self.team.cluster.wait_for("more answers", lambda: len(self.seen) > so_far + 100, 60)
+        print(f"{what}: {time.monotonic() - began:.0f} s, {len(self.seen)} answers so far")
+        return list(self.pods())
 
+    def check(self) -> None:
+        failed = [one for one in self.seen if one[0] != 200]
+        assert failed == [], f"of {len(self.seen)}: {failed}"
+
+
+def test_served_model_is_scaled_under_load(team: Team, tmp_path: Path) -> None:
+    scale(team, tmp_path, 1)
+    url, image = served(team.cluster, team.namespace), an_image(team, tmp_path)
+    with asked_steadily(url, "photos", image.read_bytes(), anew=2) as seen:
+        steps = Steps(team, seen)
+        steps.done("one pod", 1)
+        scale(team, tmp_path, 3)
+        steps.done("three pods", 3)
+        scale(team, tmp_path, 1)
+        steps.done("one pod again", 1)
+    steps.check()
+    install(team.cluster, team.namespace, tmp_path)
+
+
+def test_serving_pods_are_deleted_and_evicted_under_load(team: Team, tmp_path: Path) -> None:
+    scale(team, tmp_path, 2)
+    cluster, url = team.cluster, served(team.cluster, team.namespace)
     with asked_steadily(url, "photos", an_image(team, tmp_path).read_bytes(), anew=2) as seen:
-        step("one pod", 1)
-        scale(3)
-        first, second, _ = step("three pods", 3)
-        cluster.kubectl("delete", "pod", first, "-n", team.namespace, "--wait=false")
-        step("another one for the one that was deleted", 3, gone=first)
+        steps = Steps(team, seen)
+        first, *_ = steps.done("two pods", 2)
+        team.evict(first)
+        second, *_ = steps.done("another one for the one that was deleted", 2, gone=first)
         eviction = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -157,13 +171,17 @@ def test_serving_pods_come_and_go_under_load(team: Team, tmp_path: Path) -> None
         }
         path = f"/api/v1/namespaces/{team.namespace}/pods/{second}/eviction"
         cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
-        step("another one for the one that was evicted", 3, gone=second)
-        scale(1)
-        step("one pod again", 1)
-    failed = [one for one in seen if one[0] != 200]
-    print(f"{len(seen)} requests, {len(failed)} failed")
-    assert failed == []
+        steps.done("another one for the one that was evicted", 2, gone=second)
+    steps.check()
     install(cluster, team.namespace, tmp_path)
+
+
+def scale(team: Team, folder: Path, replicas: int) -> None:
+    """Serve the champion of `photos` by so many replicas, which are small."""
+    team.champion("photos")
+    serving = {"enabled": True, "noAuth": True, "model": "photos", "replicas": replicas}
+    serving["engine"] = "torch"
+    install(team.cluster, team.namespace, folder, serving=serving, classes__cpu__memory="2Gi")
 
 
 def ready(pod: dict[str, Any]) -> bool:
