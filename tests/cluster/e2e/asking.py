@@ -40,12 +40,13 @@ def address(cluster: Cluster, namespace: str) -> str:
 
 @contextlib.contextmanager
 def asked_steadily(
-    url: str, model: str, body: bytes, key: str = "", anew: int = 0
+    url: str, model: str, body: bytes, key: str = "", anew: int = 0, pause_s: float = 0.0
 ) -> Iterator[list[tuple[int, str]]]:
     """Ask a model in two threads while the block lasts; yields status and version of each answer.
 
     Where none comes the status is 0. `key`: where it wants one. `anew`: more threads, which open
-    a connection for each request, so that any pod may answer it.
+    a connection for each request, so that any pod may answer it. `pause_s`: between a thread's
+    requests; where pods start meanwhile, threads that never wait take the node from them.
     """
     stop, seen = threading.Event(), list[tuple[int, str]]()
 
@@ -59,6 +60,7 @@ def asked_steadily(
                     seen.append((answer.status_code, answer.json().get("model", "")))
                 except httpx.TransportError as error:
                     seen.append((0, repr(error)))
+                stop.wait(pause_s)
 
     threads = [threading.Thread(target=ask, args=(None,)) for _ in range(2)]
     threads += [threading.Thread(target=ask, args=(0,)) for _ in range(anew)]

@@ -145,7 +145,7 @@ class Steps:
 def test_served_model_is_scaled_under_load(team: Team, tmp_path: Path) -> None:
     scale(team, tmp_path, 1)
     url, image = served(team.cluster, team.namespace), an_image(team, tmp_path)
-    with asked_steadily(url, "photos", image.read_bytes(), anew=2) as seen:
+    with asked_steadily(url, "photos", image.read_bytes(), anew=2, pause_s=0.2) as seen:
         steps = Steps(team, seen)
         steps.done("one pod", 1)
         scale(team, tmp_path, 3)
@@ -158,8 +158,9 @@ def test_served_model_is_scaled_under_load(team: Team, tmp_path: Path) -> None:
 
 def test_serving_pods_are_deleted_and_evicted_under_load(team: Team, tmp_path: Path) -> None:
     scale(team, tmp_path, 2)
-    cluster, url = team.cluster, served(team.cluster, team.namespace)
-    with asked_steadily(url, "photos", an_image(team, tmp_path).read_bytes(), anew=2) as seen:
+    cluster, image = team.cluster, an_image(team, tmp_path).read_bytes()
+    url = served(cluster, team.namespace)
+    with asked_steadily(url, "photos", image, anew=2, pause_s=0.2) as seen:
         steps = Steps(team, seen)
         first, *_ = steps.done("two pods", 2)
         team.evict(first)
