@@ -68,8 +68,13 @@ def test_a_pod_has_time_to_drain_before_it_is_killed() -> None:
         for spec in pod_specs(only(rendered(EVERYTHING), kind)):
             given = environment(spec)
             drain_s = float(given.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S") or DRAIN_S)
-            assert spec["terminationGracePeriodSeconds"] >= drain_s + 15  # and Serve's own end
+            lifecycle = spec["containers"][0].get("lifecycle")
+            sleep_s = int(lifecycle["preStop"]["exec"]["command"][-1]) if lifecycle else 0
+            # And Serve's own end.
+            assert spec["terminationGracePeriodSeconds"] >= sleep_s + drain_s + 15
             if kind == "RayService":
+                is_head = spec["containers"][0]["name"] == "head"
+                assert sleep_s == (0 if is_head else 15)
                 assert drain_s >= REACHABLE_S + Limits().answer_s + Limits().patience_s
 
 

@@ -287,6 +287,10 @@ workerGroupSpecs:
               {{- if and (eq $.role "serving") $.root.Values.serving.keysSecret }}
               - {name: keys, mountPath: /etc/graft/keys, readOnly: true}
               {{- end }}
+            {{- if eq $.role "serving" }}
+            # A pod that ends takes connections until all nodes have learned that it does.
+            lifecycle: {preStop: {exec: {command: [sleep, "15"]}}}
+            {{- end }}
             ports:
               - {name: metrics, containerPort: 8080}
               {{- if eq $.role "serving" }}
@@ -302,10 +306,11 @@ workerGroupSpecs:
 {{- end }}
 
 {{/* After which a pod that is told to end is killed; takes role. Kubernetes' own 30 would cut short what
-     Ray takes to drain, 30 by default, and 80 in pods of serving: a replica is reachable for 30
-     more, in which all proxies learn that it goes, and its last answers take up to 40. */}}
+     Ray takes to drain, 30 by default, and 80 in pods of serving, after their 15 of preStop: a
+     replica is reachable for 30 more, in which all proxies learn that it goes, and its last answers
+     take up to 40. */}}
 {{- define "graft.graceSeconds" -}}
-{{- eq .role "serving" | ternary 100 60 -}}
+{{- eq .role "serving" | ternary 115 60 -}}
 {{- end }}
 
 {{/* Of Ray in the image; the same as rayjob_manifest.py's. */}}

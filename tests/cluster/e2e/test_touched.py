@@ -33,7 +33,6 @@ def test_scenarios_that_have_changed_are_touched() -> None:
     assert touched(["tests/cluster/e2e/test_serving.py"]) == [
         "service_answers_and_follows_a_promotion",
         "two_models_in_one_release",
-        "served_model_is_scaled_under_load",
         "serving_pods_are_deleted_and_evicted_under_load",
     ]
     refusals = touched(["tests/cluster/e2e/test_refusals.py"])

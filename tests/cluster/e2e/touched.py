@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 _JOBS = ("head", "node_of", "preempted", "job", "cluster_lost", "wrong", "image")
-_SERVING = ("two_models", "served_model", "serving_pods", "upgrade")
+_SERVING = ("two_models", "serving_pods", "upgrade")
 TOUCHED = {
     "platform/graft/cluster": _JOBS,
     "platform/graft/demo": ("demo",),
@@ -23,7 +23,7 @@ TOUCHED = {
     "platform/graft/store": _JOBS,
     "platform/graft/training": ("head", "preempted", "sweep"),
     "deploy": ("ray_job", "charts"),
-    "helm": ("charts", "image", "wrong", "two", "served_model", "upgrade"),
+    "helm": ("charts", "image", "wrong", "two", "upgrade"),
     "jobs": ("demo", "evaluation", "sweep", "transfer"),
 }
 """Beginning of a path -> beginnings of scenarios' names; those of every landing are not here."""
