@@ -15,6 +15,7 @@ from graft.activations.key import CacheEntry, Dtype, KeyScheme, backend_name
 from graft.activations.lease import DEFAULT_TERMS
 from graft.backbones.transfer_model import TransferModel, build
 from graft.backbones.trunk import TrunkChain, trunk_chain
+from graft.data.digests import Digests
 from graft.data.loader import BatchSlice, ImageLoader, to_tensor
 from graft.data.manifest import DatasetVersion
 from graft.spec import Backbone, Contract, LinearHead, Loader, StandardAugment
@@ -70,9 +71,8 @@ class Lab:
         self.model = model.cut(deepest)
         return trunk
 
-    def digests(self, split: str, rows: Sequence[int]) -> list[str]:
-        images = self.dataset.images(split)
-        return [images[row].sha256 for row in rows]
+    def digests(self, split: str, rows: Sequence[int]) -> Digests:
+        return self.dataset.images(split).digests[list(rows)]
 
     def another(self, dataset: DatasetVersion) -> "Lab":
         """The same network over another dataset version."""

@@ -14,10 +14,11 @@ from graft.store import Store
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
-def draw_colours(folder: Path, train: int = 13, val: int = 5, seed: int = 0) -> Path:
-    """Draw noisy patches of three colours, so many of each to train on and to validate with."""
+def draw_colours(folder: Path, train: int = 13, val: int = 5, seed: int = 0, test: int = 0) -> Path:
+    """Draw noisy patches of three colours, so many of each for each split."""
     noise = np.random.default_rng(seed)
-    for split, count in (("train", train), ("val", val)):
+    counts = {"train": train, "val": val} | ({"test": test} if test else {})
+    for split, count in counts.items():
         for name, colour in COLOURS.items():
             (folder / split / name).mkdir(parents=True)
             for number in range(count):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -20,6 +21,7 @@ from typer.core import TyperGroup
 
 from graft.backbones.stage_map import freeze_depth, stage_map
 from graft.cli.main import app
+from graft.serving.app import Answer
 from graft.spec import Sweep, load_job, trial_spec
 from graft.sweep.space import listed_trials
 
@@ -31,7 +33,7 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 RUN = re.compile(r"ants-bees-\d{8}-\d{6}-[0-9a-f]{4}")
 # Random weights; the rest is as the README has it.
 # So many epochs that Ctrl-C, after which Ray has five seconds, acts before the last one.
-EPOCHS = 40
+EPOCHS = 80
 QUICK = ["backbone.weights=none", "cache=off", f"train.epochs={EPOCHS}"]
 
 
@@ -98,6 +100,17 @@ def test_the_table_of_commands_is_complete() -> None:
 
     rows = re.findall(r"^\| `(graft [a-z -]+[a-z])", README.read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(map(" ".join, paths(typer.main.get_command(app), ("graft",))))
+
+
+def printed_answer() -> dict[str, Any]:
+    """Return the answer of a server as the README prints it."""
+    (printed,) = re.findall(r'^({"model".*?}})$', README.read_text(), re.DOTALL | re.MULTILINE)
+    answer: dict[str, Any] = json.loads(printed)
+    return answer
+
+
+def test_the_printed_answer_is_what_a_server_says() -> None:
+    assert Answer.model_validate(printed_answer()).model_dump(mode="json") == printed_answer()
 
 
 def test_links_lead_somewhere() -> None:
@@ -249,11 +262,11 @@ def test_the_main_job_as_it_is_written(shell: Shell) -> None:
                 body = (shell.folder / image.removeprefix("@")).read_bytes()
                 address = address.replace("http://127.0.0.1:8000", shell.url)
                 answer = httpx.post(address, content=body).raise_for_status().json()
-                (printed,) = re.findall(r'^({"model".*?}})$', README.read_text(), re.DOTALL | re.M)
-                printed = json.loads(printed)
+                printed = printed_answer()
                 assert answer.keys() == printed.keys()
                 assert answer["timing_ms"].keys() == printed["timing_ms"].keys()
                 assert answer["model"] == printed["model"]
+                assert answer["why"] == printed["why"]
                 asked += 1
             case _:
                 shell.run(words)

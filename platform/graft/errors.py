@@ -10,6 +10,7 @@
     │   │       └── ImageTooLarge   more pixels than anyone decodes
     │   ├── WeightsError        backbone weights that cannot be had or do not fit
     │   │   └── WeightsLost     exit code 75: what publishes them does not answer
+    │   ├── NotShown            held-out images do not show what is asked of them
     │   ├── NotFoundError       no dataset version, run, model or alias has that name
     │   ├── ResourceError       the cluster lacks what was asked for; a port is in use
     │   │   ├── ClusterLost     exit code 75: the cluster does not answer
@@ -74,6 +75,10 @@ class WeightsLost(WeightsError):  # noqa: N818
     """What publishes the weights does not answer, or not to the end."""
 
     exit_code = TRY_LATER
+
+
+class NotShown(InputError):  # noqa: N818
+    """Held-out images do not show it: they are too few, or it does not help."""
 
 
 class NotFoundError(InputError):

@@ -12,7 +12,9 @@ from safetensors.torch import load
 from activations_lab import BATCH, Lab, make_lab, objects
 from graft.activations.cache import Activations
 from graft.activations.compute import FillTask, Start, compute_task
+from graft.activations.index import Indexed
 from graft.activations.key import CacheEntry
+from graft.data.digests import hexadecimal
 from graft.data.importing import import_dataset
 from graft.data.manifest import DatasetVersion, open_dataset
 from graft.errors import SpecError, StoreError
@@ -70,11 +72,12 @@ def test_a_deeper_trunk_goes_on_from_a_shallower_one(any_lab: Lab, tmp_path: Pat
         any_lab.fill(CacheEntry("train", 1, depth))
     filled = any_lab.fill(CacheEntry("train", 1, last))
     assert (filled.decoded, filled.trunk_forwards) == (0, 39)
-    images = tuple(any_lab.dataset.images("train"))
+    images = any_lab.dataset.images("train")
     task = FillTask("train", 1, images, {last: any_lab.cache().keys.key(last, 1)}, start=None)
     direct = compute_task(any_lab.store, any_lab.setup, task)
     # The same bits are the same object.
-    assert tuple(direct[last]) == filled.activations[CacheEntry("train", 1, last)].parts
+    parts = tuple(each.part for each in direct[last])
+    assert parts == filled.activations[CacheEntry("train", 1, last)].parts
 
 
 def test_only_whole_numbers_are_gone_on_from(local_lab: Lab) -> None:
@@ -108,31 +111,33 @@ def test_numbers_too_large_for_float16_are_refused(local_lab: Lab) -> None:
 def test_what_a_shard_is(lab: Lab) -> None:
     activations = lab.get(CacheEntry("train", 0, 3))
     (part,) = activations.parts
-    assert part.images == tuple(lab.digests("train", range(39)))
+    (own,) = activations.indexed.each()
+    images = lab.digests("train", range(39))
+    assert own.rows.digests[np.argsort(own.rows.row)].tolist() == images.tolist()
     assert (part.batch_size, part.threads) == (BATCH, 1)
     # Any reader of safetensors reads it.
     (rows,) = load(lab.store.get(activations.key.folder, part.shard)).values()
     channels, height, width = activations.shape
     assert rows.shape == (39, height, width, channels)
-    assert torch.equal(activations.take(part.images).permute(0, 2, 3, 1), rows)
+    assert torch.equal(activations.take(images).permute(0, 2, 3, 1), rows)
 
 
 def test_consecutive_rows_are_the_mapped_file_itself(local_lab: Lab) -> None:
     activations = local_lab.get(CacheEntry("train", 0, 3))
-    images = activations.images
+    images = activations.digests
     every = activations.take(images)
     some = activations.take(images[4:9])
     assert some.data_ptr() == every.data_ptr() + 4 * every.stride(0) * 4
     assert every.data_ptr() % 4096 == 0
     assert every.is_contiguous(memory_format=torch.channels_last)
     # Another reader of the process shares the mapping.
-    again = Activations(local_lab.store, activations.key, activations.parts)
+    again = Activations(local_lab.store, activations.key, activations.indexed)
     assert again.take(images).data_ptr() == every.data_ptr()
 
 
 def test_rows_come_from_several_shards_and_may_repeat(local_lab: Lab) -> None:
     key = local_lab.cache().keys.key(3, 0)
-    images = tuple(local_lab.dataset.images("train"))
+    images = local_lab.dataset.images("train")
     whole = local_lab.get(CacheEntry("train", 0, 3))
     row_bytes = whole.nbytes // len(whole)
     task = FillTask("train", 0, images, {3: key}, start=None)
@@ -145,22 +150,23 @@ def test_rows_come_from_several_shards_and_may_repeat(local_lab: Lab) -> None:
         shard_bytes=5 * row_bytes + 1,
     )[3]
     assert progress == [8, 16, 24, 32, 39]
-    assert [len(part.images) for part in parts] == [5] * 7 + [4]
-    divided = Activations(local_lab.store, key, parts)
+    assert [each.part.row_count for each in parts] == [5] * 7 + [4]
+    divided = Activations(local_lab.store, key, Indexed.of(parts))
     for rows in ([3, 4], [4, 5, 6], [38, 0, 17, 17, 2], list(range(39))):
         digests = local_lab.digests("train", rows)
         assert torch.equal(divided.take(digests), whole.take(digests))
         assert divided.take(digests).stride() == whole.take(digests).stride()
-    with pytest.raises(KeyError):
-        divided.take(local_lab.digests("val", [0]))
-    assert local_lab.digests("val", [0])[0] not in divided
-    assert local_lab.digests("train", [0])[0] in divided
+    other = local_lab.digests("val", [0])
+    with pytest.raises(StoreError, match=f"lacks 1 of 1 images, such as {hexadecimal(other)[0]}"):
+        divided.take(other)
+    asked = np.concatenate([other, local_lab.digests("train", [0])])
+    assert divided.has(asked).tolist() == [False, True]
 
 
 def test_depths_that_make_no_sense(local_lab: Lab) -> None:
     activations = local_lab.get(CacheEntry("val", 0, 4))
-    four = Start(4, activations.key, activations.parts)
-    images = tuple(local_lab.dataset.images("val"))
+    four = Start(4, activations.key, tuple(activations.indexed.each()))
+    images = local_lab.dataset.images("val")
     for depth, start in ((0, None), (4, four), (99, None)):
         task = FillTask("val", 0, images, {depth: activations.key}, start)
         with pytest.raises(ValueError, match="depths"):
@@ -208,7 +214,8 @@ def test_a_later_dataset_version_computes_what_is_new(
     for entry in entries:
         activations = filled.activations[entry]
         assert activations.parts[0] == before.activations[entry].parts[0]
-        assert activations.images == tuple(i.sha256 for i in later.dataset.images(entry.split))
+        images = later.dataset.images(entry.split)
+        assert activations.digests.tolist() == images.digests.tolist()
         taken = activations.take(later.digests(entry.split, range(BATCH)))
         assert torch.equal(taken, later.direct(entry, range(BATCH)))
     assert later.fill(*entries).trunk_forwards == 0

@@ -9,16 +9,21 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from activations.dying_writer import main as write_and_hang
 from activations_lab import BATCH, Lab, make_lab, objects
+from colours import draw_colours
 from commands import Forked
 from graft.activations.index import index_key, note_parts
 from graft.activations.key import CacheEntry
 from graft.activations.lease import HEARTBEATS, LeaseTerms, hold_lease
+from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
+from graft.data.removing import remove_version
 from graft.errors import ObjectNotFound, StoreError
 from graft.store import Store
 
@@ -56,12 +61,26 @@ def test_the_second_time_nothing_is_computed(lab: Lab) -> None:
     }
 
 
+def test_what_a_version_adds_is_all_that_is_computed(local_lab: Lab, tmp_path: Path) -> None:
+    """Also where the version that it adds to is removed."""
+    local_lab.fill(*ENTRIES)
+    store, parent = local_lab.store, local_lab.dataset.manifest
+    more = draw_colours(tmp_path / "more", train=2, val=1, seed=1)
+    import_dataset(store, str(more), "colours", add_to=parent.version)
+    remove_version(store, "colours", parent.version)
+    grown = local_lab.another(open_dataset(store, "colours"))
+    filled = grown.fill(*ENTRIES)
+    assert (filled.decoded, filled.trunk_forwards, filled.images) == (9, 9, 2 * 6 + 3)
+    assert {len(activations) for activations in filled.activations.values()} == {45, 18}
+
+
 def test_depths_that_are_there_are_not_computed_with_those_that_are_not(local_lab: Lab) -> None:
     local_lab.fill(CacheEntry("train", 1, 3))
     filled = local_lab.fill(*ENTRIES)
     assert (filled.decoded, filled.trunk_forwards, filled.images) == (15, 54, 54)
 
 
+@pytest.mark.slow  # five CPU seconds on both stores
 def test_requests_at_once_compute_once(lab: Lab) -> None:
     """Threads, each with a store and a network of its own."""
     labs = []
@@ -118,8 +137,9 @@ def test_the_work_of_a_killed_process_is_taken_over(local_lab: Lab) -> None:
     here.close()
     assert filled.trunk_forwards == 39 - 2 * BATCH
     activations = filled.activations[entry]
-    assert activations.images == tuple(image.sha256 for image in local_lab.dataset.images("train"))
-    taken = activations.take(activations.images[:BATCH])
+    images = local_lab.dataset.images("train").digests
+    assert activations.digests.tolist() == images.tolist()
+    taken = activations.take(images[:BATCH])
     assert bool((taken == local_lab.direct(entry, range(BATCH))).all())
     now = objects(local_lab.store)
     assert not [name for name in now if "/claims/" in name or "/parts/" in name]
@@ -168,7 +188,8 @@ def test_of_two_indexes_the_first_stays(lab: Lab) -> None:
     """Two writers of which neither saw the other's lease."""
     entry = CacheEntry("val", 0, 3)
     first = lab.get(entry)
-    other = first.parts[0].model_copy(update={"threads": 77})
+    (own,) = first.indexed.each()
+    other = replace(own, part=own.part.model_copy(update={"threads": 77}))
     adopted = lab.cache().commit(entry, [other])
     assert adopted.parts == first.parts
     assert lab.get(entry).parts == first.parts
@@ -179,9 +200,9 @@ def test_what_a_slower_writer_noted_goes_once_an_index_has_its_images(local_lab:
     entry = CacheEntry("val", 0, 3)
     activations = local_lab.get(entry)
     local_lab.store.delete(index_key(activations.key, local_lab.dataset, "val"))
-    part = activations.parts[0]
-    shard = part.shard.model_copy(update={"name": f"other-{part.shard.name}"})
-    slower = [part.model_copy(update={"shard": shard})]
+    (own,) = activations.indexed.each()
+    shard = own.part.shard.model_copy(update={"name": f"other-{own.part.shard.name}"})
+    slower = [replace(own, part=own.part.model_copy(update={"shard": shard}))]
     note_parts(local_lab.store, local_lab.dataset, "val", activations.key, slower)
     assert local_lab.get(entry).parts == activations.parts
     assert not [name for name in objects(local_lab.store) if "/parts/" in name]
@@ -190,9 +211,9 @@ def test_what_a_slower_writer_noted_goes_once_an_index_has_its_images(local_lab:
 def test_an_index_covers_its_split(local_lab: Lab) -> None:
     activations = local_lab.get(CacheEntry("val", 0, 3))
     with pytest.raises(ValueError, match="39 images of train are in none"):
-        local_lab.cache().commit(CacheEntry("train", 0, 3), activations.parts)
+        local_lab.cache().commit(CacheEntry("train", 0, 3), activations.indexed.each())
     coverage = local_lab.cache().coverage(CacheEntry("train", 0, 3))
-    assert (coverage.parts, len(coverage.absent)) == ((), 39)
+    assert (coverage.parts, coverage.absent.sum()) == ((), 39)
 
 
 def test_a_damaged_shard_is_found(lab: Lab) -> None:
@@ -206,7 +227,7 @@ def test_a_damaged_shard_is_found(lab: Lab) -> None:
         with copy:
             os.unlink(copy.name)
     with pytest.raises(StoreError, match="is damaged"):
-        lab.get(CacheEntry("val", 0, 3)).take(activations.images)
+        lab.get(CacheEntry("val", 0, 3)).take(activations.digests)
 
 
 def test_a_shard_that_is_gone_is_named_with_the_remedy(local_lab: Lab) -> None:

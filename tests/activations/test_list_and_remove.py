@@ -67,9 +67,9 @@ def test_one_view_is_removed(local_lab: Lab) -> None:
 def test_what_is_mapped_is_read_on(local_lab: Lab) -> None:
     entry = CacheEntry("val", 0, 3)
     activations = local_lab.get(entry)
-    before = activations.take(activations.images).clone()
+    before = activations.take(activations.digests).clone()
     remove_activations(local_lab.store, activations.key.trunk)
-    assert bool((activations.take(activations.images) == before).all())
+    assert bool((activations.take(activations.digests) == before).all())
 
 
 def test_unknown_and_ambiguous_trunks(local_lab: Lab) -> None:

@@ -121,6 +121,7 @@ def test_a_tasks_error_is_the_callers(local_lab: Lab) -> None:
     assert not [key for key, _ in local_lab.store.scan("activations/")]
 
 
+@pytest.mark.slow
 def test_more_than_the_cluster_has(local_lab: Lab) -> None:
     with pytest.raises(ResourceError, match="takes 1000 CPUs"):
         fill_with_ray(local_lab, cpus=1000)

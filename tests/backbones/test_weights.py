@@ -204,6 +204,7 @@ def test_the_wrong_file_is_refused_by_its_hash(store, published, tmp_path):
     assert list(store.scan("")) == []
 
 
+@pytest.mark.slow
 def test_weights_in_s3_are_read_at_the_very_key_that_is_named(tmp_path):
     keys = ("a#b?/1.safetensors", "a//1.safetensors")
     files = {key: save({"x": torch.tensor(place)}) for place, key in enumerate(keys)}

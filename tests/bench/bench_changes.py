@@ -84,11 +84,11 @@ def replicas(started: Started) -> list[int]:
     return found
 
 
-def promoted(lab: Lab, load: Steady, until: int) -> Change:
-    """Move the champion to the second version; it took until the last answer of the first one."""
-    began = time.monotonic()
-    promote(lab.store, f"{lab.name}@2", CHAMPION)
-    load.wait_for(until)
+def promoted(lab: Lab, load: Steady, began: float) -> Change:
+    """Return how long a promotion took: until the last answer of the first version.
+
+    Seen when all is over: the engines of the second version race beside the load.
+    """
     ends = [one.due + one.seconds for one in load.answers if one.said == f"{lab.name}@1"]
     new = any(one.said == f"{lab.name}@2" for one in load.answers)
     return Change(
@@ -173,12 +173,14 @@ def main(chosen: argparse.Namespace, folder: Path) -> None:
             Steady(url, data, SOME, headers={**asked, **others}) as other,
         ):
             load.wait_for(marks[0])
-            changes = [
-                promoted(lab, load, marks[1]),
+            promoted_at = time.monotonic()
+            promote(lab.store, f"{lab.name}@2", CHAMPION)
+            load.wait_for(marks[1])
+            others_changes = [
                 revoked(keys, load, other, marks[2]),
                 killed(answering, load, marks[3]),
             ]
-    show(changes, load, rate)
+    show([promoted(lab, load, promoted_at), *others_changes], load, rate)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,9 @@ def compare(lab: Lab, chosen: argparse.Namespace) -> None:
     """Measure all servers of an architecture, and print and record what came of it."""
     predictor = Predictor.load(lab.store, lab.version)
     image = predictor.prepare(lab.photograph.read_bytes())
-    expected = dict(zip(lab.version.classes, predictor.predict([image])[0].tolist(), strict=True))
+    expected = dict(
+        zip(lab.version.classes, predictor.predict([image]).probabilities[0].tolist(), strict=True)
+    )
     bare = bare_rates(lab, TUNE_S if not chosen.quick else 1.0)
     print(f"{lab.arch}: " + "; ".join(f"{name} {rate:.1f}" for name, rate in bare.items()))
     measured = []

@@ -111,6 +111,20 @@ def test_bad_files_fail_with_their_names_and_exit_code_2(tmp_path: Path) -> None
     assert "left out: 2" in done.stdout
 
 
+def test_labels_of_a_table_and_what_has_none(tmp_path: Path) -> None:
+    source = write_images(tmp_path / "source")
+    paths = sorted(path.relative_to(source) for path in Path(source).rglob("*.png"))
+    rows = [f"{path},{'even' if int(path.stem) % 2 == 0 else 'odd'}" for path in paths]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows[1:], "x.png,odd"]))
+    words = (source, "--labels", str(tmp_path / "labels.csv"), "--name", "numbers")
+    done = graft("import", *words, "--store", str(tmp_path / "store"), "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{paths[0]}: no row of {tmp_path}/labels.csv names it" in done.stderr
+    assert f"x.png: {tmp_path}/labels.csv names it (line 11)" in done.stderr
+    done = graft("import", *words, "--skip-bad", "--store", str(tmp_path / "store"), "--json")
+    assert json.loads(done.stdout)["classes"] == ["even", "odd"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -145,7 +159,12 @@ def test_copies_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_import_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     for name in ("tmp", "source/a", "source/b"):

@@ -1,12 +1,26 @@
 """What a person sees while something runs."""
 
+import pytest
+
 from colours import colour_spec
+from graft.cli.show.prediction import showing_pace
 from graft.cli.show.sweep import _SweepProgress
 from graft.cli.show.training import _TrainingProgress
+from graft.prediction.pace import Pace
 from graft.spec import Sweep, dump_job, parse_job, parse_yaml
 from graft.sweep.sweep_events import TrialAdvanced, TrialEnded
 from graft.sweep.sweep_records import TrialEpoch, TrialRecord
 from graft.training.events import Stepped
+
+
+def test_a_predictions_pace_is_told_on_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.cli.show.prediction.LINE_EVERY_S", 3600.0)
+    with showing_pace() as show:
+        for done in (0, 50, 100):
+            show(Pace(done=done, of=200, files_per_second=done / 4 or None))
+    assert capsys.readouterr().err == "50 of 200 files, 12.5 files/s, 12 s left\n"
 
 
 def test_a_runs_bar_is_over_the_steps_of_all_epochs():

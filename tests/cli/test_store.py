@@ -12,6 +12,7 @@ def check(*arguments: str) -> commands.Done:
     return commands.graft("store", "check", *arguments)
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_check_prints_one_document(tmp_path: Path) -> None:
     done = check("--store", str(tmp_path), "--json")
     assert done.returncode == 0, done.stderr

@@ -70,6 +70,7 @@ def files(user: Path) -> set[Path]:
     return {path for path in user.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_a_plan_for_people_without_ray_and_nothing_written(user: Path) -> None:
     before = files(user)
     done = commands.graft("sweep", "sweep.yaml", "--plan", cwd=user, without=("ray",))

@@ -17,8 +17,9 @@ from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import Submission, rayjob
 from graft.data.importing import import_dataset
 from graft.errors import InputError, NotFoundError
-from graft.spec import Sweep, TransferReport, parse_job
+from graft.spec import Prediction, Sweep, TransferReport, parse_job
 from graft.store import Store, sha256_file
+from models import register_model
 
 
 @pytest.fixture
@@ -105,6 +106,16 @@ def test_a_dataset_that_the_store_has_not_is_known_at_once(store: Store, tmp_pat
         check_names(store, colour_spec())
     import_dataset(store, str(draw_colours(tmp_path / "images")), "colours", test_fraction=0)
     check_names(store, colour_spec())
+
+
+@pytest.mark.parametrize("key", ["source", "out"])
+def test_a_prediction_on_pods_names_no_path_of_this_machine(s3_store_uri: str, key: str) -> None:
+    store = Store.open(s3_store_uri)
+    register_model(store)
+    document = {"kind": "prediction", "model": "ants-bees", "source": "s3://bucket/archive"}
+    check_names(store, Prediction.model_validate(document))
+    with pytest.raises(InputError, match=f"{key}: 'photos' is a path of one machine"):
+        check_names(store, Prediction.model_validate(document | {key: "photos"}))
 
 
 @pytest.mark.parametrize("name", ["ants-bees", "7.days_of", "x" * 60])

@@ -222,6 +222,7 @@ def test_the_operator_follows_a_job_and_gives_a_lost_node_up_in_time() -> None:
     assert environment(head)["GRAFT_START_DEADLINE"] == "900"
 
 
+@pytest.mark.slow
 def test_a_spec_of_any_size_travels() -> None:
     keys = ("optimizer.lr", "optimizer.weight_decay", "label_smoothing", "clip_norm", "seed")
     trials = [{f"train.{key}": 1 / (3 + number) for key in keys} for number in range(600)]

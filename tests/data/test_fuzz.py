@@ -137,8 +137,15 @@ def try_files(encoded: Encoded, format: str, count: int, seed: int) -> tuple[int
     return answered, refused
 
 
+MOST_SLOWLY = [
+    format if format in ("JPEG", "PNG") else pytest.param(format, marks=pytest.mark.slow)
+    for format in FORMATS
+]
+"""The two that most images come in are fast tests."""
+
+
 @of_damaged_files
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", MOST_SLOWLY)
 def test_a_damaged_file_is_an_answer_or_an_image_error(encoded: Encoded, format: str) -> None:
     answered, refused = try_files(encoded, format, 56, seed=0)  # 504 of all formats
     assert answered > 0

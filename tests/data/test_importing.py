@@ -4,13 +4,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from data.failing_directory import Failing, ctrl_c, full_disk
 from graft.data.copies import distinct_images, find_copies
 from graft.data.file_kinds import SUPPORTED
 from graft.data.image import decode
@@ -19,7 +19,6 @@ from graft.data.manifest import DatasetVersion, list_datasets, open_dataset
 from graft.data.splits import SPLITS, MadeSplits
 from graft.errors import DataError, NotFoundError, ResourceError, StoreError
 from graft.store import Store, sha256
-from graft.store.directory import Directory
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "ants-bees"
 
@@ -361,6 +360,7 @@ def test_progress_is_told(directory, class_folders):
     assert told[-1] == ("uploading", 3, 3)
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_from_s3(s3_store_uri, directory, class_folders):
     root = class_folders({"a": 3, "b": 3})
     bucket = Store.open(f"{s3_store_uri}/photos")
@@ -369,40 +369,6 @@ def test_from_s3(s3_store_uri, directory, class_folders):
     there = import_dataset(directory, f"{s3_store_uri}/photos", "x")
     assert there.manifest.counts["train"] == {"a": 1, "b": 1}
     assert not import_dataset(directory, str(root), "x").written
-
-
-class Failing(Directory):
-    """A directory whose disk fails at write number `at`."""
-
-    def __init__(self, root: Path, at: int, failure: Callable[[], object]):
-        super().__init__(root)
-        self.left = at
-        self.failure = failure
-
-    def count(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            self.failure()
-
-    def write(self, key: str, data: bytes) -> None:
-        self.count()
-        super().write(key, data)
-
-    def upload(self, key: str, path: Path) -> None:
-        self.count()
-        super().upload(key, path)
-
-    def create(self, key: str, data: bytes) -> None:
-        self.count()
-        super().create(key, data)
-
-
-def full_disk() -> None:
-    raise StoreError("no space left")
-
-
-def ctrl_c() -> None:
-    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("at", range(4))
@@ -456,7 +422,7 @@ def test_a_killed_import_leaves_nothing_to_be_seen(tmp_path, class_folders, at):
 
         tests, store, at, source = sys.argv[1:]
         sys.path.insert(0, tests)
-        from test_importing import Failing
+        from failing_directory import Failing
         from graft.data.importing import import_dataset
         from graft.store import Store
 

@@ -102,12 +102,15 @@ def test_decoding_threads_follow_the_cpus_of_the_process(dataset, cpus):
 def test_a_reader_that_stops_early_leaves_no_thread(dataset):
     import threading
 
+    before = set(threading.enumerate())
     images = dataset.images("train")
     loader = ImageLoader(dataset, SMALL, StandardAugment(), Loader())
     batches = loader.batches(images, training_slices(len(images), 4, 0, 0, 0, 1), 1)
     next(batches)
+    started = set(threading.enumerate()) - before
+    assert any(thread.name.startswith("decode") for thread in started)
     batches.close()
-    for thread in [t for t in threading.enumerate() if t.name.startswith("decode")]:
+    for thread in started:
         thread.join(timeout=60)
         assert not thread.is_alive()
 

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from graft.data.shards import ShardReader, ShardWriter, pack, unpack
+from graft.data.shards import ShardReader, ShardWriter, StoredShard, pack, unpack
 from graft.errors import StoreError
 from graft.store import sha256_file
 
@@ -21,8 +21,11 @@ def written(tmp_path):
 def test_payloads_come_back_from_any_thread(written, store):
     paths, places = written
     assert len(paths) > 3
-    refs = [store.put("d", path.name, path) for path in paths]
-    reader = ShardReader(store, "d", refs)
+    folders = [f"d{number}" for number in range(len(paths))]
+    reader = ShardReader(
+        store,
+        [StoredShard(d, store.put(d, p.name, p)) for d, p in zip(folders, paths, strict=True)],
+    )
     names = list(PAYLOADS) * 10
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda n: reader.read(*vars(places[n]).values()), names)
@@ -51,7 +54,7 @@ def test_a_damaged_shard_is_refused(written, store, tmp_path, monkeypatch):
     ref = store.put("d", "shard.tar", paths[0])
     store.write(f"d/{ref.name}", b"x" * ref.size)
     with pytest.raises(StoreError, match="is damaged"):
-        ShardReader(store, "d", [ref]).read(0, places["00.bin"].offset, 1)
+        ShardReader(store, [StoredShard("d", ref)]).read(0, places["00.bin"].offset, 1)
 
 
 def test_a_small_archive_comes_back(tmp_path):

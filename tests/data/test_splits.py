@@ -69,3 +69,27 @@ def test_an_image_of_two_classes_leaves_neither_without_train():
         assert by_class(splits, "a")["val"] == 4
     both = [(f"s-{i}", label) for i in range(4) for label in "ab"]
     assert Counter(make_splits(both, 0.25, 0.25, 0).values()) == Counter(train=2, val=1, test=1)
+
+
+def test_what_is_kept_stays_and_counts_towards_the_shares():
+    kept = make_splits(images(a=20, b=10), 0.2, 0.1, seed=0)
+    grown = make_splits(images(a=40, b=13, c=10), 0.2, 0.1, seed=0, kept=kept)
+    assert kept.items() <= grown.items()
+    assert by_class(grown, "a") == Counter(train=28, val=8, test=4)
+    assert by_class(grown, "b") == Counter(train=9, val=3, test=1)
+    assert by_class(grown, "c") == Counter(train=7, val=2, test=1)
+
+
+def test_shares_hold_when_images_come_one_by_one():
+    splits: dict[str, str] = {}
+    for count in range(1, 101):
+        splits = make_splits(images(a=count), 0.2, 0.1, seed=0, kept=splits)
+        shares = by_class(splits, "a")
+        alone = by_class(make_splits(images(a=count), 0.2, 0.1, seed=0), "a")
+        assert all(abs(shares[split] - alone[split]) <= 1 for split in ("train", "val", "test"))
+
+
+def test_too_many_that_are_kept_in_a_split_move_nothing():
+    kept = dict.fromkeys((digest for digest, _ in images(a=6)), "test")
+    grown = make_splits(images(a=10), 0.2, 0.1, seed=0, kept=kept)
+    assert by_class(grown, "a") == Counter(test=6, train=4)

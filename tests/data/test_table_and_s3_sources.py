@@ -97,6 +97,7 @@ def test_parquet_with_mistakes(tmp_path):
         open_source(str(path))
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_s3_prefix_and_table(s3_store_uri, tmp_path):
     bucket = Store.open(s3_store_uri)
     for key in ("set/train/a/1.png", "set/val/a/2.png", "set/val/.hidden", "settle/b/3.png"):
@@ -164,6 +165,7 @@ def test_a_table_in_s3_names_keys_as_they_are():
             source.read(source.files[3])
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_an_object_that_s3_does_not_give_is_a_bad_file():
     refusals = ["InvalidObjectState", "KeyTooLongError", "AccessDenied", "XMinioInvalidObjectName"]
     objects = {f"a/{code}": code for code in refusals} | {"a/1": b"1", "b/2/": b"an image"}
@@ -183,7 +185,7 @@ def test_an_object_that_s3_does_not_give_is_a_bad_file():
 def test_s3_sources_that_are_not_there(s3_store_uri):
     with pytest.raises(DataError, match="found 0 files and no class folder"):
         open_source(f"{s3_store_uri}/nothing")
-    with pytest.raises(DataError, match=r"nothing\.csv' does not exist"):
+    with pytest.raises(DataError, match=r"nothing\.csv': does not exist"):
         open_source(f"{s3_store_uri}/nothing.csv")
     with pytest.raises(StoreError, match="bucket 'graft-no-such-bucket' does not exist"):
         open_source("s3://graft-no-such-bucket/x")

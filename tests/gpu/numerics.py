@@ -147,7 +147,7 @@ def _filled(lab: Lab, device: torch.device, store: str) -> Mapping[CacheEntry, A
 def _activations(lab: Lab) -> Figure:
     here, there = _filled(lab, lab.device, "filled"), _filled(lab, CPU, "filled-by-cpu")
     values = [
-        apart(here[entry].take(by_cpu.images), by_cpu.take(by_cpu.images))
+        apart(here[entry].take(by_cpu.digests), by_cpu.take(by_cpu.digests))
         for entry, by_cpu in there.items()
     ]
     return Figure(f"apart {max(values):.1e}", max(values) <= FORWARD)

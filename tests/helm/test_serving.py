@@ -292,6 +292,7 @@ def test_a_replica_runs_on_nodes_of_its_class_and_has_the_gpu_that_its_pod_takes
         "min_replicas": 1,
         "max_replicas": 3,
         "target_ongoing_requests": 8,
+        "downscale_delay_s": 600,
     }
     assert "autoscaling_config" not in served["dogs"]["deployments"][0]
 

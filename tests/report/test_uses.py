@@ -5,6 +5,7 @@ from pathlib import Path
 
 from colours import draw_colours
 from graft.data.importing import import_dataset
+from graft.data.index import Images
 from graft.data.manifest import open_dataset
 from graft.report.uses import images_that_judge, part_of, record_use, used_already
 from graft.store import Store
@@ -42,4 +43,4 @@ def test_uses_are_counted_once_a_report(tmp_path: Path) -> None:
     assert record_use(store, later, "val", [*new, val[0]], "sixth") == 4
     assert (used_already(0), used_already(1)) == ("", "; on images that were used once before")
     images = open_dataset(store, "c").images("val")
-    assert images_that_judge([*images, *images], "val") == images
+    assert images_that_judge(Images.of([*images, *images]), "val") == images

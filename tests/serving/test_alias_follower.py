@@ -22,6 +22,7 @@ from graft.serving.alias_follower import Current, Follower, Polling
 from graft.serving.app import create_app
 from graft.serving.engines.choice import Place
 from graft.serving.engines.engine import Engine, EngineName
+from graft.serving.limits import Limits
 from graft.serving.loader import Loader
 from graft.serving.predictor import Predictor
 from graft.store import Store
@@ -214,7 +215,7 @@ def test_promotions_back_and_forth_fail_no_request_and_mix_no_versions(
     expected = {}
     for number in (1, 2):
         alone = Predictor.load(store, get_model(store, f"ants-bees@{number}"))
-        rows = alone.predict([alone.prepare(data) for data in files])
+        rows = alone.predict([alone.prepare(data) for data in files]).probabilities
         expected[alone.version.ref] = [
             dict(zip(alone.version.classes, row.tolist(), strict=True)) for row in rows
         ]
@@ -227,12 +228,15 @@ def test_promotions_back_and_forth_fail_no_request_and_mix_no_versions(
 
     async def ask_meanwhile() -> list[tuple[int, httpx.Response]]:
         answers = []
-        async with client(create_app(follower)) as http:
+        # On a busy machine it would refuse some, without a pause in which anything else could run.
+        patient = Limits(wait_s=600, answer_s=600)
+        async with client(create_app(follower, limits=patient)) as http:
             moving = asyncio.create_task(asyncio.to_thread(move))
 
             async def steadily(i: int) -> None:
                 while not moving.done():
                     answers.append((i, await http.post(PREDICT, content=files[i])))
+                    await asyncio.sleep(0)
 
             await asyncio.gather(moving, *(steadily(i) for i in range(len(files)) for _ in (1, 2)))
         return answers
@@ -303,7 +307,7 @@ def test_the_old_version_is_freed(store: Store, photograph: Callable[..., bytes]
     # A replica's first version is out of the garbage collector's reach: Ray Serve freezes it.
     gc.disable()
     try:
-        network = weakref.ref(follower.predictor.engine._model.network)
+        network = weakref.ref(follower.predictor.engine.model.network)
 
         async def swap_between_requests() -> None:
             async with client(create_app(follower)) as http:

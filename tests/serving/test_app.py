@@ -63,7 +63,7 @@ def test_the_three_forms_of_one_image_give_one_answer(
     ]
     assert [answer.status_code for answer in answers] == [200] * 5
     bodies = [answer.json() for answer in answers]
-    expected = predictor.predict([predictor.prepare(data)])[0]
+    expected = predictor.predict([predictor.prepare(data)]).probabilities[0]
     for body in bodies:
         assert body["model"] == "ants-bees@1"
         assert set(body["timing_ms"]) == {"decode", "predict", "total"}
@@ -227,6 +227,7 @@ def test_health_and_models(app: Any) -> None:
         "classes": ["ants", "bees", "wasps"],
         "engine": "torch",
         "engine_reason": "it was asked for",
+        "decided_by": None,
     }
     assert ask(app, "/v1/models", "GET").json() == {"models": [model]}
     assert ask(app, "/v1/models/ants-bees", "GET").json() == model
@@ -314,7 +315,7 @@ def test_requests_that_arrive_together_share_forwards(
     answers = asyncio.run(all_at_once())
     assert sum(recorder.batches) == 40
     assert 1 < max(recorder.batches) <= MAX_BATCH
-    expected = predictor.predict([predictor.prepare(data) for data in files])
+    expected = predictor.predict([predictor.prepare(data) for data in files]).probabilities
     for answer, row in zip(answers, expected, strict=True):
         shown = {each["class"]: each["probability"] for each in answer.json()["predictions"]}
         assert shown == pytest.approx(

@@ -383,7 +383,7 @@ def test_a_rayservice_follows_promotions_without_a_failed_request(
     expected = {}
     for number in (1, 2):
         alone = Predictor.load(promotable, get_model(promotable, f"ants-bees@{number}"))
-        rows = alone.predict([alone.prepare(data) for data in files])
+        rows = alone.predict([alone.prepare(data) for data in files]).probabilities
         expected[alone.version.ref] = [
             dict(zip(alone.version.classes, row.tolist(), strict=True)) for row in rows
         ]

@@ -223,7 +223,7 @@ class TestProxied:
         ("request_", "status"),
         [
             (b"no request\r\n\r\n", 400),
-            (b"GET /model HTTP/1.1\r\nCookie: " + b"x" * 70_000 + b"\r\n\r\n", 400),
+            (b"GET /model HTTP/1.1\r\nCookie: " + b"x" * 140_000 + b"\r\n\r\n", 400),
             (b"GET /model HTTP/1.1\r\nHost: a\r\nX", 408),
         ],
     )

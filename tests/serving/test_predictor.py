@@ -20,10 +20,10 @@ def predictor(model_store: Store) -> Predictor:
 def test_a_sound_model_loads_and_answers(predictor: Predictor, photograph: Callable) -> None:
     images = [predictor.prepare(photograph(seed)) for seed in (1, 2, 3, 4)]
     assert images[0].shape == (64, 64, 3)
-    probabilities = predictor.predict(images)
+    probabilities = predictor.predict(images).probabilities
     assert probabilities.shape == (4, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    alone = np.concatenate([predictor.predict([image]) for image in images])
+    alone = np.concatenate([predictor.predict([image]).probabilities for image in images])
     np.testing.assert_allclose(alone, probabilities, rtol=1e-4)
 
 
@@ -52,7 +52,7 @@ def test_a_model_whose_head_has_died_gives_what_it_recorded(
     store: Store, register_model: Callable, photograph: Callable
 ) -> None:
     predictor = Predictor.load(store, register_model(store, dead=True))
-    probabilities = predictor.predict([predictor.prepare(photograph(1))])
+    probabilities = predictor.predict([predictor.prepare(photograph(1))]).probabilities
     np.testing.assert_allclose(probabilities, 1 / 3)
 
 

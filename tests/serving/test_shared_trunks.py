@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from graft.backbones.parts import part_bytes
 from graft.errors import ServingError
@@ -14,7 +15,7 @@ from graft.registry import ModelVersion
 from graft.serving.engines import choice
 from graft.serving.engines.choice import Place
 from graft.serving.predictor import Predictor
-from graft.serving.routes import Asked, probabilities
+from graft.serving.routes import Asked, logits
 from graft.serving.shared_trunks import GIGABYTE, SharedTrunks, engines_folder
 from graft.store import Store
 
@@ -73,8 +74,9 @@ def test_images_of_many_models_in_one_forward_get_each_models_own_answer(
         Asked(loaded[name].engine.route(), image) for name, image in zip(names, images, strict=True)
     ]
     assert len({one.root for one in asked}) == 1
-    for name, image, row in zip(names, images, probabilities(asked), strict=True):
-        np.testing.assert_allclose(row, family.alone[name].predict([image])[0], rtol=TOLERANCE)
+    for name, image, row in zip(names, images, logits(asked), strict=True):
+        expected = family.alone[name].predict([image]).probabilities[0]
+        np.testing.assert_allclose(softmax(row), expected, rtol=TOLERANCE)
 
 
 def test_a_batch_of_one_model_gives_the_very_bits_that_it_gives_alone(
@@ -98,8 +100,8 @@ def test_tails_come_and_go_within_their_budget_and_answers_stay(
     assert loaded["ants"].engine.ready_route() is None  # the other one's has taken its place
     image = loaded["ants"].prepare(photograph(1))
     for name in ("ants", "bees", "ants"):
-        expected = family.alone[name].predict([image])
-        np.testing.assert_array_equal(loaded[name].predict([image]), expected)
+        expected = family.alone[name].predict([image]).probabilities
+        np.testing.assert_array_equal(loaded[name].predict([image]).probabilities, expected)
         assert 0 < trunks.tails.bytes <= one_tail
         assert loaded[name].engine.ready_route() is not None
 
@@ -151,8 +153,9 @@ def test_a_trunk_that_onnx_computes_is_there_once_and_raced_once_for_all(
     ]
     assert len({one.root for one in asked}) == 1
     assert trunks.bytes == trunks.tails.bytes  # torch has no stage
-    for name, image, row in zip(names, images, probabilities(asked), strict=True):
-        np.testing.assert_allclose(row, family.alone[name].predict([image])[0], rtol=1e-3)
+    for name, image, row in zip(names, images, logits(asked), strict=True):
+        expected = family.alone[name].predict([image]).probabilities[0]
+        np.testing.assert_allclose(softmax(row), expected, rtol=1e-3)
 
     monkeypatch.setattr(choice, "TURN_S", 0.01)
     trunks = SharedTrunks(family.store, Place("auto", "here"))

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import pytest
 
-from graft.data.shards import MAPS, ShardReader
+from graft.data.shards import MAPS, ShardReader, StoredShard
 from graft.errors import InputError, ResourceError, StoreError
 from graft.store import ObjectRef, Store
 from graft.store.node_cache import cache_budget, cache_room, open_copy, remove_leftovers
@@ -42,6 +42,10 @@ def remote(s3_store_uri: str) -> Store:
 
 def put(store: Store, size: int) -> ObjectRef:
     return store.put("a", "x", uuid.uuid4().bytes + bytes(size - 16))
+
+
+def shard_reader(store: Store, refs: list[ObjectRef]) -> ShardReader:
+    return ShardReader(store, [StoredShard("a", ref) for ref in refs])
 
 
 def read(store: Store, ref: ObjectRef) -> bytes | None:
@@ -121,6 +125,7 @@ def test_what_another_process_has_open_stays(cache: Path, remote: Store) -> None
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_one_larger_than_the_budget_removes_nothing(cache: Path, remote: Store) -> None:
     small, large = put(remote, 3 * KB), put(remote, 30 * KB)
     path = use(remote, cache, small, 1000)
@@ -165,7 +170,7 @@ def test_processes_of_a_node_stay_within_the_budget(cache: Path, remote: Store) 
     """Whatever they map, and in whatever order."""
     refs = [put(remote, 2 * KB) for _ in range(12)]
     folder = remote.uri
-    readers = [ShardReader(Store.open(folder), "a", refs) for _ in range(3)]
+    readers = [shard_reader(Store.open(folder), refs) for _ in range(3)]
     whole = [remote.get("a", ref) for ref in refs]
     draw = random.Random(0)
     for _ in range(60):
@@ -176,7 +181,7 @@ def test_processes_of_a_node_stay_within_the_budget(cache: Path, remote: Store) 
 
 
 def test_a_reader_whose_shards_never_fit_says_so_at_once(cache: Path, remote: Store) -> None:
-    reader = ShardReader(remote, "a", [put(remote, KB), put(remote, 11 * KB)])
+    reader = shard_reader(remote, [put(remote, KB), put(remote, 11 * KB)])
     with pytest.raises(ResourceError, match="set GRAFT_CACHE_GB to more"):
         reader.read(0, 0, 1)
 
@@ -186,7 +191,7 @@ def test_many_shards_take_few_file_descriptors(
 ) -> None:
     store = Store.open(str(tmp_path))
     refs = [put(store, 16 + number) for number in range(MAPS + 30)]
-    reader = ShardReader(store, "a", refs)
+    reader = shard_reader(store, refs)
     before = len(os.listdir("/proc/self/fd"))
     for number in range(len(refs)):
         assert len(reader.read(number, 0, 10)) == 10

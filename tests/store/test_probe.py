@@ -68,7 +68,7 @@ class RefusesConditions(Directory):
             ChecksThenWrites, {"exclusive create", "compare and swap"}, marks=pytest.mark.slow
         ),
         pytest.param(ListsOnePage, {"listing after write"}, marks=pytest.mark.slow),
-        (RefusesConditions, {"compare and swap"}),
+        pytest.param(RefusesConditions, {"compare and swap"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_broken_promise_is_found(

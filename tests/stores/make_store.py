@@ -63,6 +63,17 @@ def transfer() -> dict[str, object]:
     return transfer_document(base, 1, labels=[1.0], seeds=1)
 
 
+def decide_and_predict(source: Path) -> None:
+    """Promise what any model keeps, answer for images, and have the engines race for it."""
+    promise = ("--accuracy", "0.05", "--confidence", "0.5")
+    graft("models", "decide", "colours@1", *promise)
+    graft("models", "decide", "colours@2", "--plain")
+    graft("predict-batch", "colours@1", source, "--part-images", "40", "--engine", "auto")
+    (first,) = Path("store/predictions").iterdir()
+    against = ("--against", first.name, "--engine", "torch")
+    graft("predict-batch", "colours@2", source, "--format", "jsonl", *against)
+
+
 def record_job(store: Store) -> None:
     submit_job(store, "colours-job", dump_job(finetune("champion")))
     identity = ClusterIdentity("ada-namespace", "uid-1")
@@ -76,7 +87,7 @@ def main(archive: Path) -> None:
         os.chdir(scratch)
         os.environ["GRAFT_STORE"] = "store"
         named = ("--name", "colours", "--test-fraction", "0")
-        graft("data", "import", draw_colours(Path("images"), 4, 2), *named)
+        graft("data", "import", draw_colours(Path("images"), 4, 2, test=20), *named)
         Path("run.yaml").write_text(dump_job(finetune("champion")))
         Path("sweep.yaml").write_text(json.dumps(sweep()))
         Path("transfer.yaml").write_text(json.dumps(transfer()))
@@ -86,7 +97,10 @@ def main(archive: Path) -> None:
             graft("evaluate", version, "--split", "val")
         graft("models", "compare", "colours@1", "colours@2", "--split", "val")
         graft("reports", "transfer", "transfer.yaml")
+        decide_and_predict(Path("images/test"))
         record_job(Store.open("store"))
+        more = draw_colours(Path("more"), 1, 1, test=1, seed=1)
+        graft("data", "import", more, "--add-to", "colours")
         with tarfile.open(archive, "w:xz") as made:
             for file in sorted(Path("store").rglob("*")):
                 if file.is_file() and not LEFT_OUT.fullmatch(str(file.relative_to("store"))):

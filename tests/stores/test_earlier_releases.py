@@ -2,12 +2,14 @@
 
 Each archive is a whole store, named by the commit that wrote it: a dataset of three colours, a run
 of two epochs whose head alone is trained, a sweep of two trials, both models, their evaluations, a
-transfer report, and a job. One is added by `make_store.py` whenever a stored format changes, and
-none is ever removed.
+transfer report, and a job; from manifests of format 3 on also a version that adds to the dataset,
+decisions, predictions and what engines keep. One is added by `make_store.py` whenever a stored
+format changes, and none is ever removed.
 """
 
 import json
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +23,19 @@ from graft.backbones.trunk import trunk_chain
 from graft.cluster.job_logs import read_log
 from graft.cluster.job_records import read_job, read_job_spec
 from graft.data.manifest import open_dataset
+from graft.decisions.records import decision_in_force
+from graft.decisions.rules import Thresholds
+from graft.prediction.compare import decisions
+from graft.prediction.records import list_predictions
 from graft.registry import aliases, get_model, list_models
+from graft.report.decision.tries import Try
 from graft.report.evaluation.scores import Scores
 from graft.report.publishing import list_reports, read_report, read_transfer
 from graft.report.transfer.answers import Answers
+from graft.serving.engines.choice import EngineChoice
+from graft.serving.engines.kept_graph import KeptGraph
 from graft.serving.predictor import Predictor
-from graft.store import Store
+from graft.store import Store, read_document
 from graft.sweep.best_trial import best_trial
 from graft.sweep.sweep_list import list_sweep_rows
 from graft.sweep.sweep_records import (
@@ -41,13 +50,30 @@ from graft.training.prepare_run import assemble
 from graft.training.run_records import latest_epoch, read_result, read_spec, run_folder
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*.tar.xz"))
+FIRST = {"48723a8", "4a76f15", "06213ff", "0f7f919"}
+"""Of releases without decisions and predictions."""
 
 
-@pytest.fixture(scope="module", params=ARCHIVES, ids=lambda path: path.name.partition(".")[0])
+def short(archive: Path) -> str:
+    """Return the commit that an archive is named by."""
+    return archive.name.partition(".")[0]
+
+
+@pytest.fixture(scope="module", params=ARCHIVES, ids=short)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return extracted(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=[p for p in ARCHIVES if short(p) not in FIRST], ids=short)
+def deciding(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Of a release that has decisions and predictions."""
+    return extracted(request.param, tmp_path_factory)
+
+
+def extracted(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("earlier") / "store"
-    with tarfile.open(request.param) as archive:
-        archive.extractall(folder, filter="data")
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, filter="data")
     return Store.open(str(folder))
 
 
@@ -72,8 +98,8 @@ def test_its_dataset(store: Store) -> None:
     dataset = open_dataset(store, "colours", "latest")
     assert dataset.manifest.classes == ("blue", "green", "red")
     images = dataset.images("train")
-    assert len(images) == 12
-    assert dataset.read(images[0]).startswith(b"\x89PNG")
+    assert len(images) == (15 if dataset.manifest.parent else 12)
+    assert all(dataset.read(image).startswith(b"\x89PNG") for image in images)
     assert "colours@" in graft(store, "data", "show", "colours").stdout
 
 
@@ -110,7 +136,7 @@ def test_its_activations(store: Store) -> None:
     )
     assert activations is not None
     assert len(activations) == 6
-    assert len(activations.take(activations.images)) == 6
+    assert len(activations.take(activations.digests)) == 6
 
 
 def test_its_sweep(store: Store) -> None:
@@ -137,7 +163,8 @@ def test_its_models_give_their_golden_images_outputs(store: Store) -> None:
 
 
 def test_its_reports(store: Store) -> None:
-    kinds = {row.report: row.kind for row in list_reports(store)}
+    listed = [row for row in list_reports(store) if not row.report.endswith("-test")]
+    kinds = {row.report: row.kind for row in listed}
     assert sorted(kinds.values()) == ["evaluation", "evaluation", "transfer"]
     for name, kind in kinds.items():
         report = read_report(store, name)
@@ -161,3 +188,46 @@ def test_its_job(store: Store) -> None:
     assert (record.state, record.model, record.attempt) == ("succeeded", "colours@1", 1)
     assert "kind: finetune" in read_job_spec(store, "colours-job")
     assert b"".join(read_log(store, "colours-job", "driver")) == b"epoch 1/2\n"
+
+
+def test_its_decisions(deciding: Store) -> None:
+    version = get_model(deciding, "colours@1")
+    decision = decision_in_force(deciding, version)
+    assert decision is not None
+    assert decision.promises[0].target.kind == "accuracy"
+    assert isinstance(decision.rule, Thresholds)
+    for name, ref in decision.files.items():
+        assert deciding.get(decision.folder, ref), name
+    assert Predictor.load(deciding, version).decision == decision
+    tried = read_document(deciding, "models/colours/tried/colours/1.json", Try)
+    assert (tried.model, tried.before) == (version.ref, decision.tried_before) == ("colours@1", 0)
+    plain = decision_in_force(deciding, get_model(deciding, "colours@2"))
+    assert plain is not None
+    assert plain.rule.kind == "likeliest"
+
+
+def test_its_predictions(deciding: Store) -> None:
+    (second, other), (first, plain) = list_predictions(deciding)
+    assert other is not None
+    assert plain is not None
+    assert (first.images, first.parts, second.decision) == (60, 2, 1)
+    for finished in (other, plain):
+        assert sum(finished.decisions.values()) == finished.images == 60
+        answers = decisions(Store.open(finished.out), finished.parts)
+        assert Counter(answers["decision"].to_pylist()) == finished.decisions
+    assert other.compared is not None
+    assert (other.compared.against, other.compared.images) == (first.prediction, 60)
+    shown = graft(deciding, "predictions", "show", second.prediction)
+    assert shown.returncode == 0, shown.stderr
+    again = graft(deciding, "predict-batch", "--resume", first.prediction)
+    assert again.returncode == 0, again.stderr
+
+
+def test_what_its_engines_keep(deciding: Store) -> None:
+    version = get_model(deciding, "colours@1")
+    (choice,) = deciding.scan(f"{version.folder}/engines/")
+    record = read_document(deciding, choice[0], EngineChoice)
+    assert record.engine in record.images_per_second
+    (kept,) = (key for key, _ in deciding.scan("exports/") if key.endswith(".json"))
+    graph = read_document(deciding, kept, KeptGraph)
+    assert deciding.get(graph.folder, graph.graph)

@@ -18,13 +18,25 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from graft.activations.index import read_index
+from colours import draw_colours
+from graft.activations.index import open_index
 from graft.activations.lease import LeaseTerms, hold_lease
 from graft.activations.list_and_remove import list_activations
 from graft.backbones.trunk import load_stages
 from graft.cluster.job_records import read_job, read_job_spec
+from graft.data.importing import import_dataset
 from graft.data.manifest import list_datasets, open_dataset
+from graft.decisions.records import list_decisions, read_decision
 from graft.errors import InputError
+from graft.prediction.compare import check_answers, decisions
+from graft.prediction.records import (
+    Part,
+    list_predictions,
+    open_out,
+    parts_done,
+    read_pace,
+)
+from graft.prediction.records import read_spec as read_prediction_spec
 from graft.registry import (
     Verdict,
     alias_history,
@@ -34,11 +46,15 @@ from graft.registry import (
     record_verdict,
     verdicts,
 )
+from graft.report.decision.tries import record_try
 from graft.report.publishing import list_reports, read_report, read_transfer, write_out
 from graft.report.transfer import cell_result
 from graft.report.transfer.cell_result import CellFigures
 from graft.report.transfer.record_verdicts import record_from_reports
 from graft.report.uses import Use
+from graft.serving.engines.choice import Place as Where
+from graft.serving.engines.choice import engines_folder, recorded_engine
+from graft.serving.engines.kept_graph import KeptGraph
 from graft.store import ObjectRef, Store, read_document
 from graft.store.backend import LARGEST_DOCUMENT, Versioned
 from graft.store.directory import Directory
@@ -62,10 +78,11 @@ from graft.training.run_records import (
     with_classes,
 )
 
-ARCHIVE = Path(__file__).parent / "0f7f919.tar.xz"
+ARCHIVE = Path(__file__).parent / "7f21038.tar.xz"
 DOCUMENTS = re.compile(r".*\.json|.*/spec\.yaml|datasets/[^/]+/latest")
 CLAIMS = re.compile(r".*/attempt-\d+/attempt\.json")
 """Of what these say nothing is read: that they exist is all."""
+IN_BATCHES = Where("auto", "predict-batch")
 NUMBERS = (-1, 0, 10**18, 0.5, float("nan"), None, "1", [])
 
 
@@ -155,7 +172,7 @@ def read_activations(place: Place) -> None:
     list_activations(place.store)
     for key, _ in place.store.scan("activations/"):
         if "/index/" in key:
-            for part in read_index(place.store, key).parts:
+            for part in open_index(place.store, key).parts:
                 read_file(place, key.rpartition("/index/")[0], part.shard)
 
 
@@ -187,8 +204,35 @@ def read_models(place: Place) -> None:
         verdicts(place.store, version)
         read_file(place, version.folder, version.golden)
         load_stages(place.store, version.stages)
+        recorded_engine(place.store, engines_folder(version), IN_BATCHES)
+        for number in list_decisions(place.store, version):
+            decision = read_decision(place.store, version, number)
+            for ref in decision.files.values():
+                read_file(place, decision.folder, ref)
+        record_try(place.store, version, open_dataset(place.store, "colours"), "all")
     get_model(place.store, "colours")
     alias_history(place.store, "colours")
+
+
+def read_exports(place: Place) -> None:
+    for key, _ in place.store.scan("exports/"):
+        if key.endswith(".json"):
+            kept = read_document(place.store, key, KeptGraph)
+            read_file(place, kept.folder, kept.graph)
+
+
+def read_predictions(place: Place) -> None:
+    for begun, finished in list_predictions(place.store):
+        spec = read_prediction_spec(place.store, begun.prediction)
+        read_file(place, begun.folder, begun.inputs)
+        read_pace(place.store, begun.prediction)
+        read_attempts(place, f"predictions/{begun.prediction}")
+        parts_done(open_out(place.store, spec, begun.prediction))
+        for key, _ in place.store.scan(f"{begun.folder}/part-"):
+            read_document(place.store, key, Part)
+        if finished:
+            check_answers(finished)
+            decisions(Store.open(finished.out), finished.parts)
 
 
 def read_runs(place: Place) -> None:
@@ -233,6 +277,8 @@ READERS: dict[str, Callable[[Place], None]] = {
     "reports": read_reports,
     "models": read_models,
     "stages": read_models,
+    "exports": read_exports,
+    "predictions": read_predictions,
     "uses": read_uses,
     "runs": read_runs,
     "sweeps": read_sweeps,
@@ -246,11 +292,13 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder / "store", filter="data")
     store = Store.open(str(folder / "store"))
+    more = draw_colours(folder / "more", train=1, val=1, seed=9)
+    import_dataset(store, str(more), "colours", add_to="latest")
     version = get_model(store, "colours@1")
     record_verdict(store, version, Verdict(against="scratch", outcome="better", why="", report="r"))
     (run,) = store.children("runs/")
-    more = Amendment(when="2026", who="ann", changes={"train.epochs": "3"})
-    record_amendment(store, run, more)
+    amendment = Amendment(when="2026", who="ann", changes={"train.epochs": "3"})
+    record_amendment(store, run, amendment)
     lease = json.dumps({"owner": "dead", "host": "elsewhere", "process": 1, "since": "2026"})
     sweep, *_ = store.children("sweeps/")
     store.write(f"sweeps/{sweep}/lease.json", lease.encode())
@@ -287,7 +335,7 @@ def attack(place: Place, data: st.DataObject) -> None:
         document = json.loads(original)
         paths = list(leaves(document))
         # A marker's references first of all: of what else it says there is far more.
-        refs = [path for path in paths if path[-1] in ("name", "sha256")] or paths
+        refs = [path for path in paths if path[-1] in ("name", "sha256", "version")] or paths
         path = data.draw(st.sampled_from(refs) | st.sampled_from(paths))
         if not isinstance(value_at(document, path), str):
             hostile = st.sampled_from(NUMBERS)
@@ -348,6 +396,7 @@ def test_a_directory_store_names_nothing_outside(directory: Place, data: st.Data
     attack(directory, data)
 
 
+@pytest.mark.slow  # six CPU seconds
 @settings(CALM, max_examples=12)
 @given(data=st.data())
 def test_a_bucket_names_nothing_outside_the_cache(bucketed: Place, data: st.DataObject) -> None:

@@ -81,6 +81,7 @@ def of_a_grid():
     return sweep_plots(grid(), METRIC, "max")
 
 
+@pytest.mark.slow
 def test_a_grid_has_all_three_and_a_colour_for_each_depth(of_a_grid):
     assert list(of_a_grid) == ["learning-rate.png", "parallel.png", "best-so-far.png"]
     assert all(shows(of_a_grid["learning-rate.png"], colour) for colour in (BLUE, ORANGE, GREEN))

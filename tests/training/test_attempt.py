@@ -251,6 +251,7 @@ class NoAliases(Directory):
         super().create(key, data)
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_an_alias_that_the_store_failed_is_moved_by_the_next_attempt(
     colour_store, train_alone, monkeypatch
 ):
@@ -277,6 +278,7 @@ def test_an_attempt_overtaken_while_it_registers_moves_no_alias(colour_store, al
     assert aliases(colour_store, "colours") == {}
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_an_overtaken_attempt_deletes_no_checkpoint_that_a_newer_one_has_chosen(
     colour_store, train_alone, monkeypatch
 ):

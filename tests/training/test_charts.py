@@ -51,7 +51,7 @@ def test_a_class_without_images_is_blank():
 
 @pytest.mark.parametrize(
     "classes",
-    [2, 26, *(pytest.param(classes, marks=pytest.mark.slow) for classes in (25, 100, 1000))],
+    [2, *(pytest.param(classes, marks=pytest.mark.slow) for classes in (25, 26, 100, 1000))],
 )
 def test_a_picture_stays_of_a_size_to_be_looked_at(classes):
     names = [f"class {i}" for i in range(classes)]

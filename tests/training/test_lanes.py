@@ -81,7 +81,7 @@ def test_a_lane_has_the_numbers_of_a_run_alone(colour_store, alone, head, recipe
 
 
 LANES_DO = {"epochs", "batch_size", "seed", "optimizer", "rates", "schedule", "label_smoothing"}
-LANES_DO |= {"class_weights", "clip_norm", "metric", "batch_norm"}
+LANES_DO |= {"class_weights", "logit_adjustment", "clip_norm", "metric", "batch_norm"}
 NOT_A_LANE = {
     "accumulate": 2,
     "unfreeze": [{"epoch": 2, "freeze": -2}],

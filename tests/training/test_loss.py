@@ -51,6 +51,35 @@ def test_losses_are_those_of_torch():
     assert made.losses(logits, labels).sum() == pytest.approx(expected)
 
 
+def test_adjusted_logits_ask_more_of_rare_classes():
+    logits, labels = torch.randn(8, 3), torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])
+    priors = torch.tensor([0.6, 0.3, 0.1])
+    adjusted = objective(logit_adjustment=1.5).losses(logits, labels)
+    expected = functional.cross_entropy(logits + 1.5 * priors.log(), labels, reduction="none")
+    torch.testing.assert_close(adjusted, expected)
+    torch.testing.assert_close(
+        objective().losses(logits, labels),
+        functional.cross_entropy(logits, labels, reduction="none"),
+    )
+
+
+def test_adjustment_finds_the_classes_as_they_look_and_not_as_often_as_they_come():
+    """Two classes that look the same, one nine times as frequent: balanced logits know neither."""
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    bias = torch.zeros(2, requires_grad=True)
+    made = Objective.of(Train(logit_adjustment=1.0), labels.tolist(), CLASSES[:2], CPU)
+    optimiser = torch.optim.LBFGS([bias], max_iter=50)
+
+    def closure():
+        optimiser.zero_grad()
+        loss = made.losses(bias.expand(100, 2), labels).mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    assert (bias[0] - bias[1]).item() == pytest.approx(0, abs=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["mixup_alpha", "cutmix_alpha"])
 def test_mixed_targets_are_probabilities_of_what_is_in_the_image(kind):
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ def weights(tmp_path: Path) -> str:
     return str(tmp_path / "pretrained.pth")
 
 
+@pytest.mark.slow  # three CPU seconds
 def test_weights_and_index_travel_once_to_a_node(
     colour_images: Path, s3_store_uri: str, weights: str
 ) -> None:

@@ -163,14 +163,14 @@ def open_shard(store: Store, key: Key, part: Part, cacheable: bool = True) -> Sh
     if (mapped := _mapped.get((store.uri, name))) is not None:
         return mapped
     row_shape = tuple(part.shape[axis] for axis in part.order)
-    header = _header(len(part.images), row_shape, key.dtype)
+    header = _header(part.row_count, row_shape, key.dtype)
     file = store.open_file(key.folder, part.shard) if cacheable else None
     if file is None:
         if store.read_range(name, 0, len(header)) != header:
             raise _other_content(store, name, part, key)
         return RemoteShard(store, name, key.dtype, row_shape)
     with file:
-        size = len(header) + len(part.images) * math.prod(row_shape) * BYTES[key.dtype]
+        size = len(header) + part.row_count * math.prod(row_shape) * BYTES[key.dtype]
         if part.shard.size != size or file.read(len(header)) != header:
             raise _other_content(store, name, part, key)
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -181,7 +181,7 @@ def open_shard(store: Store, key: Key, part: Part, cacheable: bool = True) -> Sh
 
 def _other_content(store: Store, name: str, part: Part, key: Key) -> StoreError:
     return StoreError(
-        f"{store.uri}/{name} is no shard of {len(part.images)} times {part.shape} {key.dtype}, "
+        f"{store.uri}/{name} is no shard of {part.row_count} times {part.shape} {key.dtype}, "
         "as its index says"
     )
 

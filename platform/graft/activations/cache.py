@@ -4,13 +4,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graft.activations.activation_shards import Shard, logical, open_shard
-from graft.activations.index import Coverage, Index, Part, commit_index, covering, find_index
+from graft.activations.index import (
+    Coverage,
+    Indexed,
+    PartRows,
+    commit_index,
+    covering,
+    find_index,
+    remedy,
+)
 from graft.activations.key import BYTES, CacheEntry, Key, KeyScheme
+from graft.data.digests import Digests, hexadecimal
+from graft.data.index import Images
 from graft.data.manifest import DatasetVersion
+from graft.errors import ObjectDamaged
 from graft.store import Store
 
 MAPS = 64
@@ -26,58 +39,58 @@ class Activations:
     Keep it while batches are read: a shard that nothing refers to is checked again on its next use.
     """
 
-    def __init__(
-        self, store: Store, key: Key, parts: Sequence[Part], images: Sequence[str] | None = None
-    ):
+    def __init__(self, store: Store, key: Key, indexed: Indexed, images: Images | None = None):
         self.key = key
-        self.parts = tuple(parts)
-        self.shape: tuple[int, ...] = parts[0].shape
+        self.indexed = indexed
+        self.parts = indexed.parts
+        self.shape: tuple[int, ...] = self.parts[0].shape
         """Shape of one image's activations: (C, H, W), (tokens, D), (D,)."""
+        self.digests = indexed.rows.digests if images is None else images.digests
+        """SHA-256 of each image's source, in the split's order: (n,)."""
         self._store = store
-        self._order = parts[0].order
+        self._order = self.parts[0].order
         self._shard = lru_cache(MAPS)(self._open)
-        places = {
-            image: (number, row)
-            for number, part in enumerate(parts)
-            for row, image in enumerate(part.images)
-        }
-        self.images: tuple[str, ...] = tuple(places if images is None else images)
-        """SHA-256 of each image's source, in the split's order."""
-        self._places = {image: places[image] for image in self.images}
 
     @property
     def nbytes(self) -> int:
         """Bytes that the images' activations take in the store."""
-        return len(self._places) * torch.Size(self.shape).numel() * BYTES[self.key.dtype]
+        return len(self.digests) * torch.Size(self.shape).numel() * BYTES[self.key.dtype]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.digests)
 
-    def __contains__(self, image: object) -> bool:
-        return image in self._places
+    def has(self, digests: Digests) -> NDArray[np.bool_]:
+        """Return which images have activations here: (n,)."""
+        return self.indexed.rows.find(digests) >= 0
 
-    def take(self, images: Sequence[str]) -> Tensor:
-        """Return the activations of images, which may repeat: (b, *shape) float32.
+    def take(self, digests: Digests) -> Tensor:
+        """Return the activations of images, which may repeat: (b,) to (b, *shape) float32.
 
         They lie in memory as the trunk leaves them. Consecutive rows of a float32 shard
         come as a view of the mapped file, which must not be written to; all else is one copy.
 
         Raises:
-            KeyError: an image is not among `images`.
             ResourceError: the node-local cache has no room even for one shard.
-            StoreError: a shard is damaged.
+            StoreError: a shard is damaged, or an image has no activations here.
         """
-        places = [self._places[image] for image in images]
-        numbers = {number for number, _ in places}
+        places = self.indexed.rows.find(digests)
+        if (places < 0).any():
+            raise ObjectDamaged(
+                f"{self._store.uri}/{self.key.folder} lacks {(places < 0).sum()} of {len(places)} "
+                f"images, such as {hexadecimal(digests[places < 0])[0]}; {remedy(self.key.folder)}"
+            )
+        rows = self.indexed.rows
+        part, row = rows.part[places], rows.row[places]
+        numbers = np.unique(part)
         if len(numbers) == 1:
-            only = self._shard(places[0][0]).rows([row for _, row in places])
+            only = self._shard(int(numbers[0])).rows(row.tolist())
             return logical(only.float(), self._order)
         row_shape = [self.shape[axis] for axis in self._order]
         out = torch.empty((len(places), *row_shape))
         for number in numbers:
-            positions = [position for position, place in enumerate(places) if place[0] == number]
-            rows = [places[position][1] for position in positions]
-            out[torch.tensor(positions)] = self._shard(number).rows(rows).float()
+            positions = np.flatnonzero(part == number)
+            taken = self._shard(int(number)).rows(row[positions].tolist())
+            out[torch.from_numpy(positions)] = taken.float()
         return logical(out, self._order)
 
     def _open(self, number: int) -> Shard:
@@ -120,17 +133,17 @@ class ActivationCache:
 
     def coverage(self, entry: CacheEntry) -> Coverage:
         """Return which of an entry's images have activations, of whatever run or version."""
-        images = [image.sha256 for image in self.dataset.images(entry.split)]
-        return covering(self.store, self.key(entry), images)
+        return covering(self.store, self.key(entry), self.dataset.images(entry.split).digests)
 
     def count(self, entry: CacheEntry) -> int:
         """Return how many of an entry's images have activations, of whatever run or version."""
         if entry.depth == 0:
             return 0
-        images = len(self.dataset.images(entry.split))
-        return images if self.get(entry) is not None else images - len(self.coverage(entry).absent)
+        if self.get(entry) is not None:
+            return len(self.dataset.images(entry.split))
+        return int((~self.coverage(entry).absent).sum())
 
-    def commit(self, entry: CacheEntry, parts: Sequence[Part]) -> Activations:
+    def commit(self, entry: CacheEntry, parts: Sequence[PartRows]) -> Activations:
         """Make an entry exist, out of `parts` that hold all of its images.
 
         Where another writer was first, its activations are returned.
@@ -138,6 +151,6 @@ class ActivationCache:
         index = commit_index(self.store, self.dataset, entry.split, self.key(entry), parts)
         return self._open(entry, index)
 
-    def _open(self, entry: CacheEntry, index: Index) -> Activations:
-        images = [image.sha256 for image in self.dataset.images(entry.split)]
-        return Activations(self.store, self.key(entry), index.parts, images)
+    def _open(self, entry: CacheEntry, indexed: Indexed) -> Activations:
+        images = self.dataset.images(entry.split)
+        return Activations(self.store, self.key(entry), indexed, images)

@@ -19,8 +19,8 @@ from graft.activations.cache import ActivationCache
 from graft.activations.compute import TrunkSetup
 from graft.activations.key import BYTES, CacheEntry, Dtype
 from graft.activations.time_trunk import time_depths
+from graft.data.index import Images
 from graft.data.loader import evaluation_slices
-from graft.data.manifest import Image
 from graft.errors import ResourceError, SpecError
 from graft.store import Store
 from graft.store.node_cache import cache_folder, cache_room, gigabytes
@@ -167,7 +167,7 @@ class Measurement:
     space: FreeSpace
 
 
-def measure(setup: TrunkSetup, store: Store, images: Sequence[Image], dtype: Dtype) -> Measurement:
+def measure(setup: TrunkSetup, store: Store, images: Images, dtype: Dtype) -> Measurement:
     """Measure here and now what caching depends on; arguments as `measure_costs` has them."""
     return Measurement(measure_costs(setup, images, dtype), FreeSpace.of(store))
 
@@ -206,7 +206,7 @@ def choose_to_cache(
         yield decision
 
 
-def measure_costs(setup: TrunkSetup, images: Sequence[Image], dtype: Dtype) -> dict[int, Costs]:
+def measure_costs(setup: TrunkSetup, images: Images, dtype: Dtype) -> dict[int, Costs]:
     """Return what one image costs by freeze depth, measured on this machine.
 
     Args:
@@ -227,7 +227,7 @@ def measure_costs(setup: TrunkSetup, images: Sequence[Image], dtype: Dtype) -> d
     }
 
 
-def _decode(setup: TrunkSetup, images: Sequence[Image]) -> None:
+def _decode(setup: TrunkSetup, images: Images) -> None:
     for _ in setup.loader.batches(images, evaluation_slices(len(images), SAMPLE, 0, 1), view=0):
         pass
 

@@ -1,10 +1,10 @@
 """From images to shards: one decode and one pass through the trunk for all depths of a task."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from graft.activations.activation_shards import SHARD_BYTES, ActivationWriter, memory_order, stored
 from graft.activations.cache import Activations
-from graft.activations.index import Part
+from graft.activations.index import Indexed, Part, PartRows
 from graft.activations.key import BYTES, Key
+from graft.activations.rows import ShardRows
 from graft.backbones.transfer_model import TransferModel, Trunk
+from graft.data.digests import Digests
+from graft.data.index import Images
 from graft.data.loader import BatchSlice, ImageLoader, to_tensor
-from graft.data.manifest import Image
 from graft.spec import Preprocess
 from graft.store import Store
 from graft.store.backend import explained
@@ -56,7 +58,7 @@ class Start:
 
     depth: int
     key: Key
-    parts: tuple[Part, ...]
+    parts: tuple[PartRows, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class FillTask:
 
     split: str
     view: int
-    images: tuple[Image, ...]
+    images: Images
     """Distinct images of one dataset version; shards hold a row each, in this order."""
     targets: dict[int, Key]
     """By freeze depth, the key of its activations."""
@@ -80,7 +82,7 @@ def compute_task(
     *,
     progress: Callable[[int], object] = lambda images: None,
     shard_bytes: int = SHARD_BYTES,
-) -> dict[int, list[Part]]:
+) -> dict[int, list[PartRows]]:
     """Compute a task's activations; return by depth the shards, in the store but not committed.
 
     Args:
@@ -151,11 +153,11 @@ def _from_activations(
     store: Store, setup: TrunkSetup, task: FillTask, start: Start
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the number of images in a batch, and the batch: (batch_size, ...)."""
-    activations = Activations(store, start.key, start.parts)
+    activations = Activations(store, start.key, Indexed.of(start.parts))
     for first, end in _bounds(setup, task):
-        digests = [image.sha256 for image in task.images[first:end]]
-        filling = digests[-1:] * (setup.batch_size - len(digests))
-        yield len(digests), activations.take([*digests, *filling]).to(setup.device)
+        digests = task.images[first:end].digests
+        filling = np.repeat(digests[-1:], setup.batch_size - len(digests))
+        yield len(digests), activations.take(np.concatenate([digests, filling])).to(setup.device)
 
 
 def _bounds(setup: TrunkSetup, task: FillTask) -> Iterator[tuple[int, int]]:
@@ -168,7 +170,7 @@ class _OpenShard:
     """A shard that is being written."""
 
     writer: ActivationWriter
-    images: tuple[str, ...]
+    digests: Digests
     """SHA-256 of the image of each row that it will have."""
 
 
@@ -178,14 +180,15 @@ class _Output:
     The writer of the open shard counts that shard's rows; nothing else does.
     """
 
-    def __init__(self, shelf: "_Shelf", folder: Path, images: Iterable[Image], shard_bytes: int):
+    def __init__(self, shelf: "_Shelf", folder: Path, images: Images, shard_bytes: int):
         self._shelf = shelf
         self._folder = folder
-        self._unassigned = (image.sha256 for image in images)
-        """Images that no shard has been opened for yet."""
+        self._digests = images.digests
+        self._assigned = 0
+        """Images that shards have been opened for."""
         self._shard_bytes = shard_bytes
         self._open: _OpenShard | None = None
-        self._parts: list[Future[Part]] = []
+        self._parts: list[Future[PartRows]] = []
 
     def append(self, batch: Tensor) -> None:
         """Append activations: (b, ...) on any device."""
@@ -203,7 +206,7 @@ class _Output:
                 if len(self._parts) > PENDING:  # no faster than the store takes them
                     self._parts[-PENDING - 1].result()
 
-    def finish(self) -> list[Part]:
+    def finish(self) -> list[PartRows]:
         """Wait until all is in the store; return what is there."""
         return [part.result() for part in self._parts]
 
@@ -215,11 +218,12 @@ class _Output:
     def _begin(self, row_shape: tuple[int, ...]) -> _OpenShard:
         dtype = self._shelf.key.dtype
         rows = max(1, self._shard_bytes // (torch.Size(row_shape).numel() * BYTES[dtype]))
-        images = tuple(islice(self._unassigned, rows))
+        digests = self._digests[self._assigned : self._assigned + rows]
+        self._assigned += len(digests)
         with explained(f"the node-local cache {self._folder}"):
             self._folder.mkdir(exist_ok=True)
         path = self._folder / f"{len(self._parts)}.safetensors"
-        return _OpenShard(ActivationWriter(path, len(images), row_shape, dtype), images)
+        return _OpenShard(ActivationWriter(path, len(digests), row_shape, dtype), digests)
 
 
 @dataclass(frozen=True)
@@ -234,20 +238,21 @@ class _Shelf:
 
     def put(
         self, shard: _OpenShard, shape: tuple[int, ...], order: tuple[int, ...]
-    ) -> Future[Part]:
+    ) -> Future[PartRows]:
         """Put a full shard into the store, in another thread."""
         path, threads = shard.writer.path, torch.get_num_threads()
 
-        def put() -> Part:
+        def put() -> PartRows:
             ref = self.store.put(self.key.folder, "part.safetensors", path)
             self.store.cache_file(ref, path)
-            return Part(
+            part = Part(
                 shard=ref,
                 shape=shape,
                 order=order,
-                images=shard.images,
+                rows=len(shard.digests),
                 batch_size=self.batch_size,
                 threads=threads,
             )
+            return PartRows(part, ShardRows.all_of(shard.digests))
 
         return self.pool.submit(put)

@@ -6,17 +6,20 @@
 """
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+from numpy.typing import NDArray
 
 from graft.activations.cache import ActivationCache, Activations
 from graft.activations.compute import FillTask, Start, TrunkSetup, compute_task
-from graft.activations.index import Coverage, Part, covering, note_parts, read_index
+from graft.activations.index import Coverage, PartRows, covering, note_parts, open_index
 from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms, hold_lease
-from graft.data.manifest import Image
+from graft.data.digests import first_of_each
+from graft.data.index import Images
 from graft.errors import ObjectNotFound
 from graft.store import Store
 
@@ -29,10 +32,10 @@ class TaskResult:
     """A task that is done."""
 
     task: FillTask
-    parts: Mapping[int, Sequence[Part]]
+    parts: Mapping[int, Sequence[PartRows]]
     """By freeze depth, what is in the store and not committed yet."""
 
-    def of(self, entry: CacheEntry) -> Sequence[Part]:
+    def of(self, entry: CacheEntry) -> Sequence[PartRows]:
         """Return what belongs to an entry."""
         same = (self.task.split, self.task.view) == (entry.split, entry.view)
         return self.parts.get(entry.depth, ()) if same else ()
@@ -130,7 +133,7 @@ def plan_tasks(
     tasks: list[FillTask] = []
     for split, view in dict.fromkeys((entry.split, entry.view) for entry in coverage):
         absent = {
-            entry.depth: frozenset(covered.absent)
+            entry.depth: covered.absent
             for entry, covered in coverage.items()
             if (entry.split, entry.view) == (split, view)
         }
@@ -138,7 +141,7 @@ def plan_tasks(
             targets = {depth: cache.keys.key(depth, view) for depth in depths}
             for start, group in _by_start(cache, view, depths[0], images):
                 tasks += [
-                    FillTask(split, view, tuple(group[i : i + task_images]), targets, start)
+                    FillTask(split, view, group[i : i + task_images], targets, start)
                     for i in range(0, len(group), task_images)
                 ]
     return tasks
@@ -169,38 +172,40 @@ def run_here(
 
 
 def _by_depths(
-    images: Iterable[Image], absent: Mapping[int, AbstractSet[str]]
-) -> dict[tuple[int, ...], list[Image]]:
+    images: Images, absent: Mapping[int, NDArray[np.bool_]]
+) -> dict[tuple[int, ...], Images]:
     """Group distinct images, in a split's order, by the depths at which they are absent.
 
     Args:
-        images: of the split; their order is that of the shards' rows.
-        absent: by depth, the SHA-256 of images without activations.
+        images: of the split, (n,); their order is that of the shards' rows.
+        absent: by depth, whether each has no activations, (n,).
     """
-    groups: defaultdict[tuple[int, ...], list[Image]] = defaultdict(list)
-    for digest, image in {image.sha256: image for image in images}.items():
-        if depths := tuple(depth for depth in sorted(absent) if digest in absent[depth]):
-            groups[depths].append(image)
+    first = first_of_each(images.digests)
+    depths = sorted(absent)
+    table = np.stack([absent[depth][first] for depth in depths], axis=1)
+    groups = {}
+    for wanted in np.unique(table, axis=0):
+        if wanted.any():
+            of_group = first[(table == wanted).all(axis=1)]
+            groups[tuple(compress(depths, wanted))] = images.at(of_group)
     return groups
 
 
 def _by_start(
-    cache: ActivationCache, view: int, below: int, images: Sequence[Image]
-) -> Iterator[tuple[Start | None, list[Image]]]:
+    cache: ActivationCache, view: int, below: int, images: Images
+) -> Iterator[tuple[Start | None, Images]]:
     """Group images by the deepest activations, shallower than `below`, to start from.
 
     Only float32 ones will do: started from rounded ones, the numbers would depend on what
     happened to be there.
     """
-    remaining = list(images)
+    remaining = images
     for depth in range(below - 1, 0, -1):
         key = cache.keys.key(depth, view, "float32")
-        coverage = covering(cache.store, key, [image.sha256 for image in remaining])
+        coverage = covering(cache.store, key, remaining.digests)
         if coverage.parts:
-            absent = frozenset(coverage.absent)
-            covered = [image for image in remaining if image.sha256 not in absent]
-            yield Start(depth, key, coverage.parts), covered
-            remaining = [image for image in remaining if image.sha256 in absent]
+            yield Start(depth, key, coverage.parts), remaining.at(~coverage.absent)
+            remaining = remaining.at(coverage.absent)
         if not remaining:
             return
     yield None, remaining
@@ -212,9 +217,8 @@ def _forget_notes(store: Store, activations: Activations) -> None:
     Others are those of a process that computed the same, having lost its lease. Its shards stay,
     counted by `graft activations ls`, until `rm`: nothing tells them from those of one at work.
     """
-    indexed = {image for part in activations.parts for image in part.images}
     for marker, _ in list(store.scan(f"{activations.key.folder}/parts/")):
         with contextlib.suppress(ObjectNotFound):
-            note = read_index(store, marker)
-            if indexed.issuperset(image for part in note.parts for image in part.images):
+            noted = open_index(store, marker).rows.digests
+            if activations.has(noted).all():
                 store.delete(marker)

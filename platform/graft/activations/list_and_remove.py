@@ -5,10 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydantic import BaseModel
 
-from graft.activations.index import read_index
+from graft.activations.index import open_index, read_index
 from graft.activations.key import Key
+from graft.data.digests import Digests, first_of_each
 from graft.errors import InputError, NotFoundError, ObjectNotFound
 from graft.store import Store, find_document
 
@@ -37,7 +39,7 @@ class CatalogueEntry:
 def list_activations(store: Store) -> list[CatalogueEntry]:
     """Return what the store holds, by trunk, then by view."""
     entries: dict[Key, CatalogueEntry] = {}
-    committed: dict[Key, set[str]] = {}
+    committed: dict[Key, list[Digests]] = {}
     for name, size in store.scan("activations/"):
         match = _OBJECT.fullmatch(name)
         if match is None or (key := Key.parse(match[1], match[2])) is None:
@@ -46,17 +48,17 @@ def list_activations(store: Store) -> list[CatalogueEntry]:
             record = find_document(store, f"stages/{key.trunk}/stage.json", _Stage)
             arch, stage = (record.arch, record.stage) if record else (None, None)
             entries[key] = CatalogueEntry(key, arch, stage)
-            committed[key] = set()
+            committed[key] = []
         if match[3] is None:
-            entries[key].bytes += size
+            entries[key].bytes += size if match[4].startswith("part-") else 0
             continue
         with contextlib.suppress(ObjectNotFound):  # removed meanwhile
-            index = read_index(store, name)
-            committed[key].update(image for part in index.parts for image in part.images)
+            committed[key].append(open_index(store, name).rows.digests)
             if match[3] == "index":
+                index = read_index(store, name)
                 entries[key].datasets.append(f"{index.dataset}/{index.split}")
-    for key, images in committed.items():
-        entries[key].images = len(images)
+    for key, digests in committed.items():
+        entries[key].images = len(first_of_each(np.concatenate(digests))) if digests else 0
     return [entries[key] for key in sorted(entries, key=_order)]
 
 

@@ -18,7 +18,7 @@ from graft.activations.cache import ActivationCache
 from graft.activations.cache_decision import Measurement, measure
 from graft.activations.compute import BATCH_SIZE, FillTask, TrunkSetup, compute_task
 from graft.activations.fill_cache import TASK_IMAGES, FillResult, TaskResult, fill
-from graft.activations.index import Part
+from graft.activations.index import PartRows
 from graft.activations.key import CacheEntry, Dtype
 from graft.activations.lease import LeaseTerms
 from graft.backbones.process_setup import set_up_process
@@ -248,7 +248,7 @@ class TrunkActor:
         """
         _ = self._trunk
 
-    def compute(self, task: FillTask) -> dict[int, list[Part]]:
+    def compute(self, task: FillTask) -> dict[int, list[PartRows]]:
         """Compute one task, as `compute_task` does."""
         return compute_task(self._store, self._trunk, task)
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graft.activations.cache import Activations
+from graft.data.index import Images
 from graft.data.loader import BatchSlice
-from graft.data.manifest import Image
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,10 @@ class ActivationBatch:
 
 
 def activation_batches(
-    activations: Activations, images: Sequence[Image], slices: Sequence[BatchSlice]
+    activations: Activations, images: Images, slices: Sequence[BatchSlice]
 ) -> Iterator[ActivationBatch]:
     """Yield one batch per slice, in order, as `ImageLoader.batches` does for images."""
     for batch_slice in slices:
-        batch = [images[i] for i in batch_slice.indices]
-        labels = np.array([image.label for image in batch], np.int64)
-        rows = activations.take([image.sha256 for image in batch])
-        yield ActivationBatch(rows, labels, batch_slice)
+        batch = images.at(batch_slice.indices)
+        labels = batch.labels.astype(np.int64)
+        yield ActivationBatch(activations.take(batch.digests), labels, batch_slice)

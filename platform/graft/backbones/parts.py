@@ -37,8 +37,22 @@ def load_stage_parts(
 
 def load_tail(store: Store, version: ModelVersion, device: torch.device | None = None) -> Steps:
     """Return a version's tail, ready to compute; errors as those of `load_stage_parts`."""
+    return load_tail_model(store, version, device).tail
+
+
+def load_tail_model(
+    store: Store, version: ModelVersion, device: torch.device | None = None
+) -> TransferModel:
+    """Return a version of which the tail is ready to compute, and nothing else has memory.
+
+    Raises:
+        WeightsError: its tensors are not those of the architecture.
+        StoreError: a payload is missing or damaged.
+    """
     state = load_tensors(store.get_shared(version.folder, version.tail))
-    return _ready(version, _with_memory_for(version, state).tail, device)
+    model = _with_memory_for(version, state)
+    _ready(version, model.tail, device)
+    return model
 
 
 def tensors_of(part: Steps) -> Iterable[Tensor]:

@@ -20,6 +20,18 @@ def open_dataset_ref(store: "Store", ref: str) -> "DatasetVersion":
     return open_dataset(store, name, version or LATEST)
 
 
+def full_dataset_ref(store: "Store", ref: str) -> str:
+    """Return the full NAME@VERSION of what `open_dataset_ref` opens, which may be damaged.
+
+    Raises:
+        NotFoundError: there is no such dataset version.
+    """
+    from graft.data.manifest import LATEST, full_version
+
+    name, _, version = ref.partition("@")
+    return f"{name}@{full_version(store, name, version or LATEST)}"
+
+
 def evaluation_images(
     store: "Store", model: "ModelVersion", dataset: str | None, split: str | None
 ) -> "tuple[DatasetVersion, str]":

@@ -24,6 +24,7 @@ from graft.cli.commands import (
     jobs,
     keys,
     models,
+    predictions,
     reports,
     runs,
     store,
@@ -34,6 +35,7 @@ from graft.cli.commands.evaluate import evaluate
 from graft.cli.commands.lr_find import lr_find
 from graft.cli.commands.pod_ends import pod_ends
 from graft.cli.commands.predict import predict
+from graft.cli.commands.predict_batch import predict_batch
 from graft.cli.commands.run_job import run_job
 from graft.cli.commands.serve import serve
 from graft.cli.commands.ship_logs import ship_logs
@@ -93,7 +95,13 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
     "Find the best settings": {"sweep": sweep, "sweeps": sweeps.app},
     "Run on a cluster": {"submit": submit, "jobs": jobs.app},
     "Judge a model": {"evaluate": evaluate, "models": models.app, "reports": reports.app},
-    "Serve a model": {"serve": serve, "predict": predict, "keys": keys.app},
+    "Serve a model": {
+        "serve": serve,
+        "predict": predict,
+        "predict-batch": predict_batch,
+        "predictions": predictions.app,
+        "keys": keys.app,
+    },
     "Look after the store": {"activations": activations.app, "store": store.app},
 }
 """Verbs and nouns, by what a person is about to do."""

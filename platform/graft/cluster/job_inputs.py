@@ -13,10 +13,12 @@ from graft.spec import (
     Finetune,
     Job,
     ListSearch,
+    Prediction,
     Sweep,
     TransferReport,
     parse_job,
 )
+from graft.spec.prediction import DATASET_SCHEME
 from graft.store import Store, payload_name, sha256_file
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -91,15 +93,33 @@ def check_names(store: Store, spec: Job) -> None:
         NotFoundError: it has not.
         StoreError: the store cannot be used from here.
     """
-    from graft.data.manifest import open_dataset
+    from graft.data.manifest import LATEST, open_dataset
 
     if isinstance(spec, Demo):
         return  # it makes a dataset itself
-    if isinstance(spec, Evaluation):
+    if isinstance(spec, (Evaluation, Prediction)):
         get_model(store, spec.model)
+    if isinstance(spec, Prediction):
+        _check_places(store, spec)
+        if spec.source.startswith(DATASET_SCHEME):
+            name, _, version = spec.source.removeprefix(DATASET_SCHEME).partition("@")
+            open_dataset(store, name, version or LATEST)
+        return
     dataset = (spec.base if isinstance(spec, (Sweep, TransferReport)) else spec).dataset
     if dataset:
         open_dataset(store, dataset.name, dataset.version)
+
+
+def _check_places(store: Store, spec: Prediction) -> None:
+    """Refuse paths of this machine where pods have only a bucket."""
+    if store.is_directory:
+        return
+    for key, place in (("source", spec.source), ("out", spec.out)):
+        if place is not None and "://" not in place:
+            raise InputError(
+                f"{key}: '{place}' is a path of one machine, and the job runs on others; expected "
+                "an s3:// URI"
+            )
 
 
 def store_problem(store: Store, is_volume: bool = False) -> StoreError | None:
@@ -120,7 +140,7 @@ def store_problem(store: Store, is_volume: bool = False) -> StoreError | None:
 
 def _replace_files(spec: Job, replacement: Callable[[Path], str]) -> Job:
     """Return the spec with `replacement` in the place of each weights file of this machine."""
-    if isinstance(spec, (Demo, Evaluation)):
+    if isinstance(spec, (Demo, Evaluation, Prediction)):
         return spec
     document = spec.model_dump(mode="json", by_alias=True)
     backbones: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""How far a running job is, on a line, from what its run, sweep or report has in the store."""
+"""How far a running job is, on a line, from what it has in the store under its id."""
 
 from graft.errors import NotFoundError
 from graft.store import Store
@@ -11,6 +11,7 @@ def job_progress(store: Store, job: str, kind: str) -> str | None:
         "finetune": _run_progress,
         "sweep": _sweep_progress,
         "transfer-report": _report_progress,
+        "prediction": _prediction_progress,
     }
     return readers[kind](store, job) if kind in readers else None
 
@@ -45,3 +46,10 @@ def _report_progress(store: Store, report: str) -> str | None:
         if done := _sweep_progress(store, f"{report}-{part}"):
             return f"{part}: {done}"
     return None
+
+
+def _prediction_progress(store: Store, prediction: str) -> str | None:
+    from graft.prediction.records import read_pace
+
+    pace = read_pace(store, prediction)
+    return str(pace) if pace else None

@@ -7,12 +7,14 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from graft.cluster.job_inputs import store_problem
 from graft.errors import ClusterLost, ResourceError
+from graft.own_ray import OWN_RAY
 from graft.store import Store
 from graft.units import duration
 
@@ -30,6 +32,7 @@ OWN_DEFAULTS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Other users of this machine reach 127.0.0.1, too.
     "RAY_AUTH_MODE": "token",
+    OWN_RAY: "1",
 }
 """The same for a Ray of our own, on this machine."""
 CONNECT_TIMEOUT_S = 5
@@ -100,6 +103,27 @@ def ray_session(show: Callable[[str, str], object] | None = None) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def silent_core() -> Iterator[None]:
+    """Keep what Ray's core, which is no Python, writes to stderr from the user during the block.
+
+    Ray Data starts actors in a way of which the core warns, as of an error. Its log has that, too.
+    """
+    sys.stderr.flush()
+    ours = os.dup(2)
+    before = sys.stderr
+    try:
+        with open(os.devnull, "wb") as nowhere, os.fdopen(ours, "w", buffering=1) as stderr:
+            sys.stderr = stderr
+            os.dup2(nowhere.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(ours, 2)
+    finally:
+        sys.stderr = before
 
 
 def _read_environment_again() -> None:

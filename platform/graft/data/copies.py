@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graft.data.manifest import Image, LabelConflict, Leakage
+from graft.data.digests import first_of_each
+from graft.data.index import Image, Images
+from graft.data.manifest import LabelConflict, Leakage
 
 ByDigest = Mapping[str, Sequence[Image]]
 """The images of each file digest, in the index's order."""
@@ -31,12 +33,9 @@ class Copies:
     paths: tuple[str, ...]
 
 
-def distinct_images(images: Iterable[Image]) -> list[Image]:
+def distinct_images(images: Images) -> Images:
     """Return the first of each image and its copies, in the given order."""
-    first: dict[str, Image] = {}
-    for image in images:
-        first.setdefault(image.sha256, image)
-    return list(first.values())
+    return images.at(first_of_each(images.digests))
 
 
 def find_copies(images: Iterable[Image]) -> Iterator[Copies]:

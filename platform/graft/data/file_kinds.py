@@ -43,6 +43,8 @@ _REASONS = [
             "an HTML page; was the download refused?",
         ),
         (rb"\s*([{\[]\s*[\"{\[]|<\?xml)", "JSON or XML; was the download refused?"),
+        (rb"PAR1", "a Parquet file; import it by itself, or a folder of nothing else"),
+        (rb".{257}ustar", "a tar file; import it by itself, or a folder of nothing else"),
         (rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf", "an archive; unpack it first"),
     )
 ]

@@ -7,8 +7,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from graft.data.manifest import Image
-from graft.data.source import ImageSource
+from graft.data.image_source import ImageSource
+from graft.data.index import Image
 from graft.data.version_draft import DraftImage
 from graft.errors import DataError, ImageError
 from graft.store import sha256

@@ -18,30 +18,29 @@ from pathlib import Path
 from typing import TypeVar
 
 from graft.cpus import available_cpus
-from graft.data.golden_images import choose_originals, read_originals
-from graft.data.image import MAX_SIDE, Prepared, prepare
+from graft.data.growing import Earlier, NamedSettings, add_images, choose_settings
+from graft.data.image import Prepared, prepare
+from graft.data.image_source import ImageSource, LabelledFile
+from graft.data.index import SUFFIX, Columns
 from graft.data.manifest import (
     DatasetDraft,
-    Image,
-    ImportSettings,
+    EarlierShards,
     Manifest,
     SkippedFile,
     commit_manifest,
     find_manifest,
     folder,
     latest,
+    open_dataset,
     point_latest,
-    write_index,
 )
 from graft.data.shards import Place, ShardWriter, pack
-from graft.data.source import ImageSource, LabelledFile, open_source
-from graft.data.splits import choose_made_splits
+from graft.data.source import open_source
 from graft.data.version_draft import (
     DraftImage,
     check_trainable,
     draft_version,
     explain_unusable,
-    index_images,
 )
 from graft.errors import DataError, ImageError, ObjectExists, ResourceError
 from graft.spec import NAME
@@ -73,7 +72,9 @@ def import_dataset(
     uri: str,
     name: str,
     *,
-    max_side: int = MAX_SIDE,
+    add_to: str | None = None,
+    labels: str | None = None,
+    max_side: int | None = None,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     seed: int | None = None,
@@ -84,13 +85,16 @@ def import_dataset(
     """Import the images at `uri` as a version of dataset `name`, and point `latest` at it.
 
     Importing the same files with the same settings again finds the version and writes nothing.
-    A failed import leaves nothing behind.
+    A failed import leaves nothing behind. What adds to a version stores only what that has not.
 
     Args:
         store: where the version goes.
-        uri: a directory, an s3:// prefix, or a .csv or .parquet table.
+        uri: what `open_source` takes.
         name: the dataset's name.
-        max_side: longer side, in pixels, above which an image is stored shrunk.
+        add_to: the version of it that the images are added to, as `open_dataset` takes it; all
+            that it has is in the new one, and its settings hold. None: the images are all.
+        labels: a table of labels that take the place of the source's own: see `open_source`.
+        max_side: longer side, in pixels, above which an image is stored shrunk; default 512.
         val_fraction: part of each class that validates; default 0.2.
         test_fraction: part of each class held out for a final test; default 0.1, 0 for none.
         seed: seeds the choice of both; default 0.
@@ -100,26 +104,34 @@ def import_dataset(
 
     Raises:
         DataError: unusable files, nothing that can be trained on, or a setting without effect.
+        NotFoundError: there is no version `add_to`.
         ResourceError: the memory does not hold an image.
     """
     _check_name(name)
     latest(store, name)  # fails now, before images are read, if the store cannot be reached
-    source = open_source(uri, lambda files: progress("listing", files, files))
-    made = choose_made_splits(source.splits, val_fraction, test_fraction, seed)
-    settings = ImportSettings(max_side=max_side, made=made, skip_bad=skip_bad)
+    earlier = Earlier() if add_to is None else Earlier.of(open_dataset(store, name, add_to))
+    source = open_source(uri, lambda files: progress("listing", files, files), labels)
+    named = NamedSettings(max_side, val_fraction, test_fraction, seed)
+    settings = choose_settings(named, skip_bad, uri, source.splits, earlier)
     with tempfile.TemporaryDirectory(prefix="graft-import-") as temporary:
-        scan = _scan(source, max_side, Path(temporary), threads, progress)
-        skipped = [*source.stray, *scan.unusable]
+        scan = _scan(source, settings.max_side, Path(temporary), threads, progress, earlier)
+        unmatched = source.rows_without_image(image.sha256 for image in scan.images)
+        skipped = [*source.stray, *scan.unusable, *unmatched]
         if skipped and not skip_bad:
             raise DataError(explain_unusable(uri, skipped, len(scan.images)))
-        contents = index_images(scan.images, scan.places, skipped, made)
+        addition = add_images(earlier, scan.images, scan.places, skipped, settings.made)
+        contents, notes = addition.contents, [*source.notes, *addition.notes]
         check_trainable(uri, contents, source.splits)
-        draft = draft_version(name, uri, settings, contents, source.notes)
+        draft = draft_version(name, uri, settings, contents, notes, earlier.version)
         if manifest := find_manifest(store, name, draft.version):
             imported = Imported(manifest, written=False)
         else:
-            originals = read_originals(source, choose_originals(contents.images, scan.images))
-            imported = _commit(store, draft, contents.images, originals, scan.shards, progress)
+            originals = earlier.originals(source, contents, scan.images)
+            index = Path(temporary) / f"index{SUFFIX}"
+            Columns.of(contents.images).write(index)
+            imported = _commit(
+                store, draft, index, originals, earlier.shards, scan.shards, progress
+            )
     point_latest(store, name, draft.version)
     return imported
 
@@ -142,17 +154,27 @@ class _Scan:
     """Where each digest's image lies in the shards."""
     unusable: list[SkippedFile]
     shards: list[Path]
-    """Local files; they hold each distinct image once, as it is to be stored."""
+    """Local files; they hold each distinct image that is new once, as it is to be stored."""
 
 
 def _scan(
-    source: ImageSource, max_side: int, folder: Path, threads: int | None, progress: Progress
+    source: ImageSource,
+    max_side: int,
+    folder: Path,
+    threads: int | None,
+    progress: Progress,
+    earlier: Earlier,
 ) -> _Scan:
-    """Read and decode every file, and write what is to be stored to shards in `folder`."""
+    """Read every file, decode those that are new, and write what is to be stored to `folder`."""
 
-    def read(file: LabelledFile) -> tuple[DraftImage, Prepared] | SkippedFile:
+    def read(file: LabelledFile) -> tuple[DraftImage, Prepared | None] | SkippedFile:
         try:
             data = source.read(file)
+            digest = sha256(data)
+            file = source.labelled(file, digest)
+            if stored := earlier.stored.get(digest):
+                width, height = stored.width, stored.height
+                return DraftImage(file, digest, len(data), width, height, changed=False), None
             prepared = prepare(data, max_side)
         except ImageError as error:
             return SkippedFile(path=file.path, reason=str(error))
@@ -161,12 +183,12 @@ def _scan(
                 f"{file.path}: not enough memory to decode it; import with fewer --threads"
             ) from error
         width, height, changed = prepared.width, prepared.height, prepared.changed
-        return DraftImage(file, sha256(data), len(data), width, height, changed), prepared
+        return DraftImage(file, digest, len(data), width, height, changed), prepared
 
-    scan = _Scan([], {}, [], [])
+    scan = _Scan([], earlier.places, [], [])
     with (
         explained(f"the temporary folder {folder} (TMPDIR moves it)"),
-        closing(ShardWriter(folder)) as writer,
+        closing(ShardWriter(folder, first=earlier.shard_count)) as writer,
     ):
         results = _in_order(read, source.files, threads or available_cpus())
         for done, result in enumerate(results, start=1):
@@ -174,7 +196,7 @@ def _scan(
                 scan.unusable.append(result)
             else:
                 image, prepared = result
-                if image.sha256 not in scan.places:
+                if prepared and image.sha256 not in scan.places:
                     name = f"{image.sha256}.{prepared.format}"
                     scan.places[image.sha256] = writer.add(name, prepared.data)
                 scan.images.append(image)
@@ -204,8 +226,9 @@ def _in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int) -> It
 def _commit(
     store: Store,
     draft: DatasetDraft,
-    images: Sequence[Image],
+    index: Path,
     originals: Sequence[tuple[str, bytes]],
+    earlier: tuple[EarlierShards, ...],
     shards: Sequence[Path],
     progress: Progress,
 ) -> Imported:
@@ -214,7 +237,7 @@ def _commit(
     # In every payload's name, so that a failed import removes no other import's payloads.
     token = uuid.uuid4().hex[:8]
     payloads: list[tuple[str, bytes | Path]] = [
-        (f"index-{token}.parquet", write_index(images)),
+        (f"index-{token}{SUFFIX}", index),
         (f"originals-{token}.tar", pack(originals)),
         *((f"{path.stem}-{token}.tar", path) for path in shards),
     ]
@@ -231,6 +254,7 @@ def _commit(
             **dict(draft),
             index=refs[0],
             originals=refs[1],
+            earlier=earlier,
             shards=tuple(refs[2:]),
             created=datetime.now(UTC).isoformat(),
         )

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from graft.data.image import decode
-from graft.data.manifest import DatasetVersion, Image
+from graft.data.index import Image, Images
+from graft.data.manifest import DatasetVersion
 from graft.data.views import render
 from graft.spec import Loader, NoAugment, Preprocess, StandardAugment
 
@@ -97,18 +98,16 @@ class ImageLoader:
         self.rendered = 0
         """How many images were rendered so far."""
 
-    def batches(
-        self, images: Sequence[Image], slices: Sequence[BatchSlice], view: int
-    ) -> Iterator[Batch]:
+    def batches(self, images: Images, slices: Sequence[BatchSlice], view: int) -> Iterator[Batch]:
         """Yield one batch per slice, in order, with `view` of each image."""
         side = self._preprocess.crop
         pending: deque[tuple[Batch, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
             try:
                 for batch_slice in slices:
-                    chosen = [images[i] for i in batch_slice.indices]
+                    chosen = images.at(batch_slice.indices)
                     pixels = np.empty((len(chosen), side, side, 3), np.uint8)
-                    labels = np.array([image.label for image in chosen], np.int64)
+                    labels = chosen.labels.astype(np.int64)
                     tasks = [
                         pool.submit(self._render, image, view, pixels[row])
                         for row, image in enumerate(chosen)

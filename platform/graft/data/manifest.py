@@ -1,26 +1,23 @@
 """Dataset versions in the store: what they hold, and how they are found and read.
 
 ``datasets/<name>/<version>/manifest.json`` makes a version exist. It lists the index
-(Parquet, a row per image), the shards (image bytes) and a few original files.
+(Arrow, a row per image), the shards (image bytes) and a few original files.
 """
 
 import io
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from graft.data.image import LARGEST_MAX_SIDE
-from graft.data.shards import ShardReader, unpack
-from graft.data.splits import SPLITS, MadeSplits
+from graft.data.index import SUFFIX, Columns, Image, Images, images_by_split, read_columns
+from graft.data.shards import ShardReader, StoredShard, unpack
+from graft.data.splits import MadeSplits
 from graft.errors import NotFoundError, ObjectNotFound, StoreError
 from graft.spec import Digest, Id, Name, Section, nearest
 from graft.store import (
@@ -111,6 +108,8 @@ class DatasetDraft(Section):
     """What import passed by or put together, for people to read."""
     source: str
     """What was imported, as the user named it."""
+    parent: Id | None = None
+    """The version that `source` was added to; null: `source` is all that it holds."""
 
     @property
     def ref(self) -> str:
@@ -118,15 +117,27 @@ class DatasetDraft(Section):
         return f"{self.name}@{self.version}"
 
 
+class EarlierShards(Section):
+    """Shards that an earlier version of the dataset brought."""
+
+    version: Id
+    """That version, in whose folder they lie whether or not it still exists."""
+    shards: tuple[ObjectRef, ...]
+
+
 class Manifest(DatasetDraft, Marker):
     """The marker of a committed dataset version."""
 
-    FORMAT: ClassVar[int] = 2
-    """1: it had neither `distinct` nor `notes`."""
+    FORMAT: ClassVar[int] = 3
+    """1: it had neither `distinct` nor `notes`. 2: it had neither `parent` nor `earlier`, and the
+    index was Parquet."""
 
     index: ObjectRef
-    """Parquet, a row for each `Image`."""
+    """An Arrow file, a row for each image; see `graft.data.index`."""
+    earlier: tuple[EarlierShards, ...] = ()
+    """The shards of the versions that it adds to, the first version's first."""
     shards: tuple[ObjectRef, ...]
+    """Those that it brought itself."""
     originals: ObjectRef
     """Tar: original files of some validation images."""
     created: str
@@ -134,53 +145,23 @@ class Manifest(DatasetDraft, Marker):
 
     @property
     def folder(self) -> str:
-        """The store's folder that all of it lies in."""
+        """The store's folder that all of it lies in, but for earlier shards."""
         return folder(self.name, self.version)
 
+    @property
+    def all_shards(self) -> tuple[StoredShard, ...]:
+        """The shards of its images, in the order in which the index counts them."""
+        mine = EarlierShards(version=self.version, shards=self.shards)
+        return tuple(
+            StoredShard(folder(self.name, part.version), ref)
+            for part in (*self.earlier, mine)
+            for ref in part.shards
+        )
 
-@dataclass(frozen=True)
-class Image:
-    """One image of a dataset version; the fields are the index's columns."""
-
-    sha256: str
-    """Digest of the source file's bytes."""
-    path: str
-    """The file's path in the source."""
-    label: int
-    """Position of its class in `Manifest.classes`."""
-    split: str
-    shard: int
-    """Position of its shard in `Manifest.shards`."""
-    offset: int
-    """Bytes from the shard's beginning to the stored image's."""
-    size: int
-    """Bytes of the stored image."""
-    width: int
-    """Width of the upright source, in pixels."""
-    height: int
-    """Likewise its height."""
-
-
-INDEX = pa.schema(
-    [
-        ("sha256", pa.string()),
-        ("path", pa.string()),
-        ("label", pa.int32()),
-        ("split", pa.string()),
-        ("shard", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-    ]
-)
-
-
-def write_index(images: Sequence[Image]) -> bytes:
-    """Return the index of `images` as a Parquet file."""
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([vars(image) for image in images], INDEX), out)
-    return out.getvalue()
+    @property
+    def own_bytes(self) -> int:
+        """Bytes that its folder holds of it."""
+        return sum(ref.size for ref in (self.index, self.originals, *self.shards))
 
 
 class DatasetVersion:
@@ -190,11 +171,15 @@ class DatasetVersion:
         self.store = store
         self.manifest = manifest
         self.folder = manifest.folder
-        self._shards = ShardReader(store, self.folder, manifest.shards)
+        self._shards = ShardReader(store, manifest.all_shards)
 
-    def images(self, split: str) -> list[Image]:
-        """Return the images of ``train``, ``val`` or ``test`` in the index's order."""
-        return self._index[split]
+    def images(self, split: str) -> Images:
+        """Return the images of ``train``, ``val`` or ``test`` in the index's order.
+
+        Raises:
+            StoreError: the index is damaged.
+        """
+        return self._images[split]
 
     def read(self, image: Image) -> bytes:
         """Return an image's stored bytes, for `decode`; thread-safe."""
@@ -211,39 +196,31 @@ class DatasetVersion:
             raise self._damaged(ref, error) from error
 
     @cached_property
-    def _index(self) -> dict[str, list[Image]]:
-        ref = self.manifest.index
-        data = self.store.get_shared(self.folder, ref)
-        splits: dict[str, list[Image]] = {split: [] for split in SPLITS}
-        try:
-            table = pq.read_table(io.BytesIO(data)).cast(INDEX)
-            _check_index(table, [shard.size for shard in self.manifest.shards])
-        except (pa.ArrowException, ValueError) as error:
-            raise self._damaged(ref, error) from error
-        for row in table.to_pylist():
-            splits[row["split"]].append(Image(**row))
-        return splits
+    def columns(self) -> Columns:
+        """The index: a row for each image, sorted by split, label and digest.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        manifest, ref = self.manifest, self.manifest.index
+        file = self.store.open_file(self.folder, ref)
+        with file or io.BytesIO(self.store.get(self.folder, ref)) as index:
+            try:
+                return read_columns(
+                    index,
+                    is_parquet=not ref.name.endswith(SUFFIX),
+                    classes=len(manifest.classes),
+                    shards=[shard.ref.size for shard in manifest.all_shards],
+                )
+            except (pa.ArrowException, ValueError) as error:
+                raise self._damaged(ref, error) from error
+
+    @cached_property
+    def _images(self) -> dict[str, Images]:
+        return images_by_split(self.columns)
 
     def _damaged(self, ref: ObjectRef, error: Exception) -> StoreError:
         return StoreError(f"{self.store.uri}/{self.folder}/{ref.name} is damaged: {error}")
-
-
-def _check_index(table: pa.Table, shards: Sequence[int]) -> None:
-    """Check what an index says of its images, whose shards have these sizes in bytes.
-
-    Raises:
-        ValueError: a digest is malformed, or a split, a shard or a place in a shard does not exist.
-    """
-    if not pc.all(pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")).as_py():
-        raise ValueError("an image's SHA-256 is none")
-    if not pc.all(pc.is_in(table["split"], pa.array(SPLITS))).as_py():
-        raise ValueError(f"a split is none of {', '.join(SPLITS)}")
-    shard, offset, size = (table[name].to_numpy() for name in ("shard", "offset", "size"))
-    if len(table) and not (shard.min() >= 0 and shard.max() < len(shards)):
-        raise ValueError(f"it names a shard other than 0 to {len(shards) - 1}")
-    end = np.asarray(shards, np.int64)[shard] - size
-    if (offset < 0).any() or (size < 0).any() or (offset > end).any():
-        raise ValueError("an image lies beyond its shard")
 
 
 def folder(name: str, version: str) -> str:
@@ -257,7 +234,17 @@ def open_dataset(store: Store, name: str, version: str = LATEST) -> DatasetVersi
     Raises:
         NotFoundError: no such dataset or version; the nearest are named.
     """
-    versions = [version for _, version in _scan(store, f"datasets/{name}/")]
+    key = manifest_key(name, full_version(store, name, version))
+    return DatasetVersion(store, read_document(store, key, Manifest))
+
+
+def full_version(store: Store, name: str, version: str = LATEST) -> str:
+    """Return the full name of a version, of which `version` is the beginning, or `latest`.
+
+    Raises:
+        NotFoundError: no such dataset or version; the nearest are named.
+    """
+    versions = version_names(store, name)
     if not versions:
         names = sorted({name for name, _ in _scan(store, "datasets/")})
         raise NotFoundError(
@@ -272,8 +259,12 @@ def open_dataset(store: Store, name: str, version: str = LATEST) -> DatasetVersi
         raise NotFoundError(
             f"dataset '{name}' has {count} '{version}'; known: {', '.join(versions)}"
         )
-    manifest = read_document(store, _manifest_key(name, matches[0]), Manifest)
-    return DatasetVersion(store, manifest)
+    return matches[0]
+
+
+def version_names(store: Store, name: str) -> list[str]:
+    """Return the names of a dataset's versions, damaged ones too."""
+    return [version for _, version in _scan(store, f"datasets/{name}/")]
 
 
 def list_datasets(store: Store, tell: Tell | None = None) -> list[Manifest]:
@@ -281,8 +272,17 @@ def list_datasets(store: Store, tell: Tell | None = None) -> list[Manifest]:
 
     `tell` is told of damaged ones, which are left out then.
     """
-    keys = [_manifest_key(*marker) for marker in _scan(store, "datasets/")]
-    read = [unless_damaged(partial(read_document, store, key, Manifest), tell) for key in keys]
+    return _list_below(store, "datasets/", tell)
+
+
+def list_versions(store: Store, name: str, tell: Tell | None = None) -> list[Manifest]:
+    """Return the manifest of every version of a dataset, oldest first; `tell`: see above."""
+    return _list_below(store, f"datasets/{name}/", tell)
+
+
+def _list_below(store: Store, prefix: str, tell: Tell | None) -> list[Manifest]:
+    markers = list(_scan(store, prefix))
+    read = [unless_damaged(partial(find_manifest, store, *marker), tell) for marker in markers]
     manifests = [manifest for manifest in read if manifest]
     return sorted(manifests, key=lambda manifest: (manifest.name, manifest.created))
 
@@ -297,7 +297,7 @@ def latest(store: Store, name: str) -> str | None:
 
 def find_manifest(store: Store, name: str, version: str) -> Manifest | None:
     """Return the manifest of a version, None where it is not committed."""
-    return find_document(store, _manifest_key(name, version), Manifest)
+    return find_document(store, manifest_key(name, version), Manifest)
 
 
 def commit_manifest(store: Store, manifest: Manifest) -> None:
@@ -307,7 +307,7 @@ def commit_manifest(store: Store, manifest: Manifest) -> None:
         ObjectExists: the version exists already.
     """
     data = document_bytes(manifest)
-    store.create(_manifest_key(manifest.name, manifest.version), data)
+    store.create(manifest_key(manifest.name, manifest.version), data)
 
 
 def point_latest(store: Store, name: str, version: str) -> None:
@@ -316,7 +316,8 @@ def point_latest(store: Store, name: str, version: str) -> None:
         store.point(f"datasets/{name}/{LATEST}", version.encode())
 
 
-def _manifest_key(name: str, version: str) -> str:
+def manifest_key(name: str, version: str) -> str:
+    """Return where a version's marker lies in the store."""
     return f"{folder(name, version)}/manifest.json"
 
 

@@ -35,12 +35,28 @@ class Place:
     """Bytes of the payload."""
 
 
+@dataclass(frozen=True)
+class StoredShard:
+    """A shard in a store."""
+
+    folder: str
+    """The store's folder that it lies in."""
+    ref: ObjectRef
+
+    @property
+    def key(self) -> str:
+        """Where it lies in the store."""
+        return f"{self.folder}/{self.ref.name}"
+
+
 class ShardWriter:
     """Appends payloads to shards in a local folder."""
 
-    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES):
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES, first: int = 0):
+        """`first`: number of the first shard."""
         self.paths: list[Path] = []
         self._folder = folder
+        self._first = first
         self._shard_bytes = shard_bytes
         self._tar: tarfile.TarFile | None = None
 
@@ -49,11 +65,12 @@ class ShardWriter:
         if self._tar is not None and self._tar.offset >= self._shard_bytes:
             self.close()
         if self._tar is None:
-            self.paths.append(self._folder / f"shard-{len(self.paths):05}.tar")
+            number = self._first + len(self.paths)
+            self.paths.append(self._folder / f"shard-{number:05}.tar")
             self._tar = tarfile.TarFile(self.paths[-1], "w", format=tarfile.USTAR_FORMAT)
         offset = self._tar.offset + tarfile.BLOCKSIZE
         _append(self._tar, name, data)
-        return Place(len(self.paths) - 1, offset, len(data))
+        return Place(self._first + len(self.paths) - 1, offset, len(data))
 
     def close(self) -> None:
         """Finish the shard that is open."""
@@ -69,9 +86,8 @@ class ShardReader:
     node-local cache has no room are read part by part.
     """
 
-    def __init__(self, store: Store, folder: str, shards: Sequence[ObjectRef]):
+    def __init__(self, store: Store, shards: Sequence[StoredShard]):
         self._store = store
-        self._folder = folder
         self._shards = shards
         self._map = lru_cache(MAPS)(self._open)
         self._lock = Lock()
@@ -87,14 +103,13 @@ class ShardReader:
             return b""
         if mapped := self._map(shard):
             return mapped[offset : offset + size]
-        key = f"{self._folder}/{self._shards[shard].name}"
-        return self._store.read_range(key, offset, size)
+        return self._store.read_range(self._shards[shard].key, offset, size)
 
     def _open(self, shard: int) -> mmap.mmap | None:
         with self._lock:  # threads that need the same shard fetch it once
             if shard >= self._cacheable:
                 return None
-            file = self._store.open_file(self._folder, self._shards[shard])
+            file = self._store.open_file(self._shards[shard].folder, self._shards[shard].ref)
             if file is None:
                 return None
             with file:
@@ -102,7 +117,7 @@ class ShardReader:
 
     @cached_property
     def _cacheable(self) -> int:
-        return self._store.cacheable(self._folder, self._shards)
+        return self._store.cacheable(self._shards[-1].folder, [shard.ref for shard in self._shards])
 
 
 def pack(members: Iterable[tuple[str, bytes]]) -> bytes:

@@ -1,8 +1,9 @@
 """Which images train, which validate, which test: a pure, stratified, seeded choice."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from types import MappingProxyType
 
 from graft.errors import DataError
 from graft.spec import Section
@@ -13,6 +14,8 @@ VAL_FRACTION = 0.2
 TEST_FRACTION = 0.1
 """Without a test split nothing can be shown: val chooses epochs, rates and depths."""
 SEED = 0
+
+NOTHING_KEPT: Mapping[str, str] = MappingProxyType({})
 
 
 class MadeSplits(Section):
@@ -63,8 +66,20 @@ def _no_effect(option: str, has: str) -> DataError:
     return DataError(f"{option} has no effect: the source has {has}; leave the option out")
 
 
+def made_fractions(made: MadeSplits | None) -> dict[str, float]:
+    """Return which part of train each other split is made of; 0: it is the source's own, if any."""
+    return {
+        "val": made.val_fraction if made else 0.0,
+        "test": made.test_fraction if made else 0.0,
+    }
+
+
 def make_splits(
-    images: Iterable[tuple[str, str]], val_fraction: float, test_fraction: float, seed: int
+    images: Iterable[tuple[str, str]],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    kept: Mapping[str, str] = NOTHING_KEPT,
 ) -> dict[str, str]:
     """Return the split of each image digest.
 
@@ -78,12 +93,14 @@ def make_splits(
         val_fraction: 0 or more.
         test_fraction: 0 or more; less than 1 together with `val_fraction`.
         seed: of the choice.
+        kept: splits that images have already, by digest. They stay, and count towards their
+            classes' shares, of which the others fill up what is left: first that of train.
     """
     classes: defaultdict[str, set[str]] = defaultdict(set)
     for digest, label in images:
         classes[label].add(digest)
 
-    assigned: dict[str, str] = {}
+    assigned = dict(kept)
     # The rarer class comes first: a digest that two classes have goes where the rarer one puts it.
     for _, digests in sorted(classes.items(), key=lambda item: (len(item[1]), item[0])):
         counts = _counts(len(digests), val_fraction, test_fraction)

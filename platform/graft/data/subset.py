@@ -5,12 +5,16 @@ that the larger one's gain comes from added images alone.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from graft.data.manifest import DatasetVersion, Image
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.digests import DTYPE, Digests, hexadecimal
+from graft.data.index import Images
+from graft.data.manifest import DatasetVersion
 from graft.errors import InputError
 from graft.spec import Dataset
 
@@ -19,8 +23,8 @@ from graft.spec import Dataset
 class Subset:
     """The images that a job trains on and validates with."""
 
-    train: tuple[Image, ...]
-    val: tuple[Image, ...]
+    train: Images
+    val: Images
     val_split: str
     """The dataset's split that `val` comes from."""
 
@@ -32,23 +36,19 @@ def choose_subset(dataset: DatasetVersion, spec: Dataset) -> Subset:
         InputError: a class would have no image to train on, or none to hold out.
     """
     ref, classes = dataset.manifest.ref, dataset.manifest.classes
-    train: Sequence[Image] = dataset.images("train")
+    train = dataset.images("train")
     if spec.labels is not None:
-        train = _labelled(train, spec.labels, spec.labels_seed, classes, ref)
+        train = train.at(_labelled(train, spec.labels, spec.labels_seed, classes, ref))
     if spec.holdout is None:
-        return Subset(tuple(train), tuple(dataset.images("val")), "val")
+        return Subset(train, dataset.images("val"), "val")
     held_out = _held_out(train, spec.holdout, spec.labels_seed, classes, ref)
-    return Subset(
-        train=tuple(image for image in train if image.sha256 not in held_out),
-        val=tuple(image for image in train if image.sha256 in held_out),
-        val_split="train",
-    )
+    return Subset(train=train.at(~held_out), val=train.at(held_out), val_split="train")
 
 
 def _labelled(
-    images: Sequence[Image], labels: float, seed: int, classes: Sequence[str], ref: str
-) -> list[Image]:
-    """Return a share (a float), or a number (an int), of each class's images."""
+    images: Images, labels: float, seed: int, classes: Sequence[str], ref: str
+) -> NDArray[np.bool_]:
+    """Return which images are a share (a float), or a number (an int), of each class's: (n,)."""
     by_class = _by_class(images)
     # What the smallest class bears, every class does.
     label, fewest = min(((k, len(v)) for k, v in by_class.items()), key=lambda item: item[1])
@@ -62,10 +62,11 @@ def _labelled(
             f"dataset.labels: {ref} has {fewest} training images of class '{classes[label]}', "
             f"fewer than {labels}; use at most {fewest}"
         )
-    chosen: set[str] = set()
-    for digests in by_class.values():
-        chosen.update(_ranked(digests, f"labels/{seed}")[: _count(labels, len(digests))])
-    return [image for image in images if image.sha256 in chosen]
+    chosen = [
+        _ranked(digests, f"labels/{seed}")[: _count(labels, len(digests))]
+        for digests in by_class.values()
+    ]
+    return np.isin(images.digests, np.concatenate(chosen))
 
 
 def _count(labels: float, images: int) -> int:
@@ -81,10 +82,10 @@ def least_share(images: int) -> float:
 
 
 def _held_out(
-    images: Sequence[Image], share: float, seed: int, classes: Sequence[str], ref: str
-) -> set[str]:
-    """Return the digests of a share of each class's images, of one image at least."""
-    chosen: set[str] = set()
+    images: Images, share: float, seed: int, classes: Sequence[str], ref: str
+) -> NDArray[np.bool_]:
+    """Return which images are a share of each class's, of one image at least: (n,)."""
+    chosen = []
     for label, digests in _by_class(images).items():
         if len(digests) < 2:
             raise InputError(
@@ -93,18 +94,19 @@ def _held_out(
                 "more images of the class"
             )
         count = min(max(round(share * len(digests)), 1), len(digests) - 1)
-        chosen.update(_ranked(digests, f"holdout/{seed}")[:count])
-    return chosen
+        chosen.append(_ranked(digests, f"holdout/{seed}")[:count])
+    return np.isin(images.digests, np.concatenate(chosen))
 
 
-def _by_class(images: Iterable[Image]) -> dict[int, set[str]]:
-    """Return the digests of each class's images, by label."""
-    digests: defaultdict[int, set[str]] = defaultdict(set)
-    for image in images:
-        digests[image.label].add(image.sha256)
-    return digests
+def _by_class(images: Images) -> dict[int, Digests]:
+    """Return the digests of each class's distinct images, by label."""
+    order = np.argsort(images.labels, kind="stable")
+    labels, first = np.unique(images.labels[order], return_index=True)
+    parts = np.split(images.digests[order], first[1:])
+    return {int(label): np.unique(digests) for label, digests in zip(labels, parts, strict=True)}
 
 
-def _ranked(digests: Iterable[str], salt: str) -> list[str]:
+def _ranked(digests: Digests, salt: str) -> Digests:
     """Sort digests by a hash of each alone, so that new images do not reorder the others."""
-    return sorted(digests, key=lambda digest: sha256(f"{salt}/{digest}".encode()).digest())
+    hashes = [sha256(f"{salt}/{digest}".encode()).digest() for digest in hexadecimal(digests)]
+    return digests[np.argsort(np.array(hashes, DTYPE), kind="stable")]

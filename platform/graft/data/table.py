@@ -2,17 +2,21 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from graft.data.file_reader import FileReader
 from graft.errors import DataError
 from graft.spec import nearest
 
-_COLUMNS = ("path", "label", "split")
+TABLES = (".csv", ".parquet")
+"""Ends of the names of tables."""
+
+_COLUMNS = ("path", "sha256", "label", "split")
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,23 @@ class Row:
         return names[name]
 
 
-def rows(uri: str, data: bytes) -> Iterator[Row]:
-    """Yield the rows of the table `uri`, whose bytes are `data`.
+def read_table(reader: FileReader, uri: str, wanted: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of the table at `uri`, a local path or s3:// URI, with its `wanted` columns.
 
     Raises:
-        DataError: it is no table, lacks a column, or has a row that the header does not fit.
+        DataError: it cannot be read, is no table, lacks a column, or has a row that the header does
+            not fit.
+        StoreError: an S3 bucket cannot be used.
     """
+    data = reader.read_source(uri)
     if uri.lower().endswith(".csv"):
         try:
-            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-            reader.fieldnames = _columns(uri, reader.fieldnames or [])
-            for values in reader:
-                row = Row(uri, f"line {reader.line_num}", values)
+            lines = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+            lines.fieldnames = _columns(uri, lines.fieldnames or [], wanted)
+            for values in lines:
+                row = Row(uri, f"line {lines.line_num}", values)
                 if surplus := values.get(None):
-                    columns = len(reader.fieldnames)
+                    columns = len(lines.fieldnames)
                     row.refuse(
                         f"{columns + len(surplus)} fields, where the header has {columns}; put a "
                         'text that holds a comma into quotes, as in "ants, red"'
@@ -71,7 +78,7 @@ def rows(uri: str, data: bytes) -> Iterator[Row]:
         try:
             # Not `read_table`, which reports columns of one name in its own words.
             table = pq.ParquetFile(io.BytesIO(data)).read()
-            table = table.rename_columns(_columns(uri, table.column_names))
+            table = table.rename_columns(_columns(uri, table.column_names, wanted))
             records = table.to_pylist()
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
@@ -80,12 +87,13 @@ def rows(uri: str, data: bytes) -> Iterator[Row]:
             yield Row(uri, f"row {number}", values)
 
 
-def _columns(uri: str, header: Iterable[str]) -> list[str]:
+def _columns(uri: str, header: Iterable[str], wanted: Sequence[str]) -> list[str]:
     columns = [name.strip().lower() for name in header]
-    if not {"path", "label"} <= set(columns):
+    if not set(wanted) <= set(columns):
+        more = " and, if it is to choose them, split" if "label" in wanted else ""
         raise DataError(
-            f"{uri}: found columns {', '.join(columns) or 'none'}; "
-            "expected path, label and, if it is to choose them, split"
+            f"{uri}: found columns {', '.join(columns) or 'none'}; expected "
+            f"{', '.join(wanted)}{more}"
         )
     for name in _COLUMNS:
         if columns.count(name) > 1:

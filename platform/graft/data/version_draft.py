@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.data.copies import find_label_conflicts, find_leakage, images_by_digest
-from graft.data.manifest import DatasetDraft, Image, ImportSettings, SkippedFile, Spread
+from graft.data.image_source import LabelledFile
+from graft.data.index import Image
+from graft.data.manifest import DatasetDraft, ImportSettings, SkippedFile, Spread
 from graft.data.shards import Place
-from graft.data.source import LabelledFile
 from graft.data.split_folders import LAYOUT
-from graft.data.splits import SPLITS, MadeSplits, make_splits
+from graft.data.splits import SPLITS
 from graft.errors import DataError
 
 SHOWN = 20
@@ -70,7 +71,7 @@ def index_images(
     draft_images: Sequence[DraftImage],
     places: Mapping[str, Place],
     skipped: Sequence[SkippedFile],
-    made: MadeSplits | None,
+    made_splits: Mapping[str, str],
 ) -> Contents:
     """Give each image its label and split.
 
@@ -78,16 +79,8 @@ def index_images(
         draft_images: all usable files, in any order.
         places: where each digest's image lies in the shards.
         skipped: all other files.
-        made: how to split the files that the source has in train; None: they stay there.
+        made_splits: the splits of files that the source has in train, by digest; the others stay.
     """
-    made_split: dict[str, str] = {}
-    if made:
-        made_split = make_splits(
-            ((i.sha256, i.file.label) for i in draft_images if i.file.split == "train"),
-            made.val_fraction,
-            made.test_fraction,
-            made.seed,
-        )
     classes = sorted({image.file.label for image in draft_images})
     labels = {name: label for label, name in enumerate(classes)}
     images = []
@@ -98,7 +91,7 @@ def index_images(
                 sha256=image.sha256,
                 path=image.file.path,
                 label=labels[image.file.label],
-                split=made_split.get(image.sha256, split) if split == "train" else split,
+                split=made_splits.get(image.sha256, split) if split == "train" else split,
                 shard=place.shard,
                 offset=place.offset,
                 size=place.size,
@@ -106,8 +99,13 @@ def index_images(
                 height=image.height,
             )
         )
-    images.sort(key=lambda i: (SPLITS.index(i.split), i.label, i.sha256, i.path))
+    images.sort(key=index_order)
     return Contents(classes, images, skipped)
+
+
+def index_order(image: Image) -> tuple[int, int, str, str]:
+    """Return what an index is sorted by."""
+    return SPLITS.index(image.split), image.label, image.sha256, image.path
 
 
 def check_trainable(uri: str, contents: Contents, source_splits: set[str]) -> None:
@@ -135,7 +133,12 @@ def check_trainable(uri: str, contents: Contents, source_splits: set[str]) -> No
 
 
 def draft_version(
-    name: str, uri: str, settings: ImportSettings, contents: Contents, notes: Sequence[str]
+    name: str,
+    uri: str,
+    settings: ImportSettings,
+    contents: Contents,
+    notes: Sequence[str],
+    parent: str | None,
 ) -> DatasetDraft:
     """Return the draft of the version of dataset `name` that holds `contents`."""
     classes, images = contents.classes, contents.images
@@ -163,6 +166,7 @@ def draft_version(
         conflicts=tuple(find_label_conflicts(by_digest, classes)),
         notes=tuple(notes),
         source=uri,
+        parent=parent,
     )
 
 

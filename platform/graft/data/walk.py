@@ -69,6 +69,11 @@ def ignored_name(name: str) -> str | None:
     return name if lower in IGNORED or NUMBERED.fullmatch(lower) else None
 
 
+def shown_path(path: str) -> str:
+    """Return a path as it can be printed and recorded."""
+    return path.encode(errors="replace").decode()
+
+
 def walk(root: Path, progress: Callable[[int], object] = lambda files: None) -> Walk:
     """List what is below `root`; links are followed to where the walk has not been.
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graft.backbones.weights import MODEL_SCHEME
-from graft.data.manifest import Image, open_dataset
+from graft.data.index import Images
+from graft.data.manifest import open_dataset
 from graft.data.subset import choose_subset
 from graft.errors import NotFoundError
 from graft.registry import ModelVersion, get_model
@@ -51,12 +52,11 @@ def seen_by_weights(store: Store, weights: str) -> list[Seen]:
         return [Seen(ref, "an unknown dataset", None)]
 
 
-def roles_of(train: Iterable[Image], val: Iterable[Image]) -> dict[str, str]:
-    """Return by SHA-256 what images did that trained and validated."""
-    roles = dict.fromkeys((image.sha256 for image in train), "trained")
-    return roles | dict.fromkeys(
-        (image.sha256 for image in val), "chose the epoch, rate or depth of"
-    )
+def roles_of(train: Images, val: Images) -> dict[str, str]:
+    """Return by SHA-256 what images did; one that did both has trained, which says more."""
+    chose = "chose the epoch, rate or depth of"
+    roles = dict.fromkeys(val.sha256, chose)
+    return roles | dict.fromkeys(train.sha256, "trained")
 
 
 def told_apart(digests: Sequence[str], seen: Iterable[Seen]) -> tuple[list[bool], list[str]]:

@@ -9,10 +9,12 @@ they were looked at, the less a figure on them says of new images.
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from graft.data.copies import distinct_images
 from graft.errors import NotFoundError, ObjectExists
@@ -20,7 +22,8 @@ from graft.spec import Section
 from graft.store import Store, document_bytes, read_document
 
 if TYPE_CHECKING:
-    from graft.data.manifest import DatasetVersion, Image
+    from graft.data.index import Images
+    from graft.data.manifest import DatasetVersion
 
 Part = Literal["calibrate", "judge"]
 _USE = re.compile(
@@ -60,9 +63,10 @@ def may_judge(digest: str, split: str) -> bool:
     return split != "test" or part_of(digest) == "judge"
 
 
-def images_that_judge(images: "Iterable[Image]", split: str) -> "list[Image]":
+def images_that_judge(images: "Images", split: str) -> "Images":
     """Return the images of a split that may judge, of copies the first."""
-    return [image for image in distinct_images(images) if may_judge(image.sha256, split)]
+    distinct = distinct_images(images)
+    return distinct.at(np.array([may_judge(digest, split) for digest in distinct.sha256], bool))
 
 
 def used_already(before: int) -> str:
@@ -111,4 +115,4 @@ def _judged_one(store: Store, name: str, version: str, split: str, images: set[s
         held = open_dataset(store, name, version).images(split)
     except NotFoundError:
         return True
-    return any(image.sha256 in images for image in images_that_judge(held, split))
+    return not images.isdisjoint(images_that_judge(held, split).sha256)

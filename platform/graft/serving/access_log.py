@@ -79,6 +79,7 @@ def entry(exchange: Exchange) -> dict[str, Any]:
         "model": predicted and predicted.model,
         "class": predicted and predicted.class_[:LONGEST_PATH],
         "probability": predicted and round(predicted.probability, 4),
+        "decision": predicted and predicted.decision[:LONGEST_PATH],
         "batch": predicted and predicted.batch,
         "bytes": exchange.received,
         "bytes_sent": exchange.sent,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from graft.decisions.records import Decision, decision_in_force
 from graft.errors import GraftError, ServingLost, StoreError
 from graft.registry import ModelVersion, aliases, get_model
 from graft.serving.predictor import Predictor
@@ -183,6 +184,7 @@ class Follower(Current):
         if number is None:  # there is no such alias yet
             return True
         self._change_engine()
+        self._change_decision()
         answering = self._predictor.version.version if self._predictor else None
         if number == self._handled:
             if number == answering:
@@ -230,11 +232,29 @@ class Follower(Current):
             ref, engine = self._predictor.version.ref, self._predictor.engine.name
             self._log_if_new(f"{ref} goes on by {engine}: {_text(error)}")
 
+    def _change_decision(self) -> None:
+        """Answer by the decision that is in force now, in memory as it is."""
+        if self._predictor is None:
+            return
+        version, before = self._predictor.version, self._predictor.decision
+        try:
+            decision = decision_in_force(self._loader.store, version)
+        except Exception as error:  # whatever it is, requests go on
+            self._log_if_new(f"{version.ref} goes on by {_named(before)}: {_text(error)}")
+            return
+        if decision != before:
+            self.predictor = self._predictor.meaning(decision)
+            logger.warning(f"{version.ref} answers by {_named(decision)} from now on")
+
     def _log_if_new(self, message: str) -> None:
         """Log a message unless it repeats the last: a store away for a night is one line."""
         if message != self._last_logged:
             logger.warning(message)
             self._last_logged = message
+
+
+def _named(decision: Decision | None) -> str:
+    return f"decision {decision.number}" if decision else "no decision"
 
 
 def _text(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""From the body of a request to class probabilities: decoded, loaded, batched and computed."""
+"""From the body of a request to logits: decoded, loaded, batched and computed."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ LOADED_AT_ONCE = 2
 class Answered:
     """What a model gave for an image, and how long the parts of that took, in seconds."""
 
-    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
     """(classes,)."""
     batch: int
     """Images in the forward."""

@@ -21,6 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
 from graft import __version__
+from graft.decisions.rules import UNKNOWN, UNKNOWN_NAME
 from graft.errors import ImageError, ServingLost, StoreError
 from graft.serving.alias_follower import Current
 from graft.serving.answering import Answerer
@@ -63,10 +64,18 @@ class Timing(BaseModel):
 
 
 class Answer(BaseModel):
-    """The likeliest classes of an image."""
+    """The likeliest classes of an image, and what is decided of it."""
 
     model: str = Field(description="NAME@VERSION that answered.")
     predictions: list[Prediction] = Field(description="Likeliest first.")
+    decision: str = Field(description=f"The class that is the answer, or '{UNKNOWN_NAME}'.")
+    why: str = Field(description="Why that.")
+    set: list[str] | None = Field(
+        description="Classes that it may be, where the version's decision makes sets."
+    )
+    decided_by: int | None = Field(
+        description="Number of the version's decision; null: it has none, the likeliest is it."
+    )
     timing_ms: Timing
 
 
@@ -79,6 +88,9 @@ class ServedModel(BaseModel):
     classes: list[str]
     engine: str = Field(description="What computes it: torch, or onnx, which is ONNX Runtime.")
     engine_reason: str = Field(description="Why that one.")
+    decided_by: int | None = Field(
+        description="Number of the decision that says what its answers mean; null: it has none."
+    )
 
     @classmethod
     def of(cls, predictor: Predictor) -> "ServedModel":
@@ -91,6 +103,7 @@ class ServedModel(BaseModel):
             classes=list(version.classes),
             engine=predictor.engine.name,
             engine_reason=predictor.reason,
+            decided_by=predictor.decision and predictor.decision.number,
         )
 
 
@@ -263,12 +276,15 @@ def _add_predict(app: FastAPI, served: Served, answerer: Answerer, doors: Doors)
             async with doors.at_work(caller):
                 answered = await answerer.answer(predictor, content_type, body)
         end = perf_counter()
-        classes, probabilities = predictor.version.classes, answered.probabilities
+        meant = predictor.answer(answered.logits[None])
+        classes, probabilities = predictor.version.classes, meant.probabilities[0]
         best = int(np.argmax(probabilities))
         request.state.exchange.predicted = Predicted(
             model=predictor.version.ref,
             class_=classes[best],
             probability=float(probabilities[best]),
+            decision=meant.name(0),
+            is_unknown=int(meant.decided[0]) == UNKNOWN,
             batch=answered.batch,
             decode_s=answered.decode_s,
             wait_s=answered.wait_s,
@@ -280,6 +296,10 @@ def _add_predict(app: FastAPI, served: Served, answerer: Answerer, doors: Doors)
                 Prediction(class_=classes[i], probability=float(probabilities[i]))
                 for i in np.argsort(-probabilities, kind="stable")[:top_k]
             ],
+            decision=meant.name(0),
+            why=meant.why(0),
+            set=meant.set_of(0),
+            decided_by=predictor.decision and predictor.decision.number,
             timing_ms=Timing(
                 decode=round(1e3 * answered.decode_s, 2),
                 predict=round(1e3 * (end - received - answered.decode_s), 2),

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.serving.routes import Asked, Part, probabilities
+from graft.serving.routes import Asked, Part, logits
 
 MAX_BATCH = 8
 """Most images in one forward: more overflow a CPU's caches (SqueezeNet 1.1 at 224 takes a third
@@ -62,7 +62,7 @@ class Batcher:
         self._open: dict[Part, _Batch] = {}  # by root: those that take further images
 
     async def predict(self, asked: Asked) -> Row:
-        """Return the class probabilities of one image, from the forward that it gets into."""
+        """Return the logits of one image, from the forward that it gets into."""
         batch = self._open.get(asked.root)
         if batch is None or len(batch.asked) == self._largest:
             together: list[Asked] = []
@@ -76,7 +76,7 @@ class Batcher:
 
     async def predict_first(self, asked: Asked) -> None:
         """Predict one image ahead of all waiting batches: only a hanging forward delays it."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, probabilities, [asked])
+        await asyncio.get_running_loop().run_in_executor(self._thread, logits, [asked])
 
     async def _forward(self, asked: list[Asked]) -> _Rows:
         async with self._forward_lock:
@@ -89,5 +89,5 @@ class Batcher:
 
 def _timed(asked: list[Asked]) -> _Rows:
     began = perf_counter()
-    values = probabilities(asked)
+    values = logits(asked)
     return _Rows(values, began, perf_counter())

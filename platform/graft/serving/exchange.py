@@ -43,6 +43,10 @@ class Predicted:
     """The likeliest class."""
     probability: float
     """That class's."""
+    decision: str
+    """The class that is the answer, or `unknown`."""
+    is_unknown: bool
+    """Whether the answer is none: a class may be called `unknown`, too."""
     batch: int
     """Images in its forward."""
     decode_s: float

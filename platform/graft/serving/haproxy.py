@@ -29,7 +29,11 @@ body of usual size and its answer may take."""
 _ADMIN_S = 10
 """How long HAProxy may take for a command, in seconds."""
 _CONNECTIONS = 2048
-"""Most connections of clients; each holds up to 64 KiB while a request comes in."""
+"""Most connections of clients; each holds up to `_BUFFER` while a request comes in."""
+_BUFFER = 131_072
+"""Bytes of a request that HAProxy keeps until it is answered, headers included. One that is kept
+whole goes to another replica where its own is killed: most of ImageNet's files are, photographs of
+a phone are not, and their senders get 502 and are to try again."""
 _CLIENT_S = 30
 """How long a client may neither send nor read, in seconds."""
 _SERVER_S = 120
@@ -49,8 +53,7 @@ are no HTTP/1.1, and headers that never end, it has an answer that nobody can ch
 _INSTEAD = {
     "global": {
         "maxconn": f"maxconn {_CONNECTIONS}",
-        # Of headers and the first bytes of a body: the application refuses large headers itself.
-        "tune.bufsize": "tune.bufsize 65536",
+        "tune.bufsize": f"tune.bufsize {_BUFFER}",
     },
     "defaults": {
         "timeout client": f"timeout client {_CLIENT_S}s",
@@ -60,7 +63,8 @@ _INSTEAD = {
         "option http-buffer-request": "option http-buffer-request",
         # Predicting twice does no harm: a replica that ends while it is asked is asked no more.
         "retry-on": "retry-on conn-failure empty-response",
-        "retries": "retries 2",
+        # More than one: the next connection may be refused, or be one that the killed one left.
+        "retries": "retries 3",
         "errorfile": "",
     },
     "frontend http_frontend": {

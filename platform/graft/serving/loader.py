@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graft.backbones.trunk import stage_bytes
+from graft.decisions.records import decision_in_force
 from graft.registry import ModelVersion
 from graft.serving.batching import MAX_BATCH
 from graft.serving.engines.choice import (
@@ -38,7 +39,8 @@ class Loader:
         chosen = choose_engine(self.store, version, self.place)
         if self.place.engine == "auto":
             logger.warning(f"{version.ref} is computed by {chosen.engine.name}: {chosen.reason}")
-        predictor = Predictor(version, chosen.engine, chosen.reason)
+        decision = decision_in_force(self.store, version)
+        predictor = Predictor(version, chosen.engine, chosen.reason, decision)
         warm(predictor)
         return predictor
 

@@ -41,6 +41,7 @@ class RayMetrics:
         self._predictions = Counter(
             f"{PREFIX}predictions", "Answers, by the likeliest class.", ("model", "class")
         )
+        self._unknown = Counter(f"{PREFIX}unknown", "Answers that are `unknown`.", ("model",))
         self._seconds = Histogram(
             f"{PREFIX}seconds",
             "How long answers took, by part: decode, wait, forward, total.",
@@ -84,6 +85,8 @@ class RayMetrics:
             return
         shown = predicted.class_ if predicted.class_ in self._shown_classes(model) else OTHER_CLASS
         self._predictions.inc(1, {"model": model, "class": shown})
+        if predicted.is_unknown:
+            self._unknown.inc(1, {"model": model})
         self._batch.observe(predicted.batch, {"model": model})
         self._probability.observe(predicted.probability, {"model": model})
         for part, seconds in seconds_of(predicted, exchange.total_s).items():

@@ -35,11 +35,6 @@ class Asked:
         return self.route[0]
 
 
-def probabilities(asked: Sequence[Asked]) -> list[NDArray[np.float32]]:
-    """Return the class probabilities of images of one root, each (classes,) of its own model."""
-    return [torch.softmax(torch.from_numpy(row), dim=0).numpy() for row in logits(asked)]
-
-
 def logits(asked: Sequence[Asked]) -> list[NDArray[np.float32]]:
     """Return the logits of images of one root, each (classes,) of its own model."""
     # Neighbours in this order have the most parts in common.

@@ -20,6 +20,7 @@ from graft.backbones.parts import load_stage_parts, load_tail, part_bytes
 from graft.backbones.transfer_model import Steps
 from graft.backbones.trunk import stage_bytes
 from graft.data.loader import to_tensor
+from graft.decisions.records import decision_in_force
 from graft.registry import ModelVersion
 from graft.serving.engines.choice import (
     ON_CPU,
@@ -143,7 +144,8 @@ class SharedTrunks:
             chosen = choose_among(self.store, rivals, self._place)
         else:
             chosen = Chosen(rivals.torch, "it shares no frozen stage")
-        predictor = Predictor(version, chosen.engine, chosen.reason)
+        decision = decision_in_force(self.store, version)
+        predictor = Predictor(version, chosen.engine, chosen.reason, decision)
         if not known:
             warm(predictor)
         return predictor

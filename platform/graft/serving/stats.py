@@ -63,6 +63,7 @@ class Stats(BaseModel):
     refused: dict[str, int] = Field(description="Those that were not answered, by the reason.")
     versions: dict[str, int] = Field(description="Answers by NAME@VERSION.")
     classes: dict[str, int] = Field(description="Answers by their likeliest class.")
+    decisions: dict[str, int] = Field(description="Answers by what was decided.")
     probability: Distribution = Field(description="Of the likeliest class.")
     batch: Distribution = Field(description="Images in the forward of an answer.")
     seconds: Seconds
@@ -96,6 +97,7 @@ class Counts:
         self._refused = Counter[str]()
         self._versions = Counter[str]()
         self._classes = Counter[str]()
+        self._decisions = Counter[str]()
         self._probability = _Histogram(PROBABILITIES)
         self._batch = _Histogram(IMAGES)
         self._seconds = {
@@ -117,6 +119,7 @@ class Counts:
             return
         self._versions[predicted.model] += 1
         self._classes[predicted.class_] += 1
+        self._decisions[predicted.decision] += 1
         self._probability.add(predicted.probability)
         self._batch.add(predicted.batch)
         for part, seconds in seconds_of(predicted, exchange.total_s).items():
@@ -133,6 +136,7 @@ class Counts:
             refused=dict(sorted(self._refused.items())),
             versions=dict(self._versions),
             classes=dict(self._classes.most_common()),
+            decisions=dict(self._decisions.most_common()),
             probability=self._probability.distribution(),
             batch=self._batch.distribution(),
             seconds=Seconds(

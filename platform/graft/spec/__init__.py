@@ -29,6 +29,7 @@ from graft.spec.jobfile import (
     trial_spec,
     with_settings,
 )
+from graft.spec.prediction import Prediction
 from graft.spec.ranges import Choice, IntUniform, LogUniform, Range, Uniform
 from graft.spec.scheduler import ASHA, PBT, HyperBand, MedianStopping, NoScheduler
 from graft.spec.section import NAME, Digest, Id, Name, Ref, Section
@@ -104,6 +105,7 @@ __all__ = [
     "NoAugment",
     "NoScheduler",
     "OneCycle",
+    "Prediction",
     "Preprocess",
     "Pretrained",
     "RandomSearch",

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from graft.spec.backbone_and_head import Backbone, Head, LinearHead
 from graft.spec.data import Augment, Dataset, Loader, Preprocess, StandardAugment
 from graft.spec.section import AliasName, Name, Positive, PositiveFloat, Section
+from graft.spec.since import added
 from graft.spec.train import Train
 
 
@@ -35,6 +36,9 @@ class Register(Section):
     alias: AliasName | None = None
     """Alias that will point at the new version; null: none. `champion` stays where it is if reports
     show the version to be worse."""
+    calibrate: bool = added("0.1.0", False)
+    """Whether the new version is calibrated then, as `graft models calibrate` does, where that is
+    shown to help."""
 
 
 class Finetune(Section):

@@ -13,18 +13,20 @@ from graft.spec.dotted_keys import Changes, changed
 from graft.spec.evaluation import Evaluation
 from graft.spec.explain import explain
 from graft.spec.finetune import Finetune
+from graft.spec.prediction import Prediction
 from graft.spec.ranges import RANGES, Choice, IntUniform, Range, bounds
 from graft.spec.sweep import ListSearch, Sweep
 from graft.spec.train import UniformRates
 from graft.spec.transfer import TransferReport
 
-Job = Finetune | Sweep | TransferReport | Evaluation | Demo
+Job = Finetune | Sweep | TransferReport | Evaluation | Prediction | Demo
 Kind = TypeVar("Kind", bound=Job)
 KINDS: dict[str, type[Job]] = {
     "finetune": Finetune,
     "sweep": Sweep,
     "transfer-report": TransferReport,
     "evaluation": Evaluation,
+    "prediction": Prediction,
     "demo": Demo,
 }
 COMMANDS = {
@@ -32,6 +34,7 @@ COMMANDS = {
     "sweep": "graft sweep",
     "transfer-report": "graft reports transfer",
     "evaluation": "graft submit",
+    "prediction": "graft predict-batch",
     "demo": "graft submit",
 }
 DEFAULT_KINDS = {

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from graft.spec.explain import nearest
 from graft.spec.section import Momentum, Positive, PositiveFloat, Section, Seed
+from graft.spec.since import added
 
 NotNegative = Annotated[float, Field(ge=0)]
 METRICS = {
@@ -190,6 +191,10 @@ class Train(Section):
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
     """Weight of each class's images in the loss: `balanced`: inverse to the class's share of the
     training images; or a mapping from every class. Weights are scaled to a mean of 1 per image."""
+    logit_adjustment: NotNegative = added("0.1.0", 0.0)
+    """Logits of training get so many times the logarithm of their class's share of the training
+    images (arXiv:2007.07314): with 1 rare classes are answered as readily as frequent ones; 0: off.
+    """
     clip_norm: PositiveFloat | None = None
     """Largest norm of all gradients together, to which they are clipped; null: not clipped."""
     mixup_alpha: NotNegative = 0.0

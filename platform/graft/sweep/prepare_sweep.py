@@ -22,7 +22,8 @@ from graft.backbones.process_setup import has_gpu, set_up_process
 from graft.backbones.transfer_model import build, build_on_meta
 from graft.cpus import available_cpus
 from graft.data.image import decode
-from graft.data.manifest import DatasetVersion, Image, open_dataset
+from graft.data.index import Image
+from graft.data.manifest import DatasetVersion, open_dataset
 from graft.data.subset import choose_subset
 from graft.data.views import render
 from graft.errors import SpecError

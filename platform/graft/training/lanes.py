@@ -212,8 +212,7 @@ def train_lanes(
     lanes = [_Lane.of(model, plan, recipe) for plan, recipe in recipes]
     by_parameter = {id(p): name for name, p in model.named_tail_parameters()}
     names = {inner: by_parameter[id(p)] for inner, p in model.tail.named_parameters()}
-    labels = [image.label for image in data.train]
-    objective = Objective.of(train, labels, data.classes, device)
+    objective = Objective.of(train, data.train.labels, data.classes, device)
     heads = _Heads(model, data, lanes, names, train, objective, device)
     initial = heads.validate()
     require_finite_start(initial[0]["loss"])  # all lanes start from one head

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from graft.activations.lookup import ActivationLookup
 from graft.activations.trunk_batches import ActivationBatch, activation_batches
 from graft.backbones.transfer_model import TransferModel
+from graft.data.index import Images
 from graft.data.loader import (
     Batch,
     BatchSlice,
@@ -27,7 +28,7 @@ from graft.data.loader import (
     to_tensor,
     training_slices,
 )
-from graft.data.manifest import DatasetVersion, Image
+from graft.data.manifest import DatasetVersion
 from graft.data.views import view_of_epoch
 from graft.spec import NoAugment, Preprocess, StandardAugment, Train
 from graft.training.best_epoch_and_stopping import require_finite_start
@@ -46,8 +47,8 @@ class TrainingData:
 
     dataset: DatasetVersion
     loader: ImageLoader
-    train: Sequence[Image]
-    val: Sequence[Image]
+    train: Images
+    val: Images
     val_split: str
     """The dataset's split that `val` is part of."""
     classes: tuple[str, ...]
@@ -169,7 +170,6 @@ class Learner:
         parameters = dict(model.named_tail_parameters())
         optimizer = make_optimizer(parameters, model.stages, plan, train)
         load_slots(optimizer, parameters, slots)
-        labels = [image.label for image in data.train]
         if train.compile:
             model.trunk.compile()
             model.tail.compile()
@@ -177,7 +177,7 @@ class Learner:
             model,
             averaging(model.tail) if ranks.size > 1 else model.tail,
             optimizer,
-            Objective.of(train, labels, data.classes, ranks.device),
+            Objective.of(train, data.train.labels, data.classes, ranks.device),
             train,
             data.preprocess,
             ranks,

@@ -1,11 +1,11 @@
 """What a training step minimises: class weights, smoothed labels, mixed images."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -22,10 +22,12 @@ class Objective:
     """(C,) float32."""
     label_smoothing: float
     mixing: v2.Transform | None
+    adjustment: Tensor | None = None
+    """(C,) float32, added to logits before the loss."""
 
     @classmethod
     def of(
-        cls, train: Train, labels: Sequence[int], classes: tuple[str, ...], device: torch.device
+        cls, train: Train, labels: ArrayLike, classes: tuple[str, ...], device: torch.device
     ) -> Self:
         """Make the objective for a training set with these labels.
 
@@ -42,6 +44,7 @@ class Objective:
             None if weights is None else weights.to(device),
             train.label_smoothing,
             v2.RandomChoice(mixes) if mixes else None,
+            logit_adjustment(train, labels, len(classes), device),
         )
 
     def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,10 +60,23 @@ class Objective:
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return each image's loss: (B, C) logits to (B,)."""
+        if self.adjustment is not None:
+            logits = logits + self.adjustment
         return image_losses(logits, targets, self.class_weights, self.label_smoothing)
 
 
-def class_weights(train: Train, labels: Sequence[int], classes: tuple[str, ...]) -> Tensor | None:
+def logit_adjustment(
+    train: Train, labels: ArrayLike, classes: int, device: torch.device
+) -> Tensor | None:
+    """Return what logits of training get: (C,), the logarithms of the classes' shares; or None."""
+    if not train.logit_adjustment:
+        return None
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    logs = train.logit_adjustment * np.log(counts / counts.sum())
+    return torch.tensor(logs, dtype=torch.float32, device=device)
+
+
+def class_weights(train: Train, labels: ArrayLike, classes: tuple[str, ...]) -> Tensor | None:
     """Return (C,) weights under which the mean training image weighs 1, None for equal ones.
 
     Raises:

@@ -149,7 +149,7 @@ def _check(dataset: DatasetVersion, spec: Finetune, crop: int) -> None:
     sync = spec.train.batch_norm == "sync"
     model = build_on_meta(spec.backbone, spec.head, len(classes), crop, sync_batch_norm=sync)
     plan = make_training_plan(model, spec.backbone, spec.train)
-    labels = [image.label for image in choose_subset(dataset, spec.dataset).train]
+    labels = choose_subset(dataset, spec.dataset).train.labels
     images = len(labels)
     class_weights(spec.train, labels, classes)
     workers = spec.scaling.workers

@@ -17,10 +17,13 @@ import ray
 import ray.train
 from ray.actor import ActorHandle
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.callback import RayTrainCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from graft.backbones.process_setup import set_up_process
 from graft.errors import GaveUp, GraftError, Interrupted, ResourceError, RunFailed, StoreError
+from graft.own_ray import on_own_ray
 from graft.registry import Mover
 from graft.spec import Scaling
 from graft.store import Store
@@ -154,9 +157,9 @@ def _trainer(
     board: ActorHandle[Board],
     scratch: str,
     mover: Mover | None,
-) -> TorchTrainer:
+) -> "_Trainer":
     gpu = scaling.gpus_per_worker > 0
-    return TorchTrainer(
+    return _Trainer(
         train_worker,
         train_loop_config={
             "store": store.uri,
@@ -183,6 +186,25 @@ def _trainer(
             ),
         ),
     )
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray Train's, without what only waits on a Ray of our own."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        """Leave out what removes the workers' placement group if the controller is killed.
+
+        It asks the dashboard of the Ray that was last started by `ray start`: where that one is
+        dead, it asks for 40 s, and a run or a Ctrl-C waits 12 s for it.
+        """
+        callbacks: list[RayTrainCallback] = super()._create_default_callbacks()
+        if not on_own_ray():
+            return callbacks
+        return [
+            callback
+            for callback in callbacks
+            if not isinstance(callback, PlacementGroupCleanerCallback)
+        ]
 
 
 def train_worker(config: dict[str, Any]) -> None:

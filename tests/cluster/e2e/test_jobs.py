@@ -16,6 +16,7 @@ import pytest
 from cluster.e2e.team import ROOT, Team, person
 from colours import transfer_document
 from graft.spec import Scaling, load_job
+from graft.store import Store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -63,6 +64,41 @@ def test_evaluation_of_a_model(team: Team) -> None:
     accuracy = json.loads(shown.stdout)["accuracy"]
     found = json.loads(team.cluster.graft("models", "show", model, "--json").stdout)
     assert accuracy == pytest.approx(found["metrics"]["val"]["accuracy"], abs=0.01)
+
+
+def test_prediction_of_which_a_worker_is_killed(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image once, whatever dies: the same few images, thousands of times."""
+    for name, value in team.cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    model, store = newest(team), Store.open(team.cluster.store)
+    archive = Store.open(f"{team.cluster.store}-archive")
+    images = sorted(path for path in team.images.rglob("*") if path.is_file())[:20]
+    for number, path in enumerate(images):
+        archive.write(f"{number}{path.suffix}", path.read_bytes())
+    names = [f"{number}{path.suffix}" for number, path in enumerate(images)]
+    lines = (names[i % len(names)] for i in range(6000))
+    archive.write("list.txt", "\n".join(lines).encode())
+    job = team.new_id("archive")
+    settings = (f"model={model}", f"source={archive.uri}/list.txt", "part_images=50", "workers=2")
+    words = [word for setting in settings for word in ("--set", setting)]
+    spec = str(ROOT / "jobs" / "prediction.yaml")
+    done = team.graft("submit", spec, "--id", job, *words)
+    assert done.returncode == 0, done.stderr
+
+    def parts() -> int:
+        return sum(key.endswith(".json") for key, _ in store.scan(f"predictions/{job}/part-"))
+
+    team.cluster.wait_for("some parts", lambda: parts() > 5, 300)
+    so_far = parts()
+    team.kill(team.pods(job, "worker")[0])
+    print(f"killed a worker after {so_far} of 120 parts: {team.job(job)['progress']}")
+    assert so_far < 120
+    follow_to_the_end(team, job)
+    shown = json.loads(team.cluster.graft("predictions", "show", job, "--json").stdout)
+    assert (shown["images"], shown["unusable"], len(shown["parts"])) == (6000, 0, 120)
+    assert team.job(job)["attempt"] == 1
 
 
 def newest(team: Team) -> str:

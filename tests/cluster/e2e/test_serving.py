@@ -144,7 +144,7 @@ class Steps:
 
 
 def test_serving_pods_are_deleted_and_evicted_under_load(team: Team, tmp_path: Path) -> None:
-    scale(team, tmp_path, 2)
+    serve(team, tmp_path, model="photos", replicas=2)
     cluster, image = team.cluster, an_image(team, tmp_path).read_bytes()
     url = served(cluster, team.namespace)
     with asked_steadily(url, "photos", image, anew=2, pause_s=0.2) as seen:
@@ -164,11 +164,28 @@ def test_serving_pods_are_deleted_and_evicted_under_load(team: Team, tmp_path: P
     install(cluster, team.namespace, tmp_path)
 
 
-def scale(team: Team, folder: Path, replicas: int) -> None:
-    """Serve the champion of `photos` by so many replicas, which are small."""
+def test_serving_scales_from_one_to_three_and_back_under_load(team: Team, tmp_path: Path) -> None:
+    """Replicas come as requests wait, and go again; the pods are there all the while."""
+    model = {"name": "photos", "route": "/", "replicas": {"min": 1, "max": 3}}
+    serve(team, tmp_path, models=[model], downscaleDelaySeconds=20)
+    cluster, image = team.cluster, an_image(team, tmp_path).read_bytes()
+    url = served(cluster, team.namespace)
+    with asked_steadily(url, "photos", image, anew=2, pause_s=0.2) as seen:
+        steps = Steps(team, seen)
+        steps.done("one replica", 1)
+        with asked_steadily(url, "photos", image, anew=20) as more:
+            steps.done("three replicas", 3)
+            assert [one for one in more if one[0] != 200] == []
+        steps.done("one replica again", 1)
+    steps.check()
+    print(f"{len(seen)} requests while replicas came and went, {len(more)} that had them come")
+    install(cluster, team.namespace, tmp_path)
+
+
+def serve(team: Team, folder: Path, **values: Any) -> None:
+    """Serve the champion of `photos` from small pods, as the chart's values of serving say."""
     team.champion("photos")
-    serving = {"enabled": True, "noAuth": True, "model": "photos", "replicas": replicas}
-    serving["engine"] = "torch"
+    serving = {"enabled": True, "noAuth": True, "engine": "torch", **values}
     install(team.cluster, team.namespace, folder, serving=serving, classes__cpu__memory="2Gi")
 
 

@@ -34,6 +34,7 @@ def test_scenarios_that_have_changed_are_touched() -> None:
         "service_answers_and_follows_a_promotion",
         "two_models_in_one_release",
         "serving_pods_are_deleted_and_evicted_under_load",
+        "serving_scales_from_one_to_three_and_back_under_load",
     ]
     refusals = touched(["tests/cluster/e2e/test_refusals.py"])
     assert "wrong_credentials_of_the_store" in refusals

@@ -17,6 +17,7 @@ _SERVING = ("two_models", "serving_pods", "upgrade")
 TOUCHED = {
     "platform/graft/cluster": _JOBS,
     "platform/graft/demo": ("demo",),
+    "platform/graft/prediction": ("prediction",),
     "platform/graft/report": ("transfer", "evaluation"),
     "platform/graft/serving": _SERVING,
     "platform/graft/sweep": ("sweep",),
@@ -24,7 +25,7 @@ TOUCHED = {
     "platform/graft/training": ("head", "preempted", "sweep"),
     "deploy": ("ray_job", "charts"),
     "helm": ("charts", "image", "wrong", "two", "upgrade"),
-    "jobs": ("demo", "evaluation", "sweep", "transfer"),
+    "jobs": ("demo", "evaluation", "prediction", "sweep", "transfer"),
 }
 """Beginning of a path -> beginnings of scenarios' names; those of every landing are not here."""
 _SCENARIOS = "tests/cluster/e2e/test_"

@@ -85,6 +85,7 @@ def evaluated(store: Store, ref: str = "colours@1", split: str = "val") -> Score
     return Scores.model_validate(report.found)
 
 
+@pytest.mark.slow  # two CPU seconds
 def test_scores_are_those_of_the_plain_network_on_the_same_images(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_what_a_model_started_from_has_seen_images_too(store: Store) -> None:
     )
 
 
+@pytest.mark.slow  # three CPU seconds
 def test_half_of_test_judges(store: Store) -> None:
     images = open_dataset(store, "tested-colours")
     judging = {image.sha256 for image in images_that_judge(images.images("test"), "test")}

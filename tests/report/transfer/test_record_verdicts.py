@@ -31,6 +31,8 @@ from graft.store import Store
 from graft.store.backend import Versioned
 from report.transfer.made_up import DEPTHS, SHA256, answers, recorded_spec
 
+pytestmark = pytest.mark.slow  # eight CPU seconds
+
 REPORT = "colours-20260101-000000-abcd"
 ARMS = DEPTHS
 """How many stages the report's arms freeze."""
@@ -109,7 +111,6 @@ def gains(store: Store) -> dict[str, Any]:
     return {gain.arm: gain for gain in backbone.gains}
 
 
-@pytest.mark.slow
 def test_a_report_that_is_done_tells_the_versions_that_it_concerns(store: Store) -> None:
     for arm, freeze in ARMS.items():
         trained(store, arm, freeze)

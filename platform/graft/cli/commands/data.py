@@ -1,4 +1,4 @@
-"""`graft data import|ls|show`: the dataset versions in the store."""
+"""`graft data import|ls|show|diff|rm`: the dataset versions in the store."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -13,22 +13,36 @@ from graft.cli.options import DEFAULT_STORE, Json, StoreUri, grouped_options, op
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = noun("Import labelled images; list and show datasets.")
+app = noun("Import labelled images; list, show, compare and remove datasets.")
+
+DatasetVersionRef = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION]", help="Which version; the latest by default.")
+]
 
 
 @dataclass(frozen=True)
 class ImportOptions:
     """The options of `graft data import`, by the names that `import_dataset` has for them."""
 
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A .csv or .parquet table whose labels take the place of the source's own: the "
+            "columns path (as the source has it) or sha256 (of the file), label and, if it chooses "
+            "them, split. The source then needs no labels, such as a folder of images.",
+        ),
+    ] = None
     max_side: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             max=16383,
+            show_default="512",
             help="Images with a longer side, in pixels, are stored shrunk to it. The default "
             "keeps what training at 224 needs, up to an aspect ratio of 2:1.",
         ),
-    ] = 512
+    ] = None
     val_fraction: Annotated[
         float | None,
         typer.Option(
@@ -48,7 +62,12 @@ class ImportOptions:
         int | None, typer.Option(show_default="0", help="Seeds the choice of splits.")
     ] = None
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out files that are no usable images.")
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Leave out files that are no usable images, or have no label; and rows of "
+            "--labels that are of no image.",
+        ),
     ] = False
     threads: Annotated[
         int | None,
@@ -68,30 +87,54 @@ def import_(
         typer.Argument(
             metavar="SRC",
             help="A directory or s3:// prefix with a folder for each class, with or without "
-            "train, val and test folders around them; or a .csv or .parquet table with the "
-            "columns path, label and, if it chooses them, split.",
+            "train, val and test folders around them; or with .parquet files that hold images as "
+            "Hugging Face's do, or WebDataset's .tar files; one such file; or a .csv or .parquet "
+            "table with the columns path, label and, if it chooses them, split.",
         ),
     ],
-    name: Annotated[str, typer.Option("--name", help="Name of the dataset.")],
+    *,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the dataset.")] = None,
+    add_to: Annotated[
+        str | None,
+        typer.Option(
+            "--add-to",
+            metavar="NAME[@VERSION]",
+            help="In place of --name: add the images to this version, by default the latest. The "
+            "new version has all of its images, in their splits, and its settings.",
+        ),
+    ] = None,
     options: ImportOptions,
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
     """Import labelled images as an immutable dataset version.
 
-    The same files with the same settings are the same version, and write nothing.
+    The same files with the same settings are the same version, and write nothing, however they
+    come: in folders, in Parquet or in tar files. With --add-to, images that the earlier version has
+    already add nothing.
 
     Example: graft data import photos --name ants-bees --val-fraction 0.3
     """
+    from graft.cli.dataset_refs import open_dataset_ref
     from graft.cli.show.dataset import description, document, import_progress
     from graft.cli.show.output import emit, note
     from graft.data.importing import import_dataset
     from graft.data.manifest import DatasetVersion
+    from graft.errors import InputError
 
-    opened = open_store(store)
-    start = time.perf_counter()
+    opened, version, start = open_store(store), None, time.perf_counter()
+    if add_to is not None and name is None:
+        parent = open_dataset_ref(opened, add_to).manifest
+        name, version = parent.name, parent.version
+    elif add_to is not None or name is None:
+        raise InputError(
+            "expected either --name NAME, for images that are all of a dataset version, or "
+            "--add-to NAME[@VERSION], for images that join those of an earlier one"
+        )
     with import_progress() as progress:
-        imported = import_dataset(opened, source, name, **asdict(options), progress=progress)
+        imported = import_dataset(
+            opened, source, name, add_to=version, **asdict(options), progress=progress
+        )
     seconds = time.perf_counter() - start
     manifest = imported.manifest
     if not imported.written:
@@ -171,3 +214,81 @@ def show(
 
     version = open_dataset_ref(open_store(store), dataset)
     emit(document(version), json, lambda: description(version))
+
+
+@app.command()
+def diff(
+    before: DatasetVersionRef,
+    after: DatasetVersionRef,
+    limit: Annotated[
+        int, typer.Option(min=0, help="How many images of each difference are named.")
+    ] = 10,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Show what two versions differ in: images, labels, splits, classes.
+
+    Images are told apart by their files' bytes, and copies count once.
+
+    Example: graft data diff ants-bees@575ff852 ants-bees
+    """
+    from graft.cli.dataset_refs import open_dataset_ref
+    from graft.cli.show.dataset_diff import description
+    from graft.cli.show.output import emit
+    from graft.data.diff import diff_versions
+
+    opened = open_store(store)
+    versions = open_dataset_ref(opened, before), open_dataset_ref(opened, after)
+    difference = diff_versions(*versions, limit)
+    emit(asdict(difference), json, lambda: description(difference))
+
+
+@app.command()
+def rm(
+    dataset: DatasetVersionRef,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Remove it although models, runs or sweeps refer to it."),
+    ] = False,
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Remove a version: its name and its manifest.
+
+    Its files stay: versions that were added to it read them, and go on as they are. `latest` then
+    points at the newest version that is left. A version is refused that models were trained on, or
+    that runs or sweeps still have to read.
+
+    Example: graft data rm ants-bees@575ff852
+    """
+    from rich.text import Text
+
+    from graft.cli.dataset_refs import full_dataset_ref
+    from graft.cli.dataset_users import dataset_users
+    from graft.cli.show.output import confirm, emit, note
+    from graft.data.removing import remove_version
+    from graft.errors import InputError
+    from graft.units import size
+
+    opened = open_store(store)
+    ref = full_dataset_ref(opened, dataset)
+    name, _, version = ref.partition("@")
+    users = dataset_users(opened, ref)
+    if users and not force:
+        raise InputError(f"{ref} is in use: {users}; --force removes it all the same")
+    if users:
+        note(f"{ref} is in use: {users}")
+    if not yes:
+        confirm(f"Remove {ref} from {opened.uri}?")
+    removed = remove_version(opened, name, version)
+    latest = f"latest is {removed.latest}" if removed.latest else f"no version of {name} is left"
+    readers = ", ".join(removed.readers) or "no version"
+    emit(
+        {"removed": ref, **asdict(removed), "users": asdict(users)},
+        json,
+        lambda: Text(
+            f"{ref} is removed; {latest}. Its {removed.files:,} files, {size(removed.bytes)}, stay "
+            f"in {opened.uri}, read by {readers}"
+        ),
+    )

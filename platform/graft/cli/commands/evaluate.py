@@ -1,5 +1,7 @@
 """`graft evaluate MODEL`: how good a model version is, on a page."""
 
+from typing import TYPE_CHECKING
+
 from graft.cli.options import (
     DEFAULT_STORE,
     DatasetRef,
@@ -11,6 +13,12 @@ from graft.cli.options import (
     StoreUri,
     open_store,
 )
+
+if TYPE_CHECKING:
+    from graft.decisions.records import Held
+    from graft.registry import ModelVersion
+    from graft.report.publishing import Report
+    from graft.store import Store
 
 
 def evaluate(
@@ -24,7 +32,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model: accuracy, classes, calibration, mistakes.
 
-    In this process, without Ray. The report stays in the store, and a second call prints it.
+    In this process, without Ray. The report stays in the store, and a second call prints it. Where
+    the version has a decision, what it answers for the same images is told, too.
 
     Example: graft evaluate ants-bees --out page
     """
@@ -55,4 +64,21 @@ def evaluate(
         scaling = Scaling(cpus_per_worker=cpus, gpus_per_worker=gpus)
         with counting("predicting") as progress:
             report = evaluate(opened, version, images, chosen, scaling, progress)
-    show_report(opened, report, out, json)
+    show_report(opened, report, out, json, held_by_decision(opened, version, report))
+
+
+def held_by_decision(
+    store: "Store", version: "ModelVersion", report: "Report"
+) -> "tuple[int, Held] | None":
+    """Return the number of the decision in force, and how it answers for an evaluation's images.
+
+    None: the version has none.
+    """
+    from graft.decisions.records import decision_in_force
+
+    decision = decision_in_force(store, version)
+    if decision is None:
+        return None
+    from graft.report.decision.measured import judge_again  # loads torch
+
+    return decision.number, judge_again(store, version, report, decision)

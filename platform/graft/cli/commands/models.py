@@ -1,10 +1,11 @@
-"""`graft models ls|show|compare|promote|export|history`: registered models, their aliases."""
+"""`graft models`: registered models, their aliases, and what their answers mean."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from graft.cli.commands.decisions import calibrate, decide
 from graft.cli.help import noun
 from graft.cli.mover import mover_of
 from graft.cli.options import (
@@ -22,11 +23,14 @@ from graft.cli.show.output import LeftOut, counting, emit, note
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from graft.decisions.records import Decision
     from graft.registry import ModelVersion, Move, VersionRow
 
 SELF_DECLARED = "* self-declared: what a machine says of itself, which no server vouches for"
 
-app = noun("List, show, compare, promote and export registered models.")
+app = noun("List, show, compare, promote, calibrate and export registered models.")
+app.command()(calibrate)
+app.command()(decide)
 
 
 @app.command()
@@ -63,13 +67,20 @@ def show(ref: Model, store: StoreUri = DEFAULT_STORE, json: Json = False) -> Non
 
     Example: graft models show ants-bees@2
     """
+    from graft.decisions.records import decision_in_force
     from graft.registry import aliases, get_model
 
     opened = open_store(store)
     version = get_model(opened, ref)
     pointing = _pointing(version.version, aliases(opened, version.name))
-    document = {"model": version.ref, "aliases": pointing, **version.model_dump(mode="json")}
-    emit(document, json, lambda: _details(version, pointing))
+    decision = decision_in_force(opened, version)
+    document = {
+        "model": version.ref,
+        "aliases": pointing,
+        "decision": decision and decision.model_dump(mode="json"),
+        **version.model_dump(mode="json"),
+    }
+    emit(document, json, lambda: _details(version, pointing, decision))
 
 
 @app.command()
@@ -258,7 +269,8 @@ def _accuracy(metrics: dict[str, Any]) -> str:
     return "" if accuracy is None else f"{accuracy:.4f}"
 
 
-def _details(version: "ModelVersion", aliases: list[str]) -> "Table":
+def _details(version: "ModelVersion", aliases: list[str], decision: "Decision | None") -> "Table":
+    from graft.cli.show.decision import in_words
     from graft.cli.show.tables import facts
 
     lineage, contract = version.lineage, version.contract
@@ -270,6 +282,7 @@ def _details(version: "ModelVersion", aliases: list[str]) -> "Table":
         "classes": ", ".join(version.classes),
         "input": f"{contract.crop} × {contract.crop}, cut from {contract.resize}",
         "accuracy": _accuracy(version.metrics),
+        "answers": in_words(decision),
         "weights": f"epoch {version.epoch} ({version.weights}) of {lineage.run}",
         "pretrained": lineage.weights,
         "dataset": f"{lineage.dataset}@{lineage.dataset_version}",

@@ -147,13 +147,14 @@ def _table(answers: list[dict[str, Any]]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("image", "class", "probability", "others")
+    table = Table("image", "decision", "class", "probability", "others")
     for answer in answers:
         if "error" in answer:
-            table.add_row(escape(answer["image"]), "[red]refused", "", escape(answer["error"]))
+            table.add_row(escape(answer["image"]), "", "[red]refused", "", escape(answer["error"]))
             continue
         best, *others = answer["predictions"]
         rest = ", ".join(f"{other['class']} {other['probability']:.3f}" for other in others)
-        probability = f"{best['probability']:.3f}"
-        table.add_row(escape(answer["image"]), escape(best["class"]), probability, escape(rest))
+        decision = answer.get("decision", best["class"])  # servers of earlier releases have none
+        cells = (answer["image"], decision, best["class"], f"{best['probability']:.3f}", rest)
+        table.add_row(*map(escape, cells))
     return table

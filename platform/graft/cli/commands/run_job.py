@@ -12,7 +12,7 @@ from graft.cli.options import DEFAULT_STORE, StoreUri, grouped_options, open_sto
 if TYPE_CHECKING:
     from graft.cluster.job_records import Driver
     from graft.registry import Mover
-    from graft.spec import Evaluation, Finetune, Job, Sweep, TransferReport
+    from graft.spec import Evaluation, Finetune, Job, Prediction, Sweep, TransferReport
     from graft.store import Store
 
 
@@ -133,7 +133,7 @@ def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> 
         InputError: a run or a sweep of that name exists, and this job did not make it.
     """
     from graft.errors import InputError
-    from graft.spec import Demo, Evaluation, Finetune, TransferReport
+    from graft.spec import Demo, Evaluation, Finetune, Prediction, TransferReport
 
     if isinstance(spec, Demo):
         return _demo(store, mover)
@@ -142,6 +142,9 @@ def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> 
         return None
     if isinstance(spec, TransferReport):
         _transfer(store, job, spec)
+        return None
+    if isinstance(spec, Prediction):
+        _prediction(store, job, spec)
         return None
     sort, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
     foreign = f"jobs/{job}/foreign"
@@ -191,7 +194,18 @@ def _transfer(store: "Store", report: str, spec: "TransferReport") -> None:
     _note_page(report)
 
 
+def _prediction(store: "Store", prediction: str, spec: "Prediction") -> None:
+    from graft.cli.commands.predict_batch import begin_prediction, finish_prediction
+    from graft.prediction.records import is_begun
+
+    if not is_begun(store, prediction):
+        begin_prediction(store, spec, prediction)
+    # An earlier attempt at the job, if it still lives, was overtaken when this one began.
+    finish_prediction(store, prediction, json=False, take_over=True)
+
+
 def _evaluation(store: "Store", spec: "Evaluation") -> None:
+    from graft.cli.commands.evaluate import held_by_decision
     from graft.cli.dataset_refs import evaluation_images
     from graft.cli.show.report import show_report
     from graft.registry import get_model
@@ -201,7 +215,8 @@ def _evaluation(store: "Store", spec: "Evaluation") -> None:
     dataset = f"{spec.dataset.name}@{spec.dataset.version}" if spec.dataset else None
     images, split = evaluation_images(store, version, dataset, spec.split)
     report = evaluate_on_ray(store, version, images.manifest, split, spec.scaling)
-    show_report(store, report, out=None, json=False)
+    held = held_by_decision(store, version, report)
+    show_report(store, report, out=None, json=False, held=held)
     _note_page(report.report)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
+from graft.cli.options import DEFAULT_STORE, Json, StoreUri, grouped_options, open_store
 from graft.cli.show.output import console, emit, note
 from graft.serving.limits import DEFAULT_LIMITS, MOST_MEGAPIXELS, Limits
 
@@ -16,29 +16,25 @@ if TYPE_CHECKING:
     from graft.store import Store
 
 
-def serve(
-    refs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME[@VERSION|@ALIAS]]...", help="Which models; or --all."),
-    ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="All models of the store, each as its bare name says.")
-    ] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+@dataclass(frozen=True)
+class _Options:
+    """How models are served, and who may ask."""
+
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")
-    ] = "127.0.0.1",
-    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    ] = "127.0.0.1"
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1
     cpus_per_replica: Annotated[
         int, typer.Option(min=1, help="CPUs that each reserves, and the most threads that compute.")
-    ] = 1,
+    ] = 1
     engine: Annotated[
         Literal["auto", "torch", "onnx"],
         typer.Option(
             envvar="GRAFT_ENGINE",
             help="What computes. onnx: ONNX Runtime. auto: the faster of them that answers alike.",
         ),
-    ] = "auto",
+    ] = "auto"
     tails_gb: Annotated[
         float,
         typer.Option(
@@ -47,14 +43,14 @@ def serve(
             help="Memory of each replica for what several models have of their own, in gigabytes; "
             "what was used least recently makes room.",
         ),
-    ] = 1.0,
+    ] = 1.0
     keys: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Who may ask: the keys that `graft keys new` makes."),
-    ] = None,
+    ] = None
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Everybody may ask who reaches --host.")
-    ] = False,
+    ] = False
     origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,7 +58,7 @@ def serve(
             help="Origin of pages that may ask from a browser (CORS), as https://lab.example; "
             "* for all. Repeatable.",
         ),
-    ] = None,
+    ] = None
     max_megapixels: Annotated[
         float,
         typer.Option(
@@ -70,17 +66,29 @@ def serve(
             max=MOST_MEGAPIXELS,
             help="Larger images are refused; each million of pixels takes up to 9 MiB.",
         ),
-    ] = DEFAULT_LIMITS.megapixels,
+    ] = DEFAULT_LIMITS.megapixels
     access_log: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="A line of JSON for every request; `-`: on stdout."),
-    ] = None,
+    ] = None
     follow: Annotated[
         bool,
         typer.Option(
             "--follow", help="Go with the alias (champion, if none is named) as it moves."
         ),
+    ] = False
+
+
+@grouped_options
+def serve(
+    refs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME[@VERSION|@ALIAS]]...", help="Which models; or --all."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All models of the store, each as its bare name says.")
     ] = False,
+    options: _Options = _Options(),
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -99,11 +107,11 @@ def serve(
     import threading
     from contextlib import ExitStack, suppress
 
-    _check_who_may_ask(host, keys, no_auth)
-    _check_log(access_log, json)
-    origins = _checked_origins(origin or [])
+    _check_who_may_ask(options.host, options.keys, options.no_auth)
+    _check_log(options.access_log, json)
+    origins = _checked_origins(options.origin or [])
     opened = open_store(store)
-    served = _served(opened, refs or [], every, follow)
+    served = _served(opened, refs or [], every, options.follow)
 
     with console.status(f"starting a server for {_listed(served)}") as status:
         from graft.cluster.local_ray import ray_session
@@ -116,25 +124,26 @@ def serve(
             serve_models,
         )
 
-        port = free_port(host, port)
-        capacity = Capacity(replicas, cpus_per_replica)
+        port = free_port(options.host, options.port)
+        capacity = Capacity(options.replicas, options.cpus_per_replica)
         with ExitStack() as stack:
-            log = str(Path(access_log).absolute()) if access_log else None
-            if access_log == "-":
+            log = str(Path(options.access_log).absolute()) if options.access_log else None
+            if options.access_log == "-":
                 log = stack.enter_context(pipe_to_stdout())
-            access = Access(str(keys.absolute()) if keys else None, log, origins)
+            keys = str(options.keys.absolute()) if options.keys else None
+            access = Access(keys, log, origins)
             stack.enter_context(ray_session(_show_replica))
-            models = ServedModels(tuple(one.ref for one in served), tails_gb)
+            models = ServedModels(tuple(one.ref for one in served), options.tails_gb)
             url = stack.enter_context(
                 serve_models(
                     opened,
                     models,
-                    host,
+                    options.host,
                     port,
                     capacity,
                     access,
-                    Limits(megapixels=max_megapixels),
-                    engine,
+                    Limits(megapixels=options.max_megapixels),
+                    options.engine,
                 )
             )
             status.stop()

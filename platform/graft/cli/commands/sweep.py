@@ -84,10 +84,14 @@ def run_sweep_and_show(
 
     `mover` is who moves the alias that its spec names; `take_over` as `hold_attempt` has it.
     """
+    from graft.cli.commands.decisions import calibrate_registered
     from graft.cli.show.output import emit
     from graft.cli.show.sweep import result_page
+    from graft.sweep.sweep_records import read_sweep
 
     result = run_with_progress(store, sweep_id, mover, take_over)
+    recorded = read_sweep(store, sweep_id)
+    calibrate_registered(store, recorded.register_, result.model, recorded.base.scaling)
     emit(result.model_dump(mode="json"), json, lambda: result_page(result))
     return result
 

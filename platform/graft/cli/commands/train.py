@@ -48,6 +48,7 @@ def finish_run(store: "Store", run: str, json: bool, mover: "Mover") -> "Result"
 
     `mover` is who moves the alias that its spec names.
     """
+    from graft.cli.commands.decisions import calibrate_registered
     from graft.cli.show.output import emit, note
     from graft.cli.show.training import result_page, training_progress
     from graft.cluster.local_ray import ray_session
@@ -61,6 +62,7 @@ def finish_run(store: "Store", run: str, json: bool, mover: "Mover") -> "Result"
             from graft.training.ray_train import run_finetune
 
             result = run_finetune(store, run, show, mover)
+    calibrate_registered(store, spec.register_, result.model, spec.scaling)
     finished = with_classes(store, result)
     emit(finished.model_dump(mode="json"), json, lambda: result_page(finished, spec))
     return result

@@ -66,7 +66,12 @@ def document(dataset: "DatasetVersion") -> dict[str, object]:
         {"class": dataset.manifest.classes[same.label], "split": same.split, "paths": same.paths}
         for same in copies_of(dataset)
     ]
-    return {**dataset.manifest.model_dump(mode="json"), "copies": copies}
+    manifest = dataset.manifest
+    return {
+        **manifest.model_dump(mode="json"),
+        "own_bytes": manifest.own_bytes,
+        "copies": copies,
+    }
 
 
 def description(dataset: "DatasetVersion") -> Group:
@@ -74,12 +79,14 @@ def description(dataset: "DatasetVersion") -> Group:
     manifest, copies = dataset.manifest, copies_of(dataset)
     splits = _splits(manifest)
     facts = Table.grid(padding=(0, 2))
+    added = f"added to {manifest.name}@{manifest.parent}: " if manifest.parent else ""
+    brought = f"; {size(manifest.own_bytes)} by this version" if manifest.parent else ""
     for name, value in (
         ("dataset", manifest.ref),
-        ("source", manifest.source),
+        ("source", f"{added}{manifest.source}"),
         ("created", manifest.created[:19].replace("T", " ") + " UTC"),
         ("images", f"{manifest.images:,} in {len(manifest.classes)} classes"),
-        ("stored", f"{size(manifest.bytes)}, sides up to {manifest.settings.max_side}"),
+        ("stored", f"{size(manifest.bytes)}, sides up to {manifest.settings.max_side}{brought}"),
         ("splits", splits),
         *(
             (side, f"{spread.min} to {spread.max} pixels, median {spread.median}")
@@ -121,8 +128,10 @@ def description(dataset: "DatasetVersion") -> Group:
 
 def _splits(manifest: "Manifest") -> str:
     """Say which splits import made, and out of what."""
+    from graft.data.splits import made_fractions
+
     made = manifest.settings.made
-    fractions = {"val": made.val_fraction, "test": made.test_fraction} if made else {}
+    fractions = made_fractions(made)
     parts = ", ".join(f"{split} {part:g}" for split, part in fractions.items() if part)
     none = "" if "test" in manifest.counts else "; no test split, so that nothing can be shown"
     if not made:

@@ -1,6 +1,7 @@
 """How a command prints: its result on stdout, everything else on stderr."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from json import dumps
@@ -52,6 +53,20 @@ def _uncut(page: RenderableType) -> RenderableType:
 def note(text: str) -> None:
     """Tell the user something that is neither result nor error; the terminal breaks its lines."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def confirm(question: str) -> None:
+    """Ask on stderr, and end the command unless the answer is yes.
+
+    Raises:
+        InputError: there is no terminal to answer at.
+    """
+    from graft.errors import InputError
+
+    if not sys.stdin.isatty():
+        raise InputError(f"{question} There is no terminal to answer at; --yes says yes")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(1)
 
 
 class LeftOut:

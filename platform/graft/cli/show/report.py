@@ -8,18 +8,36 @@ from rich.console import Group
 from graft.cli.show.output import emit, note
 
 if TYPE_CHECKING:
+    from graft.decisions.records import Held
     from graft.report.publishing import Report
     from graft.store import Store
 
 
-def show_report(store: "Store", report: "Report", out: Path | None, json: bool) -> None:
-    """Print a report's figures; where `out` is a folder, write its page and pictures there."""
+def show_report(
+    store: "Store",
+    report: "Report",
+    out: Path | None,
+    json: bool,
+    held: "tuple[int, Held] | None" = None,
+) -> None:
+    """Print a report's figures; where `out` is a folder, write its page and pictures there.
+
+    `held`: number of the decision in force, and how it answers for the same images.
+    """
     from graft.report.publishing import PAGE, write_out
 
     if out:
         write_out(store, report, out)
         note(f"the page: {out / PAGE}")
-    emit(_document(store, report) if json else {}, json, lambda: _figures(report))
+    document = _document(store, report) if json else {}
+    if held is None:
+        emit(document, json, lambda: _figures(report))
+        return
+    from graft.cli.show.decision import held_facts
+
+    number, answers = held
+    document["decision"] = {"number": number, **answers.model_dump(mode="json")}
+    emit(document, json, lambda: Group(_figures(report), held_facts(number, answers)))
 
 
 def _document(store: "Store", report: "Report") -> dict[str, Any]:

@@ -27,13 +27,14 @@ def labels_for(version: ModelVersion, dataset: DatasetVersion, split: str) -> ND
             "these with --split, or import the images again with --test-fraction"
         )
     positions = {name: position for position, name in enumerate(version.classes)}
-    present = [manifest.classes[label] for label in sorted({image.label for image in images})]
+    present = [manifest.classes[label] for label in np.unique(images.labels)]
     if unknown := [name for name in present if name not in positions]:
         raise InputError(
             f"{version.ref} does not know {_listed(unknown)} of {manifest.ref}; it knows "
             f"{_listed(version.classes)}"
         )
-    return np.array([positions[manifest.classes[image.label]] for image in images], np.int64)
+    known_as = np.array([positions.get(name, -1) for name in manifest.classes], np.int64)
+    return known_as[images.labels]
 
 
 def check_classes(first: ModelVersion, second: ModelVersion) -> None:

@@ -79,11 +79,10 @@ def evaluate(
     if has_report(store, report):
         return read_report(store, report)
     device = set_up_process(scaling.cpus_per_worker, scaling.gpus_per_worker)
-    predictor = Predictor.load(store, version, device)
+    predictor = Predictor.load(store, version, device, decides=False)
     predictions = predict_split(predictor, dataset, split, scaling.cpus_per_worker, progress)
     judging = _judging(predictions)
-    unseen, seen = told_apart(judging.images, seen_by(store, version))
-    judged = judging.at(np.flatnonzero(unseen)) if any(unseen) else judging
+    judged, seen = _unseen(store, version, judging)
     used = record_use(store, dataset, split, judged.images, report)
     scores = compute_scores(judged).model_copy(
         update={
@@ -193,6 +192,22 @@ def _judging(predictions: Predictions) -> Predictions:
             f"'{predictions.split}', of which half judge, by their hashes: none; import more"
         )
     return judging
+
+
+def judged_predictions(store: Store, version: ModelVersion, report: Report) -> Predictions:
+    """Return the predictions that an evaluation's figures are of."""
+    return _unseen(store, version, _judging(predictions_of(store, report)))[0]
+
+
+def _unseen(
+    store: Store, version: ModelVersion, judging: Predictions
+) -> tuple[Predictions, list[str]]:
+    """Return the predictions for images that a version has not seen, and which it has, a line each.
+
+    Where it has seen all, they are of these.
+    """
+    unseen, seen = told_apart(judging.images, seen_by(store, version))
+    return judging.at(np.flatnonzero(unseen)) if any(unseen) else judging, seen
 
 
 def predictions_of(store: Store, report: Report) -> Predictions:

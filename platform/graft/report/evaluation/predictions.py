@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from graft.data.copies import distinct_images
-from graft.data.manifest import DatasetVersion, Image
+from graft.data.index import Image, Images
+from graft.data.manifest import DatasetVersion
 from graft.report.evaluation.classes import labels_for
 from graft.report.uses import may_judge
 from graft.serving.predictor import Predictor
@@ -68,6 +69,16 @@ class Predictions:
             paths=tuple(self.paths[i] for i in places),
             labels=self.labels[places],
             logits=self.logits[places],
+        )
+
+    def with_others(self, others: "Predictions") -> "Predictions":
+        """Return these predictions and others of the same model and split."""
+        return replace(
+            self,
+            images=self.images + others.images,
+            paths=self.paths + others.paths,
+            labels=np.concatenate([self.labels, others.labels]),
+            logits=np.concatenate([self.logits, others.logits]),
         )
 
     def judging(self) -> "Predictions":
@@ -133,8 +144,8 @@ def predict_split(
         dataset=dataset.manifest.ref,
         split=split,
         classes=version.classes,
-        images=tuple(image.sha256 for image in images),
-        paths=tuple(image.path for image in images),
+        images=tuple(images.sha256),
+        paths=tuple(images.paths),
         labels=labels,
         logits=logits,
         copies=len(indexed) - len(images),
@@ -143,7 +154,7 @@ def predict_split(
 
 def pixel_batches(
     prepare: Callable[[Image], Pixels],
-    images: Sequence[Image],
+    images: Images,
     threads: int,
     size: int = BATCH_SIZE,
 ) -> Iterator[list[Pixels]]:

@@ -27,7 +27,8 @@ from graft.activations.lease import LeaseTerms
 from graft.activations.time_trunk import time_depths
 from graft.backbones.trunk import trunk_chain
 from graft.data.copies import distinct_images
-from graft.data.manifest import DatasetVersion, Image
+from graft.data.index import Images
+from graft.data.manifest import DatasetVersion
 from graft.errors import InputError
 from graft.report.shortlist.candidates import Candidate, EpochCost
 from graft.spec import Backbone, Dataset, Finetune, NoAugment
@@ -66,7 +67,7 @@ def count_folds(dataset: DatasetVersion) -> int:
     Raises:
         InputError: a class has one image, or copies of one, which cannot both train and validate.
     """
-    counts = Counter(image.label for image in distinct_images(dataset.images("train")))
+    counts = Counter(distinct_images(dataset.images("train")).labels.tolist())
     smallest, images = min(counts.items(), key=lambda item: item[1])
     if images < 2:
         raise InputError(
@@ -101,7 +102,7 @@ def measure_candidate(
     filled = fill(cache, [entry], run_here(store, setup, progress), LeaseTerms(waiting=waiting))
     images = distinct_images(data.train)
     features = pooled(filled.activations[entry], images)
-    labels = np.array([image.label for image in images], np.int64)
+    labels = images.labels.astype(np.int64)
     accuracies = linear_probe(features, labels, folds)
     decode_s = measure_costs(setup, data.train, cache.keys.dtype)[entry.depth].decode_s
     stages, head_s = _forward_seconds(prepared)
@@ -119,11 +120,11 @@ def measure_candidate(
     )
 
 
-def pooled(activations: Activations, images: Sequence[Image]) -> NDArray[np.float64]:
+def pooled(activations: Activations, images: Images) -> NDArray[np.float64]:
     """Return the features that a linear head would see: maps and tokens averaged, (N, D)."""
     rows = []
     for start in range(0, len(images), CHUNK):
-        chunk = activations.take([image.sha256 for image in images[start : start + CHUNK]])
+        chunk = activations.take(images[start : start + CHUNK].digests)
         if chunk.dim() == 4:  # (b, C, H, W)
             chunk = chunk.mean(dim=(2, 3))
         elif chunk.dim() == 3:  # (b, tokens, D)

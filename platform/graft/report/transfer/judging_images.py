@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from graft.data.manifest import DatasetVersion, Image
+import numpy as np
+
+from graft.data.index import Images
+from graft.data.manifest import DatasetVersion
 from graft.report.seen_images import Seen, roles_of, seen_by_weights, told_apart
 from graft.report.uses import images_that_judge
 from graft.spec import TransferReport
@@ -15,7 +18,7 @@ class JudgingImages:
     """The images that all models of a report are judged on."""
 
     split: str
-    images: tuple[Image, ...]
+    images: Images
     """Of copies the first."""
     left_out: tuple[str, ...]
     """Which others would judge, had they not trained or tuned a model, a line each."""
@@ -39,18 +42,15 @@ def judging_images(store: Store, spec: TransferReport, dataset: DatasetVersion) 
     """
     split = "val" if holds_out(dataset) else "test"
     images = images_that_judge(dataset.images(split), split)
-    unseen, left_out = told_apart(
-        [image.sha256 for image in images], _seen(store, spec, dataset, split)
-    )
-    fresh = tuple(image for image, new in zip(images, unseen, strict=True) if new)
-    return JudgingImages(split, fresh, tuple(left_out))
+    unseen, left_out = told_apart(images.sha256, _seen(store, spec, dataset, split))
+    return JudgingImages(split, images.at(np.array(unseen, bool)), tuple(left_out))
 
 
 def _seen(
     store: Store, spec: TransferReport, dataset: DatasetVersion, split: str
 ) -> Iterator[Seen]:
     """Yield what the models of a report see, and what those had that they start from."""
-    val = [] if split == "val" else dataset.images("val")
+    val = dataset.images("val")[:0] if split == "val" else dataset.images("val")
     roles = roles_of(dataset.images("train"), val)
     yield Seen("models of the report", dataset.manifest.ref, roles)
     for weights in dict.fromkeys(backbone.weights for backbone in spec.backbones):

@@ -17,8 +17,8 @@ from graft.activations.lookup import SharedActivations
 from graft.backbones.trunk import TrunkChain
 from graft.data.copies import distinct_images
 from graft.data.image import decode
+from graft.data.index import Image, Images
 from graft.data.loader import to_tensor
-from graft.data.manifest import Image
 from graft.data.subset import choose_subset
 from graft.data.views import evaluation_view
 from graft.report.evaluation.compute_scores import expected_calibration_error
@@ -87,7 +87,7 @@ def measure_cell(
     figures = CellFigures(
         report=report,
         images=len(train),
-        tuned=len({i.sha256 for i in subset.val} - {i.sha256 for i in train}),
+        tuned=len(np.setdiff1d(subset.val.digests, train.digests)),
         ece=expected_calibration_error(confidence, hits[0]),
         train_accuracy=float(predict(loaded, train, [])[0].mean()) if largest else None,
         hits=put_hits(store, report, {RIGHT: hits[0]} | arrays),
@@ -102,7 +102,7 @@ def measure_cell(
 
 
 def predict(
-    loaded: LoadedCell, images: Sequence[Image], kinds: Sequence[Kind]
+    loaded: LoadedCell, images: Images, kinds: Sequence[Kind]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return which images are predicted right, as they are and corrupted, and with what confidence.
 
@@ -118,7 +118,7 @@ def predict(
         view = evaluation_view(decode(dataset.read(image)), contract)
         return np.stack([view, *(corrupt(view, *kind, image.sha256) for kind in kinds)])
 
-    labels = np.array([image.label for image in images], np.int64)
+    labels = images.labels
     threads, at_once = loaded.spec.scaling.cpus_per_worker, BATCH_SIZE // (1 + len(kinds))
     predicted, confidence = [], []
     for batch in pixel_batches(variants, images, threads, at_once):

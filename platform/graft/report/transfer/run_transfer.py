@@ -191,9 +191,9 @@ def _conclude(
     """Publish what the tests of all cells say."""
     dataset = _dataset(store, spec.base)
     judging = judging_images(store, spec, dataset)
-    labels = np.array([image.label for image in judging.images], np.int64)
+    labels = judging.images.labels.astype(np.int64)
     results = [read_result(store, report, each, labels) for each in trained]
-    judged = [image.sha256 for image in judging.images]
+    judged = judging.images.sha256
     used = record_use(store, dataset, judging.split, judged, report)
     answers = answer(report, spec, dataset.manifest.ref, judging.split, results).model_copy(
         update={

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from graft.decisions.records import Decision
 from graft.registry import ModelVersion
 from graft.spec import Contract, Digest, Head, Ref, Section
 from graft.store.objects import FileName
@@ -62,3 +63,6 @@ class Description(Network):
     input: str
     output: str = "logits (batch, classes) float32; their softmax gives probabilities"
     proof: Proof
+    decision: Decision | None = None
+    """What the logits mean, as it was in force at the export: softmax(scales * logits + shifts) are
+    probabilities, of which `rule` makes an answer; null: the likeliest class."""

@@ -53,7 +53,7 @@ class TorchEngine(Engine):
     def __init__(
         self, model: TransferModel, contract: Contract, device: torch.device | None = None
     ):
-        self._model = model.to(device) if device else model
+        self.model = model.to(device) if device else model
         self._contract = contract
         self._device = device
 
@@ -61,7 +61,7 @@ class TorchEngine(Engine):
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine`."""
         pixels = to_tensor(images, self._contract, self._device)
-        computed: NDArray[np.float32] = self._model(pixels).float().cpu().numpy()
+        computed: NDArray[np.float32] = self.model(pixels).float().cpu().numpy()
         return computed
 
 

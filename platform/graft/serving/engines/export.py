@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from graft.backbones.trunk import load_model
+from graft.decisions.records import decision_in_force
 from graft.errors import InputError, ServingError
 from graft.registry import ModelVersion
 from graft.serving.engines.description import Description, FormName, Network, Proof
@@ -44,6 +45,7 @@ def export_version(store: Store, version: ModelVersion, form: FormName, out: Pat
             form=form,
             input=FORMS[form].takes.format(crop=version.contract.crop),
             proof=proof,
+            decision=decision_in_force(store, version),
         )
         described = Path(folder, beside.name)
         described.write_text(description.model_dump_json(indent=2) + "\n")

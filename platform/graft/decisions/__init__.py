@@ -1,0 +1,1 @@
+"""What a model's answer means: calibration, thresholds and costs, `unknown`, and sets; pure."""
