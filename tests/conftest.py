@@ -210,7 +210,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def bucket(s3_server: S3Server) -> Iterator[str]:
     name = f"graft-test-{uuid.uuid4().hex}"
     config = Config(s3={"addressing_style": "path"})
-    created = boto3.resource("s3", region_name="us-east-1", config=config).Bucket(name)
+    # boto3's own session keeps credentials: of the first server, where a second try has another.
+    session = boto3.session.Session(region_name="us-east-1")
+    created = session.resource("s3", config=config).Bucket(name)
     created.create()
     yield name
     created.objects.all().delete()

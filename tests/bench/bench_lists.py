@@ -167,7 +167,7 @@ def main() -> None:
         with run_minio(folder / "minio") as server:
             os.environ.update(server.environment)
             os.environ["GRAFT_CACHE"] = str(folder / "cache")
-            client = boto3.client("s3")
+            client = boto3.session.Session().client("s3")
             client.create_bucket(Bucket=BUCKET)
             with ThreadPoolExecutor(16) as pool:
                 puts = pool.map(

@@ -104,7 +104,7 @@ def test_s3_prefix_and_table(s3_store_uri, tmp_path):
         bucket.write(key, key.encode())
     _, _, name, prefix = s3_store_uri.split("/", 3)
     folder = {"Bucket": name, "Key": f"{prefix}/set/train/"}  # as consoles make them
-    boto3.client("s3").put_object(**folder, Body=b"")
+    boto3.session.Session().client("s3").put_object(**folder, Body=b"")
     for uri in (f"{s3_store_uri}/set", f"{s3_store_uri}/set/"):
         source = open_source(uri)
         assert labelled(source) == {

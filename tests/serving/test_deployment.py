@@ -169,6 +169,39 @@ def test_a_model_that_forgot_its_golden_images_takes_no_traffic(
     assert haproxies() <= before
 
 
+@pytest.mark.slow  # three servers
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("taken", [1, 1000], ids=["once", "always"])
+def test_a_port_that_another_process_takes_meanwhile(
+    taken: int, model_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HAProxy ends at once: it is started on other ports, and what keeps it from that is said."""
+    before = haproxies()
+    version = get_model(model_store, "ants-bees")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        looks = 0
+
+        def look(host: str, port: int) -> int:
+            nonlocal looks
+            looks += 1
+            return other.getsockname()[1] if looks <= taken else free_port()
+
+        monkeypatch.setattr("graft.serving.deployment.free_port", look)
+        if taken == 1:
+            with serve_model(model_store, version, port=0) as url:
+                assert httpx.get(f"{url}/healthz").is_success
+                assert httpx.URL(url).port != other.getsockname()[1]
+        else:
+            with (
+                pytest.raises(ServingError, match=r"HAProxy does not start: .*bind"),
+                serve_model(model_store, version, port=0),
+            ):
+                pytest.fail("it serves")
+    assert haproxies() <= before
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_the_machine_lacks_is_said_at_once(model_store: Store) -> None:
     version = get_model(model_store, "ants-bees")

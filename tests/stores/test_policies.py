@@ -31,8 +31,10 @@ def credentials(s3_server: S3Server, bucket: str) -> As:
     def of(role: str) -> dict[str, str]:
         (policy,) = re.findall(rf"^```json {role}\n(.*?)^```", PAGE.read_text(), re.S | re.M)
         policy = policy.replace("BUCKET", bucket).replace("PREFIX", "policies")
-        answer = boto3.client("sts", region_name="us-east-1").assume_role(
-            RoleArn="arn:aws:iam::1:role/tests", RoleSessionName=role, Policy=policy
+        answer = (
+            boto3.session.Session()
+            .client("sts", region_name="us-east-1")
+            .assume_role(RoleArn="arn:aws:iam::1:role/tests", RoleSessionName=role, Policy=policy)
         )
         given = answer["Credentials"]
         return {

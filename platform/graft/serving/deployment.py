@@ -47,6 +47,8 @@ from graft.serving.shared_trunks import TAILS_GB, SharedTrunks
 from graft.spec.section import AliasName, Id, Name, Positive, PositiveFloat, Section
 from graft.store import Store
 
+STARTS = 3
+"""How often HAProxy is started at most, each time on other free ports."""
 READY_TIMEOUT_S = 60.0
 """How long HAProxy may take to route to replicas that are up, in seconds."""
 STOP_TIMEOUT_S = 5.0
@@ -384,7 +386,6 @@ def serve_models(
     """
     # Serve would log about its own controller and applications.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    port = free_port(host, port)
     _check_capacity(capacity)
     # One try: a missing payload, or golden images that differ, would fail again.
     deployment = _deployment(models.name, capacity, tries=1, stop_s=STOP_TIMEOUT_S)
@@ -393,12 +394,7 @@ def serve_models(
     with folder, contextlib.ExitStack() as stack:
         stack.callback(_stop)
         stack.callback(haproxy.drain, Path(folder.name))
-        serve.start(
-            proxy_location="HeadOnly",
-            # HAProxy alone listens at `host`; what is behind it does not.
-            http_options={"host": "127.0.0.1", "port": port},
-            controller_options={"runtime_env": {"env_vars": _fast_path(folder.name, host)}},
-        )
+        port = _start_haproxy(folder.name, host, port)
         place = Place(engine, _this_machine(), capacity.cpus_per_replica)
         application = deployment.bind(store.uri, models, place, Polling(), access, limits)
         try:
@@ -408,6 +404,35 @@ def serve_models(
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
         _wait_until_ready(url)
         yield url
+
+
+def _start_haproxy(folder: str, host: str, port: int) -> int:
+    """Start Ray Serve, with HAProxy's files in a folder; return the port HAProxy listens at.
+
+    Between our look for free ports and its start another process may take one: then it ends, and is
+    started on other ones.
+
+    Raises:
+        ResourceError: the port is taken.
+        ServingError: HAProxy does not start.
+    """
+    starts = 0
+    while True:
+        listens_at = free_port(host, port)
+        try:
+            serve.start(
+                proxy_location="HeadOnly",
+                # HAProxy alone listens at `host`; what is behind it does not.
+                http_options={"host": "127.0.0.1", "port": listens_at},
+                controller_options={"runtime_env": {"env_vars": _fast_path(folder, host)}},
+            )
+            return listens_at
+        except RuntimeError as error:  # Ray's own, with the traceback as its message
+            _stop()
+            starts += 1
+            if starts == STARTS:
+                reason = str(error).strip().splitlines()[-1]
+                raise ServingError(f"HAProxy does not start: {reason}") from error
 
 
 def _check_capacity(capacity: Capacity) -> None:
