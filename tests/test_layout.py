@@ -56,6 +56,7 @@ ALLOWED = {
         "sweep/ray_tune_scheduler.py",
         "sweep/ray_tune.py",
         "serving/deployment.py",
+        "serving/ray_serve.py",
         "serving/haproxy.py",
         "serving/ray_metrics.py",
         "prediction/ray_data.py",

@@ -38,11 +38,11 @@ with warnings.catch_warnings():
         Capacity,
         Following,
         ServedModels,
-        _fast_path,
         following,
         serve_model,
         serve_models,
     )
+    from graft.serving.ray_serve import haproxy_environment
 
 
 PREDICT = "/v1/models/ants-bees/predict"
@@ -188,7 +188,7 @@ def test_a_port_that_another_process_takes_meanwhile(
             looks += 1
             return other.getsockname()[1] if looks <= taken else free_port()
 
-        monkeypatch.setattr("graft.serving.deployment.free_port", look)
+        monkeypatch.setattr("graft.serving.ray_serve.free_port", look)
         if taken == 1:
             with serve_model(model_store, version, port=0) as url:
                 assert httpx.get(f"{url}/healthz").is_success
@@ -383,7 +383,7 @@ def rayservice(
             "applications": [application],
         }
         (tmp_path / "serve.yaml").write_text(json.dumps(config))  # JSON is YAML
-        environment = os.environ | DEFAULTS | _fast_path(short.name)
+        environment = os.environ | DEFAULTS | haproxy_environment(short.name)
         command = [commands.GRAFT.with_name("serve"), "run", "--address", "local", "serve.yaml"]
         with log.open("wb") as out:
             process = subprocess.Popen(

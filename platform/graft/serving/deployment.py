@@ -1,7 +1,7 @@
 """Models on Ray Serve: replicas behind HAProxy, which talks to them directly.
 
-The only module of serving that knows Ray. A request takes no actor call: HAProxy forwards it
-to a replica's own HTTP server, whose event loop runs the ASGI app.
+This module and `ray_serve`, which starts Ray Serve itself, alone know Ray. A request takes no
+actor call: HAProxy forwards it to a replica's own HTTP server, whose event loop runs the ASGI app.
 """
 
 import contextlib
@@ -11,20 +11,16 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import ray
 from fastapi import FastAPI
 from pydantic import AfterValidator, Field, model_validator
 from ray import serve
-from ray.exceptions import RayActorError
 from ray.serve import Application, Deployment
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatusOverview
 
 from graft import errors
@@ -32,7 +28,7 @@ from graft.backbones.process_setup import set_up_process
 from graft.cpus import fitting_threads
 from graft.errors import GraftError, ResourceError, ServingError
 from graft.registry import CHAMPION, ModelVersion
-from graft.serving import haproxy, keys
+from graft.serving import haproxy, keys, ray_serve
 from graft.serving.access_log import AccessLog
 from graft.serving.alias_follower import POLL_S, Follower, Loads, Polling
 from graft.serving.app import create_app
@@ -47,10 +43,6 @@ from graft.serving.shared_trunks import TAILS_GB, SharedTrunks
 from graft.spec.section import AliasName, Id, Name, Positive, PositiveFloat, Section
 from graft.store import Store
 
-STARTS = 3
-"""How often HAProxy is started at most, each time on other free ports."""
-READY_TIMEOUT_S = 60.0
-"""How long HAProxy may take to route to replicas that are up, in seconds."""
 STOP_TIMEOUT_S = 5.0
 """How long a replica may take to end when the server stops, in seconds: its requests have."""
 DRAIN_TIMEOUT_S = 30 + haproxy.DRAIN_S
@@ -310,25 +302,6 @@ def _log_to_stderr() -> None:
     logging.getLogger("graft").addHandler(handler)
 
 
-def free_port(host: str, port: int) -> int:
-    """Return `port` if it is free, or for 0 any free port.
-
-    Raises:
-        ResourceError: `host`:`port` is taken, or cannot be listened at.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ResourceError(
-                f"cannot listen at {host}:{port}: {error.strerror}; "
-                "stop what uses it, or choose another --port or --host"
-            ) from error
-        free: int = probe.getsockname()[1]
-        return free
-
-
 @contextlib.contextmanager
 def serve_model(
     store: Store,
@@ -392,9 +365,9 @@ def serve_models(
     # A short path, not TMPDIR's: that of HAProxy's Unix socket may have at most 107 characters.
     folder = tempfile.TemporaryDirectory(prefix="graft-", dir="/tmp", ignore_cleanup_errors=True)
     with folder, contextlib.ExitStack() as stack:
-        stack.callback(_stop)
+        stack.callback(ray_serve.stop_serve)
         stack.callback(haproxy.drain, Path(folder.name))
-        port = _start_haproxy(folder.name, host, port)
+        port = ray_serve.start_serve(folder.name, host, port)
         place = Place(engine, _this_machine(), capacity.cpus_per_replica)
         application = deployment.bind(store.uri, models, place, Polling(), access, limits)
         try:
@@ -402,37 +375,8 @@ def serve_models(
         except RuntimeError as error:
             raise _failure(serve.status().applications[models.name]) from error
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
-        _wait_until_ready(url)
+        ray_serve.wait_until_ready(url)
         yield url
-
-
-def _start_haproxy(folder: str, host: str, port: int) -> int:
-    """Start Ray Serve, with HAProxy's files in a folder; return the port HAProxy listens at.
-
-    Between our look for free ports and its start another process may take one: then it ends, and is
-    started on other ones.
-
-    Raises:
-        ResourceError: the port is taken.
-        ServingError: HAProxy does not start.
-    """
-    starts = 0
-    while True:
-        listens_at = free_port(host, port)
-        try:
-            serve.start(
-                proxy_location="HeadOnly",
-                # HAProxy alone listens at `host`; what is behind it does not.
-                http_options={"host": "127.0.0.1", "port": listens_at},
-                controller_options={"runtime_env": {"env_vars": _fast_path(folder, host)}},
-            )
-            return listens_at
-        except RuntimeError as error:  # Ray's own, with the traceback as its message
-            _stop()
-            starts += 1
-            if starts == STARTS:
-                reason = str(error).strip().splitlines()[-1]
-                raise ServingError(f"HAProxy does not start: {reason}") from error
 
 
 def _check_capacity(capacity: Capacity) -> None:
@@ -454,57 +398,6 @@ def _this_machine() -> str:
     """Return the name of this machine, as a key of the store may have it."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).strip("._-")
     return f"on-{name}"
-
-
-def _stop() -> None:
-    # Not serve.shutdown(): it retries the call in which the controller ends itself, and Ray
-    # prints that on stdout.
-    with contextlib.suppress(ValueError, RayActorError):
-        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-        ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote())
-
-
-def _fast_path(folder: str, host: str = "127.0.0.1") -> dict[str, str]:
-    """Return the environment of Serve's controller, which its proxies and replicas inherit.
-
-    It gives HAProxy files and ports of its own: by default every Ray on a machine uses the same.
-    """
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": haproxy.script(),
-        haproxy.HOST: host,
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # On a busy machine the proxy is not up within Ray's 5 seconds, and would be killed.
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{READY_TIMEOUT_S:.0f}",
-        "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads sleep, too, while they have no work
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/state",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("127.0.0.1", 0)),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("127.0.0.1", 0)),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port("127.0.0.1", 0)),
-        # Draining serves clusters that replace replicas under load; here the whole server stops.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-        # A proxy that fails three times is started again: not while it drains.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": str(haproxy.DRAIN_S / 2),
-    }
-
-
-def _wait_until_ready(url: str) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/healthz", timeout=5, trust_env=False).is_success:
-                return
-        if time.monotonic() > deadline:
-            raise ServingError(
-                f"replicas are up, but {url} does not answer after {READY_TIMEOUT_S:.0f} s; "
-                "see Ray's logs of the HAProxyManager"
-            )
-        time.sleep(0.05)
 
 
 def _failure(application: ApplicationStatusOverview) -> GraftError:

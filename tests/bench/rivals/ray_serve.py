@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from starlette.requests import Request
 
 from graft.cluster.local_ray import ray_session
-from graft.serving.deployment import _fast_path, _listen_at_this_node_alone
+from graft.serving.deployment import _listen_at_this_node_alone
+from graft.serving.ray_serve import haproxy_environment
 
 
 class Options(TypedDict):
@@ -89,7 +90,7 @@ def main(options: Options) -> None:
         }
     with tempfile.TemporaryDirectory(prefix="graft-", dir="/tmp") as folder, ray_session():
         # What it needs to have files and ports of its own, and to listen on loopback.
-        variables = _fast_path(folder) if options.get("haproxy") else {}
+        variables = haproxy_environment(folder) if options.get("haproxy") else {}
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": "127.0.0.1", "port": options["port"]},

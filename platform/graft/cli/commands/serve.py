@@ -120,9 +120,9 @@ def serve(
             Access,
             Capacity,
             ServedModels,
-            free_port,
             serve_models,
         )
+        from graft.serving.ray_serve import free_port
 
         port = free_port(options.host, options.port)
         capacity = Capacity(options.replicas, options.cpus_per_replica)
