@@ -127,15 +127,17 @@ def test_a_served_model_wants_a_key_and_says_what_it_does_by_the_engine_that_won
         record = read_document(promotable, choice[0], EngineChoice)
         assert (model["engine"], model["engine_reason"]) == (record.engine, record.reason)
         assert record.images_per_second.keys() == {"torch", "onnx"}
-        counted = client.get(stats, headers={"X-API-Key": monitor}).json()
-        assert counted["status"] == {"200": 2, "401": 1}
 
         def logged() -> list[tuple[int, str | None]]:
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             return [(line["status"], line["key"]) for line in lines]
 
-        # A line is written when its answer has been sent.
-        expected = [(200, "shop"), (401, None), (200, "shop"), (200, "monitor")]
+        # What has been sent is counted, and has its line, a moment later.
+        expected: list[tuple[int, str | None]] = [(200, "shop"), (401, None), (200, "shop")]
+        wait_for(lambda: logged() == expected)
+        counted = client.get(stats, headers={"X-API-Key": monitor}).json()
+        assert counted["status"] == {"200": 2, "401": 1}
+        expected.append((200, "monitor"))
         wait_for(lambda: logged() == expected)
         revoke_key(file, "shop")
         wait_for(lambda: ask(shop).status_code == 401)

@@ -12,6 +12,7 @@ import pytest
 
 from clients import Clients, attack_all
 from graft.registry import ModelVersion
+from graft.serving import haproxy
 from graft.store import Store
 from hostile import DRAWS, attacks
 from served import Served, serving
@@ -58,12 +59,17 @@ def test_ctrl_c_cuts_off_nothing_that_has_begun(
     head = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     words = " ".join(served.processes().values()).split()
     (configuration,) = {word for word in words if word.endswith("/haproxy.cfg")}
+    (admin_socket,) = Path(configuration).parents[1].rglob("admin.sock")
     with ExitStack() as stack:
         images = [photograph(2), photograph(3)]
         busy = stack.enter_context(Clients(served.port, PREDICT, images, until_refused=True))
         late = [stack.enter_context(served.connect()) for _ in range(20)]
         for client in late:
             client.sendall(head + data[:100])
+        # A connection that HAProxy has not accepted yet has not begun.
+        with haproxy.administrator(admin_socket) as ask:
+            while ask("show sess").count(" fe=http_frontend ") < len(late):
+                time.sleep(0.05)
         os.killpg(served.process.pid, signal.SIGINT)
         while served.listens():
             time.sleep(0.05)

@@ -155,7 +155,7 @@ def drain(folder: Path, within_s: float = DRAIN_S) -> None:
     """
     deadline = time.monotonic() + within_s
     for path in folder.rglob("admin.sock"):
-        with contextlib.suppress(OSError), _administrator(path) as ask:
+        with contextlib.suppress(OSError), administrator(path) as ask:
             (process,) = re.findall(r"^Pid: (\d+)$", ask("show info"), re.MULTILINE)
             os.kill(int(process), signal.SIGUSR1)
             idle = 0  # a request may arrive between two looks at a connection that is open
@@ -165,7 +165,7 @@ def drain(folder: Path, within_s: float = DRAIN_S) -> None:
 
 
 @contextlib.contextmanager
-def _administrator(path: Path) -> Iterator[Callable[[str], str]]:
+def administrator(path: Path) -> Iterator[Callable[[str], str]]:
     """Connect to a HAProxy's admin socket; yield what sends a command and returns the answer.
 
     A soft stop closes the socket, and leaves the connection.
