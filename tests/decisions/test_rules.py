@@ -98,8 +98,7 @@ def test_why_tells_a_probability_and_its_threshold_apart(
 ) -> None:
     p = np.array([[probability, 1 - probability, 0.0]])
     rule = thresholds(ants=threshold, bees=1.0)
-    decided, distance = decide(p, CLASSES, rule)
-    assert Answers(CLASSES, p, decided, distance, rule).why(0) == said
+    assert Answers(CLASSES, p, decide(p, CLASSES, rule), rule, reach=1.0).why(0) == said
 
 
 def test_a_class_that_is_called_as_no_answer_is() -> None:

@@ -102,7 +102,7 @@ def choose_thresholds(
     p = {id(on): calibration.apply(on.logits) for on in (choosing, certifying, everything)}
 
     def answers(rule: Thresholds, on: Labelled) -> NDArray[np.int64]:
-        return decide(p[id(on)], classes, rule)[0]
+        return decide(p[id(on)], classes, rule)
 
     def tested(rule: Thresholds, on: Labelled) -> list[Promise]:
         decided = answers(rule, on)

@@ -1,6 +1,7 @@
 """From logits to an answer: the one function by which serving, batches and evaluation decide."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -99,11 +100,16 @@ class Answers:
     """Calibrated: (N, classes)."""
     decided: NDArray[np.int64]
     """Position of the class that is the answer, or `UNKNOWN`: (N,)."""
-    distance: Floats
-    """How far each logit may at least move before the answer is another one: (N,)."""
     rule: Rule
+    reach: float
+    """By how much log-odds move, at most, where each logit moves by one."""
     sets: NDArray[np.bool_] | None = None
     """Of `Sets`: which classes belong to each image's set: (N, classes)."""
+
+    @cached_property
+    def distance(self) -> Floats:
+        """How far each logit may at least move before the answer is another one: (N,)."""
+        return _distance(self.probabilities, self.classes, self.rule) / self.reach
 
     def name(self, i: int) -> str:
         """Return an image's answer: a class, or `unknown`."""
@@ -165,69 +171,73 @@ def answer(
     in each logit, they give the same answer.
     """
     p = calibration.apply(logits)
-    decided, distance = decide(p, classes, rule)
     sets = p >= rule.threshold if isinstance(rule, Sets) else None
-    return Answers(classes, p, decided, distance / _reach(calibration), rule, sets)
+    return Answers(classes, p, decide(p, classes, rule), rule, _reach(calibration), sets)
 
 
-def decide(p: Floats, classes: tuple[str, ...], rule: Rule) -> tuple[NDArray[np.int64], Floats]:
-    """Return the answers to calibrated probabilities, and how far each is from another one.
+def decide(p: Floats, classes: tuple[str, ...], rule: Rule) -> NDArray[np.int64]:
+    """Return the answers to calibrated probabilities: positions of classes, or `UNKNOWN`: (N,).
 
     Args:
         p: probabilities: (N, classes).
         classes: the model's.
         rule: the rule.
-
-    Returns:
-        Positions of classes, or `UNKNOWN`: (N,); and how far log-odds may move, at least: (N,).
     """
     match rule:
-        case Thresholds():
-            return _by_thresholds(p, classes, rule)
-        case Costs():
-            return _by_costs(p, rule)
-        case Sets():
-            sets = p >= rule.threshold
-            decided = np.where(sets.sum(axis=1) == 1, sets.argmax(axis=1), UNKNOWN)
-            return decided, _from(p, rule.threshold).min(axis=1)
+        case Thresholds(by_class=by_class, others=others):
+            top = p.argmax(axis=1)
+            positions = np.array([classes.index(single.name) for single in by_class], np.int64)
+            is_other = ~np.isin(top, positions)
+            decided = np.where(is_other & (p.max(axis=1) >= others), top, UNKNOWN)
+            # The first that an image passes takes it: it comes last here.
+            for position, single in zip(positions[::-1], by_class[::-1], strict=True):
+                decided = np.where(p[:, position] >= single.threshold, position, decided)
+            return decided
+        case Costs(costs=costs):
+            best = (p @ _all_costs(rule)).argmin(axis=1)
+            return np.where(best == len(costs), UNKNOWN, best)
+        case Sets(threshold=threshold):
+            sets = p >= threshold
+            return np.where(sets.sum(axis=1) == 1, sets.argmax(axis=1), UNKNOWN)
         case _:
-            return p.argmax(axis=1), _lead(p)
+            return np.asarray(p.argmax(axis=1))
 
 
-def _by_thresholds(
-    p: Floats, classes: tuple[str, ...], rule: Thresholds
-) -> tuple[NDArray[np.int64], Floats]:
-    """Return the answers, and how far the calibrated log-odds are from where they change."""
-    top = p.argmax(axis=1)
-    positions = np.array([classes.index(single.name) for single in rule.by_class], np.int64)
-    is_other = ~np.isin(top, positions)
-    highest = p.max(axis=1)
-    decided = np.where(is_other & (highest >= rule.others), top, UNKNOWN)
-    distance = np.minimum(_lead(p), _from(highest, rule.others))
-    for position, single in zip(positions[::-1], rule.by_class[::-1], strict=True):
-        passes = p[:, position] >= single.threshold
-        away = _from(p[:, position], single.threshold)
-        # Those before it may still take the image: their turn comes, since the last is first here.
-        distance = np.where(passes, away, np.minimum(distance, away))
-        decided = np.where(passes, position, decided)
-    return decided, distance
+def _distance(p: Floats, classes: tuple[str, ...], rule: Rule) -> Floats:
+    """Return how far calibrated log-odds may move, at least, before an answer changes: (N,)."""
+    match rule:
+        case Thresholds(by_class=by_class, others=others):
+            distance = np.minimum(_lead(p), _from(p.max(axis=1), others))
+            for single in reversed(by_class):
+                of_class = p[:, classes.index(single.name)]
+                away = _from(of_class, single.threshold)
+                # Those before it may still take the image: their turn comes.
+                passes = of_class >= single.threshold
+                distance = np.where(passes, away, np.minimum(distance, away))
+            return distance
+        case Costs():
+            return _distance_by_costs(p, _all_costs(rule))
+        case Sets(threshold=threshold):
+            return np.asarray(_from(p, threshold).min(axis=1))
+        case _:
+            return _lead(p)
 
 
-def _by_costs(p: Floats, rule: Costs) -> tuple[NDArray[np.int64], Floats]:
-    """Return the answers, and a bound on how far the logits are from where they change."""
+def _all_costs(rule: Costs) -> Floats:
+    """Return what each answer costs where each class is right: (classes, answers)."""
     costs = np.array(rule.costs, np.float64)
-    if rule.unknown is not None:
-        costs = np.column_stack([costs, rule.unknown])
-    expected = p @ costs
-    best = expected.argmin(axis=1)
-    decided = np.where(best == len(rule.costs), UNKNOWN, best)
+    return costs if rule.unknown is None else np.column_stack([costs, rule.unknown])
+
+
+def _distance_by_costs(p: Floats, costs: Floats) -> Floats:
+    """Return a bound on how far the logits are from where the least cost is another answer's."""
     if costs.shape[1] == 1:
-        return decided, np.full(len(p), np.inf)
-    first, second = np.sort(expected, axis=1)[:, :2].T
+        return np.full(len(p), np.inf)
+    first, second = np.sort(p @ costs, axis=1)[:, :2].T
     # Logits that move by e move softmax by at most e in the sum of absolute differences, and so the
     # difference of two expected costs by at most e times the spread of costs.
     spread = costs.max() - costs.min()
-    return decided, 2 * (second - first) / spread if spread else np.zeros(len(p))
+    return np.asarray(2 * (second - first) / spread) if spread else np.zeros(len(p))
 
 
 def _reach(calibration: Calibration) -> float:
