@@ -141,7 +141,7 @@ class Replica:
         # Ray Serve puts X-Request-Id into answers itself.
         self._app = create_app(
             *followers,
-            decode_threads=threads + 1,
+            decode_threads=threads,
             limits=limits,
             origins=access.origins,
             ring=ring,
