@@ -5,18 +5,22 @@ that the larger one's gain comes from added images alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.data.digests import DTYPE, Digests, hexadecimal
+from graft.data.digests import DTYPE, Digests, hexadecimal, numbered, sorting_order
 from graft.data.index import Images
 from graft.data.manifest import DatasetVersion
 from graft.errors import InputError
 from graft.spec import Dataset
+
+_HASHED = 1 << 16
+"""Digests of which the texts are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,9 @@ def _labelled(
     images: Images, labels: float, seed: int, classes: Sequence[str], ref: str
 ) -> NDArray[np.bool_]:
     """Return which images are a share (a float), or a number (an int), of each class's: (n,)."""
-    by_class = _by_class(images)
+    distinct = _Distinct.of(images)
     # What the smallest class bears, every class does.
-    label, fewest = min(((k, len(v)) for k, v in by_class.items()), key=lambda item: item[1])
+    label, fewest = min(distinct.sizes.items(), key=lambda item: item[1])
     if _count(labels, fewest) < 1:
         raise InputError(
             f"dataset.labels: {labels} leaves none of the {fewest} training images of class "
@@ -62,11 +66,7 @@ def _labelled(
             f"dataset.labels: {ref} has {fewest} training images of class '{classes[label]}', "
             f"fewer than {labels}; use at most {fewest}"
         )
-    chosen = [
-        _ranked(digests, f"labels/{seed}")[: _count(labels, len(digests))]
-        for digests in by_class.values()
-    ]
-    return np.isin(images.digests, np.concatenate(chosen))
+    return distinct.choose(f"labels/{seed}", lambda size: _count(labels, size))
 
 
 def _count(labels: float, images: int) -> int:
@@ -85,28 +85,72 @@ def _held_out(
     images: Images, share: float, seed: int, classes: Sequence[str], ref: str
 ) -> NDArray[np.bool_]:
     """Return which images are a share of each class's, of one image at least: (n,)."""
-    chosen = []
-    for label, digests in _by_class(images).items():
-        if len(digests) < 2:
+    distinct = _Distinct.of(images)
+    for label, size in distinct.sizes.items():
+        if size < 2:
             raise InputError(
                 f"dataset.holdout: class '{classes[label]}' of {ref} has one image in this "
                 "subset, which cannot both train and validate; raise dataset.labels, or import "
                 "more images of the class"
             )
-        count = min(max(round(share * len(digests)), 1), len(digests) - 1)
-        chosen.append(_ranked(digests, f"holdout/{seed}")[:count])
-    return np.isin(images.digests, np.concatenate(chosen))
+    return distinct.choose(
+        f"holdout/{seed}", lambda size: min(max(round(share * size), 1), size - 1)
+    )
 
 
-def _by_class(images: Images) -> dict[int, Digests]:
-    """Return the digests of each class's distinct images, by label."""
-    order = np.argsort(images.labels, kind="stable")
-    labels, first = np.unique(images.labels[order], return_index=True)
-    parts = np.split(images.digests[order], first[1:])
-    return {int(label): np.unique(digests) for label, digests in zip(labels, parts, strict=True)}
+@dataclass(frozen=True)
+class _Distinct:
+    """The distinct images of each class: m, sorted by label, of n images."""
+
+    digests: Digests
+    """(m,)."""
+    sizes: dict[int, int]
+    """How many there are of each label."""
+    numbers: NDArray[np.int64]
+    """Which distinct digest each image has, wherever its copies are: (n,)."""
+    places: NDArray[np.int64]
+    """Where an image of each lies: (m,)."""
+
+    @classmethod
+    def of(cls, images: Images) -> Self:
+        """Return those of images."""
+        digests, labels = images.digests, images.labels
+        numbers, count = numbered(digests)
+        _, places = np.unique(labels.astype(np.int64) * count + numbers, return_index=True)
+        sizes = np.unique(labels[places], return_counts=True)
+        by_label = dict(zip(*(part.tolist() for part in sizes), strict=True))
+        return cls(digests[places], by_label, numbers, places)
+
+    def choose(self, salt: str, count_of: Callable[[int], int]) -> NDArray[np.bool_]:
+        """Return which images are among those that come first in their class: (n,).
+
+        They are sorted by a hash of each alone, so that new images do not reorder the others.
+
+        Args:
+            salt: begins what is hashed.
+            count_of: how many of a class of so many distinct images are chosen.
+        """
+        sizes = list(self.sizes.values())
+        label = np.repeat(np.arange(len(sizes)), sizes)
+        order = sorting_order(_hashes(self.digests, salt))
+        order = order[np.argsort(label[order], kind="stable")]
+        rank = np.arange(len(order)) - np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
+        chosen = order[rank < np.repeat([count_of(size) for size in sizes], sizes)]
+        is_chosen = np.zeros(self.numbers.max(initial=0) + 1, np.bool_)
+        is_chosen[self.numbers[self.places[chosen]]] = True
+        return is_chosen[self.numbers]
 
 
-def _ranked(digests: Digests, salt: str) -> Digests:
-    """Sort digests by a hash of each alone, so that new images do not reorder the others."""
-    hashes = [sha256(f"{salt}/{digest}".encode()).digest() for digest in hexadecimal(digests)]
-    return digests[np.argsort(np.array(hashes, DTYPE), kind="stable")]
+def _hashes(digests: Digests, salt: str) -> Digests:
+    """Return the SHA-256 of ``SALT/DIGEST``, a text, for each digest: (n,).
+
+    That takes most of the time of a choice: about a microsecond each.
+    """
+    begin = sha256(f"{salt}/".encode())
+    hashes = bytearray()
+    for first in range(0, len(digests), _HASHED):
+        for digest in hexadecimal(digests[first : first + _HASHED]):
+            hashed = begin.copy()
+            hashed.update(digest.encode())
+            hashes += hashed.digest()
+    return np.frombuffer(bytes(hashes), DTYPE)
