@@ -117,3 +117,23 @@ def has_ended(pid: int) -> bool:
         return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return True
+
+
+def test_the_page_on_scale_has_the_tables_that_its_program_prints() -> None:
+    from scale_model import Assumptions, tables
+
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    for table in tables(Assumptions()).split("\n\n"):
+        assert table in page
+
+
+def test_what_holds_up_a_training_moves_with_the_assumptions() -> None:
+    from dataclasses import replace
+
+    from scale_model import Assumptions, bounds
+
+    usual = Assumptions()
+    assert bounds(usual, 8, usual.gpu_finetune).least == ("gpus", 8 * usual.gpu_finetune)
+    assert bounds(replace(usual, cores_per_node=8), 8, 1e9).least == ("decode", 8 * 550)
+    one_by_one = replace(usual, block_bytes=usual.image_bytes)
+    assert bounds(one_by_one, 8, usual.gpu_finetune).least == ("s3_requests", 5500)
