@@ -73,7 +73,8 @@ def transform_input(network: Any, x: Tensor) -> Tensor:
 
 def embed(network: Any, x: Tensor) -> Tensor:
     """ViT's patches (B, D, H, W) to tokens (B, 1 + H * W, D), the class token first."""
-    tokens = torch.cat([network.class_token.expand(len(x), -1, -1), x.flatten(2).mT], dim=1)
+    # Not len(x), a number: a graph of it would take batches of one size.
+    tokens = torch.cat([network.class_token.expand(x.shape[0], -1, -1), x.flatten(2).mT], dim=1)
     embedded: Tensor = tokens + network.encoder.pos_embedding
     return embedded
 

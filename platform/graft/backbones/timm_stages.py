@@ -267,7 +267,9 @@ def _embed(network: Any, x: Tensor) -> Tensor:
     if network.no_embed_class and network.pos_embed is not None:
         x = x + network.pos_embed
     prefix = [
-        t.expand(len(x), -1, -1) for t in (network.cls_token, network.reg_token) if t is not None
+        t.expand(x.shape[0], -1, -1)  # len(x) is a number: see torchvision's `embed`
+        for t in (network.cls_token, network.reg_token)
+        if t is not None
     ]
     x = torch.cat([*prefix, x], dim=1)
     if network.no_embed_class or network.pos_embed is None:

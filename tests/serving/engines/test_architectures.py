@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.export import Dim
+from torchvision.models import VisionTransformer
 
 from architectures import ARCHITECTURES, QUICK, SMALLEST, size
+from graft.backbones.stage_steps import embed
 from graft.backbones.verify_architecture import random_model, small_crop
 from graft.serving.engines.description import Network
 from graft.serving.engines.forms import FORMS
@@ -20,7 +23,16 @@ def tier(arch: str) -> object:
     return pytest.param(arch, marks=pytest.mark.slow if often else pytest.mark.nightly)
 
 
-@pytest.mark.parametrize("arch", [tier(arch) for arch in ARCHITECTURES])
+TIMM = ("test_vit", "test_vit2", "test_vit3", "test_convnext", "test_efficientnet", "test_resnet")
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *map(tier, ARCHITECTURES),
+        *(pytest.param(f"timm/{name}", marks=pytest.mark.slow) for name in TIMM),
+    ],
+)
 def test_an_architecture_answers_alike_as_an_onnx_graph(arch: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = random_model(arch).eval()
@@ -43,3 +55,21 @@ def test_an_architecture_answers_alike_as_an_onnx_graph(arch: str, tmp_path: Pat
             recorded = expected(images).numpy()
         difference = np.abs(logits(images.numpy()) - recorded).max() / np.abs(recorded).max()
         assert difference < 1e-4
+
+
+def test_tokens_of_a_vit_as_a_graph_have_batches_of_any_size() -> None:
+    """The smallest ViT of torchvision has 86 million parameters: its graph is written at night."""
+
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = VisionTransformer(32, 16, 1, 1, hidden_dim=8, mlp_dim=8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return embed(self.network, self.network.conv_proj(x))
+
+    network = Tokens()
+    images = torch.randn(2, 3, 32, 32)
+    graph = torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch")},)).module()
+    for batch in (images, torch.randn(3, 3, 32, 32)):
+        torch.testing.assert_close(graph(batch), network(batch))
