@@ -24,6 +24,7 @@ from ray.serve import Application, Deployment
 from ray.serve.schema import ApplicationStatusOverview
 
 from graft import errors
+from graft.backbones.malloc import share_freed_memory
 from graft.backbones.process_setup import set_up_process
 from graft.cpus import fitting_threads
 from graft.errors import GraftError, ResourceError, ServingError
@@ -125,6 +126,7 @@ class Replica:
         `place` is where it answers, but for the threads and the device that this process gets.
         """
         _listen_at_this_node_alone()
+        share_freed_memory()
         device = set_up_process(place.threads, len(ray.get_gpu_ids()))
         threads = fitting_threads(place.threads)
         _log_to_stderr()
