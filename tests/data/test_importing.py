@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -369,6 +370,42 @@ def test_from_s3(s3_store_uri, directory, class_folders):
     there = import_dataset(directory, f"{s3_store_uri}/photos", "x")
     assert there.manifest.counts["train"] == {"a": 1, "b": 1}
     assert not import_dataset(directory, str(root), "x").written
+
+
+def test_the_same_version_of_other_bytes_is_told(directory, class_folders, tmp_path):
+    root = class_folders({"a": 3, "b": 3})
+    assert import_dataset(directory, str(root), "x", max_side=10).other_shards == 0
+    dataset = open_dataset(directory, "x")
+    (shard,) = dataset.manifest.shards
+    larger = shard.model_copy(update={"size": shard.size + 10240})  # as of another WebP encoder
+    document = json.loads(directory.read(f"{dataset.folder}/manifest.json").data)
+    document["shards"] = [larger.model_dump()]
+    directory.write(f"{dataset.folder}/manifest.json", json.dumps(document).encode())
+    again = import_dataset(directory, str(root), "x", max_side=10)
+    assert (again.written, again.other_shards) == (False, 1)
+
+
+@pytest.mark.slow  # two processes start
+def test_on_many_cores_the_version_is_the_same(directory, tmp_path, class_folders, monkeypatch):
+    root = class_folders({"a": 12, "b": 9})
+    (root / "a" / "bad.png").write_bytes(b"none")
+    more = class_folders({"a": 5, "b": 4}, "more", first=15)
+    alone, told = Store.open(str(tmp_path / "alone")), []
+    for store, threads in ((alone, 1), (directory, 6)):
+        monkeypatch.setattr("graft.data.importing.PART_FILES", 1 if threads == 6 else 512)
+
+        def tell(*step: object) -> None:
+            told.append(step)
+
+        options = {"max_side": 10, "skip_bad": True, "threads": threads, "progress": tell}
+        import_dataset(store, str(root), "x", **options)
+        import_dataset(store, str(more), "x", add_to="latest", **options | {"max_side": None})
+    assert {("reading", 22, 22), ("reading", 8, 22), ("reading", 9, 9)} < set(told)
+    one, other = (open_dataset(store, "x").manifest for store in (alone, directory))
+    assert one.version == other.version
+    assert one.index.sha256 == other.index.sha256
+    assert [s.ref.sha256 for s in one.all_shards] == [s.ref.sha256 for s in other.all_shards]
+    assert len(one.all_shards) == 2
 
 
 @pytest.mark.parametrize("at", range(4))

@@ -1,21 +1,58 @@
+import io
 import subprocess
+import tarfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
+import pyarrow.parquet as pq
 import pytest
 
-from graft.data.shards import ShardReader, ShardWriter, StoredShard, pack, unpack
-from graft.errors import StoreError
-from graft.store import sha256_file
+from graft.data.packing import ShardPlan, StagedImage, pack_shard, read_planned
+from graft.data.shards import ShardReader, StoredShard, append_member, pack, unpack
+from graft.errors import ObjectDamaged, StoreError
 
 PAYLOADS = {f"{i:02}.bin": bytes([i]) * (i * 97) for i in range(20)}
 
 
+def staged_in(payloads):
+    """Return the tar file of a part that has staged these payloads, and where each lies in it."""
+    out = io.BytesIO()
+    images = {}
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in payloads.items():
+            offset = tar.offset + tarfile.BLOCKSIZE
+            append_member(tar, name, data)
+            images[name] = offset, len(data), zlib.crc32(data)
+    return out.getvalue(), images
+
+
 @pytest.fixture
-def written(tmp_path):
-    with closing(ShardWriter(tmp_path, shard_bytes=4096)) as writer:
-        places = {name: writer.add(name, data) for name, data in PAYLOADS.items()}
-    return writer.paths, places
+def parts():
+    """Two parts, the second of which has staged more than goes into the shards."""
+    names = list(PAYLOADS)
+    rest = {name: PAYLOADS[name] for name in names[8:14]}
+    rest |= {"not-packed.bin": b"x" * 700} | {name: PAYLOADS[name] for name in names[14:]}
+    return [staged_in({name: PAYLOADS[name] for name in names[:8]}), staged_in(rest)]
+
+
+@pytest.fixture
+def planned(parts):
+    """The plan of the shards of all payloads, and where each will lie."""
+    plan, places = ShardPlan(shard_bytes=4096), {}
+    for number, (_, images) in enumerate(parts):
+        for name, image in images.items():
+            if name in PAYLOADS:
+                places[name] = plan.add(StagedImage(number, *image))
+    return plan, places
+
+
+@pytest.fixture
+def written(tmp_path, parts, planned):
+    plan, places = planned
+    paths = [tmp_path / f"shard-{position}.tar" for position in range(len(plan))]
+    for position, path in enumerate(paths):
+        pack_shard(plan.shard(position), lambda p, at, size: parts[p][0][at : at + size], path)
+    return paths, places
 
 
 def test_payloads_come_back_from_any_thread(written, store):
@@ -40,12 +77,30 @@ def test_tar_reads_them(written):
         assert run.stdout == data
 
 
-def test_the_same_payloads_make_the_same_bytes(written, tmp_path):
-    (tmp_path / "again").mkdir()
-    with closing(ShardWriter(tmp_path / "again", shard_bytes=4096)) as writer:
-        for name, data in PAYLOADS.items():
-            writer.add(name, data)
-    assert list(map(sha256_file, writer.paths)) == list(map(sha256_file, written[0]))
+def test_a_shard_is_what_tarfile_writes_of_its_images(written):
+    paths, places = written
+    for number, path in enumerate(paths):
+        members = [(name, PAYLOADS[name]) for name in PAYLOADS if places[name].shard == number]
+        assert path.read_bytes() == pack(members)
+        assert sum(len(data) for _, data in members[:-1]) < 4096
+
+
+def test_a_plan_comes_back_shard_by_shard(planned, tmp_path):
+    plan, _ = planned
+    plan.write(tmp_path / "plan.parquet")
+    with pq.ParquetFile(tmp_path / "plan.parquet") as file:
+        again = [read_planned(file, position) for position in range(file.num_row_groups)]
+    assert again == [plan.shard(position) for position in range(len(plan))]
+    assert sum(map(len, again)) == plan.images == len(PAYLOADS)
+
+
+def test_what_was_damaged_before_it_was_packed_is_not_packed(parts, tmp_path):
+    tar = bytearray(parts[0][0])
+    offset, *_ = parts[0][1]["05.bin"]
+    tar[offset] ^= 1
+    images = [StagedImage(0, *image) for image in parts[0][1].values()]
+    with pytest.raises(ObjectDamaged, match="staged of part 0 is damaged"):
+        pack_shard(images, lambda _, at, size: bytes(tar[at : at + size]), tmp_path / "x.tar")
 
 
 def test_a_damaged_shard_is_refused(written, store, tmp_path, monkeypatch):

@@ -95,8 +95,9 @@ def prepare(data: bytes, max_side: int) -> Prepared:
     with _damage_explained(data):
         source = _load(data)
         orientation = _orientation(source)
-        upright = _upright(source, orientation, max_side)
-    shrunk = max(source.size) > max_side
+        shrunk = max(source.size) > max_side
+        # What is stored as it is needs no upright pixels here, only colours that can be converted.
+        upright = _upright(source, orientation, max_side) if shrunk else _rgb(source)
     width, height = source.size if orientation < 5 else source.size[::-1]
     return Prepared(
         data=encode(upright) if shrunk else data,

@@ -1,70 +1,34 @@
-"""Import: from a source of labelled files to an immutable dataset version.
+"""Import: from a source of labelled files to an immutable dataset version, on one machine.
 
-One pass over the source, in threads: read, hash, decode, shrink what is too large, append to
-shards in a temporary folder. The version's name depends on every image, so the payloads are
-uploaded after the last one; then the manifest makes the version exist.
+The files are scanned part by part, which stages what is to be stored in a temporary folder. The
+version's name depends on every image, so shards are packed and uploaded after the last one; then
+the manifest makes the version exist.
 """
 
-import re
-import tempfile
-import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from graft.cpus import available_cpus
-from graft.data.growing import Earlier, NamedSettings, add_images, choose_settings
-from graft.data.image import Prepared, prepare
-from graft.data.image_source import ImageSource, LabelledFile
-from graft.data.index import SUFFIX, Columns
-from graft.data.manifest import (
-    DatasetDraft,
-    EarlierShards,
-    Manifest,
-    SkippedFile,
-    commit_manifest,
-    find_manifest,
-    folder,
-    latest,
-    open_dataset,
-    point_latest,
-)
-from graft.data.shards import Place, ShardWriter, pack
-from graft.data.source import open_source
-from graft.data.version_draft import (
-    DraftImage,
-    check_trainable,
-    draft_version,
-    explain_unusable,
-)
-from graft.errors import DataError, ImageError, ObjectExists, ResourceError
-from graft.spec import NAME
-from graft.store import ObjectRef, Store, sha256
-from graft.store.backend import explained
+from graft.data.growing import NamedSettings
+from graft.data.image_source import LabelledFile
+from graft.data.import_draft import Drafted, Imported, Request, Scan, new_token
+from graft.data.manifest import find_manifest, point_latest
+from graft.data.packing import pack_shard, shard_name
+from graft.data.scan_processes import THREADS, WITH_LESS_MEMORY, Parent, scan_in_processes
+from graft.data.scanning import ScannedFile, Scanner, in_order, scanning_threads, scratch_folder
+from graft.store import ObjectRef, Store
 
+PART_FILES = 512
+"""Files of a part."""
+PARTS_A_PROCESS = 4
+"""With fewer, other processes would be started for longer than they save."""
 UPLOADS = 4
-"""How many payloads are uploaded at a time."""
+"""How many payloads are packed and uploaded at a time."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the step (listing, reading, uploading), how many of its items are done and how many
 there are; while that is not known, as many as are done."""
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-
-@dataclass(frozen=True)
-class Imported:
-    """The dataset version of an import."""
-
-    manifest: Manifest
-    written: bool
-    """False: the version was in the store already."""
 
 
 def import_dataset(
@@ -99,7 +63,7 @@ def import_dataset(
         test_fraction: part of each class held out for a final test; default 0.1, 0 for none.
         seed: seeds the choice of both; default 0.
         skip_bad: leave unusable files out, instead of failing.
-        threads: how many read and decode; default: one for each CPU.
+        threads: how many read and decode; default: one for each CPU, or four where they read S3.
         progress: called after every image and every upload.
 
     Raises:
@@ -107,165 +71,102 @@ def import_dataset(
         NotFoundError: there is no version `add_to`.
         ResourceError: the memory does not hold an image.
     """
-    _check_name(name)
-    latest(store, name)  # fails now, before images are read, if the store cannot be reached
-    earlier = Earlier() if add_to is None else Earlier.of(open_dataset(store, name, add_to))
-    source = open_source(uri, lambda files: progress("listing", files, files), labels)
-    named = NamedSettings(max_side, val_fraction, test_fraction, seed)
-    settings = choose_settings(named, skip_bad, uri, source.splits, earlier)
-    with tempfile.TemporaryDirectory(prefix="graft-import-") as temporary:
-        scan = _scan(source, settings.max_side, Path(temporary), threads, progress, earlier)
-        unmatched = source.rows_without_image(image.sha256 for image in scan.images)
-        skipped = [*source.stray, *scan.unusable, *unmatched]
-        if skipped and not skip_bad:
-            raise DataError(explain_unusable(uri, skipped, len(scan.images)))
-        addition = add_images(earlier, scan.images, scan.places, skipped, settings.made)
-        contents, notes = addition.contents, [*source.notes, *addition.notes]
-        check_trainable(uri, contents, source.splits)
-        draft = draft_version(name, uri, settings, contents, notes, earlier.version)
-        if manifest := find_manifest(store, name, draft.version):
-            imported = Imported(manifest, written=False)
+    request = Request.open(
+        store,
+        uri,
+        name,
+        add_to=add_to,
+        labels=labels,
+        named=NamedSettings(max_side, val_fraction, test_fraction, seed),
+        skip_bad=skip_bad,
+        listed=lambda files: progress("listing", files, files),
+    )
+    with scratch_folder() as staged:
+        threads = threads or scanning_threads(uri, available_cpus())
+        parts = _scan_parts(store, request, staged, threads, progress)
+        drafted = Drafted.of(request, Scan.of(request.source, request.earlier, parts))
+        if manifest := find_manifest(store, name, drafted.draft.version):
+            imported = drafted.was_there(manifest)
         else:
-            originals = earlier.originals(source, contents, scan.images)
-            index = Path(temporary) / f"index{SUFFIX}"
-            Columns.of(contents.images).write(index)
-            imported = _commit(
-                store, draft, index, originals, earlier.shards, scan.shards, progress
-            )
-    point_latest(store, name, draft.version)
+            imported = _store(store, request, drafted, staged, progress)
+    point_latest(store, name, drafted.draft.version)
     return imported
 
 
-def _check_name(name: str) -> None:
-    if not re.fullmatch(NAME, name):
-        raise DataError(
-            f"dataset name '{name}': expected up to 64 of lower-case letters, digits, "
-            "'.', '_' and '-', a letter or digit first and last"
-        )
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """What one pass over a source gives."""
-
-    images: list[DraftImage]
-    """The usable files, in the source's order."""
-    places: dict[str, Place]
-    """Where each digest's image lies in the shards."""
-    unusable: list[SkippedFile]
-    shards: list[Path]
-    """Local files; they hold each distinct image that is new once, as it is to be stored."""
-
-
-def _scan(
-    source: ImageSource,
-    max_side: int,
-    folder: Path,
-    threads: int | None,
-    progress: Progress,
-    earlier: Earlier,
-) -> _Scan:
-    """Read every file, decode those that are new, and write what is to be stored to `folder`."""
-
-    def read(file: LabelledFile) -> tuple[DraftImage, Prepared | None] | SkippedFile:
-        try:
-            data = source.read(file)
-            digest = sha256(data)
-            file = source.labelled(file, digest)
-            if stored := earlier.stored.get(digest):
-                width, height = stored.width, stored.height
-                return DraftImage(file, digest, len(data), width, height, changed=False), None
-            prepared = prepare(data, max_side)
-        except ImageError as error:
-            return SkippedFile(path=file.path, reason=str(error))
-        except MemoryError as error:  # of the machine, not of the file: --skip-bad must not hide it
-            raise ResourceError(
-                f"{file.path}: not enough memory to decode it; import with fewer --threads"
-            ) from error
-        width, height, changed = prepared.width, prepared.height, prepared.changed
-        return DraftImage(file, digest, len(data), width, height, changed), prepared
-
-    scan = _Scan([], earlier.places, [], [])
-    with (
-        explained(f"the temporary folder {folder} (TMPDIR moves it)"),
-        closing(ShardWriter(folder, first=earlier.shard_count)) as writer,
-    ):
-        results = _in_order(read, source.files, threads or available_cpus())
-        for done, result in enumerate(results, start=1):
-            if isinstance(result, SkippedFile):
-                scan.unusable.append(result)
-            else:
-                image, prepared = result
-                if prepared and image.sha256 not in scan.places:
-                    name = f"{image.sha256}.{prepared.format}"
-                    scan.places[image.sha256] = writer.add(name, prepared.data)
-                scan.images.append(image)
-            progress("reading", done, len(source.files))
-    scan.shards.extend(writer.paths)
-    return scan
-
-
-def _in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
-    """Yield ``work(item)`` in the items' order; a few results at most wait in memory.
-
-    `ThreadPoolExecutor.map` would hold all results that are not consumed yet.
-    """
-    waiting: deque[Future[_R]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="import")
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _commit(
-    store: Store,
-    draft: DatasetDraft,
-    index: Path,
-    originals: Sequence[tuple[str, bytes]],
-    earlier: tuple[EarlierShards, ...],
-    shards: Sequence[Path],
-    progress: Progress,
-) -> Imported:
-    """Upload the payloads and commit the manifest, or leave nothing behind."""
-    version_folder = folder(draft.name, draft.version)
-    # In every payload's name, so that a failed import removes no other import's payloads.
-    token = uuid.uuid4().hex[:8]
-    payloads: list[tuple[str, bytes | Path]] = [
-        (f"index-{token}{SUFFIX}", index),
-        (f"originals-{token}.tar", pack(originals)),
-        *((f"{path.stem}-{token}.tar", path) for path in shards),
+def _scan_parts(
+    store: Store, request: Request, staged: Path, threads: int, progress: Progress
+) -> Iterator[tuple[Sequence[LabelledFile], list[ScannedFile]]]:
+    """Scan a source part by part, in its order; yield the files of each, and what they are."""
+    files = request.source.files
+    starts = range(0, len(files), PART_FILES)
+    parts = [
+        (files[start : start + PART_FILES], _tar(staged, number))
+        for number, start in enumerate(starts)
     ]
+    done = 0
 
-    def upload(payload: tuple[str, bytes | Path]) -> ObjectRef:
-        return store.put(version_folder, *payload)
+    def scanned(more: int = 1) -> None:
+        nonlocal done
+        done += more
+        progress("reading", done, len(files))
 
+    processes = -(-threads // THREADS)
+    if processes == 1 or len(parts) < PARTS_A_PROCESS * processes:
+        scanner = Scanner(
+            request.source.read,
+            request.settings.max_side,
+            request.earlier.stored_size,
+            threads,
+            WITH_LESS_MEMORY,
+        )
+        for part, tar in parts:
+            yield part, scanner.scan(part, tar, scanned)
+        return
+    dataset = request.earlier.dataset
+    parent = Parent(store.uri, request.name, dataset.manifest.version) if dataset else None
+    all_rows = scan_in_processes(parts, threads, request.settings.max_side, parent)
+    for (part, _), rows in zip(parts, all_rows, strict=True):
+        scanned(len(rows))
+        yield part, rows
+
+
+def _store(
+    store: Store, request: Request, drafted: Drafted, staged: Path, progress: Progress
+) -> Imported:
+    """Pack and upload the payloads and commit the version, or leave nothing behind."""
+    token = new_token()
+    shards = drafted.scan.shards
+
+    def put_shard(position: int) -> ObjectRef:
+        path = staged / f"shard-{position}.tar"
+        pack_shard(shards.shard(position), partial(_read, staged), path)
+        ref = store.put(drafted.folder, shard_name(shards.first + position, token), path)
+        path.unlink()
+        return ref
+
+    payloads: list[Callable[[], ObjectRef]] = [
+        partial(drafted.put_index, store, token, staged),
+        partial(drafted.put_originals, store, token, request),
+        *(partial(put_shard, position) for position in range(len(shards))),
+    ]
     try:
         refs = []
-        for done, ref in enumerate(_in_order(upload, payloads, UPLOADS), start=1):
+        for done, ref in enumerate(in_order(lambda put: put(), payloads, UPLOADS), start=1):
             refs.append(ref)
             progress("uploading", done, len(payloads))
-        manifest = Manifest(
-            **dict(draft),
-            index=refs[0],
-            originals=refs[1],
-            earlier=earlier,
-            shards=tuple(refs[2:]),
-            created=datetime.now(UTC).isoformat(),
-        )
-        commit_manifest(store, manifest)
-    except BaseException as error:
-        committed = find_manifest(store, draft.name, draft.version)
+        return drafted.commit(store, token, request.earlier, refs[0], refs[1], refs[2:])
+    except BaseException:
+        committed = find_manifest(store, request.name, drafted.draft.version)
         if committed is None or token not in committed.index.name:
-            for key, _ in store.scan(f"{version_folder}/"):
-                if token in key:
-                    store.delete(key)
-        if committed and isinstance(error, ObjectExists):  # another import was first
-            return Imported(committed, written=False)
+            drafted.withdraw(store, token)
         raise
-    return Imported(manifest, written=True)
+
+
+def _read(staged: Path, part: int, start: int, length: int) -> bytes:
+    with _tar(staged, part).open("rb") as tar:
+        tar.seek(start)
+        return tar.read(length)
+
+
+def _tar(staged: Path, part: int) -> Path:
+    return staged / f"part-{part}.tar"

@@ -10,7 +10,6 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from threading import Lock
 
 from graft.store import ObjectRef, Store
@@ -47,36 +46,6 @@ class StoredShard:
     def key(self) -> str:
         """Where it lies in the store."""
         return f"{self.folder}/{self.ref.name}"
-
-
-class ShardWriter:
-    """Appends payloads to shards in a local folder."""
-
-    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES, first: int = 0):
-        """`first`: number of the first shard."""
-        self.paths: list[Path] = []
-        self._folder = folder
-        self._first = first
-        self._shard_bytes = shard_bytes
-        self._tar: tarfile.TarFile | None = None
-
-    def add(self, name: str, data: bytes) -> Place:
-        """Append a payload under `name`, and return where it lies."""
-        if self._tar is not None and self._tar.offset >= self._shard_bytes:
-            self.close()
-        if self._tar is None:
-            number = self._first + len(self.paths)
-            self.paths.append(self._folder / f"shard-{number:05}.tar")
-            self._tar = tarfile.TarFile(self.paths[-1], "w", format=tarfile.USTAR_FORMAT)
-        offset = self._tar.offset + tarfile.BLOCKSIZE
-        _append(self._tar, name, data)
-        return Place(self._first + len(self.paths) - 1, offset, len(data))
-
-    def close(self) -> None:
-        """Finish the shard that is open."""
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
 
 
 class ShardReader:
@@ -125,7 +94,7 @@ def pack(members: Iterable[tuple[str, bytes]]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:
-            _append(tar, name, data)
+            append_member(tar, name, data)
     return out.getvalue()
 
 
@@ -135,8 +104,8 @@ def unpack(data: bytes) -> list[tuple[str, bytes]]:
         return [(member.name, file.read()) for member in tar if (file := tar.extractfile(member))]
 
 
-def _append(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    # Without the source's time, owner and mode, so that the same images make the same bytes.
+def append_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Append a payload; without time, owner and mode, so that the same ones make the same bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
