@@ -3,10 +3,10 @@
 import pytest
 
 from colours import colour_spec
-from graft.cli.show.prediction import showing_pace
+from graft.cli.show.pace import showing_pace
 from graft.cli.show.sweep import _SweepProgress
 from graft.cli.show.training import _TrainingProgress
-from graft.prediction.pace import Pace
+from graft.parts.pace import Pace
 from graft.spec import Sweep, dump_job, parse_job, parse_yaml
 from graft.sweep.sweep_events import TrialAdvanced, TrialEnded
 from graft.sweep.sweep_records import TrialEpoch, TrialRecord
@@ -16,8 +16,8 @@ from graft.training.events import Stepped
 def test_a_predictions_pace_is_told_on_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.cli.show.prediction.LINE_EVERY_S", 3600.0)
-    with showing_pace() as show:
+    monkeypatch.setattr("graft.cli.show.pace.LINE_EVERY_S", 3600.0)
+    with showing_pace(lambda pace: "predicting") as show:
         for done in (0, 50, 100):
             show(Pace(done=done, of=200, files_per_second=done / 4 or None))
     assert capsys.readouterr().err == "50 of 200 files, 12.5 files/s, 12 s left\n"

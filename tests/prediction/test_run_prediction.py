@@ -21,7 +21,7 @@ from graft.decisions.calibration import NONE, Calibration
 from graft.decisions.records import DecisionDraft, record_decision
 from graft.decisions.rules import ClassThreshold, Sets, Thresholds, answer
 from graft.errors import InputError, NotFoundError, RunFailed
-from graft.prediction.pace import Pace
+from graft.parts.pace import Pace
 from graft.prediction.records import (
     ANSWERS,
     BROKEN_FILES,

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from graft.errors import InputError, NotFoundError, ObjectExists, ObjectNotFound
-from graft.prediction.pace import Pace
+from graft.parts.pace import Pace
 from graft.spec import Id, Prediction, Ref, Section, nearest
 from graft.spec.section import Positive
 from graft.store import (

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from graft.decisions.records import decision_in_force
 from graft.errors import InputError, ObjectDamaged, ObjectExists, ObjectNotFound
+from graft.parts.pace import Pace, Stopwatch, Throttle
 from graft.prediction.compare import check_answers, compare_predictions
 from graft.prediction.inputs import Listed, dataset_of, list_inputs, write_inputs
-from graft.prediction.pace import Pace, Stopwatch, Throttle
 from graft.prediction.part import BROKEN
 from graft.prediction.records import (
     ANSWERS,

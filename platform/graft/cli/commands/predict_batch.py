@@ -119,7 +119,8 @@ def finish_prediction(store: "Store", prediction: str, json: bool, take_over: bo
         Interrupted: the user pressed Ctrl-C; parts that are done stay.
     """
     from graft.cli.show.output import emit, note
-    from graft.cli.show.prediction import prediction_page, showing_pace
+    from graft.cli.show.pace import showing_pace
+    from graft.cli.show.prediction import prediction_page
     from graft.cluster.local_ray import ray_session, silent_core
     from graft.errors import Interrupted
     from graft.prediction.records import is_begun, read_finished, read_spec
@@ -131,7 +132,7 @@ def finish_prediction(store: "Store", prediction: str, json: bool, take_over: bo
         if not is_begun(store, prediction):  # it was interrupted while its files were listed
             begin_prediction(store, read_spec(store, prediction), prediction)
         try:
-            with ray_session(), silent_core(), showing_pace() as progress:
+            with ray_session(), silent_core(), showing_pace(lambda pace: "predicting") as progress:
                 from graft.prediction.ray_data import predict_on_ray
 
                 predict = predict_on_ray(store)

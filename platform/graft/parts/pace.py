@@ -1,4 +1,4 @@
-"""How far a prediction is, how fast, and when it will be done."""
+"""How far a work on many files is, how fast, and when it will be done."""
 
 import time
 from collections import deque
@@ -12,10 +12,10 @@ WINDOW_S = 300.0
 
 
 class Pace(Section):
-    """How far a prediction is: ``progress.json``, which its process replaces now and then."""
+    """How far a work is: ``progress.json``, which its process replaces now and then."""
 
     done: int
-    """Files that are answered for, or cannot be used."""
+    """Files that are done, or cannot be used."""
     of: int
     files_per_second: float | None
     """Of late; null: not one part is done since it was begun, or resumed."""
@@ -44,7 +44,7 @@ class Stopwatch:
     """Measures the pace of one process."""
 
     def __init__(self, done: int, of: int):
-        """Begin; `done`: files that earlier tries have answered for."""
+        """Begin; `done`: files that earlier tries have done."""
         self._of = of
         self._seen = deque([_Seen(time.monotonic(), done)])
 
