@@ -17,7 +17,7 @@ from graft.cluster.profile import Profile
 from graft.cluster.rayjob_manifest import Submission, rayjob
 from graft.data.importing import import_dataset
 from graft.errors import InputError, NotFoundError
-from graft.spec import Prediction, Sweep, TransferReport, parse_job
+from graft.spec import Import, Prediction, Sweep, TransferReport, parse_job
 from graft.store import Store, sha256_file
 from models import register_model
 
@@ -116,6 +116,17 @@ def test_a_prediction_on_pods_names_no_path_of_this_machine(s3_store_uri: str, k
     check_names(store, Prediction.model_validate(document))
     with pytest.raises(InputError, match=f"{key}: 'photos' is a path of one machine"):
         check_names(store, Prediction.model_validate(document | {key: "photos"}))
+
+
+@pytest.mark.parametrize("key", ["source", "labels"])
+def test_an_import_on_pods_names_no_path_of_this_machine(s3_store_uri: str, key: str) -> None:
+    store = Store.open(s3_store_uri)
+    document = {"kind": "import", "name": "x", "source": "s3://bucket/photos"}
+    check_names(store, Import.model_validate(document))
+    with pytest.raises(InputError, match=f"{key}: 'photos' is a path of one machine"):
+        check_names(store, Import.model_validate(document | {key: "photos"}))
+    with pytest.raises(NotFoundError, match="no dataset 'x'"):
+        check_names(store, Import.model_validate(document | {"add_to": "latest"}))
 
 
 @pytest.mark.parametrize("name", ["ants-bees", "7.days_of", "x" * 60])

@@ -11,6 +11,7 @@ from graft.spec import (
     Demo,
     Evaluation,
     Finetune,
+    Import,
     Job,
     ListSearch,
     Prediction,
@@ -99,8 +100,13 @@ def check_names(store: Store, spec: Job) -> None:
         return  # it makes a dataset itself
     if isinstance(spec, (Evaluation, Prediction)):
         get_model(store, spec.model)
+    if isinstance(spec, Import):
+        _check_places(store, source=spec.source, labels=spec.labels)
+        if spec.add_to is not None:
+            open_dataset(store, spec.name, spec.add_to)
+        return
     if isinstance(spec, Prediction):
-        _check_places(store, spec)
+        _check_places(store, source=spec.source, out=spec.out)
         if spec.source.startswith(DATASET_SCHEME):
             name, _, version = spec.source.removeprefix(DATASET_SCHEME).partition("@")
             open_dataset(store, name, version or LATEST)
@@ -110,11 +116,11 @@ def check_names(store: Store, spec: Job) -> None:
         open_dataset(store, dataset.name, dataset.version)
 
 
-def _check_places(store: Store, spec: Prediction) -> None:
-    """Refuse paths of this machine where pods have only a bucket."""
+def _check_places(store: Store, **places: str | None) -> None:
+    """Refuse paths of this machine, by the keys that name them, where pods have only a bucket."""
     if store.is_directory:
         return
-    for key, place in (("source", spec.source), ("out", spec.out)):
+    for key, place in places.items():
         if place is not None and "://" not in place:
             raise InputError(
                 f"{key}: '{place}' is a path of one machine, and the job runs on others; expected "
@@ -140,7 +146,7 @@ def store_problem(store: Store, is_volume: bool = False) -> StoreError | None:
 
 def _replace_files(spec: Job, replacement: Callable[[Path], str]) -> Job:
     """Return the spec with `replacement` in the place of each weights file of this machine."""
-    if isinstance(spec, (Demo, Evaluation, Prediction)):
+    if isinstance(spec, (Demo, Evaluation, Import, Prediction)):
         return spec
     document = spec.model_dump(mode="json", by_alias=True)
     backbones: list[dict[str, Any]] = []

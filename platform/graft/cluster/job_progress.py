@@ -12,6 +12,7 @@ def job_progress(store: Store, job: str, kind: str) -> str | None:
         "sweep": _sweep_progress,
         "transfer-report": _report_progress,
         "prediction": _prediction_progress,
+        "import": _import_progress,
     }
     return readers[kind](store, job) if kind in readers else None
 
@@ -52,4 +53,11 @@ def _prediction_progress(store: Store, prediction: str) -> str | None:
     from graft.prediction.records import read_pace
 
     pace = read_pace(store, prediction)
+    return str(pace) if pace else None
+
+
+def _import_progress(store: Store, import_id: str) -> str | None:
+    from graft.import_job.records import read_pace
+
+    pace = read_pace(store, import_id)
     return str(pace) if pace else None

@@ -14,6 +14,7 @@ from graft.spec.data import (
     Preprocess,
     StandardAugment,
 )
+from graft.spec.dataset_import import Import
 from graft.spec.demo import Demo
 from graft.spec.dotted_keys import Changes
 from graft.spec.evaluation import Evaluation
@@ -90,6 +91,7 @@ __all__ = [
     "Head",
     "HyperBand",
     "Id",
+    "Import",
     "IntUniform",
     "Job",
     "Kind",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 from pydantic import JsonValue, ValidationError
 
 from graft.errors import SpecError
+from graft.spec.dataset_import import Import
 from graft.spec.demo import Demo
 from graft.spec.dotted_keys import Changes, changed
 from graft.spec.evaluation import Evaluation
@@ -19,7 +20,7 @@ from graft.spec.sweep import ListSearch, Sweep
 from graft.spec.train import UniformRates
 from graft.spec.transfer import TransferReport
 
-Job = Finetune | Sweep | TransferReport | Evaluation | Prediction | Demo
+Job = Finetune | Sweep | TransferReport | Evaluation | Prediction | Import | Demo
 Kind = TypeVar("Kind", bound=Job)
 KINDS: dict[str, type[Job]] = {
     "finetune": Finetune,
@@ -27,6 +28,7 @@ KINDS: dict[str, type[Job]] = {
     "transfer-report": TransferReport,
     "evaluation": Evaluation,
     "prediction": Prediction,
+    "import": Import,
     "demo": Demo,
 }
 COMMANDS = {
@@ -35,6 +37,7 @@ COMMANDS = {
     "transfer-report": "graft reports transfer",
     "evaluation": "graft submit",
     "prediction": "graft predict-batch",
+    "import": "graft submit",
     "demo": "graft submit",
 }
 DEFAULT_KINDS = {

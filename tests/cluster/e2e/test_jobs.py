@@ -15,6 +15,7 @@ import pytest
 
 from cluster.e2e.team import ROOT, Team, person
 from colours import transfer_document
+from graft.data.importing import import_dataset
 from graft.spec import Scaling, load_job
 from graft.store import Store
 
@@ -99,6 +100,36 @@ def test_prediction_of_which_a_worker_is_killed(
     shown = json.loads(team.cluster.graft("predictions", "show", job, "--json").stdout)
     assert (shown["images"], shown["unusable"], len(shown["parts"])) == (6000, 0, 120)
     assert team.job(job)["attempt"] == 1
+
+
+def test_import_of_which_a_worker_is_killed(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version of the local import, whatever dies."""
+    for name, value in team.cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    store, photos = Store.open(team.cluster.store), Store.open(f"{team.cluster.store}-photos")
+    images = sorted(path for path in team.images.rglob("*") if path.is_file())[:40]
+    for number in range(2000):  # what differs lies after the image's end, which decoders pass by
+        path = images[number % len(images)]
+        data = path.read_bytes() + number.to_bytes(4)
+        photos.write(f"{number % 2}/{number}{path.suffix}", data)
+    job, name = team.new_id("import"), team.new_id("photos")
+    settings = (f"name={name}", f"source={photos.uri}", "part_files=20", "workers=2")
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = team.graft("submit", str(ROOT / "jobs" / "import.yaml"), "--id", job, *words)
+    assert done.returncode == 0, done.stderr
+
+    def parts() -> int:
+        return sum(key.endswith(".json") for key, _ in store.scan(f"imports/{job}/part-"))
+
+    team.cluster.wait_for("some parts", lambda: parts() > 5, 300)
+    so_far = parts()
+    team.kill(team.pods(job, "worker")[0])
+    print(f"killed a worker after {so_far} of 100 parts: {team.job(job)['progress']}")
+    follow_to_the_end(team, job)
+    assert team.job(job)["attempt"] == 1
+    shown = json.loads(team.cluster.graft("data", "show", name, "--json").stdout)
+    local = import_dataset(store, photos.uri, name)
+    assert (shown["version"], local.written) == (local.manifest.version, False)
 
 
 def newest(team: Team) -> str:

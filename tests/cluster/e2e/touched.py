@@ -17,6 +17,8 @@ _SERVING = ("two_models", "serving_pods", "upgrade")
 TOUCHED = {
     "platform/graft/cluster": _JOBS,
     "platform/graft/demo": ("demo",),
+    "platform/graft/import_job": ("import",),
+    "platform/graft/parts": ("import", "prediction"),
     "platform/graft/prediction": ("prediction",),
     "platform/graft/report": ("transfer", "evaluation"),
     "platform/graft/serving": _SERVING,
@@ -25,7 +27,7 @@ TOUCHED = {
     "platform/graft/training": ("head", "preempted", "sweep"),
     "deploy": ("ray_job", "charts"),
     "helm": ("charts", "image", "wrong", "two", "upgrade"),
-    "jobs": ("demo", "evaluation", "prediction", "sweep", "transfer"),
+    "jobs": ("demo", "evaluation", "import", "prediction", "sweep", "transfer"),
 }
 """Beginning of a path -> beginnings of scenarios' names; those of every landing are not here."""
 _SCENARIOS = "tests/cluster/e2e/test_"

@@ -73,8 +73,8 @@ class ImportOptions:
         int | None,
         typer.Option(
             min=1,
-            show_default="one a CPU",
-            help="Threads that read and decode; S3 sources gain from more.",
+            show_default="one a CPU, four for S3",
+            help="Threads that read and decode, in one process up to four.",
         ),
     ] = None
 
@@ -116,8 +116,7 @@ def import_(
     Example: graft data import photos --name ants-bees --val-fraction 0.3
     """
     from graft.cli.dataset_refs import open_dataset_ref
-    from graft.cli.show.dataset import description, document, import_progress
-    from graft.cli.show.output import emit, note
+    from graft.cli.show.dataset import import_progress, show_import
     from graft.data.importing import import_dataset
     from graft.data.manifest import DatasetVersion
     from graft.errors import InputError
@@ -135,17 +134,30 @@ def import_(
         imported = import_dataset(
             opened, source, name, add_to=version, **asdict(options), progress=progress
         )
-    seconds = time.perf_counter() - start
-    manifest = imported.manifest
-    if not imported.written:
-        note(f"{manifest.ref} holds these images already; nothing was written")
-    dataset = DatasetVersion(opened, manifest)
-    speed = {
-        "written": imported.written,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(manifest.images / seconds, 1),
-    }
-    emit(document(dataset) | speed, json, lambda: description(dataset))
+    dataset, seconds = DatasetVersion(opened, imported.manifest), time.perf_counter() - start
+    show_import(dataset, imported.written, imported.other_shards, json, seconds)
+
+
+@app.command()
+def discard(
+    import_id: Annotated[str, typer.Argument(metavar="JOB", help="The import, by its job's id.")],
+    store: StoreUri = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Remove what an import on a cluster has left that will not go on.
+
+    One that has succeeded, or has met files that it cannot use, has left nothing. One that was
+    cancelled or has failed otherwise keeps what it did, for `graft jobs resume`.
+
+    Example: graft data discard ants-bees-20260101-120000-1a2b
+    """
+    from rich.text import Text
+
+    from graft.cli.show.output import emit, note
+    from graft.import_job.run_import import discard_import
+
+    discard_import(open_store(store), import_id, note)
+    emit({"discarded": import_id}, json, lambda: Text(f"nothing of {import_id} is left"))
 
 
 @app.command()

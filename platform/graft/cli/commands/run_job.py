@@ -12,7 +12,7 @@ from graft.cli.options import DEFAULT_STORE, StoreUri, grouped_options, open_sto
 if TYPE_CHECKING:
     from graft.cluster.job_records import Driver
     from graft.registry import Mover
-    from graft.spec import Evaluation, Finetune, Job, Prediction, Sweep, TransferReport
+    from graft.spec import Evaluation, Finetune, Import, Job, Prediction, Sweep, TransferReport
     from graft.store import Store
 
 
@@ -133,7 +133,7 @@ def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> 
         InputError: a run or a sweep of that name exists, and this job did not make it.
     """
     from graft.errors import InputError
-    from graft.spec import Demo, Evaluation, Finetune, Prediction, TransferReport
+    from graft.spec import Demo, Evaluation, Finetune, Import, Prediction, TransferReport
 
     if isinstance(spec, Demo):
         return _demo(store, mover)
@@ -145,6 +145,9 @@ def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> 
         return None
     if isinstance(spec, Prediction):
         _prediction(store, job, spec)
+        return None
+    if isinstance(spec, Import):
+        _import(store, job, spec)
         return None
     sort, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
     foreign = f"jobs/{job}/foreign"
@@ -202,6 +205,30 @@ def _prediction(store: "Store", prediction: str, spec: "Prediction") -> None:
         begin_prediction(store, spec, prediction)
     # An earlier attempt at the job, if it still lives, was overtaken when this one began.
     finish_prediction(store, prediction, json=False, take_over=True)
+
+
+def _import(store: "Store", import_id: str, spec: "Import") -> None:
+    from graft.cli.dataset_refs import open_dataset_ref
+    from graft.cli.show.dataset import show_import
+    from graft.cli.show.output import counting, note
+    from graft.cli.show.pace import showing_pace
+    from graft.cluster.local_ray import silent_core
+    from graft.import_job.ray_data import RayWorkers
+    from graft.import_job.records import ImportPace, find_begun, read_finished
+    from graft.import_job.run_import import create_import, run_import
+
+    if not find_begun(store, import_id) and not read_finished(store, import_id):
+        with counting("listing", "files") as listed:
+            create_import(store, spec, import_id, lambda files: listed(files, files))
+
+    def step(pace: ImportPace) -> str:
+        return pace.step
+
+    with silent_core(), showing_pace(step) as progress:
+        # An earlier attempt at the job, if it still lives, was overtaken when this one began.
+        finished = run_import(store, import_id, RayWorkers(store), progress, note, take_over=True)
+    dataset, written = open_dataset_ref(store, finished.dataset), finished.written
+    show_import(dataset, written, finished.other_shards, json=False, seconds=finished.seconds)
 
 
 def _evaluation(store: "Store", spec: "Evaluation") -> None:

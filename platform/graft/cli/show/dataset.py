@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from graft.cli.show.output import console
+from graft.cli.show.output import console, emit, note
 from graft.units import size
 
 if TYPE_CHECKING:
@@ -47,6 +47,30 @@ def import_progress() -> Iterator[Callable[[str, int, int], None]]:
             )
 
         yield show
+
+
+def show_import(
+    dataset: "DatasetVersion", written: bool, other_shards: int, json: bool, seconds: float
+) -> None:
+    """Show the version of an import, how long it took, and whether it was there before.
+
+    `other_shards`: see `graft.data.import_draft.Imported`.
+    """
+    manifest = dataset.manifest
+    if not written:
+        note(f"{manifest.ref} holds these images already; nothing was written")
+    if other_shards:
+        note(
+            f"{other_shards:,} of its shards have other bytes than this import would have written: "
+            "its files came in another order, or were shrunk by another build of Pillow"
+        )
+    speed = {
+        "written": written,
+        "other_shards": other_shards,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(manifest.images / seconds, 1),
+    }
+    emit(document(dataset) | speed, json, lambda: description(dataset))
 
 
 def copies_of(dataset: "DatasetVersion") -> list["Copies"]:
