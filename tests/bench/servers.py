@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,8 +130,10 @@ def _of_onnx(name: str, rival: str, path: str, lab: Lab, axes: Sequence[Axis]) -
     return Server(f"{name} {release}, ONNX Runtime", path, command, axes)
 
 
-def environment(rival: str) -> Path:
+def environment(rival: str, beside: bool = False) -> Path:
     """Return the Python of a rival's own environment, which is made the first time.
+
+    `beside`: what this environment has is there, too, for what the rival's does not have.
 
     Raises:
         CannotServeError: pip cannot install what it needs.
@@ -150,6 +153,9 @@ def environment(rival: str) -> Path:
         if done.returncode:
             why = done.stderr.strip().splitlines() or ["no reason given"]
             raise CannotServeError(f"no environment for {rival}: {why[-1]}")
+    if beside:
+        (packages,) = folder.glob("lib/python*/site-packages")
+        (packages / "beside.pth").write_text(sysconfig.get_path("purelib"))
     whole.touch()
     return python
 
