@@ -52,7 +52,7 @@ CAMERA_IMAGES = 60
 WORKERS = (1, 2, 4)
 PART_FILES = 256
 """Of the job, so that every worker has several."""
-EVERY_S = 0.25
+EVERY_S = 1.0
 
 
 def plain_loop(source: Path, target: Path) -> int:
