@@ -110,7 +110,7 @@ def same(one: Store, other: Store) -> None:
     assert first.model_dump(exclude=own) == second.model_dump(exclude=own)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_version_is_the_local_imports(
     directory: Store, local: Store, class_folders, small_shards: None, seed: int
 ) -> None:
@@ -148,7 +148,9 @@ def test_from_s3_to_s3(s3_store_uri: str, class_folders, small_shards: None) -> 
     same(store, local)
 
 
-@pytest.mark.parametrize("dies_at", [3, 6, 7, 9])
+@pytest.mark.parametrize(
+    "dies_at", [3, *(pytest.param(at, marks=pytest.mark.slow) for at in (6, 7)), 9]
+)
 def test_what_is_interrupted_goes_on_and_does_nothing_twice(
     directory: Store, local: Store, class_folders, small_shards: None, dies_at: int
 ) -> None:
