@@ -86,6 +86,7 @@ def test_files_that_share_a_ray_are_one_group() -> None:
     assert group("tests/data/test_splits.py") == "tests/data/test_splits.py"
 
 
+@pytest.mark.slow  # it runs commands both ways
 def test_a_forked_command_is_what_a_shell_would_run(tmp_path: Path) -> None:
     arguments = ("models", "show", "nobody", "--store", "store")
     shell = subprocess.run(

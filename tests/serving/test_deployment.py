@@ -204,6 +204,7 @@ def test_a_port_that_another_process_takes_meanwhile(
     assert haproxies() <= before
 
 
+@pytest.mark.slow  # the only one here for which a fast run would start a Ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_the_machine_lacks_is_said_at_once(model_store: Store) -> None:
     version = get_model(model_store, "ants-bees")
