@@ -38,7 +38,7 @@ from graft.backbones.process_setup import set_up_process
 from graft.data.copies import distinct_images
 from graft.data.importing import import_dataset
 from graft.data.index import Images
-from graft.data.loader import evaluation_slices, to_tensor, training_slices
+from graft.data.loader import evaluation_slices, to_tensor
 from graft.data.splits import SPLITS, make_splits
 from graft.decisions.calibration import NONE, Calibration, cross_fitted, fit_calibration
 from graft.decisions.choose import Labelled
@@ -240,7 +240,7 @@ def logits_of_head(frozen: Frozen, seed: int, train: Ints, test: Ints) -> NDArra
     tally = Tally.empty(len(frozen.classes), CPU)
     labels = frozen.labels
     for epoch in range(recipe.epochs):
-        for part in training_slices(len(train), BATCH, seed, epoch, 0, 1):
+        for part in data.training_slices(recipe, epoch):
             places = train[part.indices]
             batch = ActivationBatch(frozen.activations[places], labels[places], part)
             train_step(learner, batch, 1.0, tally)

@@ -18,8 +18,9 @@ from photographs import photographs
 from torch import nn
 
 from graft.backbones.process_setup import set_up_process
+from graft.data.epoch_order import FULL, EpochOrder
 from graft.data.importing import import_dataset
-from graft.data.loader import to_tensor, training_slices
+from graft.data.loader import to_tensor
 from graft.spec import parse_job
 from graft.store import Store
 from graft.training.attempt import training_data
@@ -56,7 +57,7 @@ def steps(store: Store, arch: str, freeze: int | str) -> tuple[Callable[[], None
     learner = Learner.of(
         assembly.model, assembly.plan, data, spec.train, Ranks.alone(cpu), slots={}
     )
-    shares = training_slices(len(data.train), BATCH, 0, 0, 0, 1)
+    shares = EpochOrder(data.train, FULL, seed=0).slices(epoch=0, batch_size=BATCH)
     batch = next(iter(data.loader.batches(data.train, shares, view=0)))
     tally = Tally.empty(len(data.classes), cpu)
 

@@ -1,52 +1,19 @@
-"""Who reads which image when: pure functions; and the loader that follows them."""
+"""Batches: the threads that decode them change nothing; validation reads each image once."""
 
 import numpy as np
 import pytest
 import torch
 
 from colours import draw_colours
+from graft.data.epoch_order import FULL, EpochOrder
 from graft.data.importing import import_dataset
-from graft.data.loader import ImageLoader, evaluation_slices, to_tensor, training_slices
+from graft.data.loader import ImageLoader, evaluation_slices, to_tensor
 from graft.data.manifest import open_dataset
 from graft.data.views import render
 from graft.spec import Loader, Preprocess, StandardAugment
 from graft.store import Store
 
 SMALL = Preprocess(resize=36, crop=32)
-
-
-@pytest.mark.parametrize("workers", [1, 2, 3, 5])
-@pytest.mark.parametrize("images", [5, 16, 33])
-def test_every_image_is_trained_on_once_an_epoch_in_the_same_batches(images, workers):
-    alone = training_slices(images, 8, seed=3, epoch=2, rank=0, workers=1)
-    together = [
-        training_slices(images, 8, seed=3, epoch=2, rank=rank, workers=workers)
-        for rank in range(workers)
-    ]
-    assert {len(slices) for slices in together} == {len(alone)}
-    seen = []
-    for number, whole in enumerate(alone):
-        slices = [worker[number] for worker in together]
-        assert all(
-            len(batch_slice.indices) and batch_slice.total == len(whole.indices)
-            for batch_slice in slices
-        )
-        real = np.concatenate(
-            [batch_slice.indices[batch_slice.weights > 0] for batch_slice in slices]
-        )
-        assert sorted(real) == sorted(whole.indices)
-        assert sum(batch_slice.weights.sum() for batch_slice in slices) == len(whole.indices)
-        seen.extend(real)
-    assert sorted(seen) == list(range(images))
-
-
-def test_the_order_depends_on_seed_and_epoch():
-    def order(seed, epoch):
-        return np.concatenate([s.indices for s in training_slices(50, 8, seed, epoch, 0, 1)])
-
-    assert np.array_equal(order(0, 0), order(0, 0))
-    assert not np.array_equal(order(0, 0), order(0, 1))
-    assert not np.array_equal(order(0, 0), order(1, 0))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
@@ -75,7 +42,7 @@ def test_threads_and_caches_change_nothing(dataset, settings):
     images = dataset.images("train")
     loader = ImageLoader(dataset, SMALL, StandardAugment(), settings)
     for view in (1, 2):
-        slices = training_slices(len(images), 8, 0, view, 0, 1)
+        slices = EpochOrder(images, FULL, 0).slices(view, 8)
         batches = list(loader.batches(images, slices, view))
         assert len(batches) == len(slices)
         for batch, batch_slice in zip(batches, slices, strict=True):
@@ -105,7 +72,7 @@ def test_a_reader_that_stops_early_leaves_no_thread(dataset):
     before = set(threading.enumerate())
     images = dataset.images("train")
     loader = ImageLoader(dataset, SMALL, StandardAugment(), Loader())
-    batches = loader.batches(images, training_slices(len(images), 4, 0, 0, 0, 1), 1)
+    batches = loader.batches(images, EpochOrder(images, FULL, 0).slices(0, 4), 1)
     next(batches)
     started = set(threading.enumerate()) - before
     assert any(thread.name.startswith("decode") for thread in started)

@@ -16,11 +16,13 @@ from typing import BinaryIO
 
 import pytest
 
+from commands import Forked
 from graft.data.shards import MAPS, ShardReader, StoredShard
 from graft.errors import InputError, ResourceError, StoreError
 from graft.store import ObjectRef, Store
 from graft.store.node_cache import cache_budget, cache_room, open_copy, remove_leftovers
 from graft.store.objects import sha256
+from s3_gets import fetch_all, gets
 
 KB = 1000
 Seconds = int
@@ -162,7 +164,27 @@ def test_damage_is_never_visible_under_its_name(cache: Path, remote: Store) -> N
     for _ in range(2):
         with pytest.raises(StoreError, match="damaged"):
             remote.open_file("a", ref)
-    assert [path.name for path in cache.rglob("*") if path.is_file()] == [".lock"]
+    left = sorted(path.name for path in cache.rglob("*") if path.is_file())
+    assert left == [".lock", f".lock-{ref.sha256[:2]}"]
+
+
+@pytest.mark.slow
+def test_a_node_fetches_a_payload_once_for_all_its_processes(
+    cache: Path, remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_CACHE_GB", "0.1")
+    refs = [put(remote, 1000 * KB) for _ in range(20)]
+    processes = [Forked(fetch_all, remote.uri, refs, str(tmp_path)) for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert sum(int(path.read_text()) for path in tmp_path.glob("gets-*")) == 20
+
+
+def test_threads_that_need_the_same_shard_fetch_it_once(cache: Path, remote: Store) -> None:
+    refs = [put(remote, 3 * KB) for _ in range(3)]
+    reader, asked = shard_reader(remote, refs), gets(remote)
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(lambda number: reader.read(number % 3, 0, 100), range(30)))
+    assert len(asked) == 3
 
 
 @pytest.mark.slow

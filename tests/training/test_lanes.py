@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from colours import colour_spec, new_run
+from graft.data.epoch_order import FULL, BlockShuffle
 from graft.spec.train import Train
 from graft.training.attempt import training_data
 from graft.training.lanes import can_be_lane, train_lanes
@@ -34,6 +35,7 @@ RECIPES = {
         "train__label_smoothing": 0.1,
     },
 }
+BLOCKS = BlockShuffle(block_bytes=20_000, readers=6, buffer=2)
 FAST = {("convolution", "sgd"), ("mlp", "adamw")}
 CHANGES = [(1e-3, 1e-4), (3e-3, 0.1), (0.03, 0.0)]
 """Learning rate and weight decay of each lane."""
@@ -53,7 +55,7 @@ def test_a_lane_has_the_numbers_of_a_run_alone(colour_store, alone, head, recipe
         new_run(colour_store, colour_spec(**HEADS[head], **RECIPES[recipe], train__epochs=2)),
     )
     prepared = assemble(colour_store, spec)
-    data = training_data(prepared, spec)
+    data = training_data(prepared, spec, BLOCKS if recipe == "adamw" else FULL)
     recipes = []
     for lr, decay in CHANGES:
         optimizer = spec.train.optimizer.model_copy(update={"lr": lr, "weight_decay": decay})
@@ -81,7 +83,7 @@ def test_a_lane_has_the_numbers_of_a_run_alone(colour_store, alone, head, recipe
 
 
 LANES_DO = {"epochs", "batch_size", "seed", "optimizer", "rates", "schedule", "label_smoothing"}
-LANES_DO |= {"class_weights", "logit_adjustment", "clip_norm", "metric", "batch_norm"}
+LANES_DO |= {"class_weights", "logit_adjustment", "clip_norm", "metric", "batch_norm", "shuffle"}
 NOT_A_LANE = {
     "accumulate": 2,
     "unfreeze": [{"epoch": 2, "freeze": -2}],

@@ -9,7 +9,7 @@ from safetensors.torch import load
 from torch.nn import functional
 
 from colours import colour_spec, new_run, train_together
-from graft.data.loader import to_tensor, training_slices
+from graft.data.loader import to_tensor
 from graft.errors import SpecError
 from graft.registry import get_model
 from graft.spec import load_job
@@ -153,7 +153,7 @@ def test_an_ordinary_loop_over_the_same_batches_gives_the_same_weights(colour_st
         [{"params": decayed, "weight_decay": 1e-4}, {"params": others}], lr=0.005, momentum=0.9
     )
     for epoch in range(2):
-        slices = training_slices(len(data.train), 8, spec.train.seed, epoch, 0, 1)
+        slices = data.training_slices(spec.train, epoch)
         for batch in data.loader.batches(data.train, slices, view=0):
             optimizer.zero_grad()
             images = to_tensor(batch.images, prepared.contract, torch.device("cpu"))

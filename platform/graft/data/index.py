@@ -232,6 +232,21 @@ class Images(Sequence[Image]):
         return hexadecimal(self.digests)
 
     @property
+    def shards(self) -> NDArray[np.int32]:
+        """Position of each image's shard in `Manifest.all_shards`: (n,)."""
+        return self._columns.shard[self._selection]
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Bytes from its shard's beginning to each stored image's: (n,)."""
+        return self._columns.offset[self._selection]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each stored image: (n,)."""
+        return self._columns.size[self._selection]
+
+    @property
     def paths(self) -> list[str]:
         """Path of each image in its source."""
         return [self._columns.path(int(row)) for row in self._rows]

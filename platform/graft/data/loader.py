@@ -1,13 +1,14 @@
 """From a dataset version to batches: who reads which image when, and the threads that do.
 
-Who reads which image in which order is a pure function of (seed, epoch, worker count); threads
-and the memory for decoded images only change how fast a batch comes.
+Who reads which image in which order is a pure function, see `epoch_order`; threads and the memory
+for decoded images only change how fast a batch comes.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from threading import Lock
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image as PILImage
 from graft.data.image import decode
 from graft.data.index import Image, Images
 from graft.data.manifest import DatasetVersion
+from graft.data.read_ahead import BLOCK_BYTES, ReadAhead
 from graft.data.views import render
 from graft.spec import Loader, NoAugment, Preprocess, StandardAugment
 
@@ -45,27 +47,6 @@ class Batch:
     slice: BatchSlice
 
 
-def training_slices(
-    images: int, batch_size: int, seed: int, epoch: int, rank: int, workers: int
-) -> list[BatchSlice]:
-    """Split a shuffled epoch into this worker's slices, the last short batch included.
-
-    The global batches are the same at any worker count. If a batch has fewer images than
-    there are workers, a worker without an image takes the first at weight 0, since all must
-    take part in the exchange of gradients.
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(images)
-    slices = []
-    for start in range(0, images, batch_size):
-        batch = order[start : start + batch_size]
-        mine = batch[rank::workers]
-        weights = np.ones(len(mine), np.float32)
-        if not len(mine):
-            mine, weights = batch[:1], np.zeros(1, np.float32)
-        slices.append(BatchSlice(mine, weights, len(batch)))
-    return slices
-
-
 def evaluation_slices(images: int, batch_size: int, rank: int, workers: int) -> list[BatchSlice]:
     """Split all images, in order, so that each is read by exactly one worker."""
     mine = np.arange(rank, images, workers)
@@ -82,11 +63,14 @@ class ImageLoader:
         preprocess: Preprocess,
         augment: NoAugment | StandardAugment,
         settings: Loader,
+        block_bytes: int = BLOCK_BYTES,
     ):
+        """`block_bytes`: see `DatasetVersion.read_ahead`."""
         self._dataset = dataset
         self._preprocess = preprocess
         self._augment = augment
         self._settings = settings
+        self._block_bytes = block_bytes
         # A decoder often waits for storage, so that one more than the CPUs keeps them busy.
         self.threads = (
             settings.threads if settings.threads != "auto" else torch.get_num_threads() + 1
@@ -102,14 +86,19 @@ class ImageLoader:
         """Yield one batch per slice, in order, with `view` of each image."""
         side = self._preprocess.crop
         pending: deque[tuple[Batch, list[Future[None]]]] = deque()
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
+        order = np.concatenate([np.empty(0, np.int64), *(part.indices for part in slices)])
+        numbers = count()
+        with (
+            ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool,
+            self._dataset.read_ahead(images.at(order), self._block_bytes) as ahead,
+        ):
             try:
                 for batch_slice in slices:
                     chosen = images.at(batch_slice.indices)
                     pixels = np.empty((len(chosen), side, side, 3), np.uint8)
                     labels = chosen.labels.astype(np.int64)
                     tasks = [
-                        pool.submit(self._render, image, view, pixels[row])
+                        pool.submit(self._render, ahead, next(numbers), image, view, pixels[row])
                         for row, image in enumerate(chosen)
                     ]
                     pending.append((Batch(pixels, labels, batch_slice), tasks))
@@ -121,19 +110,22 @@ class ImageLoader:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _render(self, image: Image, view: int, out: NDArray[np.uint8]) -> None:
-        picture = self._decode(image)
+    def _render(
+        self, ahead: ReadAhead, number: int, image: Image, view: int, out: NDArray[np.uint8]
+    ) -> None:
+        picture = self._decode(ahead, number, image)
         out[:] = render(picture, image.sha256, view, self._preprocess, self._augment)
 
-    def _decode(self, image: Image) -> PILImage.Image:
-        """Decode an image, or take it from memory.
+    def _decode(self, ahead: ReadAhead, number: int, image: Image) -> PILImage.Image:
+        """Decode an image, the one with this number in the order of use, or take it from memory.
 
         Once the memory is full, what it holds stays. Replacing images would not help: an epoch
         touches each image once, in a new order.
         """
         if (cached := self._decoded.get(image.sha256)) is not None:
+            ahead.skip(number)
             return cached
-        picture = decode(self._dataset.read(image))
+        picture = decode(ahead.read(number, image))
         with self._lock:
             size = picture.width * picture.height * 4  # PIL holds an RGB pixel in 4 bytes
             if size <= self._free_bytes and image.sha256 not in self._decoded:

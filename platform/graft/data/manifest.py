@@ -16,6 +16,7 @@ from pydantic import Field
 
 from graft.data.image import LARGEST_MAX_SIDE
 from graft.data.index import SUFFIX, Columns, Image, Images, images_by_split, read_columns
+from graft.data.read_ahead import BLOCK_BYTES, ReadAhead, stored_digest
 from graft.data.shards import ShardReader, StoredShard, unpack
 from graft.data.splits import MadeSplits
 from graft.errors import NotFoundError, ObjectNotFound, StoreError
@@ -182,8 +183,31 @@ class DatasetVersion:
         return self._images[split]
 
     def read(self, image: Image) -> bytes:
-        """Return an image's stored bytes, for `decode`; thread-safe."""
-        return self._shards.read(image.shard, image.offset, image.size)
+        """Return an image's stored bytes, for `decode`; thread-safe.
+
+        Raises:
+            ResourceError: the node-local cache has no room even for one shard.
+            StoreError: it cannot be read, or is damaged.
+        """
+        digest = stored_digest(image, self.manifest.settings.max_side)
+        return self._shards.read(image.shard, image.offset, image.size, digest)
+
+    def read_ahead(self, images: Images, block_bytes: int = BLOCK_BYTES) -> ReadAhead:
+        """Return what reads images, in their order, before they are asked for; to be closed.
+
+        `block_bytes` is how much of a shard is read at once, where the node has no room for it.
+        """
+        max_side = self.manifest.settings.max_side
+        return ReadAhead(self._shards, images, max_side, block_bytes)
+
+    @property
+    def fits_node(self) -> bool:
+        """Whether this node can hold all shards, so that each image is at hand.
+
+        Raises:
+            ResourceError: the node-local cache has no room even for one shard.
+        """
+        return self._shards.cacheable == len(self._shards)
 
     def originals(self) -> list[tuple[Image, bytes]]:
         """Return some validation images, each with the bytes of its source file."""

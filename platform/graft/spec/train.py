@@ -180,6 +180,10 @@ class Train(Section):
     saves memory, or repeats what more workers do (1 worker with 2 passes equals 2 with 1)."""
     seed: Seed = 0
     """Seed of the head's initialisation, the order of images, dropout and mixing."""
+    shuffle: Literal["auto", "full", "blocks"] = added("0.1.0", "auto")
+    """In which order an epoch's images come: `full`: any order, each image read alone; `blocks`:
+    images of a few hundred random blocks of 4 MB at a time, each read at once; `auto`: `full` where
+    the dataset is in a directory or a node's cache holds it, as the run's first attempt finds."""
     optimizer: Optimizer = SGD(kind="sgd")
     rates: Rates = UniformRates()
     """Learning rates by stage."""

@@ -8,6 +8,7 @@ from graft.store.documents import (
     parse_document,
     read_document,
     read_text,
+    record_once,
     unless_damaged,
 )
 from graft.store.objects import FileName, ObjectRef, payload_name, sha256, sha256_file
@@ -28,6 +29,7 @@ __all__ = [
     "payload_name",
     "read_document",
     "read_text",
+    "record_once",
     "sha256",
     "sha256_file",
     "unless_damaged",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from graft import __version__
-from graft.errors import ObjectDamaged, ObjectNotFound
+from graft.errors import ObjectDamaged, ObjectExists, ObjectNotFound
 from graft.store.store import Store
 
 
@@ -58,6 +58,24 @@ def find_document(store: Store, key: str, model: type[Document]) -> Document | N
         return read_document(store, key, model)
     except ObjectNotFound:
         return None
+
+
+def record_once(
+    store: Store, key: str, model: type[Document], make: Callable[[], Document]
+) -> Document:
+    """Return the document at `key`; where there is none, make it, so that all have the first one.
+
+    Raises:
+        ObjectDamaged: as `parse_document`.
+    """
+    if document := find_document(store, key, model):
+        return document
+    document = make()
+    try:
+        store.create(key, document_bytes(document))
+    except ObjectExists:  # another was first
+        return read_document(store, key, model)
+    return document
 
 
 def unless_damaged(read: Callable[[], Read], tell: Tell | None) -> Read | None:

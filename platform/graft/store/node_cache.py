@@ -83,20 +83,37 @@ def open_copy(ref: ObjectRef, copy: Callable[[BinaryIO], None]) -> BinaryIO | No
 
     Any process may have written a file of the cache, so each process verifies it once. Where there
     is none, `copy` fills a file of the payload's size and verifies it; then the file gets its name.
+    All others that need the payload wait for that, so that a node fetches it once.
     """
     path = _path_of(ref)
-    with explained(f"the node-local cache {path}"), contextlib.ExitStack() as opened:
-        if file := _open_shared(path):
-            opened.enter_context(file)
-            if digest_of(file) == ref.sha256:
-                # Only the time of use changes: by the time of change `digest_of` knows the file.
-                with contextlib.suppress(PermissionError):  # another user's
-                    os.utime(path, ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
-                opened.pop_all()
-                return file
-            file.close()
-            path.unlink(missing_ok=True)
+    with explained(f"the node-local cache {path}"):
+        if file := _open_verified(path, ref):
+            return file
         path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(f".lock-{path.parent.name}"):
+            return _open_verified(path, ref) or _fetch(path, ref, copy)
+
+
+def _open_verified(path: Path, ref: ObjectRef) -> BinaryIO | None:
+    """Open a file of the cache, and mark it as used; None where there is none, or a damaged one."""
+    file = _open_shared(path)
+    if file is None:
+        return None
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(file)
+        if digest_of(file) == ref.sha256:
+            # Only the time of use changes: by the time of change `digest_of` knows the file.
+            with contextlib.suppress(PermissionError):  # another user's
+                os.utime(path, ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
+            opened.pop_all()
+            return file
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _fetch(path: Path, ref: ObjectRef, copy: Callable[[BinaryIO], None]) -> BinaryIO | None:
+    """Open a new file of the cache that `copy` has filled; None where there is no room for it."""
+    with contextlib.ExitStack() as opened:
         temporary = cache_folder() / f".tmp-{uuid.uuid4().hex}"
         with _locked():
             if not _make_room(ref.size):
@@ -109,10 +126,6 @@ def open_copy(ref: ObjectRef, copy: Callable[[BinaryIO], None]) -> BinaryIO | No
                 os.posix_fallocate(file.fileno(), 0, ref.size)
         copy(file)
         with _locked():
-            if theirs := _open_shared(path):  # another process was as fast
-                if digest_of(theirs) == ref.sha256:
-                    return theirs
-                theirs.close()
             os.replace(temporary, path)
         opened.pop_all()
         return file
@@ -174,9 +187,13 @@ def _path_of(ref: ObjectRef) -> Path:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """Have no other process add to the cache or remove from it meanwhile."""
-    path = cache_folder() / ".lock"
+def _locked(name: str = ".lock") -> Iterator[None]:
+    """Have no other process do the same meanwhile: add to the cache or remove from it.
+
+    By another `name`: fetch a payload whose digest begins alike. Of an earlier release, another
+    process may fetch it as well; whoever is last names its file.
+    """
+    path = cache_folder() / name
     lock: BinaryIO
     try:
         lock = path.open("ab")

@@ -30,6 +30,7 @@ from graft.training.lanes import train_lanes
 from graft.training.loop import EpochDone, TrainingData, TrainingState, finetune
 from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.run_activations import reads_of
+from graft.training.run_shuffle import shuffle_of_trial
 from graft.training.training_plan import make_training_plan
 from graft.training.worker_group import Ranks
 
@@ -101,7 +102,8 @@ class TrialProcess:
         prepared = assemble(self.store, spec)
         prepared.model.to(self.ranks.device)
         chain = trunk_chain(prepared.model, prepared.contract)
-        data = training_data(prepared, spec)
+        shuffle = shuffle_of_trial(self.store, self._sweep_id, spec, prepared.dataset)
+        data = training_data(prepared, spec, shuffle)
         if spec.cache_refusal:
             return prepared, chain, data
         cache = self._cache(spec, chain, data)

@@ -13,7 +13,9 @@ from graft.activations.key import key_scheme
 from graft.activations.lookup import NO_ACTIVATIONS
 from graft.backbones.transfer_model import TransferModel
 from graft.backbones.trunk import TrunkChain, trunk_chain
+from graft.data.epoch_order import FULL, BlockShuffle, Shuffle
 from graft.data.loader import ImageLoader
+from graft.data.read_ahead import BLOCK_BYTES
 from graft.data.subset import choose_subset
 from graft.errors import ResourceError, RunFailed
 from graft.registry import Mover
@@ -30,6 +32,7 @@ from graft.training.prepare_run import PreparedRun, assemble, enlargement
 from graft.training.run_activations import cache_for_run, reads_of
 from graft.training.run_recorder import RunRecorder
 from graft.training.run_records import Epoch, read_spec, run_folder
+from graft.training.run_shuffle import shuffle_of_run
 from graft.training.worker_group import Ranks
 
 
@@ -128,7 +131,10 @@ class _Worker:
     def _data(self) -> TrainingData:
         """Return what is trained and validated on; what is worth caching is cached now."""
         prepared, spec = self.prepared, self.spec
-        data = training_data(prepared, spec)
+        shuffle = shuffle_of_run(
+            self.store, self.run, spec, prepared.dataset, self.ranks, self.post, self.last
+        )
+        data = training_data(prepared, spec, shuffle)
         keys = key_scheme(spec, self.chain, self.ranks.device)
         cache = ActivationCache(self.store, data.dataset, keys)
         setup = TrunkSetup(prepared.model, data.loader, data.preprocess)
@@ -144,12 +150,16 @@ class _Worker:
         prove_frozen(f"run {self.run}", model, contract, self.chain, self.ranks)
 
 
-def training_data(prepared: PreparedRun, spec: Finetune) -> TrainingData:
-    """Return what the loop trains and validates on; it reads images until `cached` is replaced."""
+def training_data(prepared: PreparedRun, spec: Finetune, shuffle: Shuffle = FULL) -> TrainingData:
+    """Return what the loop trains and validates on; it reads images until `cached` is replaced.
+
+    `shuffle`: of training, for those who train.
+    """
     subset = choose_subset(prepared.dataset, spec.dataset)
+    blocks = shuffle.block_bytes if isinstance(shuffle, BlockShuffle) else BLOCK_BYTES
     return TrainingData(
         prepared.dataset,
-        ImageLoader(prepared.dataset, prepared.contract, spec.augment, spec.loader),
+        ImageLoader(prepared.dataset, prepared.contract, spec.augment, spec.loader, blocks),
         subset.train,
         subset.val,
         subset.val_split,
@@ -157,6 +167,7 @@ def training_data(prepared: PreparedRun, spec: Finetune) -> TrainingData:
         prepared.contract,
         spec.augment,
         NO_ACTIVATIONS,
+        shuffle,
     )
 
 

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from graft.activations.trunk_batches import ActivationBatch
 from graft.backbones.transfer_model import TransferModel
-from graft.data.loader import Batch, evaluation_slices, to_tensor, training_slices
+from graft.data.loader import Batch, evaluation_slices, to_tensor
 from graft.data.views import view_of_epoch
 from graft.spec import Train
 from graft.training.best_epoch_and_stopping import require_finite_start
@@ -148,7 +148,7 @@ class _Heads:
         train = self.train
         self.model.train()
         tallies = self._tallies()
-        slices = training_slices(len(self.data.train), train.batch_size, train.seed, epoch, 0, 1)
+        slices = self.data.training_slices(train, epoch)
         view = view_of_epoch(self.data.augment, epoch)
         batches = self.data.batches("train", slices, view, self.model.depth)
         for number, batch in enumerate(batches):

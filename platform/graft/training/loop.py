@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from graft.activations.lookup import ActivationLookup
 from graft.activations.trunk_batches import ActivationBatch, activation_batches
 from graft.backbones.transfer_model import TransferModel
+from graft.data.epoch_order import FULL, EpochOrder, Shuffle
 from graft.data.index import Images
 from graft.data.loader import (
     Batch,
@@ -26,7 +27,6 @@ from graft.data.loader import (
     ImageLoader,
     evaluation_slices,
     to_tensor,
-    training_slices,
 )
 from graft.data.manifest import DatasetVersion
 from graft.data.views import view_of_epoch
@@ -56,6 +56,15 @@ class TrainingData:
     augment: NoAugment | StandardAugment
     cached: ActivationLookup
     """The trunk's activations, where they are cached."""
+    shuffle: Shuffle = FULL
+    """What the order of training follows."""
+
+    def training_slices(
+        self, train: Train, epoch: int, rank: int = 0, workers: int = 1
+    ) -> list[BatchSlice]:
+        """Return this worker's slices of an epoch, from 0."""
+        order = EpochOrder(self.train, self.shuffle, train.seed)
+        return order.slices(epoch, train.batch_size, rank, workers)
 
     def batches(
         self, split: str, slices: Sequence[BatchSlice], view: int, depth: int
@@ -281,9 +290,7 @@ def _train_epoch(
     model, train, ranks = learner.model, learner.train, learner.ranks
     model.train()
     tally = Tally.empty(len(data.classes), ranks.device)
-    slices = training_slices(
-        len(data.train), train.batch_size, train.seed, epoch, ranks.rank, ranks.size
-    )
+    slices = data.training_slices(train, epoch, ranks.rank, ranks.size)
     view = view_of_epoch(data.augment, epoch)
     for number, batch in enumerate(data.batches("train", slices, view, model.depth)):
         done = step + number

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from graft.backbones.process_setup import set_up_process
-from graft.data.loader import Batch, training_slices
+from graft.data.epoch_order import choose_shuffle
+from graft.data.loader import Batch
 from graft.data.views import view_of_epoch
 from graft.spec import DecayedRates, Finetune, ListedRates, Train
 from graft.store import Store
@@ -82,7 +83,7 @@ def range_losses(
     train = spec.train
     ranks = Ranks.alone(set_up_process(spec.scaling.cpus_per_worker, gpus))
     prepared = assemble(store, spec)
-    data = training_data(prepared, spec)
+    data = training_data(prepared, spec, choose_shuffle(spec, prepared.dataset))
     model = prepared.model.to(ranks.device)
     torch.manual_seed(train.seed * 1_000_003)  # as `finetune` does
     learner = Learner.of(model, prepared.plan, data, train, ranks, slots={})
@@ -125,7 +126,7 @@ def _batches(data: TrainingData, train: Train) -> Iterator[Batch]:
     """
     epoch = 0
     while True:
-        slices = training_slices(len(data.train), train.batch_size, train.seed, epoch, 0, 1)
+        slices = data.training_slices(train, epoch)
         whole = [batch for batch in slices if batch.total == slices[0].total]
         yield from data.loader.batches(data.train, whole, view_of_epoch(data.augment, epoch))
         epoch += 1

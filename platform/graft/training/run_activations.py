@@ -20,9 +20,8 @@ from graft.activations.lookup import NO_ACTIVATIONS, ActivationLookup, OpenActiv
 from graft.data.manifest import DatasetVersion
 from graft.data.subset import choose_subset
 from graft.data.views import view_of_epoch
-from graft.errors import ObjectExists
 from graft.spec import Finetune, Section
-from graft.store import Store, document_bytes, find_document, read_document
+from graft.store import record_once
 from graft.training.events import Event, Note, TrunkComputing
 from graft.training.training_plan import TrainingPlan
 from graft.training.worker_group import Ranks
@@ -78,8 +77,12 @@ def cache_for_run(
     """
     chosen: list[CacheEntry] | None = None
     if ranks.rank == 0:
-        recorded = _choose_once(run, cache.store, lambda: _choose(spec, cache, setup, reads, post))
-        chosen = [entry for entry in recorded if entry in reads]
+
+        def choose() -> CacheRecord:
+            return CacheRecord(entries=tuple(_choose(spec, cache, setup, reads, post)))
+
+        recorded = record_once(cache.store, f"runs/{run}/cache.json", CacheRecord, choose)
+        chosen = [entry for entry in recorded.entries if entry in reads]
     entries: list[CacheEntry] = ranks.from_first(chosen)
     if not entries:
         return NO_ACTIVATIONS
@@ -94,21 +97,6 @@ class CacheRecord(Section):
     """What a run reads from the cache: ``runs/<run>/cache.json``, written by its first attempt."""
 
     entries: tuple[CacheEntry, ...]
-
-
-def _choose_once(
-    run: str, store: Store, choose: Callable[[], list[CacheEntry]]
-) -> tuple[CacheEntry, ...]:
-    """Return what an earlier attempt at the run chose to cache; else choose, and record it."""
-    key = f"runs/{run}/cache.json"
-    if record := find_document(store, key, CacheRecord):
-        return record.entries
-    record = CacheRecord(entries=tuple(choose()))
-    try:
-        store.create(key, document_bytes(record))
-    except ObjectExists:  # by a newer attempt, which overtook this one
-        return read_document(store, key, CacheRecord).entries
-    return record.entries
 
 
 def _choose(
