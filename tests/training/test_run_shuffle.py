@@ -62,7 +62,9 @@ def test_what_no_node_holds_is_shuffled_in_blocks_and_later_attempts_repeat_it(
 ):
     blocks, notes = decide(remote, "a", alone)
     assert blocks == BlockShuffle.for_workers(1)
-    assert notes == ["shuffled in blocks of 4.2 MB, of which 48 readers mix 4 each (train.shuffle)"]
+    assert notes == [
+        "shuffled in blocks of 1.0 MB, of which 48 readers mix 16 each (train.shuffle)"
+    ]
     assert decide(remote, "b", alone, train__shuffle="full") == (FULL, [])
     monkeypatch.setenv("GRAFT_CACHE_GB", LARGE)
     assert decide(remote, "a", alone)[0] == blocks

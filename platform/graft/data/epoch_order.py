@@ -40,7 +40,7 @@ class BlockShuffle(Section):
     kind: Literal["blocks"] = "blocks"
     block_bytes: Annotated[int, Field(gt=0, le=1 << 30)] = BLOCK_BYTES
     readers: Annotated[int, Field(gt=0, le=1 << 18)] = READERS
-    buffer: Annotated[int, Field(gt=0, le=1 << 10)] = 4
+    buffer: Annotated[int, Field(gt=0, le=1 << 10)] = 16
 
     @classmethod
     def for_workers(cls, workers: int) -> Self:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from graft.data.index import Image, Images
 from graft.data.shards import SHARDS_AT_ONCE, ShardReader
 
-BLOCK_BYTES = 4 << 20
-"""What is read of a shard at once: long enough that a request's delay does not matter, short enough
-that the blocks of all readers of a shuffle fit the memory."""
-RANGES_AT_ONCE = 8
-"""Blocks that are on their way at once."""
+BLOCK_BYTES = 1 << 20
+"""What is read of a shard at once: long enough that requests are few, and short, since an order
+that is shuffled well has many blocks in memory."""
+RANGES_AT_ONCE = 16
+"""Blocks that are on their way at once: 320 MB a second, where one takes 50 ms."""
 HELD_BYTES = 1 << 30
 """Most bytes of images that a reader holds, those on their way included."""
 AHEAD_BYTES = 128 << 20

@@ -182,8 +182,8 @@ class Train(Section):
     """Seed of the head's initialisation, the order of images, dropout and mixing."""
     shuffle: Literal["auto", "full", "blocks"] = added("0.1.0", "auto")
     """In which order an epoch's images come: `full`: any order, each image read alone; `blocks`:
-    images of a few hundred random blocks of 4 MB at a time, each read at once; `auto`: `full` where
-    the dataset is in a directory or a node's cache holds it, as the run's first attempt finds."""
+    images of 768 random blocks of 1 MB at a time, each read at once; `auto`: `full` where the
+    dataset is in a directory or a node's cache holds it, as the run's first attempt finds."""
     optimizer: Optimizer = SGD(kind="sgd")
     rates: Rates = UniformRates()
     """Learning rates by stage."""
