@@ -43,8 +43,15 @@ MEASURED = """
 import sys, time
 from graft.store import Store
 from graft.data.manifest import open_dataset
-from graft.data import loader
-training_slices = getattr(loader, "training_slices", None) or loader.training_shares
+try:
+    from graft.data.epoch_order import FULL, EpochOrder
+    def training_slices(images, batch, seed, epoch, rank, workers):
+        return EpochOrder(images, FULL, seed).slices(epoch, batch, rank, workers)
+except ImportError:
+    from graft.data import loader
+    slices_of = getattr(loader, "training_slices", None) or loader.training_shares
+    def training_slices(images, *rest):
+        return slices_of(len(images), *rest)
 def uss():
     lines = open("/proc/self/smaps_rollup").read().splitlines()[1:]
     sizes = {{line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}}
@@ -67,12 +74,18 @@ PATHS: dict[str, tuple[str, str]] = {
         "labels = [image.label for image in images] if labels is None else labels",
     ),
     "an epoch's order, 1 of 8 workers": (
-        OPEN + "; count = len(dataset.images('train'))",
-        "slices = training_slices(count, 256, 0, 1, 0, 8)",
+        OPEN + "; images = dataset.images('train')",
+        "slices = training_slices(images, 256, 0, 1, 0, 8)",
+    ),
+    "an epoch's order by blocks, 1 of 8 workers": (
+        "from graft.data.epoch_order import BlockShuffle, EpochOrder\n"
+        + OPEN
+        + "; images = dataset.images('train')",
+        "slices = EpochOrder(images, BlockShuffle(), 0).slices(1, 256, 0, 8)",
     ),
     "rows of the first batch": (
         OPEN + "; images = dataset.images('train')\n"
-        "slices = training_slices(len(images), 256, 0, 1, 0, 8)",
+        "slices = training_slices(images, 256, 0, 1, 0, 8)",
         "batch = [images[int(i)] for i in slices[0].indices]",
     ),
     "a tenth of the labels, and a holdout": (

@@ -40,7 +40,7 @@ class Assumptions:
     nic: float = _rate(12.5e9, "bytes/s a node", "100 Gbit/s")
     s3_bytes: float = _rate(50e9, "bytes/s in all", "400 Gbit/s, agreed with the provider")
     s3_requests: float = _rate(5_500, "GETs/s in all", "what AWS promises for one prefix")
-    block_bytes: float = _rate(4 << 20, "bytes", "a range that the block shuffle reads at once")
+    block_bytes: float = _rate(1 << 20, "bytes", "a range that the block shuffle reads at once")
     index_bytes: float = _rate(103, "bytes an image", "measured (scale.py)")
     open_s: float = _rate(
         2.0e-7, "s an image", "measured, once a process: scale.py, 2 s at 10 million"
