@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from tarfile import BLOCKSIZE
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from graft.data import read_ahead
 from graft.data.epoch_order import FULL, BlockShuffle, EpochOrder
 from graft.data.index import Image, Images
 from graft.data.read_ahead import Fetches, ReadAhead, block_numbers, first_uses
-from graft.data.shards import ShardReader, ShardWriter, StoredShard
+from graft.data.shards import Place, ShardReader, StoredShard, pack
 from graft.errors import ObjectDamaged
 from graft.store import Store
 from s3_gets import gets
@@ -27,14 +28,19 @@ MAX_SIDE = 512
 class Lab:
     """A store with images in shards of 30 kB, of which the cache has room for the first."""
 
-    def __init__(self, store: Store, folder):
+    def __init__(self, store: Store):
         draw = random.Random(0)
         self.payloads = [draw.randbytes(draw.randrange(KB, 3 * KB)) for _ in range(IMAGES)]
         digests = [sha256(payload).hexdigest() for payload in self.payloads]
-        writer = ShardWriter(folder, shard_bytes=30 * KB)
-        places = [writer.add(d, p) for d, p in zip(digests, self.payloads, strict=True)]
-        writer.close()
-        refs = [store.put("a", path.name, path) for path in writer.paths]
+        members, places, size = [[]], [], 0
+        for digest, payload in zip(digests, self.payloads, strict=True):
+            if size >= 30 * KB:
+                members.append([])
+                size = 0
+            members[-1].append((digest, payload))
+            places.append(Place(len(members) - 1, size + BLOCKSIZE, len(payload)))
+            size += BLOCKSIZE + -(-len(payload) // BLOCKSIZE) * BLOCKSIZE
+        refs = [store.put("a", f"{n}.tar", pack(each)) for n, each in enumerate(members)]
         self.store = store
         self.shards = [StoredShard("a", ref) for ref in refs]
         self.images = Images.of(
@@ -66,7 +72,7 @@ class Lab:
 def lab(s3_store_uri, tmp_path, monkeypatch) -> Lab:
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("GRAFT_CACHE_GB", "0.00006")
-    return Lab(Store.open(s3_store_uri), tmp_path)
+    return Lab(Store.open(s3_store_uri))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

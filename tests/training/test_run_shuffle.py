@@ -9,7 +9,7 @@ from colours import colour_spec, draw_colours, new_run, train_together
 from graft.data.epoch_order import FULL, BlockShuffle
 from graft.data.importing import import_dataset
 from graft.data.manifest import open_dataset
-from graft.data.shards import ShardWriter
+from graft.data.packing import ShardPlan
 from graft.errors import ObjectDamaged
 from graft.store import Store, document_bytes, read_document
 from graft.training.checkpoint import latest_checkpoint, load_state
@@ -34,7 +34,7 @@ def remote(drawn, s3_store_uri, tmp_path, monkeypatch) -> Store:
     """A store on S3 with `colours` in several shards, and a small cache."""
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("GRAFT_CACHE_GB", SMALL)
-    monkeypatch.setattr(ShardWriter.__init__, "__defaults__", (60_000, 0))
+    monkeypatch.setattr(ShardPlan.__init__, "__defaults__", (0, 60_000))
     store = Store.open(s3_store_uri)
     manifest = import_dataset(store, str(drawn), "colours", test_fraction=0).manifest
     assert len(manifest.shards) > 3
