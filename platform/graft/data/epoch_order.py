@@ -114,11 +114,19 @@ def _by_blocks(
     # within a block's images of one another.
     before = np.cumsum(sizes[blocks]) - sizes[blocks]
     reader = before * shuffle.readers // max(1, len(images))
-    # A block's images are spread over the next `buffer` blocks of its reader; the readers' streams
-    # lie one after another, with a gap of `buffer` between them.
-    begin = np.empty(len(sizes))
-    begin[blocks] = np.arange(len(blocks)) + shuffle.buffer * reader
-    places = begin[block] + shuffle.buffer * draw.random(len(images))
+    # A block's images are spread over `buffer` blocks of its reader around it. At either end of the
+    # reader's stream they are reflected, else an epoch's last images would be of its last blocks
+    # alone, and BatchNorm's running statistics with them.
+    counts = np.bincount(reader, minlength=shuffle.readers)
+    numbers = np.arange(len(blocks))
+    first, end, middle, width = np.empty((4, len(sizes)))
+    first[blocks] = (np.cumsum(counts) - counts)[reader]
+    end[blocks] = np.cumsum(counts)[reader]
+    middle[blocks] = numbers + 0.5
+    width[blocks] = np.minimum(shuffle.buffer, counts)[reader]
+    places = middle[block] + width[block] * (draw.random(len(images)) - 0.5)
+    np.abs(places - first[block], out=places)
+    places = end[block] - np.abs(end[block] - first[block] - places)
     # Stable, since what ties gives must not depend on the machine.
     streams = np.argsort(places, kind="stable")
     lengths = np.bincount(reader, sizes[blocks], shuffle.readers).astype(np.int64)
