@@ -13,6 +13,8 @@ from graft.data.importing import import_dataset
 from graft.spec import dump_job, load_job
 from graft.store import Store
 
+pytestmark = pytest.mark.slow  # processes that train
+
 RATES = ("--start", "1e-6", "--end", "1e-2", "--steps", "40")
 
 

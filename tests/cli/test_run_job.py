@@ -18,6 +18,8 @@ from graft.store import Store
 from graft.training.attempt_pointer import read_pointer
 from graft.training.run_records import read_result, run_folder
 
+pytestmark = pytest.mark.slow  # each runs a job
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:

@@ -18,6 +18,7 @@ from graft.errors import ObjectDamaged
 from graft.store import Store
 from s3_gets import gets
 
+pytestmark = pytest.mark.slow  # most have a bucket of their own: half a second each
 KB = 1000
 BLOCK = 8192
 IMAGES = 120

@@ -12,6 +12,8 @@ import pytest
 
 from quality.summary import summarise
 
+pytestmark = pytest.mark.slow  # each runs a script of steps
+
 ROOT = Path(__file__).parents[2]
 MAKE = """#!/bin/sh
 # What each target does stands in a script of its name; the others pass.

@@ -17,7 +17,7 @@ from graft.training.events import Stalled, Started, Validated
 from graft.training.ray_train import run_finetune
 from graft.training.run_records import read_result
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 
 
 def tail_of(store, run):
