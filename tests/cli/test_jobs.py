@@ -130,7 +130,7 @@ def test_a_job_is_removed_and_pruned_and_goes_on(
     bad = on(ended)("jobs", "prune", "--older", "soon")
     assert (bad.returncode, "--older: " in bad.stderr) == (2, True)
 
-    gone = Scripted(lambda: None, lambda: None, answer("starting"))
+    gone = Scripted(*[lambda: None] * 3, answer("starting"))
     gone.old = ["ancient"]
     done = on(gone)("jobs", "resume", job, "--set", "jobs.retries=5")
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.rayjob_manifest import Submission
-from graft.cluster.status import ClusterStatus
+from graft.cluster.status import ENDED, ClusterStatus
 from graft.errors import InputError
 
 
@@ -16,6 +16,7 @@ class Scripted:
 
     def __init__(self, *answers: Callable[[], ClusterStatus | None]):
         self._answers = list(answers)
+        self._last: ClusterStatus | None = None
         self.said = self.refuses = ""
         self.cancelled = ""
         self.sent: list[Submission] = []
@@ -25,7 +26,8 @@ class Scripted:
 
     def find(self, job: str) -> ClusterStatus | None:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        return answer()
+        self._last = answer()
+        return self._last
 
     def all(self) -> list[ClusterStatus]:
         status = self.find("one")
@@ -48,7 +50,10 @@ class Scripted:
     def submit(self, submission: Submission) -> None:
         self.sent.append(submission)
 
-    def remove(self, job: str, wait: bool = True) -> None:
+    def remove(self, job: str, over: ClusterStatus | None = None, wait: bool = True) -> None:
+        status = self._last
+        if status and status.state not in ENDED and status != over:
+            raise InputError(f"{job} has not ended; graft jobs cancel {job} ends it")
         self.removed.append(job)
 
     def tidy(self) -> list[str]:

@@ -43,6 +43,21 @@ def another() -> Scripted:
     return cluster
 
 
+def test_what_its_cluster_does_not_know_yet_to_have_ended_goes_on(
+    store: Store, spec: Finetune
+) -> None:
+    """A driver records the end, and exits; only then does its cluster see it."""
+    cluster = Scripted(answer("running"))
+    jobs = Jobs(cluster, store)
+    assert jobs.status("one").state == "failed"
+    jobs.remove("one")
+    jobs.resume(Submission("one", spec))
+    assert cluster.removed == ["one", "one"]
+    assert len(cluster.sent) == 1
+    with pytest.raises(InputError, match="one has not ended"):  # it is to go on by now
+        jobs.remove("one")
+
+
 @pytest.mark.parametrize("last", ["record_amendment", "note_sent", "submit"])
 def test_a_resume_that_dies_on_the_way_is_repeated_by_its_name_alone(
     store: Store, spec: Finetune, last: str, monkeypatch: pytest.MonkeyPatch

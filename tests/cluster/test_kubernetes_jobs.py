@@ -380,6 +380,14 @@ def test_what_another_person_sent_meanwhile_is_not_removed(api: Api, kube: Kube)
     with pytest.raises(InputError, match="another person has one go on"):
         jobs.remove("one")
     assert api.deleted == [{"uid": "abc"}]
+    # Its record says that it has ended, and its cluster does not yet: that very object goes.
+    runs = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+    api.objects[f"{RAYJOBS}/one"] = stored | {"status": runs}
+    seen = jobs.find("one")
+    api.objects[f"{RAYJOBS}/one"]["metadata"] = stored["metadata"] | {"uid": "another's"}
+    with pytest.raises(InputError, match="another person has one go on"):
+        jobs.remove("one", over=seen)
+    assert api.deleted[1:] == [{"uid": "abc"}]
 
 
 def test_many_jobs_are_listed_in_pages(api: Api, kube: Kube) -> None:

@@ -4,10 +4,11 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from graft.cluster.job_records import ClusterIdentity, Owner
+from graft.cluster.job_records import ClusterIdentity, Owner, read_job
 from graft.cluster.rayjob_manifest import Submission
 from graft.cluster.status import ENDED, ClusterStatus
-from graft.errors import GraftError, InputError
+from graft.errors import GraftError, InputError, NotFoundError
+from graft.store import Store
 
 
 class ClusterJobs(Protocol):
@@ -46,10 +47,15 @@ class ClusterJobs(Protocol):
     def cancel(self, job: str) -> None:
         """Stop a job and free its pods or processes; nothing happens where there is none."""
 
-    def remove(self, job: str, wait: bool = True) -> None:
+    def remove(self, job: str, over: ClusterStatus | None = None, wait: bool = True) -> None:
         """Remove what the cluster still has of a job that has ended; the store's record stays.
 
-        `wait`: until it is gone.
+        Args:
+            job: its id.
+            over: what the cluster had of it before its record was read, which says that it has
+                ended: a job records its end before its cluster learns of it. None: whether it has
+                ended is the cluster's to say.
+            wait: until it is gone.
 
         Raises:
             InputError: it has not ended, perhaps because another person had it go on.
@@ -63,6 +69,21 @@ class ClusterJobs(Protocol):
 
     def output(self, job: str) -> str:
         """Return the log of the current attempt's driver, as far as the cluster has it."""
+
+
+def remove_ended(cluster: ClusterJobs, store: Store | None, job: str) -> None:
+    """Remove from a cluster a job that has ended, by what the cluster or the job's record says.
+
+    Raises:
+        InputError: it has not ended, perhaps because another person had it go on.
+    """
+    seen = cluster.find(job)
+    try:
+        record = read_job(store, job) if seen and store else None
+    except NotFoundError:
+        record = None
+    is_over = record is not None and record.state != "resumed" and record.final
+    cluster.remove(job, over=seen if is_over else None)
 
 
 def tidied(cluster: ClusterJobs) -> list[str]:

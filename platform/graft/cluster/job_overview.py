@@ -13,7 +13,7 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
-from graft.cluster.cluster_jobs import ClusterJobs, prune_jobs
+from graft.cluster.cluster_jobs import ClusterJobs, prune_jobs, remove_ended
 from graft.cluster.job_attempts import cancel_job, overtake
 from graft.cluster.job_list import list_jobs, newest_jobs, read_jobs
 from graft.cluster.job_logs import DRIVER_SOURCE, last_shipped, log_sources
@@ -220,7 +220,7 @@ class Jobs:
             return
         if not status.has_ended:
             raise InputError(f"{job} has not ended: {status}; graft jobs cancel {job} ends it")
-        self.cluster.remove(job)
+        remove_ended(self.cluster, self.store, job)
 
     def prune(self, older_s: float) -> list[str]:
         """Remove from the cluster the jobs that ended so many seconds ago; return their ids."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from graft.cluster.cluster_jobs import ClusterJobs, tidied
+from graft.cluster.cluster_jobs import ClusterJobs, remove_ended, tidied
 from graft.cluster.job_attempts import overtake, reopen_job
 from graft.cluster.job_records import ClusterIdentity, JobRecord, read_job, submit_job
 from graft.cluster.rayjob_manifest import Submission
@@ -94,7 +94,7 @@ def resume_job(
     notes = cluster.check(submission)
     submit_job(store, job, dump_job(submission.spec))  # where it was lost before it began
     if not moves:
-        cluster.remove(job)
+        remove_ended(cluster, store, job)
     now = datetime.now(UTC)
     until = datetime.fromisoformat(status.ended) if status.ended else now
     reopen_job(store, record, _resumed(status, identity, now), until, user, otherwise)

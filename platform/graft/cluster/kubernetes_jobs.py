@@ -216,18 +216,19 @@ class KubeJobs:
         if self.find(job):
             self._kube.delete(f"{RAYJOBS}/{job}")
 
-    def remove(self, job: str, wait: bool = True) -> None:
+    def remove(self, job: str, over: ClusterStatus | None = None, wait: bool = True) -> None:
         """See `ClusterJobs`."""
         try:
             stored = self._kube.get(f"{RAYJOBS}/{job}")
         except NotFoundError:
             return
         going = stored["metadata"].get("deletionTimestamp")
-        if not going and rayjob_status(stored, []).state not in ENDED:
+        if not over and not going and rayjob_status(stored, []).state not in ENDED:
             raise InputError(f"{job} has not ended; graft jobs cancel {job} ends it")
         try:
             # Not another one of this name, which somebody may have sent since.
-            self._kube.delete(f"{RAYJOBS}/{job}", uid=stored["metadata"]["uid"])
+            uid = over.uid if over else stored["metadata"]["uid"]
+            self._kube.delete(f"{RAYJOBS}/{job}", uid=uid)
         except KubeConflict as error:
             raise InputError(f"another person has {job} go on: {error}") from error
         deadline = time.monotonic() + REMOVED_S

@@ -12,7 +12,7 @@ import httpx
 from graft.cluster.job_records import ClusterIdentity, Owner
 from graft.cluster.pod_troubles import on_a_line
 from graft.cluster.rayjob_manifest import Submission, spec_digest, travels_through_store
-from graft.cluster.status import ClusterStatus, JobState
+from graft.cluster.status import ENDED, ClusterStatus, JobState
 from graft.errors import ClusterLost, InputError
 from graft.registry import user_and_host
 from graft.spec import dump_job
@@ -20,6 +20,8 @@ from graft.spec import dump_job
 TIMEOUT_S = 30.0
 AGENTS_S = 60.0
 """Seconds in which a cluster that has just started has to take a job."""
+ENDS_S = 30.0
+"""Seconds in which Ray has to see the end of a driver that has recorded it."""
 ENTRYPOINT = "graft run-job"
 STATES: dict[str, JobState] = {
     "PENDING": "starting",
@@ -111,8 +113,16 @@ class RayJobs:
         """See `ClusterJobs`."""
         self._request("POST", f"{_path(job)}/stop", none_at=404)
 
-    def remove(self, job: str, wait: bool = True) -> None:
-        """See `ClusterJobs`."""
+    def remove(self, job: str, over: ClusterStatus | None = None, wait: bool = True) -> None:
+        """See `ClusterJobs`; Ray lets nobody remove what it has not seen the end of."""
+        deadline = time.monotonic() + ENDS_S
+        while over and (status := self.find(job)) and status.state not in ENDED:
+            if time.monotonic() > deadline:
+                raise ClusterLost(
+                    f"{job} has recorded its end, and Ray at {self._address} still does not say "
+                    f"so after {ENDS_S:.0f} s; try again"
+                )
+            time.sleep(0.5)
         self._request("DELETE", _path(job), none_at=404)
 
     def tidy(self) -> list[str]:

@@ -54,6 +54,8 @@ class ClusterStatus:
     """When the cluster got it; ISO 8601 in UTC."""
     ended: str | None = None
     """When the cluster saw its end; ISO 8601 in UTC."""
+    uid: str | None = None
+    """Of the cluster's object; one that is sent again is another. None: the cluster has none."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def rayjob_status(rayjob: Json, pods: Iterable[Json], now: datetime | None = Non
         owner=(meta.get("annotations") or {}).get(OWNER),
         created=meta.get("creationTimestamp"),
         ended=seen.get("endTime") if state in ENDED else None,
+        uid=meta.get("uid"),
     )
 
 
