@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 
-def photographs(folder: Path, train: int = 120, val: int = 10) -> Path:
+def photographs(folder: Path, train: int = 120, val: int = 10, seed: int = 0) -> Path:
     """Write 500 x 375 JPEGs of two classes, so many of each in each split."""
-    noise = np.random.default_rng(0)
+    noise = np.random.default_rng(seed)
     for split, count in (("train", train), ("val", val)):
         for label in ("a", "b"):
             (folder / split / label).mkdir(parents=True)

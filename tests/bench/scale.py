@@ -25,6 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from graft.activations.division import TASK_IMAGES
 from graft.activations.key import Key
 from graft.activations.rows import Rows, ShardRows
 from graft.data.digests import DTYPE, Digests, hexadecimal
@@ -36,8 +37,6 @@ CLASSES = 1000
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 SHARD_IMAGES = 500
 IMAGE_BYTES = 120_000
-TASK_IMAGES = 2048
-"""Images of a shard of activations."""
 PLATFORM = Path(__file__).parents[2] / "platform"
 MEASURED = """
 import sys, time
@@ -66,6 +65,30 @@ after = uss()
 print("measured", seconds, after[0] - before[0], after[1] - before[1])
 """
 OPEN = "dataset = open_dataset(store, 'big', {version!r})"
+PLAN = """
+try:
+    from graft.sweep.prepare_sweep import prepare_sweep
+    from graft.sweep.sweep_plan import TWO_CORES
+except ImportError:
+    from graft.sweep.resolve import prepare_sweep
+    from graft.sweep.plan import TWO_CORES
+from graft.spec import Sweep
+base = {{
+    "kind": "finetune",
+    "name": "base",
+    "dataset": {{"name": "big", "version": {version!r}}},
+    "backbone": {{"arch": "squeezenet1_1", "weights": "none", "freeze": "all"}},
+    "train": {{"epochs": 5, "optimizer": {{"kind": "sgd", "lr": 0.01}}}},
+}}
+space = {{
+    "backbone.freeze": {{"choice": ["all", -1, -2]}},
+    "train.optimizer.lr": {{"choice": [0.01, 0.1]}},
+}}
+sweep = Sweep.model_validate(
+    {{"kind": "sweep", "name": "s", "base": base, "space": space, "search": {{"kind": "grid"}}}}
+)
+"""
+RUN = "done = CliRunner().invoke(app, {} + ['--store', store.uri{}])\n"
 PATHS: dict[str, tuple[str, str]] = {
     "open, and count a split": ("", OPEN + "; len(dataset.images('train'))"),
     "labels of the training images": (
@@ -94,6 +117,7 @@ PATHS: dict[str, tuple[str, str]] = {
         + "; dataset.images('train')",
         "subset = choose_subset(dataset, Dataset(name='big', labels=0.1, holdout=0.2))",
     ),
+    "plan of a sweep of six trials": (PLAN, "prepare_sweep(store, sweep, TWO_CORES)"),
     "join with activations": (
         "from graft.activations.cache import Activations\n"
         "from graft.activations import index\n"
@@ -109,6 +133,12 @@ PATHS: dict[str, tuple[str, str]] = {
         "    activations = Activations(store, key, parts, [i.sha256 for i in images])",
     ),
 }
+for words in ("data ls", "data show big@{version}", "activations ls"):
+    PATHS[f"graft {' '.join(words.split()[:2])}"] = (
+        "from typer.testing import CliRunner\nfrom graft.cli.main import app\n"
+        + RUN.format(words.split(), " + '-of-none'"),  # what it imports is there from then on
+        RUN.format(words.split(), "") + "assert done.exit_code == 0, done.output",
+    )
 TRUNK = "ab" * 32
 KEY = {"trunk": TRUNK, "view": "v0", "dtype": "float16", "backend": "torch2.15-pillow13.0-cpu"}
 

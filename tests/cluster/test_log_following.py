@@ -22,7 +22,7 @@ from graft.errors import ClusterLost, InputError, NotFoundError, ResourceError, 
 from graft.spec import Sweep, parse_job
 from graft.store import Store
 from graft.store.backend import Versioned
-from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
+from graft.sweep.sweep_plan import Facts, Resolved, Splits, StageCost, Throughput, make_sweep_plan
 from graft.sweep.sweep_records import create_sweep
 
 
@@ -175,7 +175,7 @@ def test_how_far_a_transfer_report_is(store: Store) -> None:
     search = {"kind": "list", "trials": [{"train.seed": seed} for seed in range(3)]}
     document = base.model_dump(mode="json", by_alias=True)
     sweep = parse_job({"kind": "sweep", "name": "r", "base": document, "search": search}, "", Sweep)
-    facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, 0)
+    facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, 0, Splits(9, 3))
     trials = [Resolved(changes, base, facts) for changes in search["trials"]]
     plan = make_sweep_plan(sweep, trials, Throughput(gflops=1.0, images=1.0))
     assert job_progress(store, "r", "transfer-report") is None

@@ -10,8 +10,10 @@ from graft.store import Store
 from graft.sweep.prepare_sweep import TrialResolver, prepare_sweep
 from graft.sweep.space import grid
 from graft.sweep.sweep_plan import (
+    Cost,
     Facts,
     Resolved,
+    Splits,
     StageCost,
     SweepPlan,
     Throughput,
@@ -35,7 +37,8 @@ def sweep_of(space, search=None, **base):
 
 def facts(depth, lanes=100):
     lanes = lanes if depth == 3 else 0
-    return Facts(train=20, val=10, stages=STAGES, head_gflops=0.5, depth=depth, lanes=lanes)
+    splits = Splits(train=20, val=10)
+    return Facts(20, 10, STAGES, head_gflops=0.5, depth=depth, lanes=lanes, splits=splits)
 
 
 def planned(sweep, depths=None, view_sets=1, lanes=100):
@@ -323,3 +326,25 @@ def test_top5_needs_more_than_five_classes(colours):
     search = {"kind": "grid", "metric": "val.top5_accuracy"}
     with pytest.raises(SpecError, match="needs more than 5 classes; 'colours' has 3"):
         prepare_sweep(colours, sweep_of({"train.optimizer.lr": RATES}, search), SPEED)
+
+
+def test_a_plan_says_what_a_bucket_is_asked_for(colours, s3_store_uri):
+    space = {"backbone.freeze": {"choice": ["all", -2]}}
+    store = Store.open(s3_store_uri)
+    for key, _ in colours.scan(""):
+        store.write(key, colours.read(key).data)
+    _, here = prepare_sweep(colours, sweep_of(space), SPEED)
+    assert (here.requests.writes, here.requests.reads) == (0, 0)
+    _, there = prepare_sweep(store, sweep_of(space))
+    assert there.throughput.bucket_bytes > 0
+    shallow, deep = there.trunks
+    assert [trunk.bytes for trunk in there.trunks] == [trunk.bytes for trunk in here.trunks]
+    assert shallow.reads > deep.reads > 0  # the images are read once
+    assert there.requests.writes == shallow.writes + deep.writes > 20
+
+
+def test_moving_bytes_counts_where_it_takes_longer():
+    work = Cost(images=100, gflops=50, bytes=1e6)
+    assert work.seconds(Throughput(gflops=50, images=50)) == 3
+    assert work.seconds(Throughput(gflops=50, images=50, bucket_bytes=1e6)) == 3
+    assert work.seconds(Throughput(gflops=50, images=50, bucket_bytes=1e5)) == 10

@@ -10,7 +10,7 @@ from graft.spec import Sweep, parse_job
 from graft.sweep.best_trial import best_trial, ranked
 from graft.sweep.search import warm_trials
 from graft.sweep.sweep_list import list_sweep_rows
-from graft.sweep.sweep_plan import Facts, Resolved, StageCost, Throughput, make_sweep_plan
+from graft.sweep.sweep_plan import Facts, Resolved, Splits, StageCost, Throughput, make_sweep_plan
 from graft.sweep.sweep_records import (
     SweepResult,
     TrialEpoch,
@@ -63,7 +63,7 @@ def some_sweep(**changes):
 
 
 def some_plan(sweep):
-    facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, 0)
+    facts = Facts(9, 3, (StageCost("stem", 1.0, 8),), 1.0, 1, 0, Splits(9, 3))
     trials = [Resolved({RATE: 0.1}, sweep.base, facts)]
     return make_sweep_plan(sweep, trials, Throughput(gflops=1.0, images=1.0))
 

@@ -26,9 +26,6 @@ from graft.errors import SpecError, StoreError
 from graft.store import Store
 from graft.store.backend import explained
 
-SHARD_BYTES = 64 << 20
-"""Largest size of a shard, in bytes; one image's activations are never divided."""
-
 _TENSOR = "activations"
 _DATA_START = 4096
 """Offset of the numbers in a file: a whole page, so that they are aligned where it is mapped."""

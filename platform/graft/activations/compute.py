@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graft.activations.activation_shards import SHARD_BYTES, ActivationWriter, memory_order, stored
+from graft.activations.activation_shards import ActivationWriter, memory_order, stored
 from graft.activations.cache import Activations
+from graft.activations.division import SHARD_BYTES
 from graft.activations.index import Indexed, Part, PartRows
 from graft.activations.key import BYTES, Key
 from graft.activations.rows import ShardRows

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from graft.activations.cache import ActivationCache, Activations
 from graft.activations.compute import FillTask, Start, TrunkSetup, compute_task
+from graft.activations.division import TASK_IMAGES
 from graft.activations.index import Coverage, PartRows, covering, note_parts, open_index
 from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms, hold_lease
@@ -22,9 +23,6 @@ from graft.data.digests import first_of_each
 from graft.data.index import Images
 from graft.errors import ObjectNotFound
 from graft.store import Store
-
-TASK_IMAGES = 2048
-"""Most images of a task: a process that is killed loses the task that it computes, none before."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import ray.exceptions
 from graft.activations.cache import ActivationCache
 from graft.activations.cache_decision import Measurement, measure
 from graft.activations.compute import BATCH_SIZE, FillTask, TrunkSetup, compute_task
-from graft.activations.fill_cache import TASK_IMAGES, FillResult, TaskResult, fill
+from graft.activations.division import TASK_IMAGES
+from graft.activations.fill_cache import FillResult, TaskResult, fill
 from graft.activations.index import PartRows
 from graft.activations.key import CacheEntry, Dtype
 from graft.activations.lease import LeaseTerms

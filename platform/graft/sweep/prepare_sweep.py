@@ -24,6 +24,7 @@ from graft.cpus import available_cpus
 from graft.data.image import decode
 from graft.data.index import Image
 from graft.data.manifest import DatasetVersion, open_dataset
+from graft.data.read_ahead import BLOCK_BYTES, RANGES_AT_ONCE
 from graft.data.subset import choose_subset
 from graft.data.views import render
 from graft.errors import SpecError
@@ -40,10 +41,12 @@ from graft.spec import (
 )
 from graft.spec.ranges import bounds, range_size
 from graft.store import Store
+from graft.store.requests import Requests, get_requests
 from graft.sweep.space import changes_text, count_trials, listed_trials, values_of
 from graft.sweep.sweep_plan import (
     Facts,
     Resolved,
+    Splits,
     StageCost,
     SweepPlan,
     Throughput,
@@ -59,6 +62,8 @@ UNCHECKED = ("optimizer", "seed", "label_smoothing", "clip_norm")
 """Keys of `train` that `Resolver` does not look at."""
 MEASURED = 32
 """Images that are decoded to measure how fast that is."""
+BUCKET_BYTES = 32 << 20
+"""What is read of a shard to measure how fast that is."""
 TRUNK = ("backbone", "dataset", "preprocess", "head.replaces", "train.unfreeze")
 """Keys that decide which trunk a trial starts from."""
 
@@ -144,7 +149,22 @@ def measure_throughput(store: Store, trial: Resolved) -> Throughput:
         list(pool.map(prepare, images))
         spent = time.perf_counter() - before
     gflops = sum(stage.gflops for stage in trial.facts.stages)
-    return Throughput(gflops=gflops * images_s, images=len(images) / spent)
+    bucket = None if store.is_directory else _bucket_speed(dataset)
+    return Throughput(gflops=gflops * images_s, images=len(images) / spent, bucket_bytes=bucket)
+
+
+def _bucket_speed(dataset: DatasetVersion) -> float:
+    """Return how many bytes of a shard are read from the bucket in a second."""
+    shard = dataset.manifest.all_shards[0]
+    size = min(shard.ref.size, BUCKET_BYTES)
+
+    def read(start: int) -> int:
+        return len(dataset.store.read_range(shard.key, start, min(BLOCK_BYTES, size - start)))
+
+    with ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
+        before = time.perf_counter()
+        read_bytes = sum(pool.map(read, range(0, size, BLOCK_BYTES)))
+        return read_bytes / (time.perf_counter() - before)
 
 
 def _trunk_speed_on_gpu(spec: Finetune, classes: int, cpus: int) -> float:
@@ -243,7 +263,23 @@ def _facts(dataset: DatasetVersion, spec: Finetune) -> Facts:
         head_gflops=head.gflops,
         depth=depth,
         lanes=lanes_at_once(model) if depth == len(stages) and can_be_lane(spec.train) else 0,
+        splits=_splits(dataset, subset.val_split),
     )
+
+
+def _splits(dataset: DatasetVersion, val_split: str) -> Splits:
+    """Return the splits that trials read from, and what reading them once takes."""
+    train = len(dataset.images("train"))
+    val = len(dataset.images("val")) if val_split == "val" else 0
+    if dataset.store.is_directory:
+        return Splits(train, val)
+    share = (train + val) / dataset.manifest.images  # they lie together
+    sizes = [shard.ref.size for shard in dataset.manifest.all_shards]
+    if dataset.fits_node:
+        gets = sum(get_requests(size) for size in sizes)
+    else:
+        gets = sum(math.ceil(size / BLOCK_BYTES) for size in sizes)
+    return Splits(train, val, Requests(reads=math.ceil(share * gets)), round(share * sum(sizes)))
 
 
 @cache

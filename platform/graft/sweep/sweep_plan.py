@@ -5,16 +5,21 @@ Nothing here reads the store or computes with tensors: `sweep.prepare_sweep` gat
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graft.activations.division import fill_requests
 from graft.errors import SpecError
 from graft.spec import Changes, Finetune, Ref, Section, StandardAugment, Sweep
+from graft.store.requests import Requests
 from graft.sweep.space import count_trials
 
 BACKWARD = 2
 """Cost of a backward pass, in forward passes."""
+DECIDING = Requests(writes=2, reads=2)
+"""What is asked of a bucket for each view of a split, to decide whether to cache it."""
 BATCHED = ("lr", "weight_decay")
 """Keys of `train.optimizer` that trials of one batch may differ in. They may not differ in the
 seed, since lanes see the same images in the same order."""
@@ -29,6 +34,23 @@ class StageCost:
     """Billions of multiply-adds of a forward pass."""
     bytes: int
     """Bytes of the cached activations after the stage."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of which a trial's images are a part, whole, as the cache has their activations.
+
+    Of these splits' images; where both are of one split, the second has none.
+    """
+
+    train: int
+    """Number of images where the trial's training images are from."""
+    val: int
+    """The same of validation."""
+    reading: Requests | None = None
+    """What it takes to read all of them once; None: the store is a directory."""
+    bytes: int = 0
+    """Bytes that are read."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class Facts:
     lanes: int
     """How many such trials can be trained as one computation (`training.lanes`); 0: this
     one cannot."""
+    splits: Splits
 
     @property
     def trunk_gflops(self) -> float:
@@ -75,6 +98,9 @@ class Throughput(Section):
     """Billions of multiply-adds in a second."""
     images: float
     """Images decoded and preprocessed in a second."""
+    bucket_bytes: float | None = None
+    """Bytes of images that are read from the store's bucket in a second, by all threads that
+    decode, and taken for what is written, too; null: not measured, or a directory."""
 
 
 TWO_CORES = Throughput(gflops=60.0, images=340.0)
@@ -119,7 +145,12 @@ class PlannedTrunk(Section):
     bytes: int
     """Bytes of all these activations."""
     seconds: float
-    """Forecast of the time to compute them."""
+    """Forecast of the time to compute and write them."""
+    writes: int = 0
+    """Forecast of the PUT, POST and LIST requests to the store's bucket."""
+    reads: int = 0
+    """Forecast of the GET requests; each further node that trains reads all of their bytes once,
+    in requests of 16 MiB."""
     trials: tuple[int, ...]
     """Numbers of the trials that read them; empty where the plan lists no trials."""
 
@@ -152,6 +183,11 @@ class SweepPlan(Section):
         """Bytes of all activations to cache."""
         return sum(trunk.bytes for trunk in self.trunks)
 
+    @property
+    def requests(self) -> Requests:
+        """Requests to the store's bucket that caching them takes."""
+        return sum((Requests(trunk.writes, trunk.reads) for trunk in self.trunks), Requests())
+
     def trial(self, number: int) -> Trial:
         """Return the trial with a number, from 1."""
         return self.trials[number - 1]
@@ -159,14 +195,20 @@ class SweepPlan(Section):
 
 @dataclass(frozen=True)
 class Cost:
-    """An amount of work: images to decode, and billions of multiply-adds."""
+    """An amount of work: images to decode, and billions of multiply-adds, and bytes to move."""
 
     images: float
     gflops: float
+    bytes: float = 0.0
+    """Read from the store's bucket or written into it."""
 
     def seconds(self, throughput: Throughput) -> float:
-        """Return how long the work takes: images / (images/s) + GFLOP / (GFLOP/s)."""
-        return self.images / throughput.images + self.gflops / throughput.gflops
+        """Return how long the work takes: images / (images/s) + GFLOP / (GFLOP/s).
+
+        Bytes move meanwhile: they count where they take longer.
+        """
+        busy_s = self.images / throughput.images + self.gflops / throughput.gflops
+        return max(busy_s, self.bytes / (throughput.bucket_bytes or math.inf))
 
 
 def trial_cost(spec: Finetune, facts: Facts, cached: bool) -> Cost:
@@ -331,13 +373,20 @@ def _trunks(
         for trial in trials:
             pixels = _pixels(trial.spec)
             views[pixels] = max(views.get(pixels, 0), _count_views(trial.spec))
-        images = facts.val + view_sets * facts.train * sum(views.values())
-        cost = Cost(images, images * facts.trunk_gflops)
-        parent = parents.get(family)
+        splits, row = facts.splits, facts.stages[depth - 1].bytes
+        train_views = view_sets * sum(views.values())
+        images = splits.val + train_views * splits.train
+        parent, shared, shared_gflops = parents.get(family), 0, 0.0
         if parent:
             common = sum(min(count, parent.views.get(name, 0)) for name, count in views.items())
-            shared = facts.val + view_sets * facts.train * common
-            cost = Cost(cost.images - shared, cost.gflops - shared * parent.gflops)
+            shared = splits.val + view_sets * splits.train * common
+            shared_gflops = shared * parent.gflops
+        decoded = images - shared
+        requests = _requests(
+            splits, train_views, row, 0 if parent else depth - 1, is_decoded=decoded > 0
+        )
+        moved = images * row + (splits.bytes if decoded else 0)
+        cost = Cost(decoded, images * facts.trunk_gflops - shared_gflops, moved)
         trunk = PlannedTrunk(
             number=len(trunks) + 1,
             dataset=f"{spec.dataset.name}@{spec.dataset.version}",
@@ -348,13 +397,27 @@ def _trunks(
             gflops=facts.trunk_gflops,
             parent=parent.number if parent else None,
             images=images,
-            bytes=images * facts.stages[depth - 1].bytes,
+            bytes=images * row,
             seconds=cost.seconds(throughput),
+            writes=requests.writes,
+            reads=requests.reads,
             trials=tuple(numbers),
         )
         trunks.append(trunk)
         parents[family] = _Parent(trunk.number, trunk.gflops, views)
     return tuple(trunks)
+
+
+def _requests(
+    splits: Splits, train_views: int, row_bytes: int, shallower: int, is_decoded: bool
+) -> Requests:
+    """Return the requests to a bucket that it takes to cache activations at one depth."""
+    if splits.reading is None:
+        return Requests()
+    requests = splits.reading if is_decoded else Requests()
+    for count in [splits.train] * train_views + [splits.val]:
+        requests += fill_requests(count, row_bytes, shallower) + DECIDING
+    return requests
 
 
 def _allows_batches(sweep: Sweep) -> bool:

@@ -13,7 +13,8 @@ from functools import partial
 from graft.activations.cache import ActivationCache, Activations
 from graft.activations.cache_decision import choose_to_cache, measure
 from graft.activations.compute import BATCH_SIZE, FillTask, TrunkSetup, compute_task
-from graft.activations.fill_cache import TASK_IMAGES, TaskResult, fill
+from graft.activations.division import TASK_IMAGES
+from graft.activations.fill_cache import TaskResult, fill
 from graft.activations.key import CacheEntry
 from graft.activations.lease import LeaseTerms
 from graft.activations.lookup import NO_ACTIVATIONS, ActivationLookup, OpenActivations

@@ -124,4 +124,6 @@ def _plan_document(sweep: "Sweep", plan: "SweepPlan") -> dict[str, Any]:
         "known": bool(plan.trials),
         **document,
         "bytes": plan.bytes,
+        "writes": plan.requests.writes,
+        "reads": plan.requests.reads,
     }

@@ -227,11 +227,13 @@ def _trunk_table(plan: "SweepPlan") -> Table | Text:
 def _forecast(sweep: "Sweep", plan: "SweepPlan") -> list[str]:
     most = "" if plan.trials else "at most "
     speed = plan.throughput
+    bucket = f", {size(round(speed.bucket_bytes))}/s of the store" if speed.bucket_bytes else ""
     lines = [
-        f"activations: {most}{size(plan.bytes)}",
+        f"activations: {most}{size(plan.bytes)}{_requests(plan)}",
         f"forecast: {most}{duration(plan.cached_s)} with each trunk computed once, "
         f"{most}{duration(plan.uncached_s)} without "
-        f"(at {speed.gflops:.3g} GFLOP/s and {speed.images:.3g} images/s decoded, measured here)",
+        f"(at {speed.gflops:.3g} GFLOP/s{bucket} and {speed.images:.3g} images/s decoded, "
+        "measured here)",
     ]
     together = sum(len(batch) for batch in plan.batches)
     scheduled = sweep.base.scaling.workers == 1 and together < plan.count
@@ -240,6 +242,14 @@ def _forecast(sweep: "Sweep", plan: "SweepPlan") -> list[str]:
     if sweep.budget.wall_time_s:
         lines.append(f"budget: {duration(sweep.budget.wall_time_s)}, whatever is done by then")
     return lines
+
+
+def _requests(plan: "SweepPlan") -> str:
+    """Return how many requests to a bucket it takes to cache what a plan caches."""
+    requests = plan.requests
+    if not requests.writes:
+        return ""
+    return f", in {requests.writes:,} requests that write or list and {requests.reads:,} that read"
 
 
 def _labels(changes: dict[str, Any]) -> dict[str, str]:
