@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def arrow(table: pa.Table) -> bytes:
 def rows(images: Images) -> list[dict[str, Any]]:
     """Return rows of the Arrow index."""
     return [
-        vars(image) | {"sha256": bytes.fromhex(image.sha256), "split": SPLITS.index(image.split)}
+        asdict(image) | {"sha256": bytes.fromhex(image.sha256), "split": SPLITS.index(image.split)}
         for image in images
     ]
 
@@ -146,7 +147,7 @@ def test_an_index_that_names_what_there_is_not_is_refused(letters, column, value
 def test_a_parquet_index_of_earlier_releases_is_checked_alike(letters, column, value):
     store, (version, *_) = letters
     images = open_dataset(store, "letters", version).images("train")
-    sound = [vars(image) for image in images]
+    sound = [asdict(image) for image in images]
     for changed in (sound, [sound[0] | {column: value}, *sound[1:]]):
         file = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(changed, PARQUET_INDEX), file)

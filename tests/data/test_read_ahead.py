@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from hashlib import sha256
 from tarfile import BLOCKSIZE
 
@@ -145,7 +146,7 @@ def test_damage_names_the_shard(lab):
 
 
 def test_of_what_import_shrank_no_digest_is_known(lab):
-    place = vars(lab.images[IMAGES - 1]) | {"sha256": "ab" * 32}
+    place = asdict(lab.images[IMAGES - 1]) | {"sha256": "ab" * 32}
     images = Images.of([Image(**place | {"width": MAX_SIDE + 1}), Image(**place)])
     shards = ShardReader(lab.store, lab.shards)
     with ReadAhead(shards, images[:1], MAX_SIDE) as ahead:

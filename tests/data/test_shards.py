@@ -3,6 +3,7 @@ import subprocess
 import tarfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -65,7 +66,7 @@ def test_payloads_come_back_from_any_thread(written, store):
     )
     names = list(PAYLOADS) * 10
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda n: reader.read(*vars(places[n]).values()), names)
+        found = pool.map(lambda n: reader.read(*astuple(places[n])), names)
         assert list(found) == [PAYLOADS[name] for name in names]
 
 

@@ -10,7 +10,7 @@ from graft.data.manifest import SkippedFile
 from graft.errors import DataError, ImageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledFile:
     """A file, or a part of one, that should be an image."""
 

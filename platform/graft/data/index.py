@@ -4,8 +4,9 @@ It is an Arrow file, which the processes of a node map: they share its pages, an
 what it asks for. Versions of releases before have a Parquet file, which is read into memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, Self, overload
 
@@ -61,7 +62,7 @@ PARQUET_INDEX = pa.schema(
 """Of the Parquet file of earlier releases; digests are in hexadecimal digits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """One image of a dataset version: a row of the index."""
 
@@ -142,10 +143,14 @@ class Columns:
     @classmethod
     def of(cls, images: Iterable[Image]) -> Self:
         """Return the columns of images."""
-        rows = [vars(image) | {"split": SPLITS.index(image.split)} for image in images]
-        for row in rows:
-            row["sha256"] = bytes.fromhex(row["sha256"])
-        return cls.of_batch(pa.RecordBatch.from_pylist(rows, INDEX))
+        images = list(images)
+        values: dict[str, Callable[[Image], object]] = {
+            name: attrgetter(name) for name in INDEX.names
+        }
+        values["sha256"] = lambda image: bytes.fromhex(image.sha256)
+        values["split"] = lambda image: SPLITS.index(image.split)
+        columns = [pa.array(map(values[field.name], images), field.type) for field in INDEX]
+        return cls.of_batch(pa.RecordBatch.from_arrays(columns, schema=INDEX))
 
     @classmethod
     def of_batch(cls, rows: pa.RecordBatch) -> Self:

@@ -26,7 +26,7 @@ SHARDS_AT_ONCE = 4
 """Shards that a process fetches at once, each in parallel parts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a payload lies."""
 

@@ -9,9 +9,13 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
+import numpy as np
+
 from graft.data.copies import find_label_conflicts, find_leakage, images_by_digest
+from graft.data.digests import first_of_each, from_hexadecimal, numbered
 from graft.data.image_source import LabelledFile
 from graft.data.index import Image
 from graft.data.manifest import DatasetDraft, ImportSettings, SkippedFile, Spread
@@ -24,7 +28,7 @@ SHOWN = 20
 """How many names an error lists."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DraftImage:
     """A usable file of the source after it was read, without its bytes."""
 
@@ -143,8 +147,13 @@ def draft_version(
     """Return the draft of the version of dataset `name` that holds `contents`."""
     classes, images = contents.classes, contents.images
     digest = _digest(settings, contents)
+    counted = [split for split in SPLITS if contents.has(split)]
     counts = Counter((image.split, image.label) for image in images)
-    by_digest = images_by_digest(images)
+    digests = from_hexadecimal([image.sha256 for image in images])
+    numbers, _ = numbered(digests)
+    copied = images_by_digest(compress(images, np.bincount(numbers)[numbers] > 1))
+    splits = np.array([SPLITS.index(image.split) for image in images], np.int8)
+    in_split = {split: splits == SPLITS.index(split) for split in counted}
     return DatasetDraft(
         name=name,
         version=digest[:16],
@@ -152,18 +161,16 @@ def draft_version(
         classes=tuple(classes),
         settings=settings,
         counts={
-            split: {label: counts[split, i] for i, label in enumerate(classes)}
-            for split in SPLITS
-            if contents.has(split)
+            split: {label: counts[split, i] for i, label in enumerate(classes)} for split in counted
         },
         images=len(images),
-        distinct=dict(Counter(split for split, _ in {(i.split, i.sha256) for i in images})),
-        bytes=sum(same[0].size for same in by_digest.values()),
+        distinct={split: len(np.unique(numbers[chosen])) for split, chosen in in_split.items()},
+        bytes=sum(images[first].size for first in first_of_each(digests)),
         width=_spread([image.width for image in images]),
         height=_spread([image.height for image in images]),
         skipped=tuple(contents.skipped),
-        leakage=tuple(find_leakage(by_digest)),
-        conflicts=tuple(find_label_conflicts(by_digest, classes)),
+        leakage=tuple(find_leakage(copied)),
+        conflicts=tuple(find_label_conflicts(copied, classes)),
         notes=tuple(notes),
         source=uri,
         parent=parent,

@@ -5,6 +5,7 @@ import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from sys import intern
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,7 +63,16 @@ def put_files(
 def read_files(files: pq.ParquetFile, part: int) -> list[LabelledFile]:
     """Return the files of a part."""
     rows = files.read_row_group(part).to_pylist()
-    return [LabelledFile(**row | {"location": os.fsdecode(row["location"])}) for row in rows]
+    return [
+        LabelledFile(
+            row["path"],
+            os.fsdecode(row["location"]),
+            intern(row["label"]),  # of all files of a class, one text
+            intern(row["split"]),
+            row["size"],
+        )
+        for row in rows
+    ]
 
 
 def open_payload(store: Store, folder: str, ref: ObjectRef) -> pq.ParquetFile:
