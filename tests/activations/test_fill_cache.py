@@ -18,11 +18,12 @@ from activations.dying_writer import main as write_and_hang
 from activations_lab import BATCH, Lab, make_lab, objects
 from colours import draw_colours
 from commands import Forked
+from graft.activations.fill_cache import plan_tasks
 from graft.activations.index import index_key, note_parts
 from graft.activations.key import CacheEntry
 from graft.activations.lease import HEARTBEATS, LeaseTerms, hold_lease
 from graft.data.importing import import_dataset
-from graft.data.manifest import open_dataset
+from graft.data.manifest import DatasetVersion, open_dataset
 from graft.data.removing import remove_version
 from graft.errors import ObjectNotFound, StoreError
 from graft.store import Store
@@ -44,6 +45,25 @@ def after_expiry(store: Store, lease: str, then: Callable[[], object]) -> Callab
         time.sleep(seconds)
 
     return pause
+
+
+def test_what_a_node_cannot_hold_is_computed_in_the_order_in_which_it_lies(
+    local_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task reads each block of a shard once; in the index's order each image would be one."""
+    entry = CacheEntry("train", 1, 3)
+    cache = local_lab.cache()
+    coverage = {entry: cache.coverage(entry)}
+    (held,) = plan_tasks(cache, coverage, 2048)
+    monkeypatch.setattr(DatasetVersion, "fits_node", False)
+    (streamed,) = plan_tasks(cache, coverage, 2048)
+    places = list(zip(streamed.images.shards, streamed.images.offsets, strict=True))
+    assert places == sorted(places)
+    assert streamed.images.sha256 != held.images.sha256
+    assert sorted(streamed.images.sha256) == sorted(held.images.sha256)
+    activations = local_lab.get(entry)
+    row = [5]
+    assert activations.take(local_lab.digests("train", row)).equal(local_lab.direct(entry, row))
 
 
 def test_the_second_time_nothing_is_computed(lab: Lab) -> None:

@@ -37,6 +37,8 @@ CLASSES = 1000
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 SHARD_IMAGES = 500
 IMAGE_BYTES = 120_000
+LATER = ("release", "distinct", "notes")
+"""Of a manifest, what the first format did not have."""
 PLATFORM = Path(__file__).parents[2] / "platform"
 MEASURED = """
 import sys, time
@@ -188,11 +190,12 @@ def build(folder: Path, images: int) -> str:
     *indexes, train = write_indexes(folder, images)
     shard = {"size": SHARD_IMAGES * IMAGE_BYTES, "sha256": "0" * 64}
     shards = [{"name": f"shard-{n:05}.tar", **shard} for n in range(-(-images // SHARD_IMAGES))]
+    counts = {split: round(images * share) for split, share in SHARES.items()}
     names = [f"class-{number:04}" for number in range(CLASSES)]
     for version, index in zip(("arrow", "parquet"), indexes, strict=True):
         ref = store.put(f"datasets/big/{version}", index.name, index)
         manifest = {
-            "format": 3 if version == "arrow" else 2,
+            "format": 3,
             "release": "0.1.0",
             "name": "big",
             "version": version,
@@ -201,7 +204,7 @@ def build(folder: Path, images: int) -> str:
             "settings": {"max_side": 512, "made": None, "skip_bad": False},
             "counts": {split: dict.fromkeys(names, 1) for split in SHARES},
             "images": images,
-            "distinct": {},
+            "distinct": counts,
             "bytes": images * IMAGE_BYTES,
             **{side: {"min": 1, "median": 1, "max": 1} for side in ("width", "height")},
             **{nothing: [] for nothing in ("skipped", "leakage", "conflicts", "notes")},
@@ -211,6 +214,9 @@ def build(folder: Path, images: int) -> str:
             "originals": shard | {"name": "originals.tar"},
             "created": datetime.now(UTC).isoformat(),
         }
+        if version == "parquet":  # as releases before columns wrote it
+            manifest = {key: manifest[key] for key in manifest if key not in LATER}
+            manifest |= {"format": 1}
         store.create(f"datasets/big/{version}/manifest.json", json.dumps(manifest).encode())
         index.unlink()
     write_activations(store, train)

@@ -121,7 +121,7 @@ def train_driver(config: dict[str, Any]) -> None:
 def main() -> None:
     images, arch, weights, rates, freezes, epochs = sys.argv[1:]
     cores = os.cpu_count() or 1
-    ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory(prefix="sweep-baseline-") as storage:
         tuner = tune.Tuner(
             # Of the cores the drivers take none: those are the workers'.

@@ -211,13 +211,13 @@ def measure_costs(setup: TrunkSetup, images: Images, dtype: Dtype) -> dict[int, 
 
     Args:
         setup: the trunk; depths up to its own are measured.
-        images: the first few are decoded.
+        images: a few of them are decoded.
         dtype: what activations are stored in.
     """
     if setup.model.depth == 0:
         return {}
-    sample = images[:SAMPLE]
-    _decode(setup, sample[:1])  # opens, or fetches, what the images lie in
+    sample = images.of_first_shard(SAMPLE)
+    _decode(setup, sample[:1])  # opens, or fetches, what all of them lie in
     before = time.perf_counter()
     _decode(setup, sample)
     decode_s = (time.perf_counter() - before) / len(sample)

@@ -138,6 +138,8 @@ def plan_tasks(
         for depths, images in _by_depths(cache.dataset.images(split), absent).items():
             targets = {depth: cache.keys.key(depth, view) for depth in depths}
             for start, group in _by_start(cache, view, depths[0], images):
+                if start is None and not cache.dataset.fits_node:
+                    group = group.as_stored()  # each block of a shard is read once
                 tasks += [
                     FillTask(split, view, group[i : i + task_images], targets, start)
                     for i in range(0, len(group), task_images)

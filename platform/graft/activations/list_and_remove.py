@@ -5,12 +5,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from pydantic import BaseModel
 
-from graft.activations.index import open_index, read_index
+from graft.activations.index import read_index
 from graft.activations.key import Key
-from graft.data.digests import Digests, first_of_each
 from graft.errors import InputError, NotFoundError, ObjectNotFound
 from graft.store import Store, find_document
 
@@ -31,7 +29,7 @@ class CatalogueEntry:
     datasets: list[str] = field(default_factory=list)
     """NAME@VERSION/SPLIT of each split whose activations are complete."""
     images: int = 0
-    """Distinct images whose activations are committed."""
+    """Images whose activations are committed; one that two processes have computed counts twice."""
     bytes: int = 0
     """Size of all shards, those of a killed process too."""
 
@@ -39,7 +37,7 @@ class CatalogueEntry:
 def list_activations(store: Store) -> list[CatalogueEntry]:
     """Return what the store holds, by trunk, then by view."""
     entries: dict[Key, CatalogueEntry] = {}
-    committed: dict[Key, list[Digests]] = {}
+    shards: dict[Key, dict[str, int]] = {}  # images of each that is committed
     for name, size in store.scan("activations/"):
         match = _OBJECT.fullmatch(name)
         if match is None or (key := Key.parse(match[1], match[2])) is None:
@@ -48,17 +46,17 @@ def list_activations(store: Store) -> list[CatalogueEntry]:
             record = find_document(store, f"stages/{key.trunk}/stage.json", _Stage)
             arch, stage = (record.arch, record.stage) if record else (None, None)
             entries[key] = CatalogueEntry(key, arch, stage)
-            committed[key] = []
+            shards[key] = {}
         if match[3] is None:
             entries[key].bytes += size if match[4].startswith("part-") else 0
             continue
         with contextlib.suppress(ObjectNotFound):  # removed meanwhile
-            committed[key].append(open_index(store, name).rows.digests)
+            index = read_index(store, name)
+            shards[key] |= {part.shard.name: part.row_count for part in index.parts}
             if match[3] == "index":
-                index = read_index(store, name)
                 entries[key].datasets.append(f"{index.dataset}/{index.split}")
-    for key, digests in committed.items():
-        entries[key].images = len(first_of_each(np.concatenate(digests))) if digests else 0
+    for key, counts in shards.items():
+        entries[key].images = sum(counts.values())
     return [entries[key] for key in sorted(entries, key=_order)]
 
 

@@ -8,7 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graft.data.digests import first_of_each
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.data.digests import Digests, first_of_each, numbered
 from graft.data.index import Image, Images
 from graft.data.manifest import LabelConflict, Leakage
 
@@ -38,10 +41,22 @@ def distinct_images(images: Images) -> Images:
     return images.at(first_of_each(images.digests))
 
 
-def find_copies(images: Iterable[Image]) -> Iterator[Copies]:
+def copied_images(images: Images) -> Images:
+    """Return the images of which there are copies, all of these, in the given order."""
+    return images.at(np.flatnonzero(is_copied(images.digests)))
+
+
+def is_copied(digests: Digests) -> NDArray[np.bool_]:
+    """Return which digests come more than once: (n,)."""
+    numbers, _ = numbered(digests)
+    copied: NDArray[np.bool_] = np.bincount(numbers)[numbers] > 1
+    return copied
+
+
+def find_copies(images: Images) -> Iterator[Copies]:
     """Yield the images that one class and split have more than once, in the index's order."""
     groups: defaultdict[tuple[str, int, str], list[str]] = defaultdict(list)
-    for image in images:
+    for image in copied_images(images):
         groups[image.split, image.label, image.sha256].append(image.path)
     for (split, label, _), paths in groups.items():
         if len(paths) > 1:

@@ -236,6 +236,14 @@ class Images(Sequence[Image]):
         """SHA-256 of each image's source, in hexadecimal digits."""
         return hexadecimal(self.digests)
 
+    def as_stored(self) -> "Images":
+        """Return the images in the order in which they lie in the shards."""
+        return self.at(np.lexsort((self.offsets, self.shards)))
+
+    def of_first_shard(self, count: int) -> "Images":
+        """Return up to so many images of the first one's shard: to read them opens no other."""
+        return self.at(np.flatnonzero(self.shards == self.shards[:1])[:count])
+
     @property
     def shards(self) -> NDArray[np.int32]:
         """Position of each image's shard in `Manifest.all_shards`: (n,)."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.data.copies import find_label_conflicts, find_leakage, images_by_digest
+from graft.data.copies import find_label_conflicts, find_leakage, images_by_digest, is_copied
 from graft.data.digests import first_of_each, from_hexadecimal, numbered
 from graft.data.image_source import LabelledFile
 from graft.data.index import Image
@@ -151,7 +151,7 @@ def draft_version(
     counts = Counter((image.split, image.label) for image in images)
     digests = from_hexadecimal([image.sha256 for image in images])
     numbers, _ = numbered(digests)
-    copied = images_by_digest(compress(images, np.bincount(numbers)[numbers] > 1))
+    copied = images_by_digest(compress(images, is_copied(digests)))
     splits = np.array([SPLITS.index(image.split) for image in images], np.int8)
     in_split = {split: splits == SPLITS.index(split) for split in counted}
     return DatasetDraft(

@@ -138,7 +138,7 @@ def measure_throughput(store: Store, trial: Resolved) -> Throughput:
             images_s = process.submit(_trunk_speed_on_gpu, spec, classes, cores).result()
     else:
         images_s = _trunk_speed(spec, classes, torch.device("cpu"))
-    images = dataset.images("train")[:MEASURED]
+    images = dataset.images("train").of_first_shard(MEASURED)
 
     def prepare(image: Image) -> None:
         render(decode(dataset.read(image)), image.sha256, 1, preprocess, spec.augment)

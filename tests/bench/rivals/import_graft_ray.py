@@ -15,7 +15,7 @@ from graft.store import Store
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
     store, workers = Store.open(options["store"]), options["workers"]
-    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
     with ray_session():
         began = time.perf_counter()
         spec = Import(
