@@ -9,8 +9,10 @@ import contextlib
 import copy
 import json
 import re
+import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ from graft.data.importing import import_dataset
 from graft.data.manifest import list_datasets, open_dataset
 from graft.decisions.records import list_decisions, read_decision
 from graft.errors import InputError
+from graft.import_job.part import PartScanner, Plan, ShardPacker
+from graft.import_job.records import Begun, record
+from graft.import_job.records import read_pace as read_import_pace
+from graft.import_job.run_import import create_import, run_import
 from graft.prediction.compare import check_answers, decisions
 from graft.prediction.records import (
     Part,
@@ -55,6 +61,7 @@ from graft.report.uses import Use
 from graft.serving.engines.choice import Place as Where
 from graft.serving.engines.choice import engines_folder, recorded_engine
 from graft.serving.engines.kept_graph import KeptGraph
+from graft.spec import Import
 from graft.store import ObjectRef, Store, read_document
 from graft.store.backend import LARGEST_DOCUMENT, Versioned
 from graft.store.directory import Directory
@@ -92,6 +99,7 @@ class Place:
     def __init__(self, folder: Path, store: Store):
         self.folder, self.store = folder, store
         self.out = folder / "out"
+        self.out.mkdir(exist_ok=True)
         outside = folder / "outside"
         outside.mkdir()
         (outside / "file").write_bytes(b"theirs")
@@ -100,6 +108,10 @@ class Place:
             for key, _ in store.scan("")
             if DOCUMENTS.fullmatch(key) and not CLAIMS.fullmatch(key)
         }
+
+    def open_copy(self, folder: Path) -> Store:
+        """Open a store that is a copy of a part of this one."""
+        return Store.open(str(folder))
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the files outside the store, the cache and the folder that a person named."""
@@ -235,6 +247,45 @@ def read_predictions(place: Place) -> None:
             decisions(Store.open(finished.out), finished.parts)
 
 
+class Here:
+    """Scans and packs in this process."""
+
+    def __init__(self, store: Store, is_stopped: bool):
+        """`is_stopped`: once the shards are packed."""
+        self._store, self._is_stopped = store, is_stopped
+
+    def scan(self, begun: Begun, spec: Import, numbers: Sequence[int]) -> Iterator[int]:
+        scanner = PartScanner(self._store, begun, cpus=1)
+        for number in numbers:
+            part = scanner.scan(number)
+            record(self._store, begun, part)
+            yield part.files
+
+    def pack(self, begun: Begun, spec: Import, plan: Plan, numbers: Sequence[int]) -> Iterator[int]:
+        packer = ShardPacker(self._store, begun, plan)
+        for number in numbers:
+            shard = packer.pack(number)
+            record(self._store, begun, shard)
+            yield shard.images
+        if self._is_stopped:
+            raise KeyboardInterrupt
+
+
+def run_here(store: Store, name: str, is_stopped: bool = False) -> None:
+    run_import(store, name, Here(store, is_stopped), lambda pace: None)
+
+
+def read_imports(place: Place) -> None:
+    """Go on with a copy: what ends leaves nothing to attack."""
+    for name in place.store.children("imports/"):
+        read_import_pace(place.store, name)
+        read_attempts(place, f"imports/{name}")
+        with tempfile.TemporaryDirectory(dir=place.out) as folder:
+            for kind in ("imports", "datasets"):
+                shutil.copytree(place.folder / "store" / kind, f"{folder}/{kind}")
+            run_here(place.open_copy(Path(folder)), name)
+
+
 def read_runs(place: Place) -> None:
     list_run_rows(place.store)
     for run in place.store.children("runs/"):
@@ -256,9 +307,9 @@ def read_sweeps(place: Place) -> None:
         read_sweep(place.store, sweep)
         read_plan(place.store, sweep)
         read_sweep_result(place.store, sweep)
-        for record in read_trials(place.store, sweep):
-            if record.checkpoint:
-                place.store.size(record.checkpoint)
+        for trial in read_trials(place.store, sweep):
+            if trial.checkpoint:
+                place.store.size(trial.checkpoint)
 
 
 def read_uses(place: Place) -> None:
@@ -283,6 +334,7 @@ READERS: dict[str, Callable[[Place], None]] = {
     "runs": read_runs,
     "sweeps": read_sweeps,
     "jobs": read_jobs,
+    "imports": read_imports,
 }
 
 
@@ -294,6 +346,10 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(str(folder / "store"))
     more = draw_colours(folder / "more", train=1, val=1, seed=9)
     import_dataset(store, str(more), "colours", add_to="latest")
+    spec = {"kind": "import", "name": "colours", "source": str(more), "part_files": 4}
+    create_import(store, Import.model_validate(spec), "colours-import")
+    with contextlib.suppress(KeyboardInterrupt):
+        run_here(store, "colours-import", is_stopped=True)
     version = get_model(store, "colours@1")
     record_verdict(store, version, Verdict(against="scratch", outcome="better", why="", report="r"))
     (run,) = store.children("runs/")
@@ -355,9 +411,9 @@ def attack(place: Place, data: st.DataObject) -> None:
 class Watched(Directory):
     """A directory that remembers what was read."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, seen: set[str]):
         super().__init__(root)
-        self.seen: set[str] = set()
+        self.seen = seen
 
     def read(self, key: str, limit: int = LARGEST_DOCUMENT) -> Versioned:
         self.seen.add(key)
@@ -365,15 +421,16 @@ class Watched(Directory):
 
 
 def test_every_kind_of_document_is_read(directory: Place) -> None:
-    watched = Watched(directory.folder / "store")
+    seen = set[str]()
     place = copy.copy(directory)
-    place.store = Store(watched)
+    place.store = Store(Watched(directory.folder / "store", seen))
+    place.open_copy = lambda folder: Store(Watched(folder, seen))  # type: ignore[method-assign]
     for read in READERS.values():
         read(place)
-    kinds, seen = (
-        {re.sub(r"\d+", "", key) for key in keys} for keys in (directory.original, watched.seen)
+    kinds, read_kinds = (
+        {re.sub(r"\d+", "", key) for key in keys} for keys in (directory.original, seen)
     )
-    assert kinds <= seen  # of an attempt's metrics the last ones are read
+    assert kinds <= read_kinds  # of an attempt's metrics the last ones are read
     for key in set(directory.original) - {key for key, _ in directory.store.scan("")}:
         directory.store.write(key, directory.original[key])
 
