@@ -13,6 +13,7 @@ from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 
@@ -23,6 +24,7 @@ from graft.backbones.transfer_model import build, build_on_meta
 from graft.cpus import available_cpus
 from graft.data.image import decode
 from graft.data.index import Image
+from graft.data.loader import to_tensor
 from graft.data.manifest import DatasetVersion, open_dataset
 from graft.data.read_ahead import BLOCK_BYTES, RANGES_AT_ONCE
 from graft.data.subset import choose_subset
@@ -141,7 +143,8 @@ def measure_throughput(store: Store, trial: Resolved) -> Throughput:
     images = dataset.images("train").of_first_shard(MEASURED)
 
     def prepare(image: Image) -> None:
-        render(decode(dataset.read(image)), image.sha256, 1, preprocess, spec.augment)
+        pixels = render(decode(dataset.read(image)), image.sha256, 1, preprocess, spec.augment)
+        to_tensor(np.ascontiguousarray(pixels)[None], preprocess)
 
     prepare(images[0])  # opens the shard
     with ThreadPoolExecutor(cores) as pool:
