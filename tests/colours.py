@@ -1,6 +1,7 @@
 """A tiny dataset, `colours`, and runs on it; the workers are plain processes, without Ray."""
 
-import time
+import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,25 @@ def new_run(store: Store, spec: Finetune) -> str:
     return create_run(store, resolve(store, spec))
 
 
-def train_together(store: Store, run: str, workers: int, die_after: int = 0) -> list[int]:
-    """Run an attempt on gloo processes; the first may die after an epoch. Returns exit codes."""
+def train_together(
+    store: Store,
+    run: str,
+    workers: int,
+    die_after: int = 0,
+    die_inside: int = 0,
+    send: int = signal.SIGKILL,
+) -> list[int]:
+    """Run an attempt on gloo processes; returns exit codes.
+
+    The first one may die after an epoch, or send itself a signal once a checkpoint inside one is
+    committed.
+    """
     from training.gloo_worker import main
 
-    meet = f"{store.uri}/meet-{time.monotonic_ns()}"
-    processes = [
-        Forked(main, meet, rank, workers, store.uri, run, die_after) for rank in range(workers)
-    ]
-    return [process.wait(240) for process in processes]
+    with tempfile.TemporaryDirectory() as folder:
+        death = die_after, die_inside, int(send)
+        processes = [
+            Forked(main, f"{folder}/meet", rank, workers, store.uri, run, *death)
+            for rank in range(workers)
+        ]
+        return [process.wait(240) for process in processes]

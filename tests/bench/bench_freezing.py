@@ -25,7 +25,7 @@ from graft.spec import parse_job
 from graft.store import Store
 from graft.training.attempt import training_data
 from graft.training.loop import Learner, train_step
-from graft.training.metrics import Tally
+from graft.training.metrics import TrainTally
 from graft.training.prepare_run import assemble, resolve
 from graft.training.worker_group import Ranks
 from report import report
@@ -59,7 +59,7 @@ def steps(store: Store, arch: str, freeze: int | str) -> tuple[Callable[[], None
     )
     shares = EpochOrder(data.train, FULL, seed=0).slices(epoch=0, batch_size=BATCH)
     batch = next(iter(data.loader.batches(data.train, shares, view=0)))
-    tally = Tally.empty(len(data.classes), cpu)
+    tally = TrainTally.empty(cpu)
 
     network = plain.model.network.to(memory_format=torch.contiguous_format).train()
     for parameter in plain.model.trunk.parameters():

@@ -15,7 +15,7 @@ from gpu.table import Figure, Row
 from graft.backbones.process_setup import set_up_process
 from graft.data.loader import Batch, BatchSlice
 from graft.training.loop import Learner, averaging, train_step
-from graft.training.metrics import Tally
+from graft.training.metrics import TrainTally
 from graft.training.worker_group import Ranks
 
 FLOAT32 = 2e-5
@@ -64,7 +64,7 @@ def _alone(lab: Lab) -> Figure:
             learner = replace(learner, tail=averaging(model.tail))
         model.train()
         torch.manual_seed(0)  # of dropout
-        train_step(learner, _noise(lab), 1.0, Tally.empty(len(lab.data().classes), lab.device))
+        train_step(learner, _noise(lab), 1.0, TrainTally.empty(lab.device))
         tails.append({name: tensor.clone() for name, tensor in model.tail_state().items()})
         buckets = weakref.ref(learner.tail)
         learner.free_gradients()

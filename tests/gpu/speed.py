@@ -19,7 +19,7 @@ from graft.activations.trunk_batches import ActivationBatch
 from graft.data.loader import Batch, BatchSlice, evaluation_slices
 from graft.spec import Contract, Train
 from graft.training.loop import EpochDone, Learner, StepDone, TrainingData, finetune, train_step
-from graft.training.metrics import Tally
+from graft.training.metrics import TrainTally
 from graft.training.worker_group import Ranks
 
 THREADS = os.cpu_count() or 1
@@ -95,7 +95,7 @@ def _step(lab: Lab, arch: str, precision: str, layout: str, compiled: bool) -> F
         noise.integers(0, len(TINTS), sizes.timed_batch),
         BatchSlice(np.arange(shape[0]), np.ones(shape[0], np.float32), shape[0]),
     )
-    tally = Tally.empty(len(TINTS), lab.device)
+    tally = TrainTally.empty(lab.device)
 
     def step() -> int:
         train_step(learner, batch, 1.0, tally)

@@ -3,6 +3,7 @@
 from graft.errors import NotFoundError
 from graft.store import Store
 from graft.training.run_records import latest_epoch, read_spec
+from graft.training.step_checkpoint import latest_step_checkpoint
 
 
 def job_progress(store: Store, job: str, kind: str) -> str | None:
@@ -19,13 +20,17 @@ def job_progress(store: Store, job: str, kind: str) -> str | None:
 
 def _run_progress(store: Store, run: str) -> str | None:
     epoch = latest_epoch(store, run)
-    if epoch is None:
-        return None
-    accuracy, loss = epoch.val["accuracy"], epoch.val["loss"]
-    return (
-        f"epoch {epoch.epoch}/{read_spec(store, run).train.epochs}, "
-        f"val accuracy {accuracy:.4f} loss {loss:.4f}"
-    )
+    inside = latest_step_checkpoint(store, run, epoch.epoch if epoch else 0)
+    parts = []
+    if epoch:
+        accuracy, loss = epoch.val["accuracy"], epoch.val["loss"]
+        parts += [
+            f"epoch {epoch.epoch}/{read_spec(store, run).train.epochs}",
+            f"val accuracy {accuracy:.4f} loss {loss:.4f}",
+        ]
+    if inside:
+        parts.append(f"checkpoint {inside.place}")
+    return ", ".join(parts) or None
 
 
 def _sweep_progress(store: Store, sweep_id: str) -> str | None:

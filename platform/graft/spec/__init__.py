@@ -6,6 +6,7 @@ file's `kind`. A spec is inert data: the modules that read it decide what its wo
 """
 
 from graft.spec.backbone_and_head import Backbone, Head, LinearHead, MLPHead
+from graft.spec.checkpointing import Checkpointing
 from graft.spec.data import (
     Contract,
     Dataset,
@@ -76,6 +77,7 @@ __all__ = [
     "Backbone",
     "Budget",
     "Changes",
+    "Checkpointing",
     "Choice",
     "Constant",
     "Contract",

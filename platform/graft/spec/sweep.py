@@ -1,5 +1,6 @@
 """The spec of a sweep: variations of one fine-tuning job, and how the best one is found."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +23,7 @@ NOT_SWEPT = {
     "loader": "does not change what is trained",
     "scaling": "says how a trial runs, the same for all",
     "train.metric": "is the sweep's `search.metric`",
+    "train.checkpoint": "does not change what is trained",
 }
 """Sections that a sweep cannot vary, and the rest of the sentence that tells why."""
 MUTABLE = (
@@ -328,7 +330,8 @@ def _check_key(key: str, values: Range) -> None:
     for name in _keys_set(values):
         if f"{key}.{name}" in NOT_SWEPT:
             _check_key(f"{key}.{name}", Choice(choice=(None,)))
-    reason = NOT_SWEPT.get(key) or NOT_SWEPT.get(key.partition(".")[0])
+    sections_of_key = itertools.accumulate(key.split("."), lambda above, name: f"{above}.{name}")
+    reason = next((NOT_SWEPT[part] for part in sections_of_key if part in NOT_SWEPT), None)
     if key.endswith(".kind"):
         section = key.removesuffix(".kind")
         reason = f"decides which keys there are; give '{section}' a choice of mappings"

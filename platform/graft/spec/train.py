@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from graft.spec.checkpointing import Checkpointing
 from graft.spec.explain import nearest
 from graft.spec.section import Momentum, Positive, PositiveFloat, Section, Seed
 from graft.spec.since import added
@@ -225,6 +226,8 @@ class Train(Section):
     """`bf16`: autocast to bfloat16, for GPUs and CPUs with AMX; slower on other CPUs."""
     compile: bool = False
     """Whether trunk and tail are compiled by torch.compile (GPU only)."""
+    checkpoint: Checkpointing = added("0.1.0", Checkpointing())
+    """When a checkpoint is made inside an epoch."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -315,6 +315,7 @@ def trial_id(spec: Finetune) -> str:
     document = spec.model_dump(mode="json", by_alias=True)
     for key in ("name", "cache", "loader", "register"):
         del document[key]
+    document["train"].pop("checkpoint", None)  # at its default it is left out
     return hashlib.sha256(_canonical(document).encode()).hexdigest()[:12]
 
 

@@ -3,6 +3,7 @@
 Every worker drives the loop; the first one also records the run, see `run_recorder`.
 """
 
+import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,22 +18,38 @@ from graft.data.epoch_order import FULL, BlockShuffle, Shuffle
 from graft.data.loader import ImageLoader
 from graft.data.read_ahead import BLOCK_BYTES
 from graft.data.subset import choose_subset
-from graft.errors import ResourceError, RunFailed
+from graft.errors import Interrupted, ResourceError, RunFailed
 from graft.registry import Mover
 from graft.spec import Finetune
 from graft.store import Store
 from graft.training.attempt_pointer import AttemptPointer, claim_attempt
 from graft.training.best_epoch_and_stopping import is_over, not_finite
-from graft.training.checkpoint import Checkpoint, latest_checkpoint, load_state
-from graft.training.events import Event, Note, Stalled, Started
+from graft.training.checkpoint import (
+    Checkpoint,
+    find_position,
+    latest_checkpoint,
+    load_state,
+    load_step_state,
+)
+from graft.training.checkpoint_clock import CheckpointClock, sigterm_stops
+from graft.training.events import Event, Note, Notice, Stalled, Started
 from graft.training.frozen_proof import prove_frozen
-from graft.training.loop import EpochDone, TrainingData, Unfreezing, finetune
+from graft.training.loop import (
+    EpochDone,
+    InsideEpoch,
+    LoopEvent,
+    TrainingData,
+    TrainingState,
+    Unfreezing,
+    finetune,
+)
 from graft.training.pace_and_watchdog import Watchdog
 from graft.training.prepare_run import PreparedRun, assemble, enlargement
 from graft.training.run_activations import cache_for_run, reads_of
 from graft.training.run_recorder import RunRecorder
 from graft.training.run_records import Epoch, read_spec, run_folder
 from graft.training.run_shuffle import shuffle_of_run
+from graft.training.step_checkpoint import StepCheckpoint
 from graft.training.worker_group import Ranks
 
 
@@ -43,6 +60,7 @@ def run_attempt(
     post: Callable[[Event], object],
     started: float,
     mover: Mover | None = None,
+    notice: Callable[[], Notice] | None = None,
 ) -> None:
     """Train a recorded run to its end, as one of `ranks`, from its last checkpoint.
 
@@ -53,8 +71,11 @@ def run_attempt(
         post: called with what happens, by the first worker and by any that stalls.
         started: when the user's command began, in seconds since the epoch.
         mover: who moves the alias that the spec names; None: this machine's user.
+        notice: says what this worker was told about its end, about once a second; None: SIGTERM
+            says it.
 
     Raises:
+        Interrupted: it was told to stop, and has made a checkpoint.
         ResourceError: a node does not see a directory store.
         RunFailed: overtaken by a newer attempt, the trunk is not what it was, or training
             diverged.
@@ -64,21 +85,48 @@ def run_attempt(
     pointer: AttemptPointer = ranks.from_first(
         claim_attempt(store, run_folder(run)) if ranks.rank == 0 else None
     )
-    # One worker looks: another could meet a checkpoint that was committed meanwhile.
-    last = ranks.from_first(latest_checkpoint(store, run) if ranks.rank == 0 else None)
+    last, inside, start = _where_to_go_on(store, run, ranks, post)
     prepared = assemble(store, spec)
     chain = trunk_chain(prepared.model.to(ranks.device), prepared.contract)
-    _require_same_trunk(run, last, chain)
+    _require_same_trunk(run, inside or last, chain)
     recorder = None
     if ranks.rank == 0:
-        recorder = RunRecorder(store, run, spec, pointer, prepared, chain, post, last)
-        finished = last.epoch if last else 0
-        post(Started(pointer.attempt, finished, prepared.plan.stages, chain.digests[-1]))
+        recorder = RunRecorder(store, run, spec, pointer, prepared, chain, post, last, inside)
+        finished, stages = last.epoch if last else 0, prepared.plan.stages
+        place = (inside.done, inside.steps) if inside else (0, 0)
+        post(Started(pointer.attempt, finished, stages, chain.digests[-1], *place))
         if text := enlargement(prepared.dataset.manifest, prepared.contract):
             post(Note(text))
-    _Worker(store, run, spec, ranks, post, prepared, chain, last, recorder).train()
+    worker = _Worker(store, run, spec, ranks, post, prepared, chain, last, start, recorder)
+    with sigterm_stops() if notice is None else contextlib.nullcontext(notice) as ask:
+        try:
+            worker.train(CheckpointClock(spec.train.checkpoint, ranks, ask))
+        finally:
+            if recorder:
+                recorder.settle()
     if recorder:
         recorder.finish(started, mover or Mover.here("python"))
+
+
+def _where_to_go_on(
+    store: Store, run: str, ranks: Ranks, post: Callable[[Event], object]
+) -> tuple[Checkpoint | None, StepCheckpoint | None, TrainingState | None]:
+    """Return a run's last checkpoint, the one inside the epoch after it, and the furthest's state.
+
+    The first worker alone looks: another could meet a checkpoint that was committed meanwhile.
+    """
+    last = inside = state = None
+    if ranks.rank == 0:
+        last = latest_checkpoint(store, run)
+        epochs = last.epoch if last else 0
+        if position := find_position(store, run, epochs, lambda text: post(Note(text))):
+            inside, state = position.checkpoint, position.state
+    last, inside = ranks.from_first((last, inside))
+    if inside and state is None:
+        state = load_step_state(store, inside)
+    elif last and inside is None:
+        state = load_state(store, last)
+    return last, inside, state
 
 
 @dataclass(frozen=True)
@@ -96,14 +144,17 @@ class _Worker:
     chain: TrunkChain
     """Digests of the trunk."""
     last: Checkpoint | None
-    """The checkpoint that the attempt goes on from; None: it begins."""
+    """The last epoch's checkpoint; None: there is none yet."""
+    start: TrainingState | None
+    """What the attempt goes on from, after that epoch or inside the next; None: it begins."""
     recorder: RunRecorder | None
     """Of the first worker."""
 
-    def train(self) -> None:
+    def train(self, clock: CheckpointClock) -> None:
         """Train the epochs that are left, and prove after each depth that no frozen bit moved.
 
         Raises:
+            Interrupted: as `run_attempt`.
             RunFailed: as `run_attempt`.
         """
         spec, ranks, last = self.spec, self.ranks, self.last
@@ -111,9 +162,8 @@ class _Worker:
         data = self._data()
         history = list(last.history) if last else []
         watchdog = Watchdog(spec.scaling.stall_timeout_s, self._stalled)
-        start = load_state(self.store, last) if last else None  # takes as long as the network does
         with watchdog:
-            events = finetune(model, data, spec.train, plan, ranks, start)
+            events = finetune(model, data, spec.train, plan, ranks, self.start, clock)
             while not is_over(history, spec.train):
                 if (event := next(events, None)) is None:
                     break
@@ -126,6 +176,8 @@ class _Worker:
                 if self.recorder:
                     self.recorder.follow(event)
                     watchdog.alive()
+                if not is_over(history, spec.train):
+                    self._stop_if_told(event, clock)
         self._prove_frozen(model.cut(plan.depth(len(history))))
 
     def _data(self) -> TrainingData:
@@ -141,6 +193,18 @@ class _Worker:
         reads = reads_of(spec, data.dataset, prepared.plan, self.last.epoch if self.last else 0)
         cached = cache_for_run(spec, cache, setup, reads, self.ranks, self.post, self.run)
         return replace(data, cached=cached)
+
+    def _stop_if_told(self, event: LoopEvent, clock: CheckpointClock) -> None:
+        """End where there is a checkpoint, if workers were told to.
+
+        Raises:
+            Interrupted: they were.
+        """
+        inside = isinstance(event, InsideEpoch) and event.last
+        if inside or (isinstance(event, EpochDone) and clock.told_to_stop()):
+            raise Interrupted(
+                f"stopped; a checkpoint is committed. Go on with: graft runs resume {self.run}"
+            )
 
     def _stalled(self, seconds: float) -> None:
         self.post(Stalled(self.ranks.rank, seconds))
@@ -191,7 +255,9 @@ def _require_store(store: Store, run: str, ranks: Ranks) -> None:
         )
 
 
-def _require_same_trunk(run: str, last: Checkpoint | None, chain: TrunkChain) -> None:
+def _require_same_trunk(
+    run: str, last: Checkpoint | StepCheckpoint | None, chain: TrunkChain
+) -> None:
     """Refuse to go on from a checkpoint that was made on another trunk."""
     if last and last.trunk_digest != chain.digests[last.freeze]:
         raise RunFailed(

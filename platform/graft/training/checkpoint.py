@@ -5,21 +5,25 @@ position; of the frozen trunk it holds only the digest.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from graft.backbones.trunk import tensors_to_bytes
+from graft.errors import ObjectDamaged, ObjectNotFound, StoreError
 from graft.spec import Digest, Finetune, Id, Section
 from graft.store import Marker, ObjectRef, Store, document_bytes, read_document
 from graft.training.loop import TrainingState
 from graft.training.moving_average import copy_into
 from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.run_records import Epoch
+from graft.training.step_checkpoint import StepCheckpoint, step_checkpoints
 
 _FOLDER = r"^runs/[^/]+/attempt-\d+/checkpoints/\d+$"
 _MARKER = re.compile(r"runs/[^/]+/attempt-(\d+)/checkpoints/(\d+)/checkpoint\.json")
@@ -113,21 +117,69 @@ def read_checkpoint(store: Store, folder: str) -> Checkpoint:
 
 def load_state(store: Store, checkpoint: Checkpoint) -> TrainingState:
     """Read a checkpoint's tensors."""
-    flat = load_tensors(store.get(checkpoint.folder, checkpoint.tensors))
-    return _unflatten(checkpoint.epoch, checkpoint.step, flat)
+    position = checkpoint.epoch, checkpoint.step
+    return read_state(store, checkpoint.folder, checkpoint.tensors, *position)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run goes on inside an epoch."""
+
+    checkpoint: StepCheckpoint
+    state: TrainingState
+
+
+def find_position(
+    store: Store, run: str, epochs: int, say: Callable[[str], object]
+) -> Position | None:
+    """Return a run's furthest state inside the epoch after so many; None: the epoch begins anew.
+
+    `say` is told in a line what is damaged, and left out.
+    """
+
+    def tell(error: StoreError) -> None:
+        say(f"a checkpoint inside epoch {epochs + 1} is left out: {error}")
+
+    for checkpoint in step_checkpoints(store, run, epochs, tell):
+        try:
+            return Position(checkpoint, load_step_state(store, checkpoint))
+        except (ObjectDamaged, ObjectNotFound) as error:
+            tell(error)
+    return None
+
+
+def load_step_state(store: Store, checkpoint: StepCheckpoint) -> TrainingState:
+    """Read the tensors of a checkpoint inside an epoch."""
+    position = checkpoint.epoch, checkpoint.step, checkpoint.done
+    return read_state(store, checkpoint.folder, checkpoint.tensors, *position)
+
+
+def read_state(
+    store: Store, folder: str, tensors: ObjectRef, epoch: int, step: int, done: int = 0
+) -> TrainingState:
+    """Read what `put_state` wrote; the position stands in the marker.
+
+    Raises:
+        ObjectDamaged: it is not what the marker committed, or holds no tensors.
+    """
+    data = store.get(folder, tensors)
+    try:
+        return _unflatten(epoch, step, done, load_tensors(data))
+    except (SafetensorError, ValueError) as error:
+        raise ObjectDamaged(f"{store.uri}/{folder}/{tensors.name} is damaged: {error}") from error
 
 
 def state_to_bytes(state: TrainingState) -> bytes:
     """Serialise a state and its position as safetensors, for what is no checkpoint of a run."""
-    position = {"position": torch.tensor([state.epoch, state.step])}
+    position = {"position": torch.tensor([state.epoch, state.step, state.done])}
     return tensors_to_bytes(_flatten(state) | position)
 
 
 def state_from_bytes(data: bytes) -> TrainingState:
     """Read what `state_to_bytes` wrote."""
     flat = load_tensors(data)
-    epoch, step = flat.pop("position").tolist()
-    return _unflatten(epoch, step, flat)
+    epoch, step, done = flat.pop("position").tolist()
+    return _unflatten(epoch, step, done, flat)
 
 
 def _flatten(state: TrainingState) -> dict[str, Tensor]:
@@ -137,13 +189,15 @@ def _flatten(state: TrainingState) -> dict[str, Tensor]:
         flat |= {f"optimizer/{name}/{slot}": value for slot, value in slots.items()}
     for rank, generators in enumerate(state.rng):
         flat |= {f"rng/{rank}/{device}": value for device, value in generators.items()}
+    flat |= {f"sums/{rank}": value for rank, value in enumerate(state.sums)}
     return flat
 
 
-def _unflatten(epoch: int, step: int, flat: dict[str, Tensor]) -> TrainingState:
+def _unflatten(epoch: int, step: int, done: int, flat: dict[str, Tensor]) -> TrainingState:
     tails: dict[str, dict[str, Tensor]] = {"tail": {}, "average": {}}
     optimizer: dict[str, dict[str, Tensor]] = {}
     rng: dict[int, dict[str, Tensor]] = {}
+    sums: dict[int, Tensor] = {}
     for name, value in flat.items():
         kind, _, rest = name.partition("/")
         if kind in tails:
@@ -151,11 +205,14 @@ def _unflatten(epoch: int, step: int, flat: dict[str, Tensor]) -> TrainingState:
         elif kind == "optimizer":
             parameter, _, slot = rest.rpartition("/")
             optimizer.setdefault(parameter, {})[slot] = value
+        elif kind == "sums":
+            sums[int(rest)] = value
         else:
             rank, _, device = rest.partition("/")
             rng.setdefault(int(rank), {})[device] = value
-    generators = [rng[rank] for rank in sorted(rng)]
-    return TrainingState(epoch, step, tails["tail"], tails["average"], optimizer, generators)
+    generators, by_rank = ([part[rank] for rank in sorted(part)] for part in (rng, sums))
+    state = epoch, step, tails["tail"], tails["average"], optimizer, generators
+    return TrainingState(*state, done, by_rank)
 
 
 @dataclass(frozen=True, order=True)

@@ -4,6 +4,7 @@ Nothing heavy is imported: the board is a process of its own, and so is whoever 
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from graft.errors import GraftError
 from graft.training.run_records import StagePlan
@@ -23,6 +24,10 @@ class Started:
     """What is trained when, and how fast; the last one is the head."""
     trunk_digest: str
     """Digest of the trunk in the run's first epoch."""
+    step: int = 0
+    """Finished steps of the epoch after these, where it goes on inside one."""
+    steps: int = 0
+    """Steps of that epoch."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,19 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A checkpoint inside an epoch is committed."""
+
+    epoch: int
+    """From 1."""
+    step: int
+    """Finished steps of that epoch."""
+    steps: int
+    bytes: int
+    """Of its tensors."""
+
+
+@dataclass(frozen=True)
 class Validated:
     """An epoch's numbers, its checkpoint committed."""
 
@@ -83,7 +101,17 @@ class Stalled:
     """How long it has not finished a step."""
 
 
-Event = Started | Note | TrunkComputing | Untrained | Stepped | Validated | Stalled
+Event = Started | Note | TrunkComputing | Untrained | Stepped | Saved | Validated | Stalled
+
+
+class Notice(IntEnum):
+    """What a worker was told about its end; a greater one outweighs a smaller one."""
+
+    NONE = 0
+    LEAVING = 1
+    """What it runs on will be taken away: a node's drain, a preemption."""
+    STOP = 2
+    """It is to end as soon as it has made a checkpoint."""
 
 
 class Board:
@@ -92,10 +120,28 @@ class Board:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._failure: GraftError | None = None
+        self._notice = Notice.NONE
+        self._is_inside = False
 
     def post(self, event: Event) -> None:
         """Add an event."""
         self._events.append(event)
+        if isinstance(event, Stepped):
+            self._is_inside = event.step < event.steps
+        elif isinstance(event, Started | Validated | Stalled):
+            self._is_inside = False
+
+    def is_inside(self) -> bool:
+        """Return whether workers are inside an epoch, and can make a checkpoint."""
+        return self._is_inside
+
+    def notify(self, notice: Notice) -> None:
+        """Leave word for the workers of their end."""
+        self._notice = max(self._notice, notice)
+
+    def notice(self) -> Notice:
+        """Return what is known of the workers' end."""
+        return self._notice
 
     def take(self) -> list[Event]:
         """Return the events since the last call."""

@@ -29,7 +29,7 @@ from graft.spec import Train
 from graft.training.best_epoch_and_stopping import require_finite_start
 from graft.training.loop import TrainingData
 from graft.training.loss import Objective
-from graft.training.metrics import Tally, image_losses
+from graft.training.metrics import Tally, TrainTally, image_losses
 from graft.training.optim import make_optimizer, rate_factor
 from graft.training.training_plan import TrainingPlan
 
@@ -133,7 +133,8 @@ class _Heads:
     def validate(self) -> list[dict[str, float]]:
         """Return each lane's metrics of validation."""
         self.model.eval()
-        tallies = self._tallies()
+        classes = len(self.data.classes)
+        tallies = [Tally.empty(classes, self.device) for _ in self.lanes]
         slices = evaluation_slices(len(self.data.val), self.train.batch_size, 0, 1)
         with torch.no_grad():
             for batch in self.data.batches("val", slices, 0, self.model.depth):
@@ -147,7 +148,7 @@ class _Heads:
         """Train epoch `epoch` (from 0); return each lane's loss and accuracy."""
         train = self.train
         self.model.train()
-        tallies = self._tallies()
+        tallies = [TrainTally.empty(self.device) for _ in self.lanes]
         slices = self.data.training_slices(train, epoch)
         view = view_of_epoch(self.data.augment, epoch)
         batches = self.data.batches("train", slices, view, self.model.depth)
@@ -166,9 +167,6 @@ class _Heads:
             for tally, row, loss in zip(tallies, logits.detach(), losses, strict=True):
                 tally.add(row, labels, loss.detach(), weights)
         return [tally.summary() for tally in tallies]
-
-    def _tallies(self) -> list[Tally]:
-        return [Tally.empty(len(self.data.classes), self.device) for _ in self.lanes]
 
 
 def can_be_lane(train: Train) -> bool:

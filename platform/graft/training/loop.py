@@ -7,7 +7,7 @@ worker, a test) decides what to show and what to save. Everything a step does is
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -32,9 +32,10 @@ from graft.data.manifest import DatasetVersion
 from graft.data.views import view_of_epoch
 from graft.spec import NoAugment, Preprocess, StandardAugment, Train
 from graft.training.best_epoch_and_stopping import require_finite_start
+from graft.training.checkpoint_clock import CheckpointClock, Due
 from graft.training.events import Untrained
 from graft.training.loss import Objective
-from graft.training.metrics import Tally, image_losses
+from graft.training.metrics import Tally, TrainTally, image_losses
 from graft.training.moving_average import TailAverage, copy_into
 from graft.training.optim import load_slots, make_optimizer, rate_factor
 from graft.training.training_plan import TrainingPlan
@@ -89,8 +90,22 @@ class StepDone:
     """Steps of an epoch."""
     images: int
     """Images of the global batch."""
-    tally: Tally
+    tally: TrainTally
     """This worker's sums over the epoch so far; reading them makes a GPU wait."""
+
+
+@dataclass(frozen=True)
+class InsideEpoch:
+    """A checkpoint inside an epoch is due; from `state`, training can be resumed.
+
+    The state's tensors are those being trained: copy them before the next step.
+    """
+
+    state: "TrainingState"
+    steps: int
+    """Steps of an epoch."""
+    last: bool
+    """Training is to end with this checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +147,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where training stands between two epochs."""
+    """Where training stands between two steps."""
 
     epoch: int
     """Finished epochs."""
@@ -146,9 +161,15 @@ class TrainingState:
     """The optimiser's tensors by parameter and slot, such as `momentum_buffer`."""
     rng: list[dict[str, Tensor]]
     """The states of torch's generators by worker and kind of device."""
+    done: int = 0
+    """Finished steps of the epoch that is under way; 0 between two epochs."""
+    sums: list[Tensor] = field(default_factory=list)
+    """Inside an epoch, what each worker's `TrainTally` has of it."""
 
 
-LoopEvent = Untrained | StepDone | BatchValidated | Unfreezing | EpochDone
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What a pass gives: logits (b, C), labels, losses and weights (b,); without gradients."""
+LoopEvent = Untrained | StepDone | InsideEpoch | BatchValidated | Unfreezing | EpochDone
 """What `finetune` yields."""
 
 
@@ -192,6 +213,26 @@ class Learner:
             ranks,
         )
 
+    def parts(self, batch: Batch | ActivationBatch) -> int:
+        """Return in how many passes a batch is taken.
+
+        The same number on every worker: synchronised BatchNorm meets in each pass.
+        """
+        return min(self.train.accumulate, max(1, batch.slice.total // self.ranks.size))
+
+    def backward(self, batch: Batch | ActivationBatch, rows: slice) -> Outputs:
+        """Add the gradients of some rows of a batch to those that are there."""
+        labels = torch.from_numpy(batch.labels[rows]).to(self.ranks.device)
+        weights = torch.from_numpy(batch.slice.weights[rows]).to(self.ranks.device)
+        with autocast(self.train, self.ranks.device):
+            activations, targets = self.activations(batch, rows, labels)
+            logits = self.tail(activations).float()
+        losses = self.objective.losses(logits, targets) * weights
+        # DDP averages over workers; times their number, each image has the same weight.
+        loss = losses.sum() * (self.ranks.size / batch.slice.total)
+        torch.autograd.backward(loss)
+        return logits.detach(), labels, losses.detach(), weights
+
     def activations(
         self, batch: Batch | ActivationBatch, rows: slice, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -204,6 +245,21 @@ class Learner:
         pixels = to_tensor(batch.images[rows], self.preprocess, self.ranks.device)
         images, targets = self.objective.mix(pixels, labels)
         return self.model.trunk(images), targets
+
+    def regroup(self, batch: Batch | ActivationBatch) -> None:
+        """Have gradients of several workers grouped as after an epoch's first step; learn nothing.
+
+        DistributedDataParallel groups them by the order in which that step's backward brought them,
+        and with more than two workers another grouping is another order of sums.
+        """
+        if not isinstance(self.tail, DistributedDataParallel):
+            return
+        buffers = {name: buffer.clone() for name, buffer in self.model.tail.named_buffers()}
+        devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            self.backward(batch, slice(0, None, self.parts(batch)))
+        self.free_gradients()
+        copy_into(dict(self.model.tail.named_buffers()), buffers)
 
     def free_gradients(self) -> None:
         """Free the gradients, which lie in buckets that last as long as any of them."""
@@ -232,14 +288,18 @@ def finetune(
     plan: TrainingPlan,
     ranks: Ranks,
     start: TrainingState | None,
+    clock: CheckpointClock | None = None,
 ) -> Iterator[LoopEvent]:
     """Train the tail of `model` in place, from `start` or, if that is None, from the beginning.
+
+    `clock`: says after which steps there is an `InsideEpoch`; None: there is none.
 
     Raises:
         RunFailed: the loss is not finite before any step.
     """
     torch.manual_seed(train.seed * 1_000_003 + ranks.rank)  # dropout differs between workers
-    model = model.cut(plan.depth(start.epoch if start else 1))
+    inside = start if start and start.done else None
+    model = model.cut(plan.depth(start.epoch + (1 if inside else 0) if start else 1))
     average = TailAverage(train.ema_decay, {}) if train.ema_decay else None
     slots: dict[str, dict[str, Tensor]] = {}
     step = 0
@@ -247,7 +307,7 @@ def finetune(
         copy_into(model.network.state_dict(), start.tail)
         if average:
             average.tensors |= {name: t.to(ranks.device) for name, t in start.average.items()}
-        slots, step = start.optimizer, start.step
+        slots, step = start.optimizer, start.step - start.done
         if ranks.rank < len(start.rng):  # else it is a worker more than there were
             _restore_generators(start.rng[ranks.rank], ranks)
     else:
@@ -263,7 +323,9 @@ def finetune(
         # step, and with more than two workers another grouping is another order of sums. So an
         # epoch after a resume has the same numbers as in an unbroken run.
         learner = Learner.of(model, plan, data, train, ranks, slots)
-        trained = yield from _train_epoch(learner, data, average, epoch, step)
+        begun = _Begun(epoch, step, average, inside)
+        trained = yield from _train_epoch(learner, data, begun, clock)
+        inside = None
         step += -(-len(data.train) // train.batch_size)
         slots = learner.slots()
         # Its buckets are as large as the tail: two learners' at once could be more than a GPU has.
@@ -271,35 +333,72 @@ def finetune(
         del learner
         with average.applied(model) if average else contextlib.nullcontext():
             validated = yield from _evaluate(model, data, train, ranks, epoch + 1)
-        state = TrainingState(
-            epoch + 1,
-            step,
-            model.tail_state(),
-            average.tensors if average else {},
-            slots,
-            ranks.gather(_generators(ranks)),
-        )
+        tensors = average.tensors if average else {}
+        rng = ranks.gather(_generators(ranks))
+        state = TrainingState(epoch + 1, step, model.tail_state(), tensors, slots, rng)
         confusion = validated.confusion.cpu().numpy()
         yield EpochDone(epoch + 1, trained.summary(), validated.metrics(), confusion, state)
+        if clock:
+            clock.restart()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An epoch at its beginning, or where it is gone on with."""
+
+    epoch: int
+    """From 0."""
+    step: int
+    """Finished optimiser steps before it."""
+    average: TailAverage | None
+    inside: TrainingState | None
+    """What it is gone on from; None: it is at its beginning."""
+
+    def tally(self, ranks: Ranks) -> TrainTally:
+        """Return this worker's sums over the epoch so far."""
+        tally = TrainTally.empty(ranks.device)
+        sums = self.inside.sums if self.inside else []
+        # Where there are fewer workers now, the first one has what the missing ones had.
+        missing = sums[ranks.size :] if ranks.rank == 0 else []
+        for part in [*sums[ranks.rank : ranks.rank + 1], *missing]:
+            tally.sums += part.to(ranks.device)
+        return tally
+
+    def state(self, learner: Learner, done: int, tally: TrainTally) -> TrainingState:
+        """Return where training stands after so many of the epoch's steps."""
+        ranks, model = learner.ranks, learner.model
+        average = self.average.tensors if self.average else {}
+        gathered = ranks.gather((_generators(ranks), tally.sums.to("cpu", copy=True)))
+        rng, sums = ([pair[part] for pair in gathered] for part in (0, 1))
+        step, tail, slots = self.step + done, model.tail_state(), learner.slots()
+        return TrainingState(self.epoch, step, tail, average, slots, rng, done, sums)
 
 
 def _train_epoch(
-    learner: Learner, data: TrainingData, average: TailAverage | None, epoch: int, step: int
-) -> Generator[StepDone, None, Tally]:
-    """Train one epoch; returns the `Tally` over all workers."""
+    learner: Learner, data: TrainingData, begun: _Begun, clock: CheckpointClock | None
+) -> Generator[StepDone | InsideEpoch, None, TrainTally]:
+    """Train one epoch, or what is left of it; returns the sums over all workers."""
     model, train, ranks = learner.model, learner.train, learner.ranks
     model.train()
-    tally = Tally.empty(len(data.classes), ranks.device)
+    epoch, average, tally = begun.epoch, begun.average, begun.tally(ranks)
+    first = begun.inside.done if begun.inside else 0
     slices = data.training_slices(train, epoch, ranks.rank, ranks.size)
-    view = view_of_epoch(data.augment, epoch)
-    for number, batch in enumerate(data.batches("train", slices, view, model.depth)):
-        done = step + number
-        factor = rate_factor(train.schedule, done, len(slices), train.epochs)
+    steps, view = len(slices), view_of_epoch(data.augment, epoch)
+    batches = data.batches("train", slices[first:], view, model.depth)
+    for number, batch in enumerate(batches, first):
+        if number == first > 0:
+            learner.regroup(batch)
+        factor = rate_factor(train.schedule, begun.step + number, steps, train.epochs)
         train_step(learner, batch, factor, tally)
+        done = number + 1
         if average:
-            average.update(model, done + 1)
-        yield StepDone(epoch + 1, number + 1, len(slices), batch.slice.total, tally)
-    ranks.sum(*tally.tensors())
+            average.update(model, begun.step + done)
+        yield StepDone(epoch + 1, done, steps, batch.slice.total, tally)
+        # After its last step an epoch is soon done, and has a checkpoint of its own.
+        due = clock.due(begun.step + done) if clock and done < steps else Due.NO
+        if due is not Due.NO:
+            yield InsideEpoch(begun.state(learner, done, tally), steps, due is Due.LAST)
+    ranks.sum(tally.sums)
     ranks.copy_from_first(*model.tail.buffers())  # BatchNorm: rank 0's running statistics
     if average:
         ranks.copy_from_first(*average.tensors.values())
@@ -307,29 +406,18 @@ def _train_epoch(
 
 
 def train_step(
-    learner: Learner, batch: Batch | ActivationBatch, factor: float, tally: Tally
+    learner: Learner, batch: Batch | ActivationBatch, factor: float, tally: TrainTally
 ) -> None:
     """Take one optimiser step; every group's rate is multiplied by `factor`."""
-    train, ranks, optimizer = learner.train, learner.ranks, learner.optimizer
+    train, optimizer = learner.train, learner.optimizer
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * factor
     optimizer.zero_grad()
-    # The same number on every worker: synchronised BatchNorm meets in each pass.
-    parts = min(train.accumulate, max(1, batch.slice.total // ranks.size))
+    parts = learner.parts(batch)
     for part in range(parts):
-        rows = slice(part, None, parts)
-        labels = torch.from_numpy(batch.labels[rows]).to(ranks.device)
-        weights = torch.from_numpy(batch.slice.weights[rows]).to(ranks.device)
         # Workers exchange gradients once a step, with the last part's backward.
         with _exchanging(learner.tail, part == parts - 1):
-            with autocast(train, ranks.device):
-                activations, targets = learner.activations(batch, rows, labels)
-                logits = learner.tail(activations).float()
-            losses = learner.objective.losses(logits, targets) * weights
-            # DDP averages over workers; times their number, each image has the same weight.
-            loss = losses.sum() * (ranks.size / batch.slice.total)
-            torch.autograd.backward(loss)
-        tally.add(logits.detach(), labels, losses.detach(), weights)
+            tally.add(*learner.backward(batch, slice(part, None, parts)))
     if train.clip_norm is not None:
         trained = [parameter for _, parameter in learner.model.named_tail_parameters()]
         nn.utils.clip_grad_norm_(trained, train.clip_norm)

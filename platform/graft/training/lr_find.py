@@ -23,7 +23,7 @@ from graft.store import Store
 from graft.training.attempt import training_data
 from graft.training.best_epoch_and_stopping import require_finite_start
 from graft.training.loop import Learner, TrainingData, train_step
-from graft.training.metrics import Tally
+from graft.training.metrics import TrainTally
 from graft.training.prepare_run import assemble
 from graft.training.worker_group import Ranks
 
@@ -91,7 +91,7 @@ def range_losses(
     losses: list[float] = []
     lowest = math.inf
     for rate, batch in zip(rate_range.rates(), _batches(data, train), strict=False):
-        tally = Tally.empty(len(data.classes), ranks.device)
+        tally = TrainTally.empty(ranks.device)
         train_step(learner, batch, rate / train.optimizer.lr, tally)
         loss = tally.summary()["loss"]
         if not math.isfinite(loss):

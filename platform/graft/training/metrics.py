@@ -131,6 +131,34 @@ class Tally:
         }
 
 
+@dataclass
+class TrainTally:
+    """Sums over the images that one worker has trained on in an epoch; they add up over workers.
+
+    sums: (3,) float64, the number of images, of those predicted right, and the summed loss.
+    """
+
+    sums: Tensor
+
+    @classmethod
+    def empty(cls, device: torch.device) -> "TrainTally":
+        """Start at zero."""
+        return cls(torch.zeros(3, dtype=torch.float64, device=device))
+
+    def add(self, logits: Tensor, labels: Tensor, losses: Tensor, weights: Tensor) -> None:
+        """Count a batch: logits (B, C), labels (B,), losses (B,), weights (B,) of 0 or 1."""
+        real = weights > 0
+        hits = (logits.argmax(1) == labels) & real
+        self.sums[0] += real.sum()
+        self.sums[1] += hits.sum()
+        self.sums[2] += (losses * real).double().sum()
+
+    def summary(self) -> dict[str, float]:
+        """Return loss and accuracy."""
+        images, hits, loss = self.sums.tolist()
+        return {"loss": loss / images, "accuracy": hits / images}
+
+
 def image_losses(
     logits: Tensor,
     targets: Tensor,

@@ -1,7 +1,7 @@
 """Writes what a run comes to into the store; only the first worker of an attempt has a recorder.
 
-It reports steps, commits a checkpoint and metrics after each epoch, and in the end registers the
-model and publishes the result.
+It reports steps, commits a checkpoint and metrics after each epoch and checkpoints inside it, and
+in the end registers the model and publishes the result.
 """
 
 import tempfile
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +33,16 @@ from graft.training.checkpoint import (
     put_state,
 )
 from graft.training.confusion_matrix import put_confusion, read_confusion
-from graft.training.events import REPORT_EVERY_S, Event, Note, Stepped, Untrained, Validated
-from graft.training.loop import EpochDone, LoopEvent, StepDone
+from graft.training.events import (
+    REPORT_EVERY_S,
+    Event,
+    Note,
+    Saved,
+    Stepped,
+    Untrained,
+    Validated,
+)
+from graft.training.loop import EpochDone, InsideEpoch, LoopEvent, StepDone
 from graft.training.pace_and_watchdog import Pace
 from graft.training.prepare_run import PreparedRun
 from graft.training.publish_model import Origin, Publishing, TrainedModel, register_model
@@ -44,6 +53,8 @@ from graft.training.run_records import (
     put_metrics,
     run_folder,
 )
+from graft.training.step_checkpoint import StepCheckpoint, step_folder
+from graft.training.step_writer import StepWriter
 
 
 @dataclass
@@ -61,12 +72,19 @@ class RunRecorder:
     """Digests of the trunk."""
     post: Callable[[Event], object]
     last: Checkpoint | None
-    """The last committed checkpoint, of this attempt or of one before it."""
-    _initial: dict[str, float] = field(default_factory=dict)
+    """The last epoch's committed checkpoint, of this attempt or of one before it."""
+    inside: StepCheckpoint | None
+    """What the attempt goes on from inside the epoch after it; None: that epoch's beginning."""
+    _initial: dict[str, float] = field(init=False)
     """Validation before any training; from the first checkpoint on, that holds it."""
     _pace: Pace = field(default_factory=Pace)
     _reported: float = 0.0
     """When a step was last reported, on the monotonic clock."""
+    _writer: StepWriter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._initial = self.inside.initial if self.inside else {}
+        self._writer = StepWriter(self.store, self.run, self.pointer, self._say, self._saved)
 
     def follow(self, event: LoopEvent) -> None:
         """Do what an event of the training loop asks for.
@@ -75,8 +93,11 @@ class RunRecorder:
             RunFailed: overtaken by a newer attempt.
         """
         if isinstance(event, StepDone):
+            self._writer.check()
             self._pace.step(event)
             self._report_step(event)
+        elif isinstance(event, InsideEpoch):
+            self._begin_step_checkpoint(event)
         elif isinstance(event, Untrained):
             self._initial = event.val
             self.post(event)
@@ -84,6 +105,36 @@ class RunRecorder:
         elif isinstance(event, EpochDone):
             self._commit_epoch(event)
             self._pace.begin_epoch()
+
+    def settle(self) -> None:
+        """Wait until no checkpoint is being written."""
+        self._writer.settle()
+
+    def _begin_step_checkpoint(self, inside: InsideEpoch) -> None:
+        """Have a checkpoint inside an epoch written; the last one before the end is waited for."""
+        state, last = inside.state, self.last
+        depth = self.prepared.plan.depth(state.epoch + 1)
+        draft = partial(
+            StepCheckpoint,
+            run=self.run,
+            attempt=self.pointer.attempt,
+            epoch=state.epoch,
+            step=state.step,
+            done=state.done,
+            steps=inside.steps,
+            workers=len(state.rng),
+            freeze=depth,
+            trunk_digest=self.chain.digests[depth],
+            initial=last.initial if last else self._initial,
+        )
+        folder = step_folder(self.run, self.pointer.attempt, state.step)
+        self._writer.write(folder, state, lambda ref: draft(tensors=ref), wait=inside.last)
+
+    def _saved(self, saved: StepCheckpoint) -> None:
+        self.post(Saved(saved.epoch + 1, saved.done, saved.steps, saved.tensors.size))
+
+    def _say(self, text: str) -> None:
+        self.post(Note(text))
 
     def _report_step(self, done: StepDone) -> None:
         """Report a step, though not each: reading its numbers makes a GPU wait."""
@@ -98,6 +149,8 @@ class RunRecorder:
 
     def _commit_epoch(self, done: EpochDone) -> None:
         """Commit an epoch's checkpoint, then its metrics and TensorBoard events."""
+        self._writer.settle()
+        self._writer.check()
         self._fence()
         last, attempt, step = self.last, self.pointer.attempt, done.state.step
         epoch = Epoch(epoch=done.epoch, train=done.train, val=done.val)
@@ -122,6 +175,7 @@ class RunRecorder:
             tensors=put_state(self.store, folder, done.state),
         )
         commit_checkpoint(self.store, self.last, last)
+        self._writer.clear()
         put_metrics(self.store, self.run, attempt, epoch)
         self._write_events(epoch, step)
         self.post(Validated(done.epoch, done.train, done.val, self._pace.images_per_second))
@@ -157,7 +211,7 @@ class RunRecorder:
         model: str | None = None
         if target:
             trained = TrainedModel(Origin(spec, self.run), prepared, self.chain, epoch)
-            publishing = Publishing(mover, self._fence, lambda text: self.post(Note(text)))
+            publishing = Publishing(mover, self._fence, self._say)
             model = register_model(self.store, trained, target, publishing).ref
         confusion = _confusion_of(self.store, chosen)
         png = confusion_png(confusion, manifest.classes)

@@ -105,7 +105,7 @@ def run_job(
         with ray_session():
             wait_for_workers(options.cpus, options.gpus, options.start_deadline)
             mover = mover_of(f"graft submit, job {job}", driver.owner)
-            model = _run(opened, job, parsed, mover, first=attempt.number == 1)
+            model = _run(opened, job, parsed, mover, attempt.number)
     except Interrupted:
         raise
     except Exception as error:
@@ -124,10 +124,10 @@ def run_job(
     attempt.succeed(model)
 
 
-def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> str | None:
+def _run(store: "Store", job: str, spec: "Job", mover: "Mover", attempt: int) -> str | None:
     """Run what a job's spec says, under the job's name; return the model that it registers.
 
-    `first`: this is the job's first attempt, so nothing of that name can be its own yet.
+    `attempt`: of the job. At the first one nothing of that name can be its own yet.
 
     Raises:
         InputError: a run or a sweep of that name exists, and this job did not make it.
@@ -151,11 +151,11 @@ def _run(store: "Store", job: str, spec: "Job", mover: "Mover", first: bool) -> 
         return None
     sort, place = ("run", "runs") if isinstance(spec, Finetune) else ("sweep", "sweeps")
     foreign = f"jobs/{job}/foreign"
-    if store.exists(f"{place}/{job}/spec.yaml") and (first or store.exists(foreign)):
+    if store.exists(f"{place}/{job}/spec.yaml") and (attempt == 1 or store.exists(foreign)):
         store.write(foreign, b"")  # resuming the job makes it no more this job's
         raise InputError(f"there is a {sort} '{job}' that this job did not make; choose another id")
     if isinstance(spec, Finetune):
-        return _finetune(store, job, spec, mover)
+        return _finetune(store, job, spec, mover, attempt)
     return _sweep(store, job, spec, mover)
 
 
@@ -165,14 +165,20 @@ def _demo(store: "Store", mover: "Mover") -> str:
     return run_demo_and_show(store, json=False, mover=mover).served
 
 
-def _finetune(store: "Store", run: str, spec: "Finetune", mover: "Mover") -> str | None:
+def _finetune(
+    store: "Store", run: str, spec: "Finetune", mover: "Mover", attempt: int
+) -> str | None:
+    from functools import partial
+
     from graft.cli.commands.train import finish_run
+    from graft.cluster.job_attempts import was_told_to_end
     from graft.training.prepare_run import resolve
     from graft.training.run_records import create_run
 
     if not store.exists(f"runs/{run}/spec.yaml"):
         create_run(store, resolve(store, spec), run)
-    return finish_run(store, run, json=False, mover=mover).model
+    told = partial(was_told_to_end, store, run, attempt)
+    return finish_run(store, run, json=False, mover=mover, told_to_end=told).model
 
 
 def _sweep(store: "Store", sweep_id: str, spec: "Sweep", mover: "Mover") -> str | None:

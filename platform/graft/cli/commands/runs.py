@@ -61,7 +61,7 @@ def show(
     store: StoreUri = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Show a run's recorded spec, its attempts and its result.
+    """Show a run's recorded spec, its attempts and its result, or where it would go on.
 
     Example: graft runs show ants-bees-20260101-120000-1a2b --confusion map.png
     """
@@ -69,12 +69,14 @@ def show(
     from graft.cli.show.tables import recorded_page, unfinished
     from graft.cli.show.training import result_page
     from graft.training.attempt_pointer import read_pointer
+    from graft.training.run_position import run_position
     from graft.training.run_records import read_result, read_spec, run_folder, with_classes
 
     opened = open_store(store)
     spec, result = read_spec(opened, run), read_result(opened, run)
     pointer = read_pointer(opened, run_folder(run))
     attempt = pointer.attempt if pointer else 0
+    position = None if result else run_position(opened, run)
     if confusion:
         _write_confusion(opened, run, result, confusion)
     if result:
@@ -83,6 +85,7 @@ def show(
         "run": run,
         "state": "finished" if result else "unfinished",
         "attempt": attempt,
+        "goes_on": position.model_dump(mode="json") if position else None,
         "spec": spec.model_dump(mode="json", by_alias=True),
         "result": result.model_dump(mode="json") if result else None,
     }
@@ -90,7 +93,8 @@ def show(
     def outcome() -> "RenderableType":
         if result:
             return result_page(result, spec)
-        return unfinished(f"attempt {attempt}", f"graft runs resume {run}")
+        progress = f"attempt {attempt}" + (f", goes on {position}" if position else "")
+        return unfinished(progress, f"graft runs resume {run}")
 
     emit(document, json, lambda: recorded_page(spec, outcome()))
 

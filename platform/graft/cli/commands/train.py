@@ -1,5 +1,6 @@
 """`graft train SPEC`: run a fine-tuning job."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,10 +44,16 @@ def train(
         finish_run(opened, create_run(opened, recorded), json, mover_of("graft train"))
 
 
-def finish_run(store: "Store", run: str, json: bool, mover: "Mover") -> "Result":
+def finish_run(
+    store: "Store",
+    run: str,
+    json: bool,
+    mover: "Mover",
+    told_to_end: Callable[[], bool] | None = None,
+) -> "Result":
     """Run, or go on with, a recorded run; show its progress and then its result; return it.
 
-    `mover` is who moves the alias that its spec names.
+    `mover` is who moves the alias that its spec names; `told_to_end`: as `run_finetune` has it.
     """
     from graft.cli.commands.decisions import calibrate_registered
     from graft.cli.show.output import emit, note
@@ -61,7 +68,7 @@ def finish_run(store: "Store", run: str, json: bool, mover: "Mover") -> "Result"
         with ray_session(), training_progress(run, spec) as show:
             from graft.training.ray_train import run_finetune
 
-            result = run_finetune(store, run, show, mover)
+            result = run_finetune(store, run, show, mover, told_to_end)
     calibrate_registered(store, spec.register_, result.model, spec.scaling)
     finished = with_classes(store, result)
     emit(finished.model_dump(mode="json"), json, lambda: result_page(finished, spec))

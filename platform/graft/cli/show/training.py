@@ -46,6 +46,7 @@ class _TrainingProgress:
         """Show what happened."""
         from graft.training.events import (
             Note,
+            Saved,
             Stalled,
             Started,
             Stepped,
@@ -67,6 +68,8 @@ class _TrainingProgress:
             )
         elif isinstance(event, Note):
             note(event.text)
+        elif isinstance(event, Saved):
+            note(f"checkpoint in epoch {event.epoch} after step {event.step}/{event.steps}")
         elif isinstance(event, TrunkComputing):
             self.bar.update(
                 self._task,
@@ -91,6 +94,8 @@ class _TrainingProgress:
 
 def _show_start(event: "Started") -> None:
     after = f", going on after epoch {event.epoch}" if event.epoch else ""
+    if event.step:
+        after = f", going on in epoch {event.epoch + 1} after step {event.step}/{event.steps}"
     parameters = sum(stage.parameters for stage in event.plan if stage.trained_from)
     attempt = (
         f"attempt {event.attempt}: {parameters:,} parameters trained, "
