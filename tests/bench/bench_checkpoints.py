@@ -131,8 +131,8 @@ def pause_seconds(store: Store, spec: Finetune, ranks: Ranks) -> tuple[list[floa
             steps[writer.is_writing].append(now - began)
         else:
             folder = step_folder(run, pointer.attempt, event.state.step)
-            writer.write(folder, event.state, partial(marker, run, event))
-            waits.append(time.perf_counter() - now)
+            if writer.write(folder, event.state, partial(marker, run, event)):
+                waits.append(time.perf_counter() - now)
             if len(waits) == PAUSES:
                 break
         began = time.perf_counter()

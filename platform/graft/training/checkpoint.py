@@ -210,9 +210,10 @@ def _unflatten(epoch: int, step: int, done: int, flat: dict[str, Tensor]) -> Tra
         else:
             rank, _, device = rest.partition("/")
             rng.setdefault(int(rank), {})[device] = value
-    generators, by_rank = ([part[rank] for rank in sorted(part)] for part in (rng, sums))
-    state = epoch, step, tails["tail"], tails["average"], optimizer, generators
-    return TrainingState(*state, done, by_rank)
+    generators, by_rank = [rng[rank] for rank in sorted(rng)], [sums[rank] for rank in sorted(sums)]
+    return TrainingState(
+        epoch, step, tails["tail"], tails["average"], optimizer, generators, done, by_rank
+    )
 
 
 @dataclass(frozen=True, order=True)

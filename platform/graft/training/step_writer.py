@@ -46,8 +46,10 @@ class StepWriter:
         """Whether a checkpoint is on its way."""
         return self._thread is not None and self._thread.is_alive()
 
-    def write(self, folder: str, state: TrainingState, draft: Draft, wait: bool = False) -> None:
-        """Copy a state and begin to write it; left out where the one before is still under way.
+    def write(self, folder: str, state: TrainingState, draft: Draft, wait: bool = False) -> bool:
+        """Copy a state and begin to write it, or leave it out; return which.
+
+        It is left out where the one before is still under way.
 
         Args:
             folder: the store's folder of the checkpoint.
@@ -62,7 +64,7 @@ class StepWriter:
             self.settle()
         self.check()
         if self.is_writing:
-            return
+            return False
         self._stale = True
         copy = _on_cpu(state)
         self._thread = threading.Thread(
@@ -72,6 +74,7 @@ class StepWriter:
         if wait:
             self.settle()
             self.check()
+        return True
 
     def check(self) -> None:
         """Raise what the thread met that training must not outlive.
