@@ -128,7 +128,7 @@ def pause_seconds(store: Store, spec: Finetune, ranks: Ranks) -> tuple[list[floa
     for event in inside_events(store, spec, ranks):
         now = time.perf_counter()
         if isinstance(event, StepDone):
-            steps[writer.is_writing].append(now - began)
+            steps[writer.background.is_busy].append(now - began)
         else:
             folder = step_folder(run, pointer.attempt, event.state.step)
             if writer.write(folder, event.state, partial(marker, run, event)):

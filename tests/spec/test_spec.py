@@ -109,6 +109,19 @@ def test_an_unknown_key_is_named_with_the_nearest(spec: Path, text: str, said: s
         ("preprocess: {crop: 300}", "preprocess: crop (300) is larger than resize (256)"),
         ("register: {model: Not A Name}", "'register.model' is \"Not A Name\""),
         ("scaling: {workers: 64}", "train.batch_size (32) is smaller than scaling.workers (64)"),
+        (
+            "train: {checkpoint: {every: 10}}",
+            "train.checkpoint.every: '10' is no interval; expected",
+        ),
+        (
+            "train: {checkpoint: {every: 10 minutes}}",
+            "s, min, h or steps, such as 10min or 500 ste",
+        ),
+        ("train: {checkpoint: {every: 0s}}", "or epoch for none inside an epoch"),
+        (
+            "train: {checkpoint: {evry: 1h}}",
+            "unknown key 'train.checkpoint.evry'; did you mean 'ev",
+        ),
         ("train: {batch_norm: sync}", "train.batch_norm: sync needs scaling.gpus_per_worker: 1"),
     ],
 )
@@ -213,6 +226,28 @@ def test_what_is_written_reads_back_the_same(spec: Path, tmp_path: Path, text: s
     if text:
         assert isinstance(job.train.optimizer, AdamW)
         assert job.train.optimizer.betas == (0.8, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("written", "every", "seconds", "steps"),
+    [
+        ("90s", "90s", 90, None),
+        ("10 min", "10min", 600, None),
+        ("2h", "2h", 7200, None),
+        ("500steps", "500 steps", None, 500),
+        ("1 steps", "1 step", None, 1),
+        ("epoch", "epoch", None, None),
+    ],
+)
+def test_an_interval_is_time_or_steps(
+    spec: Path, written: str, every: str, seconds: float | None, steps: int | None
+) -> None:
+    job = load(spec, f"train: {{checkpoint: {{every: {written}}}}}")
+    assert isinstance(job, Finetune)
+    checkpoint = job.train.checkpoint
+    assert (checkpoint.every, checkpoint.seconds, checkpoint.steps) == (every, seconds, steps)
+    # At its default it is left out, so that specs of before stay what they were.
+    assert ("checkpoint" in dump_job(job)) == (every != "10min")
 
 
 def test_defaults_are_spelled_out_when_written(spec: Path) -> None:

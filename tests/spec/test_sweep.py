@@ -165,6 +165,7 @@ SPACES: list[tuple[Any, str]] = [
     ({"loader.threads": {"choice": [1]}}, "'loader.threads' cannot be varied"),
     ({"train.metric": {"choice": ["val.loss"]}}, "it is the sweep's `search.metric`"),
     ({"train": {"choice": [{"metric": "val.loss"}]}}, "'train.metric' cannot be varied: it is the"),
+    ({"train.checkpoint.every": {"choice": ["1h"]}}, "'train.checkpoint.every' cannot be varied"),
     ({"scaling.workers": {"choice": [1]}}, "'scaling.workers' cannot be varied: it says how"),
     ({"register.model": {"choice": ["a"]}}, "the sweep's own `register` says where"),
     ({"head.kind": {"choice": ["mlp"]}}, "which keys there are; give 'head' a choice of mappings"),

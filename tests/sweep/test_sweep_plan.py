@@ -193,6 +193,7 @@ def test_a_plan_reads_back_the_same():
 def test_a_trials_id_is_of_what_it_trains():
     spec = colour_spec()
     assert trial_id(colour_spec(name="other", cache="off")) == trial_id(spec)
+    assert trial_id(colour_spec(train__checkpoint={"every": "3 steps"})) == trial_id(spec)
     assert trial_id(colour_spec(train__seed=1)) != trial_id(spec)
 
 

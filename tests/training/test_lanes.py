@@ -84,6 +84,7 @@ def test_a_lane_has_the_numbers_of_a_run_alone(colour_store, alone, head, recipe
 
 LANES_DO = {"epochs", "batch_size", "seed", "optimizer", "rates", "schedule", "label_smoothing"}
 LANES_DO |= {"class_weights", "logit_adjustment", "clip_norm", "metric", "batch_norm", "shuffle"}
+LANES_DO |= {"checkpoint"}  # which changes nothing of what is trained
 NOT_A_LANE = {
     "accumulate": 2,
     "unfreeze": [{"epoch": 2, "freeze": -2}],

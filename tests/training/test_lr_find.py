@@ -114,7 +114,7 @@ def test_the_steps_are_those_of_ordinary_training(colour_store, alone, losses_of
     expected, before = [], 0.0
     for event in finetune(prepared.model, data, spec.train, prepared.plan, alone, None):
         if isinstance(event, StepDone):
-            summed = float(event.tally.sums[0])
+            summed = float(event.tally.sums[2])
             expected.append((summed - before) / event.images)
             before = summed if event.step < event.steps else 0.0
     assert losses == pytest.approx(expected, rel=1e-5)

@@ -18,13 +18,14 @@ from ray import tune
 from ray.actor import ActorHandle
 
 from graft.backbones.process_setup import set_up_process
-from graft.errors import GraftError, ResourceError, StoreError
+from graft.errors import GraftError, ObjectExists, ResourceError, StoreError
 from graft.spec import Changes, Scaling, Section, trial_spec
 from graft.store import Store
 from graft.store.retries import persist
 from graft.sweep.sweep_plan import Trial
-from graft.sweep.sweep_records import TrialEpoch, trial_epochs
+from graft.sweep.sweep_records import trial_epochs
 from graft.sweep.trial import (
+    Keeping,
     Progress,
     Selection,
     Snapshot,
@@ -32,14 +33,19 @@ from graft.sweep.trial import (
     train_together,
     train_trial,
 )
+from graft.sweep.trial_checkpoint import TrialKeeper
 from graft.training.checkpoint import latest_checkpoint, state_from_bytes, state_to_bytes
-from graft.training.events import Board, Event, Note, Untrained, Validated
+from graft.training.checkpoint_clock import CheckpointClock
+from graft.training.events import Board, Event, Note, Notice, Untrained, Validated
 from graft.training.ray_train import run_finetune
 from graft.training.run_records import create_run
 from graft.training.worker_group import Ranks
 
 ASSIGNMENT, TRIAL, VALUES = "assignment", "trial", "values"
 """Keys of Tune's config: {assignment: {trial: JSON, values: {dotted key: value}}}."""
+EPOCH = "epoch"
+"""Key of a result that has the number of finished epochs: of a trial that goes on where another
+process left it, more than Tune has counted steps."""
 STATE, PROGRESS = "state.safetensors", "progress.json"
 """Files that a paused trial is stored in."""
 WORST = 1e9
@@ -99,6 +105,8 @@ class ActorSetup:
     readers_per_trunk: int
     """How many trials are expected to read the same activations, where the plan does not list the
     trials; 0: it does, and the driver has cached what is worth caching."""
+    keeps: bool = False
+    """Whether trials that are under way have checkpoints in the store."""
     board: ActorHandle[Board] | None = None
     """Where actors leave messages for people; None: nobody reads them."""
 
@@ -148,6 +156,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         update = TrialUpdate(values=values, progress=progress, error=error, fatal=fatal)
         return {
             "value": self._compared_value(progress),
+            EPOCH: len(progress.epochs),
             "done": update.done,
             "update": update.model_dump_json(),
         }
@@ -208,22 +217,43 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             spec = trial_spec(trial.spec, assignment.values, f"trial {trial.number}")
             trial = trial.model_copy(update={"spec": spec})
         began = time.monotonic()
+        keeper = None
+        if self._setup.keeps:
+            keeper = TrialKeeper(
+                self._store, self._setup.sweep_id, trial, lambda text: self._say(trial, text)
+            )
+            resumed = resumed or keeper.find()
         if resumed:
             images = resumed.progress.trunk_images
         else:
             images = self._process.fill(trial.spec, readers, waiting) if readers else 0
         filling_s = time.monotonic() - began
-        for snapshot in train_trial(self._process, trial, resumed):
+
+        def with_filling(snapshot: Snapshot) -> Snapshot:
             total = images + snapshot.progress.trunk_images
             setup_s = filling_s + snapshot.progress.setup_s
             update = {"trunk_images": total, "setup_s": setup_s}
-            yield replace(snapshot, progress=snapshot.progress.model_copy(update=update))
+            return replace(snapshot, progress=snapshot.progress.model_copy(update=update))
+
+        keeping = None
+        if keeper:
+            keep = keeper.keep
+            every, ranks = trial.spec.train.checkpoint, self._process.ranks
+            clock = CheckpointClock(every, ranks, lambda: Notice.NONE)
+            keeping = Keeping(clock, lambda snapshot: keep(with_filling(snapshot)))
+        try:
+            for snapshot in train_trial(self._process, trial, resumed, keeping):
+                yield with_filling(snapshot)
+        finally:
+            if keeper:
+                keeper.settle()
 
     def _nested(self, trial: Trial) -> Iterator[Snapshot]:
-        """Train on several workers, as a run of its own."""
-        run = create_run(self._store, trial.spec)
-        epochs: tuple[TrialEpoch, ...] = ()
-        diverged: str | None = None
+        """Train on several workers, as a run of its own; an earlier process may have begun it."""
+        run = self._run_of(trial)
+        last = latest_checkpoint(self._store, run)
+        history = [epoch.numbers() for epoch in last.history] if last else []
+        epochs, diverged = trial_epochs([(e.epoch, e.train, e.val) for e in history])
         began = ready = time.monotonic()
 
         def so_far() -> Progress:
@@ -249,6 +279,15 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         checkpoint = latest_checkpoint(self._store, run)
         folder = checkpoint.folder if checkpoint else None
         yield Snapshot(so_far().model_copy(update={"checkpoint": folder, "ended": True}), None)
+
+    def _run_of(self, trial: Trial) -> str:
+        """Return the id of a trial's run: by its number, unless that trained something else."""
+        try:
+            return create_run(
+                self._store, trial.spec, f"{self._setup.sweep_id}-trial-{trial.number}"
+            )
+        except ObjectExists:  # a search that goes on may suggest other values
+            return create_run(self._store, trial.spec)
 
     def _say(self, trial: Trial, text: str) -> None:
         """Leave a message for people: in the middle of a step, no result of Tune's carries one."""

@@ -19,8 +19,9 @@ from graft.spec import (
     Range,
     Sweep,
 )
-from graft.sweep.ray_tune_actor import ASSIGNMENT, TRIAL, VALUES
+from graft.sweep.ray_tune_actor import ASSIGNMENT, EPOCH, TRIAL, VALUES
 from graft.sweep.space import into_range
+from graft.sweep.trial_checkpoint import KEEPING
 
 
 def concurrency(sweep: Sweep) -> int | None:
@@ -45,10 +46,12 @@ def concurrency(sweep: Sweep) -> int | None:
 def make_scheduler(sweep: Sweep) -> Any:
     """Return Tune's scheduler for a sweep; None: every trial trains all its epochs."""
     scheduler, epochs = sweep.scheduler, sweep.base.train.epochs
+    # Whoever pauses and copies trials counts Tune's own steps.
+    counted = EPOCH if scheduler.kind in KEEPING else "training_iteration"
     common: dict[str, Any] = {
         "metric": "value",
         "mode": sweep.search.mode,
-        "time_attr": "training_iteration",
+        "time_attr": counted,
     }
     if isinstance(scheduler, ASHA):
         return schedulers.ASHAScheduler(

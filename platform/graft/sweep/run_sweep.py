@@ -41,6 +41,7 @@ from graft.sweep.sweep_records import (
     read_sweep_result,
 )
 from graft.sweep.trial import Progress, Selection, TrialProcess, train_together
+from graft.sweep.trial_checkpoint import KEEPING
 from graft.sweep.trial_recorder import Show, TrialRecorder
 from graft.training.attempt_pointer import hold_attempt
 from graft.training.events import Note
@@ -126,6 +127,7 @@ class _Driver:
             sweep_id=sweep_id,
             selection=selection,
             mutates=sweep.scheduler.kind == "pbt",
+            keeps=sweep.scheduler.kind in KEEPING,
             readers_per_trunk=readers,
         )
 

@@ -25,9 +25,10 @@ from graft.sweep.sweep_plan import Trial
 from graft.sweep.sweep_records import State, TrialEpoch, trial_epochs
 from graft.training.attempt import training_data
 from graft.training.best_epoch_and_stopping import Criterion, is_over
+from graft.training.checkpoint_clock import CheckpointClock, Due
 from graft.training.frozen_proof import prove_frozen
 from graft.training.lanes import train_lanes
-from graft.training.loop import EpochDone, TrainingData, TrainingState, finetune
+from graft.training.loop import EpochDone, InsideEpoch, TrainingData, TrainingState, finetune
 from graft.training.prepare_run import PreparedRun, assemble
 from graft.training.run_activations import reads_of
 from graft.training.run_shuffle import shuffle_of_trial
@@ -80,7 +81,9 @@ class Progress(Section):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A trial after an epoch: its progress, and the state that training can resume from."""
+    """A trial between two steps: its progress up to the last finished epoch, and the state that
+    training can resume from.
+    """
 
     progress: Progress
     training: TrainingState | None
@@ -168,6 +171,12 @@ class BestTail:
         self._inherited = progress.checkpoint
         self._stored: list[str] = []
         """Keys of the tails that this object stored and has not deleted, the newest last."""
+        self._pinned: str | None = None
+        """Key of the tail that a checkpoint of the trial names."""
+
+    def pin(self) -> None:
+        """Do not delete the tail stored last until `pin` is called again: a checkpoint names it."""
+        self._pinned = self.progress.checkpoint
 
     def follow(
         self,
@@ -205,15 +214,30 @@ class BestTail:
         if key != self._inherited:
             self._stored.append(key)
         for old in self._stored[:-2]:
-            self._store.delete(old)
-        self._stored = self._stored[-2:]
+            if old != self._pinned:
+                self._store.delete(old)
+        self._stored = [old for old in self._stored[:-2] if old == self._pinned] + self._stored[-2:]
         return key
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """When a trial's snapshots are kept in the store, and by whom."""
+
+    clock: CheckpointClock
+    keep: Callable[[Snapshot], object]
+    """Called with a snapshot whose tensors are those being trained: it copies them."""
+
+
 def train_trial(
-    process: TrialProcess, trial: Trial, resumed: Snapshot | None = None
+    process: TrialProcess,
+    trial: Trial,
+    resumed: Snapshot | None = None,
+    keeping: Keeping | None = None,
 ) -> Iterator[Snapshot]:
     """Train a trial from its start, or from a snapshot; yield a snapshot after every epoch.
+
+    `keeping`: None: none is kept.
 
     Raises:
         RunFailed: a frozen parameter changed during training.
@@ -224,7 +248,23 @@ def train_trial(
     ready = time.monotonic()
     best = process.best_tail(trial, before)
     state = resumed.training if resumed else None
-    for event in finetune(prepared.model, data, spec.train, prepared.plan, process.ranks, state):
+    clock = keeping.clock if keeping else None
+
+    def snapshot(training: TrainingState, ended: bool = False) -> Snapshot:
+        counted = {
+            "ended": ended,
+            "trunk_images": data.loader.rendered if prepared.plan.depth(1) else 0,
+            "setup_s": before.setup_s + ready - began,
+            "seconds": before.seconds + time.monotonic() - ready,
+        }
+        return Snapshot(best.progress.model_copy(update=counted), training)
+
+    for event in finetune(
+        prepared.model, data, spec.train, prepared.plan, process.ranks, state, clock
+    ):
+        if keeping and isinstance(event, InsideEpoch):
+            best.pin()
+            keeping.keep(snapshot(event.state))
         if not isinstance(event, EpochDone):
             continue
         tail = event.state.average or event.state.tail
@@ -233,14 +273,10 @@ def train_trial(
         if ended:
             frozen = prepared.model.cut(prepared.plan.depth(event.epoch))
             prove_frozen(f"trial {trial.number}", frozen, prepared.contract, chain, process.ranks)
-        forwards = data.loader.rendered if prepared.plan.depth(1) else 0
-        counted = {
-            "ended": ended,
-            "trunk_images": forwards,
-            "setup_s": before.setup_s + ready - began,
-            "seconds": before.seconds + time.monotonic() - ready,
-        }
-        yield Snapshot(progress.model_copy(update=counted), event.state)
+        elif keeping and keeping.clock.due(event.state.step) is not Due.NO:
+            best.pin()
+            keeping.keep(snapshot(event.state))
+        yield snapshot(event.state, ended)
         if ended:
             return
 

@@ -1,8 +1,10 @@
 """Progress of a running sweep: trials that end are recorded in the store at once, and shown."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 
+from graft.errors import StoreError
 from graft.registry import Fence
 from graft.spec import Sweep
 from graft.store import Store
@@ -12,6 +14,7 @@ from graft.sweep.sweep_plan import Trial
 from graft.sweep.sweep_records import BestTrial, TrialEpoch, TrialRecord, put_trial, read_trials
 from graft.sweep.tails import keeps_all, remove_tails, trials_share
 from graft.sweep.trial import Progress
+from graft.sweep.trial_checkpoint import remove_trial_checkpoints
 from graft.training.events import Note, TrunkComputing
 
 Show = Callable[[SweepEvent], None]
@@ -111,6 +114,8 @@ class TrialRecorder:
         before = self._best()
         self.records[trial.number] = record
         self._remove_tails({trial.number} | ({before.number} if before else set()))
+        with contextlib.suppress(StoreError):  # it takes space, and nothing else
+            remove_trial_checkpoints(self._store, self._id, trial.number)
         self._show(TrialEnded(record))
         return record
 

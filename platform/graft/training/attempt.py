@@ -176,6 +176,8 @@ class _Worker:
                 if self.recorder:
                     self.recorder.follow(event)
                     watchdog.alive()
+                if isinstance(event, EpochDone):
+                    clock.restart()
                 if not is_over(history, spec.train):
                     self._stop_if_told(event, clock)
         self._prove_frozen(model.cut(plan.depth(len(history))))

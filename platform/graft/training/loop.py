@@ -338,8 +338,6 @@ def finetune(
         state = TrainingState(epoch + 1, step, model.tail_state(), tensors, slots, rng)
         confusion = validated.confusion.cpu().numpy()
         yield EpochDone(epoch + 1, trained.summary(), validated.metrics(), confusion, state)
-        if clock:
-            clock.restart()
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class RunRecorder:
             RunFailed: overtaken by a newer attempt.
         """
         if isinstance(event, StepDone):
-            self._writer.check()
+            self._writer.background.check()
             self._pace.step(event)
             self._report_step(event)
         elif isinstance(event, InsideEpoch):
@@ -108,7 +108,7 @@ class RunRecorder:
 
     def settle(self) -> None:
         """Wait until no checkpoint is being written."""
-        self._writer.settle()
+        self._writer.background.settle()
 
     def _begin_step_checkpoint(self, inside: InsideEpoch) -> None:
         """Have a checkpoint inside an epoch written; the last one before the end is waited for."""
@@ -149,8 +149,8 @@ class RunRecorder:
 
     def _commit_epoch(self, done: EpochDone) -> None:
         """Commit an epoch's checkpoint, then its metrics and TensorBoard events."""
-        self._writer.settle()
-        self._writer.check()
+        self._writer.background.settle()
+        self._writer.background.check()
         self._fence()
         last, attempt, step = self.last, self.pointer.attempt, done.state.step
         epoch = Epoch(epoch=done.epoch, train=done.train, val=done.val)

@@ -1,14 +1,11 @@
 """Writes checkpoints inside an epoch while training goes on, from a copy of what is trained."""
 
-import threading
 from collections.abc import Callable
-from dataclasses import replace
-
-from torch import Tensor
 
 from graft.errors import StoreError
 from graft.store import ObjectRef, Store, document_bytes
 from graft.training.attempt_pointer import AttemptPointer, check_attempt
+from graft.training.background import Background, copy_of
 from graft.training.checkpoint import put_state
 from graft.training.loop import TrainingState
 from graft.training.run_records import run_folder
@@ -36,15 +33,10 @@ class StepWriter:
         """`say`: told in a line what went wrong; `committed`: called, in a thread, with each."""
         self._store, self._run, self._pointer = store, run, pointer
         self._say, self._committed = say, committed
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self.background = Background()
+        """What writes; whoever trains asks it now and then whether the attempt was overtaken."""
         self._stale = True
         """Whether there may be something to remove."""
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether a checkpoint is on its way."""
-        return self._thread is not None and self._thread.is_alive()
 
     def write(self, folder: str, state: TrainingState, draft: Draft, wait: bool = False) -> bool:
         """Copy a state and begin to write it, or leave it out; return which.
@@ -60,35 +52,19 @@ class StepWriter:
         Raises:
             RunFailed: the attempt was overtaken by a newer one.
         """
+        background = self.background
         if wait:
-            self.settle()
-        self.check()
-        if self.is_writing:
+            background.settle()
+        background.check()
+        if background.is_busy:
             return False
         self._stale = True
-        copy = _on_cpu(state)
-        self._thread = threading.Thread(
-            target=self._write, args=(folder, copy, draft), name="checkpoint"
-        )
-        self._thread.start()
+        copy = copy_of(state)
+        background.begin(lambda: self._write(folder, copy, draft))
         if wait:
-            self.settle()
-            self.check()
+            background.settle()
+            background.check()
         return True
-
-    def check(self) -> None:
-        """Raise what the thread met that training must not outlive.
-
-        Raises:
-            RunFailed: the attempt was overtaken by a newer one.
-        """
-        if self._failure:
-            raise self._failure
-
-    def settle(self) -> None:
-        """Wait until nothing is being written."""
-        if self._thread:
-            self._thread.join()
 
     def clear(self) -> None:
         """Remove all checkpoints inside epochs: the epoch's own is committed.
@@ -96,7 +72,7 @@ class StepWriter:
         Raises:
             RunFailed: the attempt was overtaken by a newer one, which may go on from one of them.
         """
-        self.settle()
+        self.background.settle()
         if self._stale:
             self._fence()
             remove_step_checkpoints(self._store, self._run, self._pointer.attempt)
@@ -114,22 +90,6 @@ class StepWriter:
             self._committed(checkpoint)
         except StoreError as error:
             self._say(f"no checkpoint was written inside the epoch, training goes on: {error}")
-        except BaseException as error:
-            self._failure = error
 
     def _fence(self) -> None:
         check_attempt(self._store, run_folder(self._run), self._pointer)
-
-
-def _on_cpu(state: TrainingState) -> TrainingState:
-    """Return a copy that no step changes."""
-
-    def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
-
-    return replace(
-        state,
-        tail=copied(state.tail),
-        average=copied(state.average),
-        optimizer={name: copied(slots) for name, slots in state.optimizer.items()},
-    )
