@@ -9,9 +9,13 @@ import pytest
 
 import commands
 from colours import colour_spec
+from graft.cluster.job_progress import job_progress
 from graft.spec import dump_job
-from graft.store import Store
+from graft.store import Store, document_bytes
 from graft.training.confusion_matrix import put_confusion
+from graft.training.run_records import Epoch, put_metrics
+from graft.training.stalls import record_stall
+from graft.training.step_checkpoint import StepCheckpoint
 
 PNG = b"\x89PNG\r\n\x1a\n as training drew it"
 NAMES = [f"[b]class {i}" for i in range(14)]
@@ -102,6 +106,38 @@ def test_the_confusion_matrix_is_written(uri: str, tmp_path: Path) -> None:
 def test_an_unfinished_run_says_how_to_go_on(uri: str) -> None:
     output = show(uri, "unfinished").stdout
     assert "unfinished, attempt 0: graft runs resume unfinished" in output
+
+
+def test_an_unfinished_run_says_where_it_would_go_on_and_what_stalled(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    store.create("runs/broken/spec.yaml", dump_job(colour_spec()).encode())
+    put_metrics(store, "broken", 1, Epoch(epoch=1, train={}, val=VAL))
+    assert "goes on after epoch 1: graft runs resume broken" in show(store.uri, "broken").stdout
+    folder = "runs/broken/attempt-1/steps/00000012"
+    checkpoint = StepCheckpoint(
+        run="broken",
+        attempt=1,
+        epoch=1,
+        step=12,
+        done=7,
+        steps=5000,
+        workers=2,
+        freeze=0,
+        trunk_digest=64 * "0",
+        initial={},
+        tensors=store.put(folder, "tensors.safetensors", b""),
+    )
+    store.create(f"{folder}/checkpoint.json", document_bytes(checkpoint))
+    record_stall(store, "broken", 1, 1, 600.0)
+    output = " ".join(show(store.uri, "broken").stdout.split())
+    assert "goes on in epoch 2 after step 7/5000: graft runs resume broken" in output
+    assert "attempt 1: worker 1 made no step for 600 s and was ended at 20" in output
+    document = json.loads(show(store.uri, "broken", "--json").stdout)
+    assert document["goes_on"] == {"epochs": 1, "step": 7, "steps": 5000}
+    (stall,) = document["stalls"]
+    assert "test_runs.py" in stall["stacks"]
+    progress = "epoch 1/3, val accuracy 0.5000 loss 1.0000, checkpoint in epoch 2 after step 7/5000"
+    assert job_progress(store, "broken", "finetune") == progress
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Make a store for `test_earlier_releases.py` with this release: `make_store.py NAME.tar.xz`.
 
-Everything is made by the real command, but for the job, of which there is only the record.
+Everything is made by the real command, but for the job, of which there is only the record, and the
+run that was broken off inside an epoch.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -18,12 +21,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from colours import colour_spec, draw_colours, transfer_document
 from graft.backbones.make_network import make_network
+from graft.backbones.process_setup import set_up_process
 from graft.cluster.job_attempts import begin_attempt
 from graft.cluster.job_logs import put_log
 from graft.cluster.job_records import ClusterIdentity, Driver, Owner, submit_job
 from graft.spec import Finetune, dump_job
 from graft.store import Store
+from graft.training.attempt import run_attempt
+from graft.training.events import Event, Saved
+from graft.training.prepare_run import resolve
+from graft.training.run_records import create_run
+from graft.training.worker_group import Ranks
 
+BROKEN = "colours-broken-off"
+"""The run that was."""
 RESNET = {"arch": "timm/test_resnet", "weights": "none", "freeze": "all"}
 
 LEFT_OUT = re.compile(r"(.*/)?(\.|events\.).*|sweeps/tiny-[^/]+/tails/.*|weights/.*")
@@ -74,6 +85,19 @@ def decide_and_predict(source: Path) -> None:
     graft("predict-batch", "colours@2", source, "--format", "jsonl", *against)
 
 
+def break_off(store: Store) -> None:
+    """Leave a run that has a checkpoint inside its second epoch."""
+    spec = finetune(None, train__checkpoint={"every": "3 steps"})
+    run = create_run(store, resolve(store, spec), BROKEN)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Saved):
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run_attempt(store, run, Ranks.alone(set_up_process(cpus=1)), stop, time.time())
+
+
 def record_job(store: Store) -> None:
     submit_job(store, "colours-job", dump_job(finetune("champion")))
     identity = ClusterIdentity("ada-namespace", "uid-1")
@@ -99,6 +123,7 @@ def main(archive: Path) -> None:
         graft("reports", "transfer", "transfer.yaml")
         decide_and_predict(Path("images/test"))
         record_job(Store.open("store"))
+        break_off(Store.open("store"))
         more = draw_colours(Path("more"), 1, 1, test=1, seed=1)
         graft("data", "import", more, "--add-to", "colours")
         with tarfile.open(archive, "w:xz") as made:

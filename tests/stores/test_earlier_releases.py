@@ -3,13 +3,14 @@
 Each archive is a whole store, named by the commit that wrote it: a dataset of three colours, a run
 of two epochs whose head alone is trained, a sweep of two trials, both models, their evaluations, a
 transfer report, and a job; from manifests of format 3 on also a version that adds to the dataset,
-decisions, predictions and what engines keep. One is added by `make_store.py` whenever a stored
-format changes, and none is ever removed.
+decisions, predictions and what engines keep; later ones also have a run that was broken off inside
+an epoch. One is added by `make_store.py` whenever a stored format changes, and none is ever removed.
 """
 
 import json
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,9 @@ from graft.sweep.sweep_records import (
 )
 from graft.training.attempt_pointer import read_pointer
 from graft.training.checkpoint import latest_checkpoint, load_state
+from graft.training.events import Event, Started
 from graft.training.prepare_run import assemble
+from graft.training.run_position import run_position
 from graft.training.run_records import latest_epoch, read_result, read_spec, run_folder
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*.tar.xz"))
@@ -77,6 +80,12 @@ def extracted(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(str(folder))
 
 
+def finished_run(store: Store) -> str:
+    """Return the run that every archive has."""
+    (run,) = [run for run in store.children("runs/") if read_result(store, run)]
+    return run
+
+
 def graft(store: Store, *words: str) -> commands.Done:
     return commands.main(*words, "--store", store.uri, env={"COLUMNS": "100"})
 
@@ -104,7 +113,7 @@ def test_its_dataset(store: Store) -> None:
 
 
 def test_its_run_and_the_name_of_its_trunk(store: Store) -> None:
-    (run,) = store.children("runs/")
+    run = finished_run(store)
     spec, result = read_spec(store, run), read_result(store, run)
     pointer = read_pointer(store, run_folder(run))
     assert result is not None
@@ -123,8 +132,22 @@ def test_its_run_and_the_name_of_its_trunk(store: Store) -> None:
     assert "has finished already" in graft(store, "runs", "resume", run).stderr
 
 
+def test_its_run_that_was_broken_off_inside_an_epoch(
+    store: Store, train_alone: Callable[..., list[Event]]
+) -> None:
+    broken = [run for run in store.children("runs/") if not read_result(store, run)]
+    if not broken:
+        pytest.skip("of a release without checkpoints inside epochs")
+    (run,) = broken
+    assert str(run_position(store, run)) == "in epoch 2 after step 1/2"
+    started = train_alone(store, run)[0]
+    assert isinstance(started, Started)
+    assert (started.epoch, started.step) == (1, 1)
+    store.delete(f"runs/{run}/result.json")  # for the next test
+
+
 def test_its_activations(store: Store) -> None:
-    (run,) = store.children("runs/")
+    run = finished_run(store)
     spec = read_spec(store, run)
     prepared = assemble(store, spec)
     keys = key_scheme(spec, trunk_chain(prepared.model, prepared.contract), "cpu")

@@ -10,12 +10,15 @@ from safetensors.torch import load
 
 from colours import colour_spec, new_run, train_together
 from graft.data.importing import import_dataset
-from graft.errors import ResourceError, RunFailed
+from graft.errors import Interrupted, ResourceError, RunFailed
 from graft.registry import get_model
 from graft.store import Store
-from graft.training.events import Stalled, Started, Validated
+from graft.training.checkpoint import latest_checkpoint
+from graft.training.events import Note, Saved, Stalled, Started, Stepped, Validated
 from graft.training.ray_train import run_finetune
+from graft.training.run_position import run_position
 from graft.training.run_records import read_result
+from graft.training.stalls import read_stalls
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 
@@ -71,6 +74,92 @@ def test_a_dead_worker_is_started_again_and_ends_where_the_unbroken_run_does(col
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_a_worker_killed_inside_an_epoch_loses_one_checkpoint(colour_store):
+    """Of small batches, so that the run is not over before the driver hears of the checkpoint."""
+    recipe = {"train__epochs": 3, "train__batch_size": 2, "backbone__freeze": "fire6"}
+    spec = colour_spec(scaling={"workers": 2}, train__checkpoint={"every": "5 steps"}, **recipe)
+    unbroken, broken = new_run(colour_store, spec), new_run(colour_store, spec)
+    assert train_together(colour_store, unbroken, 2) == [0, 0]
+    killed, attempts = [], []
+
+    def kill_one(event):
+        if isinstance(event, Started):
+            attempts.append((event.attempt, event.epoch, event.step))
+        if isinstance(event, Saved) and not killed:
+            killed.append(processes_of_ours("ray::RayTrainWorker")[-1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    assert run_finetune(colour_store, broken, kill_one).attempt == 2
+    assert attempts[0] == (1, 0, 0)
+    assert attempts[1] > (2, 0, 0)
+    assert read_result(colour_store, unbroken).history == read_result(colour_store, broken).history
+    first, second = tail_of(colour_store, unbroken), tail_of(colour_store, broken)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+SLOW_STEPS = {
+    "preprocess": {"resize": 448, "crop": 448},
+    "train__batch_size": 1,
+    "train__epochs": 50,
+    "backbone__freeze": 0,
+}
+"""An epoch of 39 steps, of some tenths of a second each."""
+
+
+def test_ctrl_c_inside_an_epoch_makes_a_checkpoint_first(colour_store):
+    run = new_run(colour_store, colour_spec(**SLOW_STEPS))
+    events = []
+
+    def interrupt(event):
+        events.append(event)
+        if isinstance(event, Stepped) and not any(isinstance(e, Stepped) for e in events[:-1]):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match=f"graft runs resume {run}"):
+        run_finetune(colour_store, run, interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "stopping after a checkpoint; once more stops at once" in [
+        event.text for event in events if isinstance(event, Note)
+    ]
+    (saved,) = [event for event in events if isinstance(event, Saved)]
+    position = run_position(colour_store, run)
+    assert (position.epochs + 1, position.step) == (saved.epoch, saved.step)
+    assert latest_checkpoint(colour_store, run) is None or saved.epoch > 1
+
+
+def test_ctrl_c_before_any_step_ends_the_run_at_once(colour_store):
+    run = new_run(colour_store, colour_spec(**SLOW_STEPS))
+
+    def interrupt(event):
+        if isinstance(event, Started):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run_finetune(colour_store, run, interrupt)
+    assert run_position(colour_store, run) is None
+
+
+def test_where_its_pod_is_told_to_end_a_run_makes_checkpoints_all_the_time(colour_store):
+    run = new_run(colour_store, colour_spec(**SLOW_STEPS))
+    saved = []
+
+    def interrupt(event):
+        if isinstance(event, Saved):
+            saved.append(event)
+            if len(saved) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(Interrupted):
+            run_finetune(colour_store, run, interrupt, told_to_end=lambda: True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    first, last = saved
+    assert (first.epoch, first.step) < (last.epoch, last.step)
+
+
 @pytest.mark.slow
 def test_a_run_without_progress_fails(colour_store):
     # No step is as fast.
@@ -89,6 +178,10 @@ def test_a_run_without_progress_fails(colour_store):
     assert events
     assert not cleaners
     assert events.count(Stalled(rank=0, seconds=0.01)) == 1
+    (stall,) = read_stalls(colour_store, run)
+    assert (stall.attempt, stall.rank) == (1, 0)
+    assert "Thread 0x" in stall.stacks
+    assert 'attempt.py", line' in stall.stacks
     assert read_result(colour_store, run) is None
 
 

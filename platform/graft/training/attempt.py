@@ -49,6 +49,7 @@ from graft.training.run_activations import cache_for_run, reads_of
 from graft.training.run_recorder import RunRecorder
 from graft.training.run_records import Epoch, read_spec, run_folder
 from graft.training.run_shuffle import shuffle_of_run
+from graft.training.stalls import record_stall
 from graft.training.step_checkpoint import StepCheckpoint
 from graft.training.worker_group import Ranks
 
@@ -97,7 +98,8 @@ def run_attempt(
         post(Started(pointer.attempt, finished, stages, chain.digests[-1], *place))
         if text := enlargement(prepared.dataset.manifest, prepared.contract):
             post(Note(text))
-    worker = _Worker(store, run, spec, ranks, post, prepared, chain, last, start, recorder)
+    attempt = pointer.attempt
+    worker = _Worker(store, run, attempt, spec, ranks, post, prepared, chain, last, start, recorder)
     with sigterm_stops() if notice is None else contextlib.nullcontext(notice) as ask:
         try:
             worker.train(CheckpointClock(spec.train.checkpoint, ranks, ask))
@@ -135,6 +137,7 @@ class _Worker:
 
     store: Store
     run: str
+    attempt: int
     spec: Finetune
     ranks: Ranks
     """This worker among the others."""
@@ -210,6 +213,7 @@ class _Worker:
 
     def _stalled(self, seconds: float) -> None:
         self.post(Stalled(self.ranks.rank, seconds))
+        record_stall(self.store, self.run, self.attempt, self.ranks.rank, seconds)
 
     def _prove_frozen(self, model: TransferModel) -> None:
         contract = self.prepared.contract

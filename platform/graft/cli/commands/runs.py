@@ -65,18 +65,21 @@ def show(
 
     Example: graft runs show ants-bees-20260101-120000-1a2b --confusion map.png
     """
-    from graft.cli.show.output import emit
+    from graft.cli.show.output import LeftOut, emit
     from graft.cli.show.tables import recorded_page, unfinished
     from graft.cli.show.training import result_page
     from graft.training.attempt_pointer import read_pointer
     from graft.training.run_position import run_position
     from graft.training.run_records import read_result, read_spec, run_folder, with_classes
+    from graft.training.stalls import read_stalls
 
     opened = open_store(store)
     spec, result = read_spec(opened, run), read_result(opened, run)
     pointer = read_pointer(opened, run_folder(run))
     attempt = pointer.attempt if pointer else 0
     position = None if result else run_position(opened, run)
+    left_out = LeftOut()
+    stalls = read_stalls(opened, run, left_out.add)
     if confusion:
         _write_confusion(opened, run, result, confusion)
     if result:
@@ -85,6 +88,7 @@ def show(
         "run": run,
         "state": "finished" if result else "unfinished",
         "attempt": attempt,
+        "stalls": [stall.model_dump(mode="json") for stall in stalls],
         "goes_on": position.model_dump(mode="json") if position else None,
         "spec": spec.model_dump(mode="json", by_alias=True),
         "result": result.model_dump(mode="json") if result else None,
@@ -96,7 +100,8 @@ def show(
         progress = f"attempt {attempt}" + (f", goes on {position}" if position else "")
         return unfinished(progress, f"graft runs resume {run}")
 
-    emit(document, json, lambda: recorded_page(spec, outcome()))
+    emit(document, json, lambda: recorded_page(spec, *map(str, stalls), outcome()))
+    left_out.tell()
 
 
 @app.command()

@@ -83,7 +83,8 @@ class _TrainingProgress:
         elif isinstance(event, Stalled):
             note(
                 f"worker {event.rank} made no step for {event.seconds:g} s "
-                "(scaling.stall_timeout_s) and ends"
+                "(scaling.stall_timeout_s) and ends; graft runs show --json has what its threads "
+                "were doing"
             )
         else:
             note(
