@@ -4,7 +4,7 @@ Each archive is a whole store, named by the commit that wrote it: a dataset of t
 of two epochs whose head alone is trained, a sweep of two trials, both models, their evaluations, a
 transfer report, and a job; from manifests of format 3 on also a version that adds to the dataset,
 decisions, predictions and what engines keep; later ones also have a run that was broken off inside
-an epoch. One is added by `make_store.py` whenever a stored format changes, and none is ever removed.
+an epoch. One is added by `make_store.py` whenever a stored format changes; none is ever removed.
 """
 
 import json
