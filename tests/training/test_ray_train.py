@@ -141,7 +141,8 @@ def test_ctrl_c_before_any_step_ends_the_run_at_once(colour_store):
 
 
 def test_where_its_pod_is_told_to_end_a_run_makes_checkpoints_all_the_time(colour_store):
-    run = new_run(colour_store, colour_spec(**SLOW_STEPS))
+    slower = {"preprocess": {"resize": 800, "crop": 800}, "train__epochs": 2}
+    run = new_run(colour_store, colour_spec(**SLOW_STEPS | slower))
     saved = []
 
     def interrupt(event):
