@@ -299,7 +299,7 @@ def test_of_a_killed_sweep_a_trial_goes_on_from_its_checkpoint(store, ray_cluste
     (first,), (second,) = expected.trials, result.trials
     assert first.epochs == second.epochs
     # The first of 30 epochs was finished before.
-    assert [e.epoch for e in events if isinstance(e, TrialAdvanced) and e.epoch][0] > 1
+    assert next(e.epoch for e in events if isinstance(e, TrialAdvanced) and e.epoch) > 1
     assert first.state == second.state == "finished"
     assert list(store.scan(f"sweeps/{broken}/under-way/")) == []
     tails = [
