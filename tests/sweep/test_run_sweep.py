@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from safetensors.torch import load as load_tensors
 
 from colours import colour_spec, draw_colours, new_run
 from graft.activations.lease import hold_lease
@@ -265,51 +264,6 @@ def test_a_stopped_sweep_goes_on_without_doing_anything_again(store, ray_cluster
     assert len([e for e in events if isinstance(e, TrialEnded)]) == 2
     assert read_trials(store, sweep_id)[done[0].number - 1] == done[0]
     assert result.states == {"finished": 3}
-
-
-@pytest.mark.slow  # two sweeps, and their Ray
-@pytest.mark.parametrize(
-    "workers",
-    [
-        pytest.param(1, id="in-an-actor"),
-        pytest.param(2, id="nested", marks=pytest.mark.nightly),
-    ],
-)
-def test_of_a_killed_sweep_a_trial_goes_on_from_its_checkpoint(store, ray_cluster, workers):
-    """Killed once its only trial has a checkpoint."""
-    recipe = {"train__epochs": 30, "train__checkpoint": {"every": "7 steps"}, "cache": "off"}
-    space = {"backbone.freeze": {"choice": [-1]}}
-    asha = {"kind": "asha", "grace": 1} if workers == 1 else None
-    base = recipe | {"scaling": {"workers": workers}}
-    unbroken, broken = (make(store, space, scheduler=asha, base=base) for _ in range(2))
-    expected = run(store, unbroken)
-    command = [GRAFT, "sweep", "--resume", broken, "--store", store.uri]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        place = f"sweeps/{broken}/under-way/" if workers == 1 else f"runs/{broken}-trial-1/"
-        deadline = time.monotonic() + 120
-        while not any(key.endswith("checkpoint.json") for key, _ in store.scan(place)):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
-    assert read_trials(store, broken) == []
-    store.delete(f"sweeps/{broken}/lease.json")  # which expires in half a minute
-    events = []
-    result = run(store, broken, events)
-    (first,), (second,) = expected.trials, result.trials
-    assert first.epochs == second.epochs
-    # The first of 30 epochs was finished before.
-    assert next(e.epoch for e in events if isinstance(e, TrialAdvanced) and e.epoch) > 1
-    assert first.state == second.state == "finished"
-    assert list(store.scan(f"sweeps/{broken}/under-way/")) == []
-    tails = [
-        load_tensors(store.get(version.folder, version.tail))
-        for version in (get_model(store, each.model) for each in (expected, result))
-    ]
-    assert all(torch.equal(value, tails[1][name]) for name, value in tails[0].items())
-    if workers == 2:
-        assert second.run == f"{broken}-trial-1"
-        assert read_result(store, second.run).attempt == 2
 
 
 @pytest.mark.slow
