@@ -49,7 +49,13 @@ def kept(store: Store) -> list[str]:
     return [key for key, _ in store.scan("sweeps/sweep/under-way/")]
 
 
-@pytest.mark.parametrize(("every", "done"), [("8 steps", 3), ("5 steps", 0)], ids=["in", "after"])
+@pytest.mark.parametrize(
+    ("every", "done"),
+    [
+        pytest.param("8 steps", 3, id="in"),
+        pytest.param("5 steps", 0, id="after", marks=pytest.mark.slow),
+    ],
+)
 def test_a_trial_goes_on_from_its_checkpoint_to_the_very_numbers(store, alone, every, done):
     """It is made inside the second epoch, or after it."""
     spec = resolve(store, colour_spec(**RECIPE))
