@@ -40,6 +40,7 @@ ORDER = [
     "import_job",
     "report",
     "cluster",
+    "upkeep",
     "demo",
     "cli",
 ]

@@ -20,6 +20,7 @@ from graft.activations.index import (
     remedy,
 )
 from graft.activations.key import BYTES, CacheEntry, Key, KeyScheme
+from graft.activations.use import begin_use
 from graft.data.digests import Digests, hexadecimal
 from graft.data.index import Images
 from graft.data.manifest import DatasetVersion
@@ -119,7 +120,10 @@ class ActivationCache:
         Raises:
             StoreError: they are committed, but no longer whole.
         """
-        index = find_index(self.store, self.dataset, entry.split, self.key(entry))
+        key = self.key(entry)
+        index = find_index(self.store, self.dataset, entry.split, key)
+        if index and begin_use(self.store, key):
+            index = find_index(self.store, self.dataset, entry.split, key)
         return self._open(entry, index) if index else None
 
     def get_all(self, entries: Iterable[CacheEntry]) -> dict[CacheEntry, Activations]:
@@ -133,7 +137,11 @@ class ActivationCache:
 
     def coverage(self, entry: CacheEntry) -> Coverage:
         """Return which of an entry's images have activations, of whatever run or version."""
-        return covering(self.store, self.key(entry), self.dataset.images(entry.split).digests)
+        key, images = self.key(entry), self.dataset.images(entry.split).digests
+        covered = covering(self.store, key, images)
+        if covered.parts and begin_use(self.store, key):
+            covered = covering(self.store, key, images)
+        return covered
 
     def count(self, entry: CacheEntry) -> int:
         """Return how many of an entry's images have activations, of whatever run or version."""

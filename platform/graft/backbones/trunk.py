@@ -84,6 +84,7 @@ def _hash(value: Tensor) -> str:
 
 def publish_stages(store: Store, model: TransferModel, chain: TrunkChain) -> None:
     """Put the frozen stages' weights into the store, but for those that are there already."""
+    store.rely_on([f"stages/{digest}/" for digest in chain.digests[1 : model.depth + 1]])
     for index in range(model.depth):
         folder = f"stages/{chain.digests[index + 1]}"
         if store.exists(f"{folder}/stage.json"):

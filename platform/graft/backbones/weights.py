@@ -111,7 +111,7 @@ def resolve_weights(
         source, preprocess = published.name, published.preprocess
     else:
         preprocess = file_preprocess(backbone.arch)
-    if pinned and store.exists(_marker(pinned)):
+    if pinned and _has(store, pinned):
         return Weights(source, sha256=pinned, preprocess=preprocess)
     data, digest = None, _find_stored(store, published) if published else None
     if digest is None:
@@ -159,6 +159,12 @@ def _marker(digest: str) -> str:
     return f"weights/{digest}/weights.json"
 
 
+def _has(store: Store, digest: str) -> bool:
+    """Whether a weights file is in the store, where it then stays for what is to name it."""
+    store.rely_on([f"weights/{digest}/"])
+    return store.exists(_marker(digest))
+
+
 def _read(source: str) -> bytes:
     try:
         if source.startswith("s3://"):
@@ -182,7 +188,7 @@ def _read(source: str) -> bytes:
 def _store_file(store: Store, digest: str, data: bytes, source: str) -> None:
     """Put a weights file into the store by its SHA-256."""
     suffix = PurePosixPath(source).suffix or ".pth"
-    if not store.exists(_marker(digest)):
+    if not _has(store, digest):
         file = store.put(f"weights/{digest}", f"weights{suffix}", data)
         record = WeightsRecord(source=source, file=file)
         with contextlib.suppress(ObjectExists):
@@ -245,7 +251,7 @@ def _find_stored(store: Store, published: PublishedWeights) -> str | None:
     """Return the SHA-256 of published weights whose file is in the store."""
     digests = [d for d in store.children("weights/") if d.startswith(published.sha256_start)]
     if published.sha256_start:
-        return next((digest for digest in digests if store.exists(_marker(digest))), None)
+        return next((digest for digest in digests if _has(store, digest)), None)
     records = indexed_rows(
         store,
         "weights/index.json",
@@ -254,7 +260,7 @@ def _find_stored(store: Store, published: PublishedWeights) -> str | None:
         lambda digest: find_document(store, _marker(digest), WeightsRecord),
     )
     named = (d for d, record in records.items() if record.source == published.recorded_source)
-    return next(named, None)
+    return next((digest for digest in named if _has(store, digest)), None)
 
 
 def _obtain(published: PublishedWeights) -> bytes:

@@ -32,6 +32,7 @@ from graft.cli.commands import (
 )
 from graft.cli.commands.demo import demo
 from graft.cli.commands.evaluate import evaluate
+from graft.cli.commands.gc import gc as collect
 from graft.cli.commands.lr_find import lr_find
 from graft.cli.commands.pod_ends import pod_ends
 from graft.cli.commands.predict import predict
@@ -102,7 +103,11 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
         "predictions": predictions.app,
         "keys": keys.app,
     },
-    "Look after the store": {"activations": activations.app, "store": store.app},
+    "Look after the store": {
+        "store": store.app,
+        "gc": collect,
+        "activations": activations.app,
+    },
 }
 """Verbs and nouns, by what a person is about to do."""
 

@@ -84,7 +84,9 @@ def stored_weights(store: Store, spec: Job) -> Job:
 def put_weights(store: Store, files: Sequence[Path]) -> None:
     """Copy weights files of this machine into the store."""
     for path in files:
-        store.put(f"weights/{sha256_file(path)}", path.name, path)
+        folder = f"weights/{sha256_file(path)}"
+        store.rely_on([f"{folder}/"])  # the spec names the file as it is called there
+        store.put(folder, path.name, path)
 
 
 def check_names(store: Store, spec: Job) -> None:

@@ -1,7 +1,6 @@
 """Removing a dataset version: its manifest goes, and with it the name; its payloads stay.
 
-Versions that were added to it read its shards, and nothing in a store knows all that reads an
-object, so no payload is deleted.
+Versions that were added to it read its shards: what none reads, `graft gc` removes.
 """
 
 import contextlib

@@ -3,6 +3,7 @@
 The frozen stages' weights stay where training put them, at ``stages/<digest>/``.
 """
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -21,6 +22,9 @@ Fence = Callable[[], object]
 """Raises RunFailed once a newer attempt has taken over what the caller works on."""
 
 _MARKER = re.compile(r"models/([^/]+)/versions/([1-9]\d*)/model\.json")
+REMOVED = "removed.json"
+"""Beside what was a version's marker: its number is never given to another one."""
+_NUMBER = re.compile(r"models/[^/]+/versions/([1-9]\d*)/(?:model|removed)\.json")
 _RUN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[1-9][0-9]*)?$"
 
 
@@ -161,7 +165,7 @@ def register(
         for row in reversed(rows):
             if row.run == draft.lineage.run:
                 return read_version(store, draft.name, row.version)
-        number = max((row.version for row in rows), default=0) + 1
+        number = _last_number(store, draft.name) + 1
         folder = _folder(draft.name, number)
         version = ModelVersion(
             **dict(draft),
@@ -183,6 +187,31 @@ def register(
             if created:
                 created(version)
             return version
+
+
+class RemovedVersion(Section):
+    """The marker ``removed.json``."""
+
+    who: str
+    when: str
+    """ISO 8601 in UTC."""
+
+
+def remove_version(store: Store, version: ModelVersion, who: str) -> None:
+    """Remove a version from the registry; its files stay until `graft gc` removes them.
+
+    No other version ever gets its number, which reports and records may name.
+    """
+    gone = RemovedVersion(who=who, when=datetime.now(UTC).isoformat())
+    with contextlib.suppress(ObjectExists):
+        store.create(f"{version.folder}/{REMOVED}", document_bytes(gone))
+    store.delete(f"{version.folder}/model.json")
+
+
+def _last_number(store: Store, name: str) -> int:
+    """Return the highest number that a version of a model has, or had; 0 without any."""
+    matches = (_NUMBER.fullmatch(key) for key, _ in store.scan(f"models/{name}/versions/"))
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 def list_models(store: Store, tell: Tell | None = None) -> dict[str, list[VersionRow]]:

@@ -11,7 +11,15 @@ from graft.store.documents import (
     record_once,
     unless_damaged,
 )
-from graft.store.objects import FileName, ObjectRef, payload_name, sha256, sha256_file
+from graft.store.objects import (
+    FileName,
+    ObjectRef,
+    is_payload,
+    payload_digest,
+    payload_name,
+    sha256,
+    sha256_file,
+)
 from graft.store.s3 import SourceBucket, bucket_and_key
 from graft.store.store import Store
 
@@ -25,7 +33,9 @@ __all__ = [
     "bucket_and_key",
     "document_bytes",
     "find_document",
+    "is_payload",
     "parse_document",
+    "payload_digest",
     "payload_name",
     "read_document",
     "read_text",

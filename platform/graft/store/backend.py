@@ -36,6 +36,17 @@ class Versioned:
     etag: str
 
 
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing has it."""
+
+    key: str
+    size: int
+    """Bytes."""
+    modified: float
+    """When it was written last, in seconds since 1970 by the storage's own clock."""
+
+
 _PART = r"(?!\.{1,2}(?:/|\Z))[^/\\\0\ud800-\udfff]+"
 _KEY = re.compile(rf"{_PART}(?:/{_PART})*")
 
@@ -114,6 +125,18 @@ class Backend(Protocol):
         """Yield key and size in bytes of every object whose key starts with `prefix`, by key.
 
         `after`: a key; those up to it are left out, and cost nothing.
+        """
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield what `scan` does, with the time at which each object was written last."""
+
+    def temporaries(self) -> Iterator[Entry]:
+        """Yield what writers that were killed have left, and no `scan` lists; also locks."""
+
+    def clock(self) -> float:
+        """Return the storage's time now, in seconds since 1970, to compare `modified` with.
+
+        This machine's own clock may differ from it by any amount.
         """
 
     def children(self, prefix: str) -> list[str]:

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from graft.errors import ObjectChanged, ObjectExists, StoreError
 from graft.store.backend import (
     LARGEST_DOCUMENT,
+    Entry,
     Versioned,
     check_size,
     checked,
@@ -22,6 +24,8 @@ from graft.store.backend import (
 )
 
 _CHUNK = 1 << 20
+TEMPORARY = ".tmp-"
+"""How the names begin of what is no object: files that are being written, and locks."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What `link` says where a file system has none; a folder that may not be written says EACCES."""
 
@@ -66,7 +70,7 @@ class Directory:
 
     def replace(self, key: str, data: bytes, etag: str) -> None:
         path = self._path(key)
-        lock_path = path.with_name(f".tmp-{path.name}.lock")
+        lock_path = path.with_name(f"{TEMPORARY}{path.name}.lock")
         with self._explained(key), lock_path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.read(key).etag != etag:
@@ -86,6 +90,24 @@ class Directory:
             return path.stat().st_size if path.is_file() else None
 
     def scan(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
+        for entry in self._walk(prefix, after):
+            yield entry.key, entry.size
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        yield from self._walk(prefix)
+
+    def temporaries(self) -> Iterator[Entry]:
+        yield from self._walk("", temporary=True)
+
+    def clock(self) -> float:
+        if not self.root.is_dir():
+            return time.time()
+        # Not this machine's time: on a network's file system the server's is what files have.
+        with self._explained("clock"), self._temporary("clock", b"") as file:
+            return file.stat().st_mtime
+
+    def _walk(self, prefix: str, after: str = "", temporary: bool = False) -> list[Entry]:
+        """Return the objects, or else the temporary files, whose keys begin so, by key."""
         folder = self.root / checked_folder(self.uri, prefix)
         objects = []
         with self._explained(prefix):
@@ -93,11 +115,13 @@ class Directory:
                 for name in names:
                     path = Path(parent, name)
                     key = path.relative_to(self.root).as_posix()
-                    if key.startswith(prefix) and key > after and not name.startswith(".tmp-"):
+                    wanted = name.startswith(TEMPORARY) == temporary
+                    if wanted and key.startswith(prefix) and key > after:
                         checked(self.uri, key)
                         with contextlib.suppress(FileNotFoundError):
-                            objects.append((key, path.stat().st_size))
-        yield from sorted(objects)
+                            status = path.stat()
+                            objects.append(Entry(key, status.st_size, status.st_mtime))
+        return sorted(objects, key=lambda entry: entry.key)
 
     def children(self, prefix: str) -> list[str]:
         folder = self.root / checked_folder(self.uri, prefix)
@@ -119,7 +143,7 @@ class Directory:
         """Write `content`, flushed to disk, to a file beside `key`'s that no `scan` lists."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
             with temporary.open("wb") as file:
                 if isinstance(content, Path):

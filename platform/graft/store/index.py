@@ -22,8 +22,8 @@ READERS = 16
 Row = TypeVar("Row", bound=BaseModel)
 
 
-class _Index(BaseModel):
-    """The document."""
+class Rows(BaseModel):
+    """The document: rows by the names of their markers."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -65,7 +65,7 @@ def indexed_rows(
     if indexed.keys() != rows.keys():
         # For whoever comes next: where another was faster, or may not write, nothing is lost.
         dumped = {name: new.model_dump(mode="json") for name, new in indexed.items()}
-        data = _Index(rows=dumped).model_dump_json().encode()
+        data = Rows(rows=dumped).model_dump_json().encode()
         with contextlib.suppress(StoreError):
             if etag is None:
                 store.create(key, data)
@@ -81,7 +81,7 @@ def _read(store: Store, key: str, row: type[Row]) -> tuple[str | None, dict[str,
     except ObjectNotFound:
         return None, {}
     try:
-        dumped = _Index.model_validate_json(stored.data).rows
+        dumped = Rows.model_validate_json(stored.data).rows
         return stored.etag, {name: row.model_validate(fields) for name, fields in dumped.items()}
     except ValidationError:  # damaged, or of another release
         return stored.etag, {}

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -63,7 +64,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def payload_name(name: str, digest: str) -> str:
-    """Return what a payload called `name` is called in the store."""
+_PAYLOAD = re.compile(r"[^/]*-([0-9a-f]{64})(\.[^/]*)?")
+
+
+def payload_name(name: str, digest: str, token: str = "") -> str:
+    """Return what a payload called `name` is called in the store.
+
+    With a `token`, it is another name than all other payloads' of these bytes.
+    """
     stem, dot, suffix = name.partition(".")
-    return f"{stem}-{digest}{dot}{suffix}"
+    return "-".join(filter(None, (stem, token, digest))) + f"{dot}{suffix}"
+
+
+def payload_digest(key: str) -> str | None:
+    """Return the SHA-256 that a payload's key has; None: it is no payload's."""
+    match = _PAYLOAD.fullmatch(key.rpartition("/")[2])
+    return match[1] if match else None
+
+
+def is_payload(key: str) -> bool:
+    """Whether a key is a payload's, which exists for what refers to it alone."""
+    return payload_digest(key) is not None

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Required, TypedDict, Unpack
 
@@ -20,6 +21,7 @@ from graft.errors import (
 )
 from graft.store.backend import (
     LARGEST_DOCUMENT,
+    Entry,
     Versioned,
     check_size,
     checked,
@@ -98,15 +100,35 @@ class S3Bucket:
 
     def size(self, key: str) -> int | None:
         # Not a HEAD: without a body in its answer, a missing bucket looks like a missing key.
-        for first_key, size in self._list(self._checked(key)):
-            return size if first_key == key else None
+        for first in self._list(self._checked(key)):
+            return first.size if first.key == key else None
         return None
 
     def scan(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
+        for entry in self._objects(prefix, after):
+            yield entry.key, entry.size
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        yield from self._objects(prefix)
+
+    def temporaries(self) -> Iterator[Entry]:
+        # A multipart upload that was broken off is no object; a rule of the bucket's ends it.
+        yield from ()
+
+    def clock(self) -> float:
+        with self._explained(""):
+            answer = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if date is None:
+            raise StoreError(f"{self.uri}: the endpoint does not say what time it has")
+        return parsedate_to_datetime(date).timestamp()
+
+    def _objects(self, prefix: str, after: str = "") -> Iterator[Entry]:
         checked_folder(self.uri, prefix)
-        for key, size in self._list(prefix, after):
-            if not key.endswith("/"):  # a folder that somebody made in a console
-                yield checked(self.uri, key), size
+        for entry in self._list(prefix, after):
+            if not entry.key.endswith("/"):  # a folder that somebody made in a console
+                checked(self.uri, entry.key)
+                yield entry
 
     def children(self, prefix: str) -> list[str]:
         checked_folder(self.uri, prefix)
@@ -183,11 +205,12 @@ class S3Bucket:
     def _checked(self, key: str) -> str:
         return checked(self.uri, key)
 
-    def _list(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
+    def _list(self, prefix: str, after: str = "") -> Iterator[Entry]:
         rest = {"StartAfter": self.prefix + after} if after else {}
         for page in self._pages(self.prefix + prefix, **rest):
             for item in page.get("Contents", []):
-                yield item["Key"].removeprefix(self.prefix), item["Size"]
+                key, modified = item["Key"].removeprefix(self.prefix), item["LastModified"]
+                yield Entry(key, item["Size"], modified.timestamp())
 
     def _pages(self, start: str, **rest: str) -> "Iterator[ListObjectsV2OutputTypeDef]":
         """Yield the pages of a listing of what begins with `start`.
@@ -304,7 +327,7 @@ class SourceBucket(S3Bucket):
 
     def scan(self, prefix: str, after: str = "") -> Iterator[tuple[str, int]]:
         """Yield as `Backend.scan`, also what ends with '/'."""
-        return self._list(prefix, after)
+        return ((entry.key, entry.size) for entry in self._list(prefix, after))
 
     def _checked(self, key: str) -> str:
         try:

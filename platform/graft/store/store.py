@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
 from graft import units
@@ -29,6 +30,7 @@ from graft.errors import (
 from graft.store import node_cache
 from graft.store.backend import Backend, check_size, explained, open_regular
 from graft.store.directory import Directory
+from graft.store.marks import is_marked, rely_on
 from graft.store.objects import ObjectRef, digest_of, payload_name, sha256, sha256_file
 from graft.store.retries import swaps
 from graft.store.s3 import PART_SIZE, S3Bucket
@@ -48,8 +50,12 @@ class Store:
         self.write = backend.write
         self.size = backend.size
         self.scan = backend.scan
+        self.entries = backend.entries
+        self.temporaries = backend.temporaries
+        self.clock = backend.clock
         self.children = backend.children
         self.delete = backend.delete
+        self.upload = backend.upload
 
     @classmethod
     def open(cls, uri: str) -> "Store":
@@ -127,17 +133,33 @@ class Store:
         """Write a payload into `folder` and return the reference its marker must hold.
 
         `name` gets the content's SHA-256 before its suffix: ``tail.safetensors``
-        becomes ``tail-<sha256>.safetensors``. A payload that the store has is not sent again.
+        becomes ``tail-<sha256>.safetensors``. A payload that the store has is not sent again,
+        unless it is marked to be removed, see `marks`: it then gets a name of its own.
         """
         if isinstance(content, Path):
             digest, size = sha256_file(content), content.stat().st_size
         else:
             digest, size = sha256(content), len(content)
         ref = ObjectRef(name=payload_name(name, digest), size=size, sha256=digest)
-        key = f"{folder}/{ref.name}"
-        if self.size(key) != size:
-            self._backend.upload(key, content)
+        stored = self.size(f"{folder}/{ref.name}")
+        if stored is not None and is_marked(self._backend, f"{folder}/{ref.name}"):
+            ref = ref.model_copy(update={"name": payload_name(name, digest, token_hex(4))})
+            stored = None
+        if stored != size:
+            self._backend.upload(f"{folder}/{ref.name}", content)
         return ref
+
+    def rely_on(self, prefixes: Sequence[str]) -> None:
+        """Have what begins so stay, though nothing that is committed refers to it yet.
+
+        For what lies under a name that follows from its content: whoever finds it there, and is
+        about to commit something that refers to it, says so first, and looks again then. See
+        `marks`.
+
+        Raises:
+            StoreError: it is being removed, and that does not end.
+        """
+        rely_on(self._backend, prefixes)
 
     def get(self, folder: str, ref: ObjectRef) -> bytes:
         """Return a payload's bytes, verified against its SHA-256."""

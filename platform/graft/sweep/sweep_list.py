@@ -36,7 +36,7 @@ def list_sweep_rows(store: Store, tell: Tell | None = None) -> list[SweepRow]:
 
     def make(sweep_id: str) -> SweepRow | None:
         with contextlib.suppress(NotFoundError):  # it has not begun
-            return _row(store, sweep_id)
+            return sweep_row(store, sweep_id)
         return None
 
     rows = indexed_rows(
@@ -51,7 +51,8 @@ def list_sweep_rows(store: Store, tell: Tell | None = None) -> list[SweepRow]:
     return list(rows.values())
 
 
-def _row(store: Store, sweep_id: str) -> SweepRow:
+def sweep_row(store: Store, sweep_id: str) -> SweepRow:
+    """Return what lists tell of a sweep, from its markers; errors as those of `read_sweep`."""
     search, result = read_sweep(store, sweep_id).search, read_sweep_result(store, sweep_id)
     trials = result.trials if result else read_trials(store, sweep_id)
     return SweepRow(

@@ -8,9 +8,11 @@ runs/<run>/amendments.json           what was changed when it was to go on
 runs/<run>/result.json               makes the run finished
 """
 
+import contextlib
 import re
 from typing import Any, ClassVar, Literal
 
+from graft.errors import NotFoundError
 from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job
 from graft.store import ObjectRef, Store, Tell, document_bytes, find_document, read_document
 from graft.store.index import indexed_rows
@@ -18,6 +20,7 @@ from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.training.amendments import amended, read_amendments
 from graft.training.attempt_pointer import AttemptPointer, check_attempt, read_pointer
 
+RUNS_INDEX = "runs/index.json"
 _ATTEMPT = re.compile(r"attempt-(\d{1,9})")
 """Folder of an attempt."""
 
@@ -121,19 +124,26 @@ class RunRow(Section):
 
 def list_run_rows(store: Store, tell: Tell | None = None) -> list[RunRow]:
     """Return a row for every run, by id; `tell` is told of damaged ones, which are left out."""
+
+    def make(run: str) -> RunRow | None:
+        with contextlib.suppress(NotFoundError):  # it was removed
+            return run_row(store, run)
+        return None
+
     rows = indexed_rows(
         store,
-        "runs/index.json",
+        RUNS_INDEX,
         RunRow,
         store.children("runs/"),
-        lambda run: _row(store, run),
+        make,
         settled=lambda row: row.state == "finished",
         tell=tell,
     )
     return list(rows.values())
 
 
-def _row(store: Store, run: str) -> RunRow:
+def run_row(store: Store, run: str) -> RunRow:
+    """Return what lists tell of a run, from its markers; errors as those of `read_spec`."""
     spec, result = read_spec(store, run), read_result(store, run)
     pointer = read_pointer(store, run_folder(run))
     return RunRow(

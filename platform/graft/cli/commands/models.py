@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from graft.cli.commands.decisions import calibrate, decide
+from graft.cli.commands.removals import rm_model
 from graft.cli.help import noun
 from graft.cli.mover import mover_of
 from graft.cli.options import (
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
 SELF_DECLARED = "* self-declared: what a machine says of itself, which no server vouches for"
 
-app = noun("List, show, compare, promote, calibrate and export registered models.")
+app = noun("List, show, compare, promote, calibrate, export and remove registered models.")
 app.command()(calibrate)
 app.command()(decide)
+app.command("rm")(rm_model)
 
 
 @app.command()

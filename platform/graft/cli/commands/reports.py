@@ -1,10 +1,11 @@
-"""`graft reports ls|show|transfer`: what was measured once, and stays in the store."""
+"""`graft reports ls|show|transfer|rm`: what was measured once, and stays in the store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graft.cli.commands.removals import rm_report
 from graft.cli.commands.sweep import run_with_progress
 from graft.cli.help import noun
 from graft.cli.mover import mover_of
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from graft.store import Store
     from graft.sweep.sweep_records import SweepResult
 
-app = noun("List, show and make reports.")
+app = noun("List, show, make and remove reports.")
+app.command("rm")(rm_report)
 
 
 @app.command()

@@ -1,10 +1,11 @@
-"""`graft runs ls|show|resume`: the training runs in the store."""
+"""`graft runs ls|show|resume|rm`: the training runs in the store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graft.cli.commands.removals import rm_run
 from graft.cli.commands.train import finish_run
 from graft.cli.help import noun
 from graft.cli.mover import mover_of
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from graft.store import Store
     from graft.training.run_records import Result
 
-app = noun("List, show and resume training runs.")
+app = noun("List, show, resume and remove training runs.")
+app.command("rm")(rm_run)
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
 

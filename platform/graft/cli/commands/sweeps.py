@@ -1,10 +1,11 @@
-"""`graft sweeps ls|show`: the sweeps in the store."""
+"""`graft sweeps ls|show|rm`: the sweeps in the store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graft.cli.commands.removals import rm_sweep
 from graft.cli.help import noun
 from graft.cli.options import DEFAULT_STORE, Json, StoreUri, open_store
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-app = noun("List and show sweeps.")
+app = noun("List, show and remove sweeps.")
+app.command("rm")(rm_sweep)
 
 
 @app.command()
