@@ -32,6 +32,7 @@ from graft.cli.commands import (
 )
 from graft.cli.commands.demo import demo
 from graft.cli.commands.evaluate import evaluate
+from graft.cli.commands.fsck import fsck
 from graft.cli.commands.gc import gc as collect
 from graft.cli.commands.lr_find import lr_find
 from graft.cli.commands.pod_ends import pod_ends
@@ -106,6 +107,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
     "Look after the store": {
         "store": store.app,
         "gc": collect,
+        "fsck": fsck,
         "activations": activations.app,
     },
 }

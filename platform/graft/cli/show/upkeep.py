@@ -1,15 +1,17 @@
-"""What `graft gc` shows."""
+"""What `graft gc` and `graft fsck` show."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from graft.cli.show.tables import numbers
 from graft.units import size
 
 if TYPE_CHECKING:
+    from graft.upkeep.checking import Checked
     from graft.upkeep.collecting import Collected, Garbage, Survey
     from graft.upkeep.policy import Policy
 
@@ -99,3 +101,26 @@ def _by_age(garbage: "Sequence[Garbage]") -> dict[str, int]:
         name = next(name for most, name in AGES if each.age_s < most)
         sizes[name] += each.entry.size
     return sizes
+
+
+def checked_page(checked: "Checked", mended: Sequence[str], quick: bool) -> RenderableType:
+    """Return what a check found, a paragraph for each damage."""
+    how = "by size" if quick else "by size and SHA-256"
+    of = f"{checked.documents:,} documents, {checked.payloads:,} files, {size(checked.bytes)}"
+    lines = [f"{of}, {how}: " + ("damaged" if checked.damages else "whole")]
+    for damage in checked.damages:
+        state = "mended" if damage.key in mended else "damaged"
+        lines += [
+            "",
+            f"{damage.key}: {state}",
+            f"  found     {damage.found}",
+            f"  expected  {damage.expected}",
+        ]
+        if damage.lost:
+            lines.append(f"  lost      {', '.join(damage.lost)}")
+        if damage.key not in mended:
+            lines.append(f"  do        {damage.remedy}")
+    if checked.damages:
+        left = len(checked.damages) - len(mended)
+        lines += ["", f"{left} damaged" + (f", {len(mended)} mended" if mended else "")]
+    return Text("\n".join(lines))
