@@ -180,18 +180,19 @@ def _rank(key: str) -> int:
 
 def _after_what_they_need(contents: Contents, keys: set[str]) -> Iterator[str]:
     """Yield keys, each after those to which it refers."""
-    seen = set[str]()
-
-    def visit(key: str) -> Iterator[str]:
-        if key in seen or key not in keys:
-            return
-        seen.add(key)
-        for reference in contents.references(key):
-            yield from visit(reference.key)
-        yield key
-
-    for key in sorted(keys):
-        yield from visit(key)
+    done, begun = set[str](), set[str]()
+    waiting = sorted(keys, reverse=True)
+    while waiting:  # not by recursion: who may write to a store may write a chain without end
+        key = waiting[-1]
+        needed = [ref.key for ref in contents.references(key)] if key not in begun else []
+        begun.add(key)
+        if ahead := [other for other in needed if other in keys and other not in begun]:
+            waiting += ahead
+            continue
+        waiting.pop()
+        if key not in done:
+            done.add(key)
+            yield key
 
 
 def _everything(contents: Contents, activations: bool) -> Plan:
