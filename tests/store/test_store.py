@@ -48,6 +48,15 @@ def at_once(work: Callable[[int], bool]) -> list[bool]:
         return list(pool.map(enter, range(WRITERS)))
 
 
+def test_a_listing_tells_times_of_the_clock_that_it_goes_by(store: Store) -> None:
+    store.write("a/b", b"1")
+    store.put("a", "c.txt", b"22")
+    entries = list(store.entries("a/"))
+    assert [(entry.key, entry.size) for entry in entries] == list(store.scan("a/"))
+    assert all(abs(store.clock() - entry.modified) < 5 for entry in entries)
+    assert list(store.entries("b/")) == []
+
+
 # Payloads
 
 

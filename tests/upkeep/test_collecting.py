@@ -12,10 +12,15 @@ from pathlib import Path
 import pytest
 
 import commands
+from colours import colour_spec
+from graft.activations.key import Key
 from graft.activations.list_and_remove import list_activations
+from graft.activations.use import begin_use
+from graft.cluster.job_inputs import put_weights, stored_weights
+from graft.cluster.job_records import submit_job
 from graft.errors import InputError
 from graft.report.publishing import publish_report
-from graft.spec import Section
+from graft.spec import Section, dump_job
 from graft.store import Store, marks, sha256
 from graft.store.marks import Mark, Marks, move_marks, read_marks
 from graft.upkeep.collecting import collect, survey
@@ -184,6 +189,31 @@ def test_a_writer_relies_on_nothing_that_may_go(store: Store) -> None:
     store.rely_on(["runs/a/", "stages/none/"])
     assert store.put("runs/a", "tail.safetensors", b"weights") == first
     store.rely_on(["stages/none/"])  # nobody has marked anything there
+
+
+def test_who_uses_activations_keeps_them(tmp_path: Path) -> None:
+    store, key = Store.open(str(tmp_path)), Key(64 * "a", "v0", "float32", "torch2.15-cpu")
+    shard = f"{key.folder}/part-{64 * 'b'}.safetensors"
+    store.write(shard, b"")
+    mark = Marks(marked={shard: Mark(since=1.0, modified=1.0)})
+    assert move_marks(store, "activations", mark, None)
+    assert begin_use(store, key)
+    assert read_marks(store, "activations")[0] == Marks()
+    assert not begin_use(store, key)  # once a day
+    assert len(list(store.scan(f"{key.folder}/used/"))) == 1
+
+
+def test_weights_that_a_job_names_stay(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "mine.pth"
+    file.write_bytes(b"weights")
+    put_weights(store, [file])
+    spec = colour_spec(backbone={"arch": "resnet18", "weights": str(file), "freeze": "all"})
+    if not store.is_directory:
+        time.sleep(1.1)  # S3 tells whole seconds
+    (garbage,) = survey(store, AT_ONCE).garbage
+    assert garbage.what == "weights that no job names"
+    submit_job(store, "job", dump_job(stored_weights(store, spec)))
+    assert survey(store, AT_ONCE).garbage == ()
 
 
 def test_a_writer_waits_for_what_is_being_removed(store: Store) -> None:
