@@ -25,6 +25,7 @@ from graft.sweep.sweep_records import create_sweep
 from graft.training.attempt import run_attempt
 from graft.training.run_records import list_run_rows, read_result
 from graft.training.worker_group import Ranks
+from graft.upkeep.checking import check
 from graft.upkeep.collecting import collect, survey
 from graft.upkeep.policy import Policy
 from graft.upkeep.removing import (
@@ -125,6 +126,7 @@ def test_nothing_that_is_needed_goes(fencing_store: Store, tmp_path: Path, alone
     for _ in range(ROUNDS):
         removed += len(collect(store, policy, lambda done, total: None).removed)
         assert missing(store) == []
+        assert check(store).damages == ()  # what is written meanwhile is no damage either
         time.sleep(GRACE_S / 2)
     ended.set()
     for thread in threads:

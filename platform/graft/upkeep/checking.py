@@ -4,13 +4,14 @@ What is committed is what `reachability` reaches. A finding names the object, wh
 expected, what is lost with it and what to do; damaged documents are findings as all else is.
 """
 
+import contextlib
 import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from graft.errors import StoreError, StoreLost
+from graft.errors import ObjectNotFound, StoreError, StoreLost
 from graft.registry import ModelVersion
 from graft.store import Store, payload_digest
 from graft.upkeep.contents import SPEC, Contents, workers
@@ -150,13 +151,14 @@ def _references(going: _Check) -> dict[str, Reference]:
             going.referrers[reference.key].append(key)
             wanted.setdefault(reference.key, reference)
     for key, reference in list(wanted.items()):
-        if key not in contents.entries:
+        entry = contents.entries.get(key)
+        if entry is None and _is_lost(going, key):
             what = "a document" if reference.size is None else f"{reference.size:,} bytes"
             going.add(key, "there is nothing", f"{what}, to which {going.referrers[key][0]} refers")
-        elif reference.size is not None and contents.entries[key].size != reference.size:
-            found = f"{contents.entries[key].size:,} bytes"
-            going.add(key, found, f"{reference.size:,} bytes, as {going.referrers[key][0]} says")
-        elif reference.size is not None:
+        elif entry and reference.size not in (None, entry.size):
+            says = f"as {going.referrers[key][0]} says"
+            going.add(key, f"{entry.size:,} bytes", f"{reference.size:,} bytes, {says}")
+        elif entry and reference.size is not None:
             continue
         del wanted[key]
     # Payloads that something unfinished has, or that a record names alone.
@@ -167,18 +169,29 @@ def _references(going: _Check) -> dict[str, Reference]:
     return wanted
 
 
+def _is_lost(going: _Check, key: str) -> bool:
+    """Whether an object is not there, and something still refers to it.
+
+    Since the listing, it may have been written, or what refers to it removed.
+    """
+    store = going.contents.store
+    with contextlib.suppress(StoreError):  # such as for a name that no object can have
+        return not store.exists(key) and any(map(store.exists, going.referrers[key]))
+    return True
+
+
 def _check_pointers(going: _Check) -> None:
     """Check that each dataset's `latest` points at a version."""
     contents = going.contents
     for name in contents.folders("datasets/"):
         key = f"datasets/{name}/latest"
         data = contents.read(key) if key in contents.entries else None
-        version = data.decode(errors="replace") if data is not None else None
-        if (
-            version is not None
-            and f"datasets/{name}/{version}/manifest.json" not in contents.entries
-        ):
-            going.add(key, f"{version[:40]!r}", f"a version of {name}", Mend.LATEST)
+        if data is not None:
+            version = data.decode(errors="replace")
+            manifest = f"datasets/{name}/{version}/manifest.json"
+            going.referrers[manifest].append(key)
+            if manifest not in contents.entries and _is_lost(going, manifest):
+                going.add(key, f"{version[:40]!r}", f"a version of {name}", Mend.LATEST)
 
 
 def _check_names(going: _Check) -> None:
@@ -211,6 +224,8 @@ def _check_payloads(
         results = pool.map(read, wanted.values())
         for done, (reference, found) in enumerate(zip(wanted.values(), results, strict=True), 1):
             progress(done, len(wanted))
+            if isinstance(found, ObjectNotFound) and not _is_lost(going, reference.key):
+                continue
             if isinstance(found, Exception):
                 going.add(reference.key, _reason(store, reference.key, found), "to be read")
             elif found != reference.sha256:

@@ -46,7 +46,7 @@ OTHER = {
     "reports": "removed reports",
     "imports": "drafts of imports",
     "predictions": "drafts of predictions",
-    "activations": "activations, unused",
+    "activations": "activations",
 }
 """What is unreachable, by its top folder."""
 
@@ -299,8 +299,6 @@ def what_is(key: str) -> str:
         return "checkpoints"
     if key.startswith("sweeps/") and "/tails/" in key:
         return "tails of trials"
-    if key.startswith("activations/") and is_payload(key):
-        return "activations, unnamed"
     return OTHER.get(area_of(key), "other")
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from graft.errors import InputError, ObjectDamaged, ObjectUnreadable
 from graft.registry import ModelVersion, VersionRow
 from graft.report.publishing import Report, ReportRow
+from graft.store import find_document
 from graft.store.index import Rows
 from graft.sweep.sweep_list import sweep_row
 from graft.sweep.sweep_records import TrialRecord
@@ -94,6 +95,8 @@ def _document(contents: Contents, key: str, model: type[Document]) -> Document |
     Raises:
         ObjectDamaged, ObjectUnreadable: there is one.
     """
+    if key not in contents.entries:  # unless it was made since the listing
+        return find_document(contents.store, key, model)
     document = contents.find(key, model)
     if document is None and key in contents.damaged:
         raise contents.damaged[key]
