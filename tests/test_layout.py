@@ -235,6 +235,7 @@ def needed(root: str, extras: frozenset[str]) -> set[str]:
 VERBS = (
     *("", "train", "lr-find", "runs", "sweep", "sweeps", "submit", "jobs", "serve", "predict"),
     *("demo", "data", "models", "evaluate", "reports", "backbones", "activations", "store"),
+    *("gc", "fsck"),
 )
 HEAVY = {"torch", "ray", "boto3", "kubernetes", "numpy", "PIL", "pyarrow"}
 
@@ -260,6 +261,9 @@ def test_client_commands_load_neither_torch_nor_ray(tmp_path: Path) -> None:
     loaded = loaded_by(
         *(f"{part} ls --store {tmp_path}" for part in parts),
         f"models promote m@1 --store {tmp_path}",
+        f"gc --delete --store {tmp_path}",
+        f"fsck --store {tmp_path}",
+        f"store copy {tmp_path} {tmp_path}-copy",
     )
     wrong = {"torch", "ray", "sklearn"}
     assert {command for command, found in loaded.items() if tops(found) & wrong} == set()

@@ -13,6 +13,7 @@ import pytest
 
 import commands
 from colours import colour_spec
+from conftest import S3Server
 from graft.activations.key import Key
 from graft.activations.list_and_remove import list_activations
 from graft.activations.use import begin_use
@@ -344,3 +345,11 @@ def test_writers_and_a_collector_with_no_patience(fencing_store: Store) -> None:
         thread.join()
     assert wrong == []
     assert removed > 100
+
+
+@pytest.mark.slow
+def test_a_claim_has_to_exclude_somebody(s3_store_uri: str, s3_server: S3Server) -> None:
+    done = commands.main("gc", "--delete", "--store", s3_store_uri)
+    assert (done.returncode == 0) == s3_server.fences
+    assert s3_server.fences or "then add --alone" in done.stderr
+    assert commands.main("gc", "--delete", "--alone", "--store", s3_store_uri).returncode == 0
