@@ -176,6 +176,7 @@ def test_formats_are_those_of_the_models_themselves() -> None:
     from graft.serving.engines.choice import EngineChoice
     from graft.serving.engines.kept_graph import KeptGraph
     from graft.store.documents import format_of
+    from graft.sweep.trial_checkpoint import TrialCheckpoint
     from graft.training.checkpoint import Checkpoint
 
     theirs = {
@@ -187,6 +188,7 @@ def test_formats_are_those_of_the_models_themselves() -> None:
         "engine": EngineChoice,
         "graph": KeptGraph,
         "checkpoint": Checkpoint,
+        "checkpoint of a trial": TrialCheckpoint,
         "job": SentJob,
     }
     mine = {kind.name: kind.model for kind in KINDS}

@@ -52,9 +52,18 @@ def litter(store: Store) -> set[str]:
     manifest = key_like(store, r"datasets/colours/[^/]+/manifest\.json").rpartition("/")[0]
     sweep = key_like(store, r"sweeps/colours-[^/]+/result\.json").rpartition("/")[0]
     activations = key_like(store, r"activations/[^/]+/[^/]+/index/.*").rpartition("/index")[0]
+    run, attempt = folder.split("/")[1], folder.rpartition("/checkpoints/")[0]
+    step, trial = f"{attempt}/steps/00000003", f"{sweep}/under-way/2/00000003"
+    inside = {"run": run, "attempt": 1, "epoch": 0, "step": 3, "done": 3, "steps": 4, "workers": 1}
+    inside |= {"freeze": 1, "trunk_digest": 64 * "0", "initial": {}}
+    inside["tensors"] = store.put(step, "tensors.safetensors", b"inside").model_dump()
+    state = store.put(trial, "state.safetensors", b"trial").model_dump()
+    under_way = {"sweep": sweep.partition("/")[2], "number": 2, "step": 3, "state": state}
     stage = "stages/" + 64 * "a"
     written: dict[str, bytes] = {
         f"{folder[:-8]}00000001/checkpoint.json": json.dumps(document).encode(),
+        f"{step}/checkpoint.json": json.dumps(inside).encode(),
+        f"{trial}/checkpoint.json": json.dumps(under_way).encode(),
         f"{stage}/stage.json": b"",
         "weights/" + 64 * "b" + "/weights.json": b"",
         "runs/removed/cache.json": b"{}",
@@ -65,6 +74,8 @@ def litter(store: Store) -> set[str]:
     }
     put = {
         f"{folder[:-8]}00000001/{tensors.name}",
+        f"{step}/{inside['tensors']['name']}",
+        f"{trial}/{state['name']}",
         *(
             f"{place}/{store.put(place, name, name.encode()).name}"
             for place, name in (

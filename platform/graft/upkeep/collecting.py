@@ -295,7 +295,7 @@ def what_is(key: str) -> str:
         return "left by store check"
     if key.startswith("activations/claims/"):
         return "leases"
-    if key.startswith("runs/") and "/checkpoints/" in key:
+    if re.match(r"runs/.*/(checkpoints|steps)/|sweeps/.*/under-way/", key):
         return "checkpoints"
     if key.startswith("sweeps/") and "/tails/" in key:
         return "tails of trials"

@@ -9,7 +9,9 @@ it belongs to exists, or is named:
     exports       those of a model version's trunk and tail
     weights       those whose SHA-256 a recorded spec, a plan or a model version has
     runs          those that have a marker; of a finished one's checkpoints the latest and the best
-    sweeps        those that have a marker; of a finished one's tails the best, of listed trials all
+                  epoch's, and none inside an epoch
+    sweeps        those that have a marker; of a finished one's tails the best, of listed trials
+                  all, and no trial's checkpoint
     reports       those that have a marker
     imports, predictions    those that have a spec; of one that is finished or given up, its records
     activations   those that were used lately, of dataset versions that exist
@@ -155,8 +157,10 @@ class _Walk:
             below = contents.below(folder)
             matches = (_CHECKPOINT.fullmatch(key) for key in below if not is_payload(key))
             checkpoints = [match for match in matches if match]
-            others = (key for key in below if not _CHECKPOINT.fullmatch(key))
-            self.reach(key for key in others if not finished or not is_payload(key))
+            others = [key for key in below if not _CHECKPOINT.fullmatch(key)]
+            if finished:
+                others = [key for key in others if not is_payload(key) and "/steps/" not in key]
+            self.reach(others)
             if finished:
                 self.reach(f"{kept}/checkpoint.json" for kept in self._kept(checkpoints) | needed)
             else:
@@ -191,7 +195,8 @@ class _Walk:
             if not self._has(f"{folder}result.json"):
                 self.reach(contents.below(folder))
                 continue
-            self._reach_records(folder)
+            records = (key for key in contents.below(folder) if not is_payload(key))
+            self.reach(key for key in records if "/under-way/" not in key)
             result = contents.find(f"{folder}result.json", SweepResult)
             spec = contents.spec(f"{folder}spec.yaml")
             if result and isinstance(spec, Sweep):

@@ -5,6 +5,7 @@
     manifest.json                    -> index, originals, shards, those of earlier versions too
     stage.json, weights.json, the marker of a graph, of a cell, of a report  -> their files
     checkpoint.json                  -> tensors, confusion, the best epoch's checkpoint.json
+    checkpoint.json in an epoch      -> tensors; of a trial -> its state
     result.json of a run             -> confusion and its picture
     result.json of a sweep           -> the weights of its best trial
     index/*.json, parts/*.json       -> shards and rows of activations
@@ -36,6 +37,8 @@ from graft.sweep.sweep_records import SweepResult, TrialRecord
 from graft.training.amendments import Amendments
 from graft.training.attempt_pointer import AttemptPointer
 from graft.training.run_records import Epoch, Result
+from graft.training.stalls import Stall
+from graft.training.step_checkpoint import StepCheckpoint
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,20 @@ class Checkpoint(_OtherMarker):
     def folder(self) -> str:
         """See `Marker`."""
         return f"runs/{self.run}/attempt-{self.attempt}/checkpoints/{self.step:08d}"
+
+
+class TrialCheckpoint(_OtherMarker):
+    """`sweep.trial_checkpoint.TrialCheckpoint`."""
+
+    sweep: Id
+    number: int
+    step: int
+    state: ObjectRef
+
+    @property
+    def folder(self) -> str:
+        """See `Marker`."""
+        return f"sweeps/{self.sweep}/under-way/{self.number}/{self.step:08d}"
 
 
 class Decision(_OtherMarker):
@@ -273,6 +290,12 @@ KINDS = (
         Checkpoint,
         _of_checkpoint,
     ),
+    _kind(
+        "checkpoint inside an epoch",
+        r"runs/@/attempt-\d+/steps/\d+/checkpoint\.json",
+        StepCheckpoint,
+    ),
+    _kind("stall", r"runs/@/attempt-\d+/stalls/\d+\.json", Stall, _nothing),
     _kind("run", r"runs/@/result\.json", Result),
     _kind("amendments", r"runs/@/amendments\.json", Amendments, _nothing),
     _kind("metrics", r"runs/@/attempt-\d+/metrics/\d+\.json", Epoch, _nothing),
@@ -280,6 +303,7 @@ KINDS = (
     _kind("job", r"jobs/@/sent\.json", Sent, _nothing),
     _kind("plan", r"sweeps/@/plan\.json", SweepPlan, _nothing),
     _kind("trial", r"sweeps/@/trials/\d+\.json", TrialRecord, _nothing),
+    _kind("checkpoint of a trial", r"sweeps/@/under-way/\d+/\d+/checkpoint\.json", TrialCheckpoint),
     _kind("sweep", r"sweeps/@/result\.json", SweepResult, _of_sweep),
     _kind(
         "attempt",
