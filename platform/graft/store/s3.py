@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -209,8 +210,9 @@ class S3Bucket:
         rest = {"StartAfter": self.prefix + after} if after else {}
         for page in self._pages(self.prefix + prefix, **rest):
             for item in page.get("Contents", []):
-                key, modified = item["Key"].removeprefix(self.prefix), item["LastModified"]
-                yield Entry(key, item["Size"], modified.timestamp())
+                # What tells no time is as new as can be: `graft gc` leaves it alone.
+                modified = item["LastModified"].timestamp() if "LastModified" in item else math.inf
+                yield Entry(item["Key"].removeprefix(self.prefix), item["Size"], modified)
 
     def _pages(self, start: str, **rest: str) -> "Iterator[ListObjectsV2OutputTypeDef]":
         """Yield the pages of a listing of what begins with `start`.
