@@ -29,7 +29,7 @@ PYTEST_SLOW := $(PYTEST) --ray-in-each
 # Words more for pytest: make test TESTS='tests/store -k fence'
 TESTS ?=
 
-.PHONY: help install check demo test test-slow test-all test-nightly coverage mutations gpu bench \
+.PHONY: help install check demo test test-slow test-all test-nightly coverage mutations gpu bench histories \
   programs image dist e2e e2e-parts cluster clean
 
 help:  ## Show what there is to make
@@ -81,6 +81,9 @@ check: $(INSTALLED)  ## Lint, formatting, types
 
 bench: $(INSTALLED) programs  ## The benchmarks; each appends a line to bench.jsonl
 	@set -e; for bench in tests/bench/bench_*.py; do echo "$$bench"; PYTHONPATH=tests $(BIN)/python $$bench; done
+
+histories: $(INSTALLED) programs  ## Races on each kind of store, killed and paused, judged; HISTORIES='--rounds 10'
+	PYTHONPATH=tests $(BIN)/python -m histories $(HISTORIES)
 
 programs:  ## Build what test-all needs and pip has not: MinIO, and Kubernetes' schemas
 	@$(PYTHON) tests/programs.py kubernetes-files kuberay-files gateway-api-files minio

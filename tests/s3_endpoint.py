@@ -10,10 +10,11 @@ import pytest
 
 
 @contextlib.contextmanager
-def s3_endpoint(objects: Mapping[str, bytes | str]) -> Iterator[None]:
+def s3_endpoint(objects: Mapping[str, bytes | str], etag: str = '"tag"') -> Iterator[None]:
     """Have this process's AWS variables point at an endpoint whose one bucket is called `bucket`.
 
-    `objects`: by key, the content, or the code of the error that a GET is answered with.
+    `objects`: by key, the content, or the code of the error that a GET is answered with; `etag`:
+    of all of them.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -33,7 +34,7 @@ def s3_endpoint(objects: Mapping[str, bytes | str]) -> Iterator[None]:
         def answer(self, status: int, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", '"tag"')
+            self.send_header("ETag", etag)
             self.end_headers()
             self.wfile.write(body)
 

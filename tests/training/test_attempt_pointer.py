@@ -9,8 +9,10 @@ import pytest
 
 from graft.activations.lease import LeaseTerms
 from graft.errors import InputError, RunFailed
-from graft.store import Store
-from graft.training.attempt_pointer import hold_attempt, read_pointer
+from graft.store import Store, document_bytes
+from graft.training.attempt_pointer import claim_attempt, hold_attempt, read_pointer
+from graft.training.run_records import publish_result, read_result
+from histories.workloads import result_of
 
 FOLDER = "sweeps/colours"
 QUICK = LeaseTerms(expiry_s=0.6)
@@ -75,3 +77,14 @@ def test_what_was_stopped_is_gone_on_with_at_once(store: Store) -> None:
         raise KeyboardInterrupt
     with hold_attempt(store, FOLDER, pytest.fail) as fence:
         fence()
+
+
+def test_a_result_that_came_late_is_the_runs(directory: Store) -> None:
+    """Its attempt was paused after it had looked at its fence, and before it wrote."""
+    older, newer = (claim_attempt(directory, "runs/run") for _ in range(2))
+    late = result_of("run", older.attempt, "older")
+    directory.create("runs/run/result.json", document_bytes(late))
+    assert publish_result(directory, newer, result_of("run", newer.attempt, "newer")) == late
+    with pytest.raises(RunFailed, match="overtaken"):
+        publish_result(directory, older, late)
+    assert read_result(directory, "run") == late

@@ -1,9 +1,11 @@
 """A bucket on any endpoint that speaks S3, as a store's backend; the only user of boto3."""
 
 import contextlib
+import hashlib
 import io
 import math
 import os
+import re
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -33,7 +35,7 @@ from graft.store.retries import tries
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from types_boto3_s3 import S3Client
-    from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+    from types_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 READS = 8
 """Requests for an object, without a byte more of it, before it counts as unreadable."""
@@ -166,11 +168,18 @@ class S3Bucket:
         """Return an object, or `length` bytes of it from `start` on; `limit` are the most.
 
         botocore repeats a request, but not one whose answer broke off in its body: that is read
-        on from where it broke, if the object is the same still, else anew.
+        on from where it broke, if the object is the same still, else anew. A whole object that is
+        not what its ETag says is read anew, too: on plain HTTP nothing else tells of a bit that
+        changed on its way to a document or a source's image. What comes twice alike is believed,
+        since there are endpoints whose ETags are something else.
         """
         data, request = bytearray(), _Get(Bucket=self.bucket, Key=self._key(key))
+        doubted: bytearray | None = None
         end = "" if length is None else start + length - 1
-        problem = f"{self.uri}/{key}: the connection broke off each time; check the network"
+        problem = (
+            f"{self.uri}/{key}: the connection broke off each time, or changed what came; check "
+            "the network"
+        )
         turn = tries(problem, READS, ObjectBroken)
         while True:
             next(turn)
@@ -195,7 +204,11 @@ class S3Bucket:
                 for chunk in body.iter_chunks(_CHUNK):
                     data += chunk
             if len(data) == whole:
-                return Versioned(bytes(data), answer["ETag"])
+                if length is not None or data == doubted or _is_as_tagged(data, answer):
+                    return Versioned(bytes(data), answer["ETag"])
+                doubted, data = data, bytearray()
+                request = _Get(Bucket=self.bucket, Key=self._key(key))
+                continue
             if len(data) > before:
                 request["IfMatch"] = answer["ETag"]
                 turn = tries(problem, READS, ObjectBroken)
@@ -363,6 +376,21 @@ _BUSY = (408, 429, 500, 502, 503, 504)
 """Status codes of an endpoint that cannot answer just now."""
 _TOO_SLOW = "RequestTimeout"
 """What S3 says where a body came too slowly; its status code is that of mistakes."""
+
+
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
+
+def _is_as_tagged(data: bytearray, answer: "GetObjectOutputTypeDef") -> bool:
+    """Whether a whole object is what its ETag is the MD5 of; also where that is not one.
+
+    It is none of an object that was sent in parts, or is encrypted with a key of KMS or one's own.
+    """
+    encrypted = answer.get("ServerSideEncryption", "").startswith("aws:kms")
+    digest = _MD5.fullmatch(answer["ETag"])
+    if encrypted or "SSECustomerAlgorithm" in answer or digest is None:
+        return True
+    return hashlib.md5(data, usedforsecurity=False).hexdigest() == digest[1]
 
 
 class _Undecided(StoreError):  # noqa: N818

@@ -91,7 +91,7 @@ class EndedSweep:
             created=datetime.now(UTC).isoformat(),
         )
         publishing.fence()
-        publish_sweep(self.store, result)
+        result = publish_sweep(self.store, result)
         if not keeps_all(self.sweep):  # from here on no attempt needs another one
             remove_tails(self.store, self.sweep_id, {chosen.record.checkpoint})
         return result

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from graft.spec import Changes, Id, Ref, Section, Sweep, dump_job
-from graft.store import Store, document_bytes, find_document, read_document
+from graft.store import Store, document_bytes, find_document, read_document, record_once
 from graft.store.index import indexed_rows
 from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.sweep.sweep_plan import SweepPlan
@@ -158,9 +158,10 @@ def read_trials(store: Store, sweep_id: str) -> list[TrialRecord]:
     return sorted(records.values(), key=lambda record: record.number)
 
 
-def publish_sweep(store: Store, result: SweepResult) -> None:
-    """Commit the result."""
-    store.create(f"sweeps/{result.sweep}/result.json", document_bytes(result))
+def publish_sweep(store: Store, result: SweepResult) -> SweepResult:
+    """Commit the result, and return the sweep's: an older attempt's where that was late."""
+    key = f"sweeps/{result.sweep}/result.json"
+    return record_once(store, key, SweepResult, lambda: result)
 
 
 def read_sweep_result(store: Store, sweep_id: str) -> SweepResult | None:

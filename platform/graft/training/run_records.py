@@ -14,7 +14,15 @@ from typing import Any, ClassVar, Literal
 
 from graft.errors import NotFoundError
 from graft.spec import Digest, Finetune, Id, Ref, Section, dump_job
-from graft.store import ObjectRef, Store, Tell, document_bytes, find_document, read_document
+from graft.store import (
+    ObjectRef,
+    Store,
+    Tell,
+    document_bytes,
+    find_document,
+    read_document,
+    record_once,
+)
 from graft.store.index import indexed_rows
 from graft.store.recorded_specs import id_ending, read_recorded_spec
 from graft.training.amendments import amended, read_amendments
@@ -190,14 +198,17 @@ def run_folder(run: str) -> str:
     return f"runs/{run}"
 
 
-def publish_result(store: Store, pointer: AttemptPointer, result: Result) -> None:
-    """Commit the result, unless a newer attempt has taken over.
+def publish_result(store: Store, pointer: AttemptPointer, result: Result) -> Result:
+    """Commit the result, unless a newer attempt has taken over; return the run's.
+
+    That is an older attempt's if that one looked before it was overtaken, and wrote after it: one
+    that is paused in between is late, and as right. The run has ended then, too.
 
     Raises:
-        RunFailed: it has.
+        RunFailed: a newer attempt has taken over.
     """
     check_attempt(store, run_folder(result.run), pointer)
-    store.create(f"runs/{result.run}/result.json", document_bytes(result))
+    return record_once(store, f"runs/{result.run}/result.json", Result, lambda: result)
 
 
 def put_metrics(store: Store, run: str, attempt: int, epoch: Epoch) -> None:
