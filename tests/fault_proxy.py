@@ -88,6 +88,7 @@ class HttpProxy:
         parts = urlsplit(target)
         self._target = (parts.hostname or "", parts.port)
         self._closed = False
+        self._refusing = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._address = self._listener.getsockname()
         self.url = f"http://127.0.0.1:{self._address[1]}"
@@ -110,11 +111,16 @@ class HttpProxy:
         """Is called before a request's body is read."""
 
     def _refuse(self, seconds: float) -> None:
-        """Have connections refused for so long."""
-        _close(self._listener)
-        time.sleep(seconds)
-        if not self._closed:
-            self._listener = socket.create_server(self._address, backlog=256)
+        """Have connections refused for so long; meanwhile, nothing more comes of this."""
+        if not self._refusing.acquire(blocking=False):
+            return
+        try:
+            _close(self._listener)
+            time.sleep(seconds)
+            if not self._closed:
+                self._listener = socket.create_server(self._address, backlog=256)
+        finally:
+            self._refusing.release()
 
     def _accept(self) -> None:
         while not self._closed:

@@ -158,7 +158,7 @@ class S3Bucket:
         turn = tries(f"{self.uri}/{key}: another write was always under way", failure=StoreLost)
         while True:
             next(turn)
-            with contextlib.suppress(_Undecided), self._explained(key, conflict):
+            with contextlib.suppress(_Undecided, _BrokenError), self._explained(key, conflict):
                 self._client.put_object(
                     Bucket=self.bucket, Key=self._key(key), Body=data, **condition
                 )
@@ -191,7 +191,7 @@ class S3Bucket:
             except ObjectChanged:  # written over meanwhile: begin again
                 data, request = bytearray(), _Get(Bucket=self.bucket, Key=self._key(key))
                 continue
-            except ValueError:  # it broke off within a header, a time or a number
+            except (ValueError, _BrokenError):  # it broke off within a header, a time or a number
                 continue
             if not {"ETag", "ContentLength"} <= answer.keys():
                 answer["Body"].close()  # it broke off before the body
@@ -236,8 +236,11 @@ class S3Bucket:
         turn = tries(f"{self.uri}: listings break off", READS, StoreLost)
         while True:
             next(turn)
-            with self._explained(start):
-                page = self._client.list_objects_v2(**request)
+            try:
+                with self._explained(start):
+                    page = self._client.list_objects_v2(**request)
+            except _BrokenError:
+                continue
             if "IsTruncated" not in page:
                 continue
             yield page
@@ -253,9 +256,12 @@ class S3Bucket:
         """Turn botocore's errors into our one-line errors."""
         from boto3.exceptions import Boto3Error
         from botocore import exceptions
+        from urllib3.exceptions import HTTPError
 
         try:
             yield
+        except HTTPError as error:
+            raise _BrokenError(f"{self.uri}/{key}: {error}; try again later") from error
         except exceptions.ClientError as error:
             self._raise(key, error, conflict, error)
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
@@ -395,6 +401,10 @@ def _is_as_tagged(data: bytearray, answer: "GetObjectOutputTypeDef") -> bool:
 
 class _Undecided(StoreError):  # noqa: N818
     """The endpoint could not decide on a condition, since another write was under way."""
+
+
+class _BrokenError(StoreLost):
+    """An answer that is an error broke off in its body, which botocore lets through as it is."""
 
 
 def _broken_body() -> tuple[type[Exception], ...]:
