@@ -147,7 +147,7 @@ def attempts(process: Process) -> None:
         claim = partial(_claim, lambda run=run: claim_attempt(store, f"runs/{run}"), pointers)
         process.do("claim", run, claim)
         for pointer in pointers:
-            _work(process, run, pointer)
+            _work(process, run, pointer, checks=process.random.randrange(1, 5))
 
 
 def holds(process: Process) -> None:
@@ -160,7 +160,8 @@ def holds(process: Process) -> None:
             hold = partial(_hold, held, store, f"runs/{run}")
             process.do("claim", run, partial(_claim, hold, pointers), (_AtWorkError,))
             for pointer in pointers:
-                _work(process, run, pointer)
+                # For longer than a lease lasts, if it is paused meanwhile.
+                _work(process, run, pointer, checks=process.random.randrange(5, 40))
         process.pause()
 
 
@@ -185,11 +186,11 @@ def _claim(claim: Callable[[], AttemptPointer], pointers: list[AttemptPointer]) 
     return {"number": pointers[-1].attempt}
 
 
-def _work(process: Process, run: str, pointer: AttemptPointer) -> None:
+def _work(process: Process, run: str, pointer: AttemptPointer, checks: int) -> None:
     """Check an attempt a few times, and publish its result at the end, as a run does."""
     store, number = process.store, pointer.attempt
     fence: Fence = partial(check_attempt, store, f"runs/{run}", pointer)
-    for _ in range(process.random.randrange(1, 5)):
+    for _ in range(checks):
         if not process.do("check", run, partial(_done, fence), (RunFailed,), number=number):
             break
         process.pause()

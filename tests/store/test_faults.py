@@ -272,16 +272,15 @@ def test_a_sweep_ends_as_if_nothing_had_happened(
         assert done.returncode == 0, done.stderr
         document = json.loads(done.stdout)
         assert document["states"] == {"finished": 2}
-        trials = [trial["epochs"] for trial in document["trials"]]
-        return get_model(direct_of(store), "swept@1").tail.sha256, trials
-
-    def direct_of(store: Store) -> Store:
         proxy.faults.shares = {}
-        return store
+        trials = [trial["epochs"] for trial in document["trials"]]
+        return get_model(store, "swept@1").tail.sha256, trials
 
     undisturbed = swept(Store.open(f"{direct.uri}/quiet"))
     proxy.faults.shares = ALL
     disturbed = swept(Store.open(f"{direct.uri}/failing"))
-    assert disturbed[0] == undisturbed[0]
+    print(dict(proxy.met))
+    assert disturbed == undisturbed
+    assert len(disturbed[1]) == 2
     assert whole(Store.open(f"{direct.uri}/failing")) > 5
     assert sum(proxy.met.values()) > 10
