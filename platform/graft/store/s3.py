@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 READS = 8
 """Requests for an object, without a byte more of it, before it counts as unreadable."""
+ALIKE = 3
+"""Times that an object has to come alike to be believed against its ETag. Twice is too few: of a
+document's few hundred bits, the same one may change again."""
 _CHUNK = 1 << 20
 PART_SIZE = 16 << 20
 """Objects larger than this many bytes travel in parallel parts."""
@@ -170,11 +173,11 @@ class S3Bucket:
         botocore repeats a request, but not one whose answer broke off in its body: that is read
         on from where it broke, if the object is the same still, else anew. A whole object that is
         not what its ETag says is read anew, too: on plain HTTP nothing else tells of a bit that
-        changed on its way to a document or a source's image. What comes twice alike is believed,
-        since there are endpoints whose ETags are something else.
+        changed on its way to a document or a source's image. What comes alike `ALIKE` times in a
+        row is believed, since there are endpoints whose ETags are something else.
         """
         data, request = bytearray(), _Get(Bucket=self.bucket, Key=self._key(key))
-        doubted: bytearray | None = None
+        doubted, alike = bytearray(), 0
         end = "" if length is None else start + length - 1
         problem = (
             f"{self.uri}/{key}: the connection broke off each time, or changed what came; check "
@@ -204,7 +207,8 @@ class S3Bucket:
                 for chunk in body.iter_chunks(_CHUNK):
                     data += chunk
             if len(data) == whole:
-                if length is not None or data == doubted or _is_as_tagged(data, answer):
+                alike = alike + 1 if data == doubted else 1
+                if length is not None or alike == ALIKE or _is_as_tagged(data, answer):
                     return Versioned(bytes(data), answer["ETag"])
                 doubted, data = data, bytearray()
                 request = _Get(Bucket=self.bucket, Key=self._key(key))
