@@ -140,6 +140,7 @@ def test_what_always_comes_altered_is_an_error(
 
 
 @pytest.mark.usefixtures("s3_server")
+@pytest.mark.slow
 def test_an_endpoint_whose_etags_are_no_digests_is_believed() -> None:
     for etag in (f'"{"0" * 32}"', f'"{"0" * 32}-2"'):
         with s3_endpoint({"a": b"data"}, etag):
