@@ -93,7 +93,9 @@ class EndedSweep:
         publishing.fence()
         result = publish_sweep(self.store, result)
         if not keeps_all(self.sweep):  # from here on no attempt needs another one
-            remove_tails(self.store, self.sweep_id, {chosen.record.checkpoint})
+            best = result.best.number if result.best else None
+            kept = {trial.checkpoint for trial in result.trials if trial.number == best}
+            remove_tails(self.store, self.sweep_id, kept)
         return result
 
     def _choose(self, trials: Sequence[TrialRecord]) -> _Chosen:
