@@ -74,7 +74,7 @@ from graft.sweep.sweep_records import (
 )
 from graft.training.amendments import Amendment, record_amendment
 from graft.training.attempt_pointer import read_pointer
-from graft.training.checkpoint import latest_checkpoint, load_state
+from graft.training.checkpoint import find_position, latest_checkpoint, load_state
 from graft.training.run_activations import CacheRecord
 from graft.training.run_records import (
     latest_epoch,
@@ -84,8 +84,10 @@ from graft.training.run_records import (
     run_folder,
     with_classes,
 )
+from graft.training.run_shuffle import ShuffleRecord
+from graft.training.stalls import read_stalls, record_stall
 
-ARCHIVE = Path(__file__).parent / "7f21038.tar.xz"
+ARCHIVE = Path(__file__).parent / "cad3a37.tar.xz"
 DOCUMENTS = re.compile(r".*\.json|.*/spec\.yaml|datasets/[^/]+/latest")
 CLAIMS = re.compile(r".*/attempt-\d+/attempt\.json")
 """Of what these say nothing is read: that they exist is all."""
@@ -293,8 +295,12 @@ def read_runs(place: Place) -> None:
         read_pointer(place.store, run_folder(run))
         latest_epoch(place.store, run)
         read_document(place.store, f"runs/{run}/cache.json", CacheRecord)
+        read_document(place.store, f"runs/{run}/shuffle.json", ShuffleRecord)
         if checkpoint := latest_checkpoint(place.store, run):
             load_state(place.store, checkpoint)
+        finished = checkpoint.epoch if checkpoint else 0
+        find_position(place.store, run, finished, lambda text: None)
+        read_stalls(place.store, run)
         if (result := read_result(place.store, run)) and result.confusion_png:
             place.store.get(f"runs/{run}", result.confusion_png)
             with_classes(place.store, result)
@@ -352,7 +358,8 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_here(store, "colours-import", is_stopped=True)
     version = get_model(store, "colours@1")
     record_verdict(store, version, Verdict(against="scratch", outcome="better", why="", report="r"))
-    (run,) = store.children("runs/")
+    run, *_ = (run for run in store.children("runs/") if read_result(store, run))
+    record_stall(store, run, 1, 0, 9.0)
     amendment = Amendment(when="2026", who="ann", changes={"train.epochs": "3"})
     record_amendment(store, run, amendment)
     lease = json.dumps({"owner": "dead", "host": "elsewhere", "process": 1, "since": "2026"})
