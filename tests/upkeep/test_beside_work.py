@@ -42,7 +42,7 @@ GRACE_S = 6
 """Longer than a step from a payload to its marker takes here."""
 
 
-@pytest.mark.nightly  # one of some 25 runs, on S3 beside other tests, missed a sweep's spec: see docs
+@pytest.mark.nightly  # on S3 it once missed a sweep's spec: docs/upkeep.md
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_nothing_that_is_needed_goes(fencing_store: Store, tmp_path: Path, alone: Ranks) -> None:
